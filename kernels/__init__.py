@@ -1,0 +1,1 @@
+"""Fused kernels: tensors in, tensors out. Autograd, checks and the choice of a backend live in nca_fast.ops."""

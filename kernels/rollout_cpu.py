@@ -1,0 +1,125 @@
+"""Builds rollout_cpu.cpp for this machine on first use (seconds, then cached) and runs its two functions.
+
+The C++ file is compiled by the system's compiler against the headers of the installed torch and runs on torch's own
+threads. The cache is one folder per user; a library's name holds everything that it depends on, and it is moved into
+place whole, so a build that was interrupted leaves nothing that a later one could trip over.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("rollout_cpu.cpp", "simd.h"))
+# Steps of one call into C++ are limited to about this many cell-steps, a second or two, so that Ctrl-C is heard.
+_CELL_STEPS_PER_CALL = 50_000_000
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: $XDG_CACHE_HOME/nca_fast, by default ~/.cache/nca_fast."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nca_fast"
+
+
+def _cpu_model():
+    """What -march=native depends on: the model and its features, as the system tells them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part")))
+    except OSError:
+        return platform.processor() + platform.machine()
+
+
+def _flags(isa):
+    if isa != "native":
+        return [f"-march={isa}"]
+    return ["-mcpu=native"] if platform.machine() in ("aarch64", "arm64") else ["-march=native"]
+
+
+@lru_cache(maxsize=None)
+def load(isa: str = "native"):
+    """The compiled operators `advance` and `retreat`, built first if this machine has not got them yet.
+
+    Args:
+        isa: Instruction set as the compiler's -march names it ("haswell", "x86-64"); "native" is this machine's.
+
+    Raises:
+        RuntimeError: there is no compiler, or it failed.
+    """
+    from torch.utils import cpp_extension
+
+    namespace = "nca_fast_cpu" if isa == "native" else "nca_fast_cpu_" + isa.replace("-", "_")
+    compiler = os.environ.get("CXX", "c++")
+    flags = ["-std=c++20", "-O3", *_flags(isa), "-fPIC", "-shared", "-fopenmp", f"-DNCA_FAST_NAMESPACE={namespace}"]
+    flags += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
+    known = [torch.__version__, sys.platform, _cpu_model(), compiler, *flags, *(s.read_text() for s in _SOURCES)]
+    library = cache_folder() / f"rollout_{hashlib.sha256(chr(0).join(known).encode()).hexdigest()[:20]}.so"
+    if not library.exists():
+        if shutil.which(compiler) is None:
+            raise RuntimeError(
+                f"the C++ kernel needs a compiler, but there is no {compiler!r} on this machine: install one "
+                "(for example `apt install g++`), or set CXX."
+            )
+        includes = [f"-I{path}" for path in cpp_extension.include_paths()]
+        links = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-ltorch_cpu", "-lc10"]
+        _compile([compiler, *flags, *includes, str(_SOURCES[0])], links, library)
+    torch.ops.load_library(str(library))
+    return getattr(torch.ops, namespace)
+
+
+def _compile(command, links, library):
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        built = Path(folder) / library.name
+        result = subprocess.run([*command, "-o", str(built), *links], capture_output=True, text=True)
+        if result.returncode:
+            raise RuntimeError(f"the C++ kernel did not compile ({' '.join(command)}): {result.stderr[-2000:]}")
+        os.replace(built, library)
+
+
+def advance(x: Tensor, params: Tensor, fire: Tensor, arguments, place, first_step: int, states: Tensor, every: int):
+    """states[j] = x after (j + 1) * every steps.
+
+    Args:
+        x: [B, C, H, W] float32, contiguous, as all tensors here.
+        params: All layers' weights [out, in] and biases in a row, float32.
+        fire: A cell fires when its hash is below: int64, [] or a map [H, W].
+        arguments: (stencils [F, 3, 3], layers ((out, in, has bias), ...), frozen, circular).
+        place: (seed as a signed integer, origin row, origin column, first sample).
+        first_step: Number of the first step.
+        states: Written. [n, B, C, H, W].
+        every: Steps between two states.
+    """
+    kernel = load()
+    stencils, layers, frozen, circular = arguments
+    settings = (params, fire, stencils, [int(v) for layer in layers for v in layer], frozen, circular, *place)
+    cells = x.numel() // x.shape[1]
+    # An even number, because a call that starts from states[j] must not write there in its first step.
+    most = max(2, _CELL_STEPS_PER_CALL // cells // 2 * 2)
+    for j in range(len(states)):
+        done = 0
+        while done < every:
+            count = (every - done) % most or most
+            kernel.advance(x, *settings, first_step + j * every + done, states[j : j + 1], count)
+            x, done = states[j], done + count
+
+
+def retreat(x: Tensor, grad: Tensor, params: Tensor, fire: Tensor, arguments, place, step: int, grad_x, grad_params):
+    """The gradient of one step, taken from x.
+
+    Args:
+        grad: Gradient of the state after the step. [B, C, H, W] float32; it must not be grad_x.
+        grad_x: Written: gradient of x. [B, C, H, W] float32.
+        grad_params: Added to: gradient of params. float64.
+        The others as in `advance`.
+    """
+    stencils, layers, frozen, circular = arguments
+    shapes = [int(v) for layer in layers for v in layer]
+    load().retreat(x, grad, params, fire, stencils, shapes, frozen, circular, *place, step, grad_x, grad_params)

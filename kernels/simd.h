@@ -1,0 +1,153 @@
+// Vectors of VL floats by compiler vector types. Intrinsics only where the compiler cannot say it: packing the lanes that
+// fire (AVX-512 and AVX2), everything else is the same source on every CPU.
+#pragma once
+
+#include <cstdint>
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int VL = 16, V = 4;  // lanes of a vector, vectors of a register block: R * V + V + 1 registers of 32
+#elif defined(__AVX2__)
+constexpr int VL = 8, V = 2;  // of 16
+#else
+constexpr int VL = 4, V = 2;
+#endif
+
+typedef float vf __attribute__((vector_size(VL * 4)));
+typedef float vf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_alias));
+typedef uint32_t vu __attribute__((vector_size(VL * 4)));
+typedef int32_t vi __attribute__((vector_size(VL * 4)));
+
+inline vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
+inline void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
+inline vf splat(float v) { return vf{} + v; }
+inline vf positive_part(vf v) { return v > 0 ? v : vf{}; }
+inline vf where_positive(vf condition, vf v) { return condition > 0 ? v : vf{}; }
+
+inline vu lane_numbers() {
+  vu v;
+  for (int i = 0; i < VL; ++i) v[i] = i;
+  return v;
+}
+
+// The first n floats at p (all VL of them when n >= VL), zeros after them: reads nothing beyond.
+inline vf load_some(const float* p, int64_t n) {
+  if (n >= VL) return load(p);
+  vf v{};
+  for (int i = 0; i < n; ++i) v[i] = p[i];
+  return v;
+}
+
+inline float sum(const float* p, int n) {  // VL partial sums, then those: the order depends on VL alone
+  vf v{};
+  int i = 0;
+  for (; i + VL <= n; i += VL) v += load(p + i);
+  v += load_some(p + i, n - i);
+  float total = 0;
+  for (int lane = 0; lane < VL; ++lane) total += v[lane];
+  return total;
+}
+
+// One bit per lane: v <= limit.
+inline uint32_t lanes_at_most(vu v, uint32_t limit) {
+#if defined(__AVX512F__)
+  return _mm512_cmple_epu32_mask(reinterpret_cast<__m512i>(v), _mm512_set1_epi32(int32_t(limit)));
+#elif defined(__AVX2__)
+  const vi below = v <= limit;
+  return uint32_t(_mm256_movemask_ps(reinterpret_cast<__m256>(below)));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < VL; ++i) bits |= uint32_t(v[i] <= limit) << i;
+  return bits;
+#endif
+}
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+struct PackTable {  // for every set of lanes, the permutation that moves them to the front
+  PackTable() {
+    for (int bits = 0; bits < 256; ++bits)
+      for (int lane = 0, to = 0; lane < 8; ++lane)
+        if (bits >> lane & 1) lane_of[bits][to++] = lane;
+  }
+  int32_t lane_of[256][8] = {};
+};
+inline const PackTable pack_table;
+#endif
+
+// The lanes of a vector that fire.
+struct Lanes {
+  explicit Lanes(uint32_t bits) : bits(bits), count(__builtin_popcount(bits)) {}
+  uint32_t bits;
+  int count;
+};
+
+// Stores the chosen lanes of v at p, p + 1, ...; may write up to VL floats.
+inline void append(float* p, vf v, const Lanes& lanes) {
+#if defined(__AVX512F__)
+  // Not compressstoreu: it is microcoded and slow on Zen 4, and the row has room for a whole vector.
+  _mm512_storeu_ps(p, _mm512_maskz_compress_ps(__mmask16(lanes.bits), reinterpret_cast<__m512>(v)));
+#elif defined(__AVX2__)
+  const __m256i order = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pack_table.lane_of[lanes.bits]));
+  _mm256_storeu_ps(p, _mm256_permutevar8x32_ps(reinterpret_cast<__m256>(v), order));
+#else
+  for (uint32_t bits = lanes.bits; bits; bits &= bits - 1) *p++ = v[__builtin_ctz(bits)];
+#endif
+}
+
+// The inverse: consecutive floats from `from` on are added to, or put into, the lanes `bits` of the vector at `to`.
+// Touches no other lane: the others may belong to another thread.
+inline void add_expanded(float* to, const float* from, uint32_t bits) {
+#if defined(__AVX512F__)
+  const __m512 v = _mm512_maskz_expand_ps(__mmask16(bits), _mm512_loadu_ps(from));
+  _mm512_mask_storeu_ps(to, __mmask16(bits), _mm512_add_ps(_mm512_maskz_loadu_ps(__mmask16(bits), to), v));
+#else
+  for (; bits; bits &= bits - 1) to[__builtin_ctz(bits)] += *from++;
+#endif
+}
+
+inline void put_expanded(float* to, const float* from, uint32_t bits) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(to, __mmask16(bits), _mm512_maskz_expand_ps(__mmask16(bits), _mm512_loadu_ps(from)));
+#else
+  for (; bits; bits &= bits - 1) to[__builtin_ctz(bits)] = *from++;
+#endif
+}
+
+// Interleaves halves of two vectors: one stage of the butterfly by which a square is transposed.
+inline void exchange(vf& a, vf& b, int distance) {
+  vi low, high;
+  for (int i = 0; i < VL; ++i) {
+    low[i] = (i & distance) ? VL + i - distance : i;
+    high[i] = (i & distance) ? VL + i : i + distance;
+  }
+#if defined(__clang__)
+  vf a2, b2;
+  for (int i = 0; i < VL; ++i) {
+    a2[i] = low[i] < VL ? a[low[i]] : b[low[i] - VL];
+    b2[i] = high[i] < VL ? a[high[i]] : b[high[i] - VL];
+  }
+#else
+  const vf a2 = __builtin_shuffle(a, b, low), b2 = __builtin_shuffle(a, b, high);
+#endif
+  a = a2, b = b2;
+}
+
+// out[j][i] = in[i][j] for VL x VL floats; the strides are in floats.
+inline void transpose_square(const float* in, int64_t in_stride, float* out, int64_t out_stride) {
+  vf v[VL];
+#pragma GCC unroll 16
+  for (int i = 0; i < VL; ++i) v[i] = load(in + i * in_stride);
+#pragma GCC unroll 4
+  for (int distance = 1; distance < VL; distance *= 2)
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; ++i)
+      if (!(i & distance)) exchange(v[i], v[i + distance], distance);
+#pragma GCC unroll 16
+  for (int i = 0; i < VL; ++i) store(out + i * out_stride, v[i]);
+}
+
+}  // namespace

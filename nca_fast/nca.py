@@ -1,0 +1,239 @@
+"""The neural cellular automaton as a module: the drop-in layer."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nca_fast import ops
+from nca_fast.presets import PRESETS
+from nca_fast.rule import Rule
+
+STARTS = ("zeros", "noise", "image")
+_FILE = "model.safetensors"
+
+
+class NCA(nn.Module):
+    """A neural cellular automaton: one tiny network that every cell of a canvas runs, over and over.
+
+    Each step, every cell looks at its neighbourhood through the rule's filters and, where the fire mask m lets it,
+    adds a small update to its own state,
+
+        x <- x + m * W2 relu(W1 perceive(x) + b1)
+
+    The whole rollout is one fused operation. The last layer starts at zero, so that an untrained automaton leaves its
+    state unchanged, unless `init_gain` is given.
+
+    Args:
+        rule: What a step is. The default is that of the Distill texture automata.
+        rgb_channel: First of the three channels that show as red, green and blue, as value + 0.5.
+        start: What `initial_state` makes: "zeros", "noise" (per cell scaled to [0, 1] over the channels) or "image"
+            (the picture in the frozen and the RGB channels, uniform noise in the others, all centred on zero).
+        init_gain: None for PyTorch's default weights and a zero last layer; a number scales all default weights and
+            biases instead, the last layer's too.
+
+    Raises:
+        ValueError: name, rule and value of what does not hold.
+
+    Example:
+        >>> nca = NCA.preset("texture")
+        >>> x = nca(nca.initial_state(1, 128, 128), steps=64, seed=0)    # [1, 12, 128, 128]
+        >>> image = nca.to_rgb(x)                                        # [1, 3, 128, 128]
+
+    Source: Niklasson et al., "Self-Organising Textures" (Distill 2021).
+    """
+
+    def __init__(
+        self, rule: Rule | None = None, *, rgb_channel: int = 0, start: str = "zeros", init_gain: float | None = None
+    ):
+        super().__init__()
+        rule = Rule() if rule is None else rule
+        if not isinstance(rule, Rule):
+            raise TypeError(f"rule must be an nca_fast.Rule, but got {type(rule).__name__}: see NCA.preset for names.")
+        if not isinstance(rgb_channel, int) or not 0 <= rgb_channel <= max(rule.channels - 3, 0):
+            raise ValueError(f"rgb_channel must be from 0 to {max(rule.channels - 3, 0)}, but got {rgb_channel!r}.")
+        if start not in STARTS:
+            raise ValueError(f"start must be one of {STARTS}, but got {start!r}.")
+        if start == "image" and (rule.channels < rgb_channel + 3 or rule.frozen not in (0, 3)):
+            raise ValueError(f'start="image" needs RGB channels and 0 or 3 frozen ones, but got {rule.frozen} frozen.')
+        self.rule, self.rgb_channel, self.start = rule, rgb_channel, start
+        self.layers = nn.ModuleList(nn.Linear(inputs, out, bias) for out, inputs, bias in rule.layers)
+        with torch.no_grad():
+            if init_gain is None:
+                for p in self.layers[-1].parameters():
+                    p.zero_()
+            else:
+                for p in self.parameters():
+                    p.mul_(init_gain)
+
+    @classmethod
+    def preset(cls, name: str) -> "NCA":
+        """The named automaton with fresh weights: "texture", "clip", "style", "style-two-filters", "image-manipulation".
+
+        Raises:
+            ValueError: unknown name.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, but got {name!r}.")
+        return cls(**PRESETS[name])
+
+    @property
+    def weights(self) -> list[tuple[Tensor, Tensor | None]]:
+        """(W [out, in], b [out] or None) of every layer: what `nca_fast.rollout` takes."""
+        return [(layer.weight, layer.bias) for layer in self.layers]
+
+    def forward(
+        self,
+        x: Tensor,
+        steps: int,
+        *,
+        seed: int = 0,
+        first_step: int = 0,
+        origin: tuple[int, int] = (0, 0),
+        first_sample: int = 0,
+        fire_rate: Tensor | None = None,
+        backend: str | None = None,
+        precision: str = "fp32",
+        checkpoint_every: int | None = None,
+        bptt_steps: int | None = None,
+    ) -> Tensor:
+        """Runs `steps` updates; the arguments and errors are those of `nca_fast.rollout`. [B, C, H, W] -> same."""
+        return ops.rollout(
+            x,
+            self.weights,
+            self.rule,
+            steps,
+            seed=seed,
+            first_step=first_step,
+            origin=origin,
+            first_sample=first_sample,
+            fire_rate=fire_rate,
+            backend=backend,
+            precision=precision,
+            checkpoint_every=checkpoint_every,
+            bptt_steps=bptt_steps,
+        )
+
+    def initial_state(
+        self, batch: int, height: int, width: int, *, seed: int = 0, image: Tensor | None = None
+    ) -> Tensor:
+        """The state that a rollout starts from; see `start`. [batch, C, height, width] on the device of the weights.
+
+        Args:
+            batch, height, width: In samples and cells. At least 1.
+            seed: Fixes the noise, where there is any.
+            image: For start="image": [3, height, width] or [batch, 3, height, width] in [0, 1].
+
+        Raises:
+            TypeError, ValueError: a size below 1, or an image that is missing or of another shape.
+        """
+        for name, value in (("batch", batch), ("height", height), ("width", width)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be an integer, but got {value!r}.")
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, but got {value}.")
+        weight = self.layers[0].weight
+        shape = (batch, self.rule.channels, height, width)
+        if (image is not None) != (self.start == "image"):
+            got = "none" if image is None else f"one of shape {tuple(image.shape)}"
+            raise ValueError(f"image must be given exactly when start is 'image', but start={self.start!r} got {got}.")
+        if self.start == "zeros":
+            return weight.new_zeros(shape)
+        generator = torch.Generator().manual_seed(seed)
+        if self.start == "noise":
+            x = torch.randn(shape, generator=generator)
+            x -= x.amin(1, keepdim=True)
+            # A single channel has no spread to scale by; it stays 0.
+            x /= x.amax(1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+            return x.to(weight)
+        if image.shape not in ((3, height, width), (batch, 3, height, width)):
+            raise ValueError(
+                f"image must have shape [3, {height}, {width}] or with the batch before, but got {list(image.shape)}."
+            )
+        x = (torch.rand(shape, generator=generator) - 0.5).to(weight)
+        centred = image.to(weight) - 0.5
+        x[:, : self.rule.frozen] = centred[..., : self.rule.frozen, :, :]
+        x[:, self.rgb_channel : self.rgb_channel + 3] = centred
+        return x
+
+    def to_rgb(self, x: Tensor, *, clamp: bool = True) -> Tensor:
+        """What a state looks like. [B, C, H, W] -> [B, 3, H, W] in [0, 1]; unclamped, the read-out that losses see.
+
+        Raises:
+            ValueError: the automaton has fewer than three channels.
+        """
+        if self.rule.channels < 3:
+            raise ValueError(f"to_rgb needs at least 3 channels, but the rule has {self.rule.channels}.")
+        rgb = x[:, self.rgb_channel : self.rgb_channel + 3] + 0.5
+        return rgb.clamp(0, 1) if clamp else rgb
+
+    def config(self) -> dict:
+        """What `from_config` needs to make an automaton of the same kind. JSON-able."""
+        return {"rule": self.rule.to_json(), "rgb_channel": self.rgb_channel, "start": self.start}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "NCA":
+        """An automaton with fresh weights from `config()`.
+
+        Raises:
+            ValueError: keys missing or unknown, or values that `NCA` refuses.
+        """
+        if set(config) != {"rule", "rgb_channel", "start"}:
+            raise ValueError(f"config must have the keys rule, rgb_channel, start, but got {sorted(config)}.")
+        return cls(Rule.from_json(config["rule"]), rgb_channel=config["rgb_channel"], start=config["start"])
+
+    def save_pretrained(self, folder: str | Path, provenance: dict | None = None) -> Path:
+        """Writes `model.safetensors` (weights, rule, read-out, provenance) into a folder, atomically.
+
+        Args:
+            folder: Made when it is not there.
+            provenance: JSON-able facts to keep with the weights: how they came about.
+
+        Returns:
+            The file.
+
+        Raises:
+            ValueError: the weights are not finite.
+            OSError: the folder cannot be written.
+        """
+        from nca_fast import checkpoint
+
+        path = Path(folder) / _FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {name: t.detach() for name, t in self.state_dict().items()}
+        checkpoint.save(path, tensors, {"nca": self.config(), "provenance": provenance or {}})
+        return path
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path) -> "NCA":
+        """The automaton that `save_pretrained` wrote.
+
+        Args:
+            model: The folder, the file in it, or "user/name" of a repository on the Hugging Face hub.
+
+        Raises:
+            OSError, ValueError: there is no such file, or it does not hold an automaton.
+        """
+        from nca_fast import checkpoint
+
+        path = Path(model)
+        if path.is_dir():
+            path = path / _FILE
+        elif not path.exists() and str(model).count("/") == 1 and not path.suffix and not path.parent.exists():
+            from huggingface_hub import hf_hub_download
+
+            path = Path(hf_hub_download(str(model), _FILE))
+        tensors, metadata = checkpoint.load(path)
+        if "nca" not in metadata:
+            raise ValueError(f"{path} must hold an automaton, but its metadata has only {sorted(metadata)}.")
+        nca = cls.from_config(metadata["nca"])
+        expected = {name: tuple(t.shape) for name, t in nca.state_dict().items()}
+        found = {name: tuple(t.shape) for name, t in tensors.items()}
+        if expected != found:
+            raise ValueError(f"{path} must hold the tensors {expected}, but holds {found}.")
+        nca.load_state_dict(tensors)
+        return nca
+
+    def extra_repr(self) -> str:
+        rule = self.rule
+        return f"{rule.channels} channels, {len(rule.filters)} filters, hidden {rule.hidden}, fire rate {rule.fire_rate}"

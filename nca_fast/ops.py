@@ -1,0 +1,386 @@
+"""The one operation: `rollout`, a whole run of an automaton as one autograd node.
+
+Here are the checks, the choice of a backend, and the operator that torch.compile and autograd see. It saves states only;
+everything else of the backward pass (masks, perception, hidden units) is computed again by the kernels.
+"""
+
+import warnings
+from functools import lru_cache
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+from nca_fast import reference
+from nca_fast.fire_mask import threshold
+from nca_fast.rule import Rule
+
+BACKENDS = ("reference", "cpu")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+_STATE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def rollout(
+    x: Tensor,
+    weights: list[tuple[Tensor, Tensor | None]],
+    rule: Rule,
+    steps: int,
+    *,
+    seed: int = 0,
+    first_step: int = 0,
+    origin: tuple[int, int] = (0, 0),
+    first_sample: int = 0,
+    fire_rate: Tensor | None = None,
+    backend: str | None = None,
+    precision: str = "fp32",
+    checkpoint_every: int | None = None,
+    bptt_steps: int | None = None,
+) -> Tensor:
+    """Runs `steps` updates of all cells; differentiable once in x and the weights.
+
+    The fire masks depend on (seed, step, sample, row, column) alone, so two rollouts of 10 steps, the second with
+    `first_step=10`, give the same numbers as one of 20, and parts of a canvas the same as the whole.
+
+    Args:
+        x: The states of all cells. [B, C, H, W]; float32 (any backend), float64, bfloat16, float16 (reference).
+        weights: A pair (W, b) for every layer, first to last: W [out, in] or, one rule per sample, [B, out, in];
+            b [out] or [B, out], or None where the rule has no bias. Inputs of the first layer are ordered
+            filter by filter: index f * C + c. Finite (looked at on the CPU only: a GPU would have to wait for it).
+        rule: What a step is.
+        steps: Number of updates. At least 1.
+        seed: Fixes all fire masks. 0 to 2**64 - 1.
+        first_step: Number of the first step. At least 0.
+        origin: Row and column of x's first cell in the whole canvas, in cells. At least 0.
+        first_sample: Number of x's first sample in the whole batch. At least 0.
+        fire_rate: A map [H, W] in [0, 1] instead of the rule's single number: parts of a canvas at different speeds.
+        backend: One of `BACKENDS`; None picks the fused kernel of x's device, or the reference, saying so once.
+        precision: What the matrix products multiply: "fp32", "tf32", "fp16" or "bf16". Accumulation is float32.
+            The cpu backend serves "fp32".
+        checkpoint_every: For the gradient keep only every k-th state and recompute those between; None keeps all.
+        bptt_steps: Truncates: only the last k steps pass gradient, and x receives none. None passes it through all.
+
+    Returns:
+        The states after the last step. [B, C, H, W], type and device of x.
+
+    Raises:
+        TypeError, ValueError: name, rule and value of the first argument that does not hold, or a backend that was
+            asked for by name and cannot serve.
+        RuntimeError: a second derivative is asked of a kernel (use backend="reference"), or backend="cpu" is asked
+            for and the kernel cannot be compiled.
+    """
+    _check_state(x, rule)
+    _check_weights(x, weights, rule)
+    _check_numbers(steps, seed, first_step, origin, first_sample, checkpoint_every, bptt_steps)
+    if fire_rate is not None:
+        _check_fire_rate(x, fire_rate)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {PRECISIONS}, but got {precision!r}.")
+    per_sample = any(w.ndim == 3 or (b is not None and b.ndim == 2) for w, b in weights)
+    backend = _choose(backend, rule.to_json(), x.device.type, x.dtype, per_sample, precision)
+    if backend == "reference":
+        return reference.rollout(
+            x,
+            weights,
+            rule,
+            steps,
+            seed=seed,
+            first_step=first_step,
+            origin=origin,
+            first_sample=first_sample,
+            fire_rate=fire_rate,
+            precision=precision,
+            checkpoint_every=checkpoint_every,
+            bptt_steps=bptt_steps,
+        )
+    params = torch.cat([t.reshape(-1).to(torch.float32) for pair in weights for t in pair if t is not None])
+    fire = threshold(rule.fire_rate if fire_rate is None else fire_rate, x.device)
+    differentiable = torch.is_grad_enabled() and (x.requires_grad or params.requires_grad)
+    every = (checkpoint_every or 1) if differentiable else 0
+    # The operator's schema has signed 64-bit integers; the bits of the seed are what counts.
+    signed_seed = seed - 2**64 if seed >= 2**63 else seed
+    passed = steps if bptt_steps is None else min(bptt_steps, steps)
+    return _rollout_op(
+        x.contiguous(),
+        params,
+        fire,
+        rule.to_json(),
+        backend,
+        steps,
+        signed_seed,
+        first_step,
+        *origin,
+        first_sample,
+        every,
+        passed,
+    )[0]
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _check_state(x, rule):
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor [B, C, H, W], but got {type(x).__name__}.")
+    if not isinstance(rule, Rule):
+        raise TypeError(f"rule must be an nca_fast.Rule, but got {type(rule).__name__}.")
+    if x.ndim != 4:
+        raise ValueError(f"x must have shape [B, C, H, W], but got {tuple(x.shape)}.")
+    if x.shape[1] != rule.channels:
+        raise ValueError(f"x must have the rule's {rule.channels} channels in [B, C, H, W], but got {tuple(x.shape)}.")
+    if x.shape[0] < 1 or x.shape[2] < 1 or x.shape[3] < 1:
+        raise ValueError(f"x must have at least one sample, row and column, but got {tuple(x.shape)}.")
+    if x.dtype not in _STATE_DTYPES:
+        raise TypeError(f"x must be float32, float64, bfloat16 or float16, but got {x.dtype}: use x.float().")
+
+
+def _check_weights(x, weights, rule):
+    layers = rule.layers
+    if len(weights) != len(layers):
+        raise ValueError(f"weights must hold {len(layers)} (W, b) pairs, one for each layer, but got {len(weights)}.")
+    B = x.shape[0]
+    for i, ((weight, bias), (out, inputs, has_bias)) in enumerate(zip(weights, layers, strict=True)):
+        name = f"weights[{i}]"
+        if weight.shape != (out, inputs) and weight.shape != (B, out, inputs):
+            want = f"[{out}, {inputs}] or [{B}, {out}, {inputs}]"
+            raise ValueError(f"{name}[0] must have shape {want}, but got {list(weight.shape)}.")
+        if has_bias != (bias is not None):
+            raise ValueError(f"{name}[1] must be {'a bias' if has_bias else 'None'} by the rule, but got {bias!r:.60}.")
+        if bias is not None and bias.shape != (out,) and bias.shape != (B, out):
+            raise ValueError(f"{name}[1] must have shape [{out}] or [{B}, {out}], but got {list(bias.shape)}.")
+        for t in (weight, bias):
+            if t is None:
+                continue
+            if t.device != x.device:
+                raise ValueError(f"{name} must be on the device of x, {x.device}, but got {t.device}: use .to(x.device).")
+            if not t.is_floating_point():
+                raise TypeError(f"{name} must be floating point, but got {t.dtype}.")
+            if t.is_cpu and not torch.compiler.is_compiling() and not bool(torch.isfinite(t).all()):
+                raise ValueError(f"{name} must be finite, but holds NaN or infinity: the training has diverged.")
+
+
+def _check_numbers(steps, seed, first_step, origin, first_sample, checkpoint_every, bptt_steps):
+    def check(name, value, low, high):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an integer, but got {value!r}.")
+        if value < low or value > high:
+            raise ValueError(f"{name} must be from {low} to {high}, but got {value}.")
+
+    check("steps", steps, 1, 2**32 - 1)
+    check("seed", seed, 0, 2**64 - 1)
+    check("first_step", first_step, 0, 2**32 - steps)
+    if len(origin) != 2:
+        raise ValueError(f"origin must be (row, column), but got {origin!r}.")
+    check("origin row", origin[0], 0, 2**32 - 1)
+    check("origin column", origin[1], 0, 2**32 - 1)
+    check("first_sample", first_sample, 0, 2**32 - 1)
+    if checkpoint_every is not None:
+        check("checkpoint_every", checkpoint_every, 1, 2**32 - 1)
+    if bptt_steps is not None:
+        check("bptt_steps", bptt_steps, 1, 2**32 - 1)
+
+
+def _check_fire_rate(x, fire_rate):
+    if not isinstance(fire_rate, Tensor) or not fire_rate.is_floating_point():
+        raise TypeError(f"fire_rate must be a floating-point map [H, W] or None, but got {fire_rate!r:.60}.")
+    if fire_rate.shape != x.shape[2:]:
+        raise ValueError(f"fire_rate must have shape {list(x.shape[2:])}, but got {list(fire_rate.shape)}.")
+    if fire_rate.device != x.device:
+        raise ValueError(f"fire_rate must be on the device of x, {x.device}, but got {fire_rate.device}.")
+    if not torch.compiler.is_compiling() and not bool(((fire_rate >= 0) & (fire_rate <= 1)).all()):
+        low, high = fire_rate.min().item(), fire_rate.max().item()
+        raise ValueError(f"fire_rate must be in [0, 1], but got values from {low} to {high}.")
+
+
+# --- backends ---------------------------------------------------------------------------------------------------------
+
+
+@torch.compiler.assume_constant_result
+@lru_cache(maxsize=256)
+def _choose(backend, rule, device, dtype, per_sample, precision):
+    """The backend that serves; raises when it was named and cannot, warns when the fused kernel cannot be used."""
+    if backend not in (None, *BACKENDS):
+        raise ValueError(f"backend must be one of {BACKENDS} or None, but got {backend!r}.")
+    if backend == "reference" or (backend is None and dtype == torch.float64):
+        return "reference"
+    refusal = _cpu_refusal(Rule.from_json(rule), device, dtype, per_sample, precision)
+    if refusal is None:
+        try:
+            _kernels("cpu").load()
+            return "cpu"
+        except RuntimeError as error:
+            if backend == "cpu":
+                raise
+            refusal = str(error)
+    elif backend == "cpu":
+        raise ValueError(f'backend="cpu" cannot serve: {refusal} Use backend=None or "reference".')
+    warnings.warn(f"nca_fast runs its slow reference: {refusal}", stacklevel=3)
+    return "reference"
+
+
+def _cpu_refusal(rule, device, dtype, per_sample, precision):
+    """Why the C++ kernel cannot do this, or None."""
+    large = [f.name for f in rule.filters if f.size > 3]
+    reasons = {
+        f"x must be on the CPU, but is on {device}.": device != "cpu",
+        f"x must be float32, but is {dtype}.": dtype != torch.float32,
+        f'precision must be "fp32", but is {precision!r}.': precision != "fp32",
+        "one rule per sample (weights with a batch dimension) has no fused kernel yet.": per_sample,
+        f"filters larger than 3x3 have no fused kernel yet: {large}.": bool(large),
+        "the local maximum (maximum_window) has no fused kernel yet.": rule.maximum_window is not None,
+        "the alive mask (alive_channel) has no fused kernel yet.": rule.alive_channel is not None,
+        f"channels must be at most 64, but are {rule.channels}.": rule.channels > 64,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _kernels(backend):
+    return import_module(f"nca_fast.kernels.rollout_{backend}")
+
+
+@lru_cache(maxsize=256)
+def _step_arguments(rule):
+    """What a kernel needs to know of a rule, from its JSON: stencils [F, 3, 3], layers, frozen, circular."""
+    rule = Rule.from_json(rule)
+    stencils = torch.zeros(len(rule.filters), 3, 3)
+    for stencil, filter in zip(stencils, rule.filters, strict=True):
+        centre = slice(0, 3) if filter.size == 3 else slice(1, 2)
+        stencil[centre, centre] = torch.tensor(filter.kernel)
+    return stencils, rule.layers, rule.frozen, rule.padding == "circular"
+
+
+# --- the operator -----------------------------------------------------------------------------------------------------
+# Steps are cut into segments that begin at a saved state. Segment 0 begins at x unless the gradient is truncated.
+
+
+def _segments(steps, every, passed):
+    """First steps of the segments: of the last `passed` steps, every `every`-th."""
+    return list(range(steps - passed, steps, every)) if every else []
+
+
+@torch.library.custom_op("nca_fast::rollout", mutates_args=())
+def _rollout_op(
+    x: Tensor,
+    params: Tensor,
+    fire: Tensor,
+    rule: str,
+    backend: str,
+    steps: int,
+    seed: int,
+    first_step: int,
+    origin_row: int,
+    origin_column: int,
+    first_sample: int,
+    every: int,
+    passed: int,
+) -> tuple[Tensor, Tensor]:
+    """The states after the last step, and the states at which the segments begin (x itself left out)."""
+    kernels, arguments = _kernels(backend), _step_arguments(rule)
+    place = (seed, origin_row, origin_column, first_sample)
+    starts = [s for s in _segments(steps, every, passed) if s > 0]
+    saved = x.new_empty(len(starts), *x.shape)
+    state, now = x, 0
+    if starts:
+        kernels.advance(state, params, fire, arguments, place, first_step, saved[:1], starts[0])
+        kernels.advance(saved[0], params, fire, arguments, place, first_step + starts[0], saved[1:], every)
+        state, now = saved[-1], starts[-1]
+    y = torch.empty_like(x)
+    kernels.advance(state, params, fire, arguments, place, first_step + now, y[None], steps - now)
+    return y, saved
+
+
+@_rollout_op.register_fake
+def _(
+    x, params, fire, rule, backend, steps, seed, first_step, origin_row, origin_column, first_sample, every, passed
+):
+    starts = [s for s in _segments(steps, every, passed) if s > 0]
+    return torch.empty_like(x), x.new_empty(len(starts), *x.shape)
+
+
+@torch.library.custom_op("nca_fast::rollout_backward", mutates_args=())
+def _rollout_backward_op(
+    grad_y: Tensor,
+    x: Tensor,
+    params: Tensor,
+    fire: Tensor,
+    saved: Tensor,
+    rule: str,
+    backend: str,
+    steps: int,
+    seed: int,
+    first_step: int,
+    origin_row: int,
+    origin_column: int,
+    first_sample: int,
+    every: int,
+    passed: int,
+) -> tuple[Tensor, Tensor]:
+    """Gradients in x and in params."""
+    kernels, arguments = _kernels(backend), _step_arguments(rule)
+    place = (seed, origin_row, origin_column, first_sample)
+    grad_params = torch.zeros_like(params, dtype=torch.float64)
+    grad, scratch = grad_y, None
+    begin = _segments(steps, every, passed)
+    inner = x.new_empty(min(every, passed) - 1, *x.shape)
+    states = ([x] if begin[0] == 0 else []) + list(saved)
+    for start, end, state in reversed(list(zip(begin, begin[1:] + [steps], states, strict=True))):
+        between = inner[: end - start - 1]
+        kernels.advance(state, params, fire, arguments, place, first_step + start, between, 1)
+        for n in reversed(range(start, end)):
+            state_n = state if n == start else between[n - start - 1]
+            if scratch is None:
+                scratch = torch.empty_like(x)
+            kernels.retreat(state_n, grad, params, fire, arguments, place, first_step + n, scratch, grad_params)
+            grad, scratch = scratch, (None if grad is grad_y else grad)
+    if passed < steps:
+        grad = torch.zeros_like(x)
+    return grad, grad_params.to(params.dtype)
+
+
+@_rollout_backward_op.register_fake
+def _(
+    grad_y,
+    x,
+    params,
+    fire,
+    saved,
+    rule,
+    backend,
+    steps,
+    seed,
+    first_step,
+    origin_row,
+    origin_column,
+    first_sample,
+    every,
+    passed,
+):
+    return torch.empty_like(x), torch.empty_like(params)
+
+
+def _save(ctx, inputs, output):
+    x, params, fire, *ctx.settings = inputs
+    _, saved = output
+    ctx.save_for_backward(x, params, fire, saved)
+    ctx.mark_non_differentiable(saved)
+    ctx.set_materialize_grads(False)  # or autograd would allocate zeros of the size of all saved states
+
+
+def _differentiate(ctx, grad_y, _):
+    nothing = (None,) * (len(ctx.settings) + 1)
+    if grad_y is None:
+        return None, None, *nothing
+    x, params, fire, saved = ctx.saved_tensors
+    grad_x, grad_params = _rollout_backward_op(grad_y.contiguous(), x, params, fire, saved, *ctx.settings)
+    rule, backend, steps, *_, passed = ctx.settings
+    return grad_x if passed == steps else None, grad_params, *nothing
+
+
+def _no_second_derivative(ctx, *_):
+    raise RuntimeError(
+        "rollout can be differentiated once only by a fused kernel, but a second derivative was asked for: "
+        'use backend="reference".'
+    )
+
+
+_rollout_op.register_autograd(_differentiate, setup_context=_save)
+_rollout_backward_op.register_autograd(_no_second_derivative)

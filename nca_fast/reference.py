@@ -1,0 +1,119 @@
+"""The cellular automaton in plain PyTorch: slow, and the definition of correct.
+
+Every kernel is judged by its distance from this file run in float64 with the same fire masks.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from nca_fast.fire_mask import fire_mask
+from nca_fast.rule import Rule
+
+
+def _pad(x, reach, padding, value=0.0):
+    if padding == "zero":
+        return F.pad(x, (reach,) * 4, value=value)
+    # By index, because F.pad(mode="circular") refuses a reach larger than the canvas.
+    rows = torch.arange(-reach, x.shape[2] + reach, device=x.device) % x.shape[2]
+    columns = torch.arange(-reach, x.shape[3] + reach, device=x.device) % x.shape[3]
+    return x[:, :, rows][:, :, :, columns]
+
+
+def _local_maximum(x, window, padding):
+    """Maximum over a window around each cell; cells outside a zero-padded canvas never win; ties go to the first."""
+    return F.max_pool2d(_pad(x, window // 2, padding, value=-torch.inf), window, stride=1)
+
+
+def perceive(x: Tensor, rule: Rule) -> Tensor:
+    """What every cell sees. [B, C, H, W] -> [B, perceived, H, W], index f * C + c, local maxima last."""
+    C = x.shape[1]
+    parts = []
+    for filter in rule.filters:
+        stencil = x.new_tensor(filter.kernel).expand(C, 1, filter.size, filter.size)
+        parts.append(F.conv2d(_pad(x, filter.size // 2, rule.padding), stencil, groups=C))
+    if rule.maximum_window is not None:
+        parts.append(_local_maximum(x, rule.maximum_window, rule.padding))
+    return torch.cat(parts, dim=1)
+
+
+def _rounded(t, precision):
+    """What a matrix unit of that precision multiplies; the gradient passes through unchanged."""
+    if precision == "fp32":
+        return t
+    if precision == "tf32":
+        bits = t.detach().float().view(torch.int32)
+        low = ((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).view(torch.float32)  # to 10 bits, ties to even
+    else:
+        low = t.detach().to({"fp16": torch.float16, "bf16": torch.bfloat16}[precision])
+    return t + (low.to(t.dtype) - t.detach())
+
+
+def _layer(y, weight, bias, precision):
+    """A 1x1 convolution whose weight [out, in] or [B, out, in] may differ from sample to sample."""
+    equation = "oi,bihw->bohw" if weight.ndim == 2 else "boi,bihw->bohw"
+    u = torch.einsum(equation, _rounded(weight, precision), _rounded(y, precision))
+    return u if bias is None else u + bias.reshape(-1, bias.shape[-1], 1, 1)
+
+
+def step(x: Tensor, weights, rule: Rule, mask: Tensor, precision: str = "fp32") -> Tensor:
+    """One update of all cells, of which those in `mask` [B, 1, H, W] take it. [B, C, H, W] -> [B, C, H, W]."""
+    y = perceive(x, rule)
+    for weight, bias in weights[:-1]:
+        y = torch.relu(_layer(y, weight, bias, precision))
+    u = _layer(y, *weights[-1], precision)
+    frozen, old = x[:, : rule.frozen], x[:, rule.frozen :]
+    new = torch.where(mask, old + u, old)
+    after = torch.cat([frozen, new], dim=1)
+    if rule.alive_channel is None:
+        return after
+
+    def alive(state):
+        alpha = state[:, rule.alive_channel, None]
+        return _local_maximum(alpha, 3, rule.padding) > rule.alive_threshold
+
+    return torch.cat([frozen, new * (alive(x) & alive(after))], dim=1)
+
+
+def rollout(
+    x: Tensor,
+    weights: list[tuple[Tensor, Tensor | None]],
+    rule: Rule,
+    steps: int,
+    *,
+    seed: int = 0,
+    first_step: int = 0,
+    origin: tuple[int, int] = (0, 0),
+    first_sample: int = 0,
+    fire_rate: Tensor | None = None,
+    precision: str = "fp32",
+    checkpoint_every: int | None = None,
+    bptt_steps: int | None = None,
+) -> Tensor:
+    """`steps` updates in a row; the arguments are those of `nca_fast.rollout`, unchecked. [B, C, H, W] -> same.
+
+    Computes in float64 when x is float64, else in float32, and rounds the state to x's type after each step.
+    """
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    weights = [(weight.to(dtype), None if bias is None else bias.to(dtype)) for weight, bias in weights]
+    B, _, H, W = x.shape
+
+    def advance(x, start, count):
+        for n in range(start, start + count):
+            rate = rule.fire_rate if fire_rate is None else fire_rate
+            mask = fire_mask(seed, first_step + n, B, H, W, rate, origin, first_sample, x.device)
+            x = step(x.to(dtype), weights, rule, mask, precision).to(x.dtype)
+        return x
+
+    if bptt_steps is not None and bptt_steps < steps:
+        with torch.no_grad():
+            x = advance(x, 0, steps - bptt_steps)
+        start = steps - bptt_steps
+    else:
+        start = 0
+    if checkpoint_every is None:
+        return advance(x, start, steps - start)
+    for n in range(start, steps, checkpoint_every):
+        x = checkpoint(advance, x, n, min(checkpoint_every, steps - n), use_reentrant=False)
+    return x

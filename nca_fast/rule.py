@@ -1,0 +1,137 @@
+"""What one step of an automaton is, apart from its weights."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+from nca_fast.filters import Filter, as_filter
+
+PADDINGS = ("circular", "zero")
+
+
+def _check_int(name, value, low, high=None):
+    bound = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be {bound}, but got {value!r}.")
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{name} must be {bound}, but got {value}.")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The static description of one step.
+
+        y_c,f = filter_f * x_c                      perception, index f * channels + c (then the local maxima)
+        h     = relu(W1 y + b1)                     one hidden layer or more
+        u     = W2 h + b2                           channels - frozen numbers
+        x'    = x + m * u                           on the channels after the frozen ones; m = fire mask
+
+    Args:
+        channels: State channels C of a cell. At least 1.
+        hidden: Widths of the hidden layers, one or more.
+        filters: What a cell perceives of every channel, in this order: names ("sobel_x", "sobel_x/8", see
+            `filters.NAMES`), `Filter` objects, or odd-sized squares of numbers. Duplicates are allowed.
+        fire_rate: Probability that a cell updates in a step, in [0, 1].
+        padding: "circular" (the canvas is a torus) or "zero".
+        frozen: The first `frozen` channels are read but never written. 0 to channels - 1.
+        hidden_bias: Whether the hidden layers have biases.
+        output_bias: Whether the last layer has one.
+        maximum_window: Odd width of the window whose maximum is perceived too, per channel; None for none.
+        alive_channel: Channel whose 3x3 maximum must exceed `alive_threshold` before and after the update, or the
+            written channels of the cell become 0; None for no alive mask.
+        alive_threshold: See `alive_channel`.
+
+    Raises:
+        TypeError, ValueError: name, rule and value of the first field that does not hold.
+
+    Source: Mordvintsev et al., "Growing Neural Cellular Automata" (Distill 2020); Niklasson et al., "Self-Organising
+    Textures" (Distill 2021); Chen and Wang, "Image Generation With Neural Cellular Automatas" (VAE-NCA, 2020).
+    """
+
+    channels: int = 12
+    hidden: tuple[int, ...] = (96,)
+    filters: tuple[Filter, ...] = ("identity", "sobel_x", "sobel_y", "laplacian")
+    fire_rate: float = 0.5
+    padding: str = "circular"
+    frozen: int = 0
+    hidden_bias: bool = True
+    output_bias: bool = False
+    maximum_window: int | None = None
+    alive_channel: int | None = None
+    alive_threshold: float = 0.1
+
+    def __post_init__(self):
+        _check_int("channels", self.channels, 1)
+        _check_int("frozen", self.frozen, 0, self.channels - 1)
+        if isinstance(self.hidden, int):
+            raise TypeError(f"hidden must be a tuple of widths such as ({self.hidden},), but got {self.hidden}.")
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        if not self.hidden:
+            raise ValueError("hidden must hold at least one layer width, but got ().")
+        for width in self.hidden:
+            _check_int("each width in hidden", width, 1)
+        if isinstance(self.filters, str):
+            raise TypeError(f"filters must be a tuple of filters, but got the single string {self.filters!r}.")
+        object.__setattr__(self, "filters", tuple(as_filter(f) for f in self.filters))
+        if not self.filters and self.maximum_window is None:
+            raise ValueError("filters must name at least one filter, but got ().")
+        if isinstance(self.fire_rate, bool) or not isinstance(self.fire_rate, (int, float)):
+            raise TypeError(f"fire_rate must be a number in [0, 1], but got {self.fire_rate!r}.")
+        if not 0 <= self.fire_rate <= 1:
+            raise ValueError(f"fire_rate must be in [0, 1], but got {self.fire_rate}.")
+        object.__setattr__(self, "fire_rate", float(self.fire_rate))
+        if self.padding not in PADDINGS:
+            raise ValueError(f"padding must be one of {PADDINGS}, but got {self.padding!r}.")
+        if self.maximum_window is not None:
+            _check_int("maximum_window", self.maximum_window, 1, 9)
+            if self.maximum_window % 2 == 0:
+                raise ValueError(f"maximum_window must be odd, but got {self.maximum_window}.")
+        if self.alive_channel is not None:
+            _check_int("alive_channel", self.alive_channel, 0, self.channels - 1)
+        object.__setattr__(self, "_json", json.dumps(asdict(self)))  # once, because torch.compile cannot trace json
+
+    @property
+    def perceived(self) -> int:
+        """Inputs of the first layer: channels times (filters, plus one for the local maximum)."""
+        return self.channels * (len(self.filters) + (self.maximum_window is not None))
+
+    @property
+    def written(self) -> int:
+        """Outputs of the last layer: the channels that are not frozen."""
+        return self.channels - self.frozen
+
+    @property
+    def layers(self) -> tuple[tuple[int, int, bool], ...]:
+        """(outputs, inputs, has a bias) of every layer, first to last."""
+        widths = (self.perceived, *self.hidden, self.written)
+        last = len(widths) - 2
+        return tuple(
+            (widths[i + 1], widths[i], self.output_bias if i == last else self.hidden_bias) for i in range(last + 1)
+        )
+
+    @property
+    def reach(self) -> int:
+        """Rows and columns of neighbours that one step of a cell depends on."""
+        sizes = [f.size for f in self.filters] + [self.maximum_window or 1]
+        # The alive mask of a cell asks whether its neighbours are alive after their own update.
+        return max(sizes) // 2 + (self.alive_channel is not None)
+
+    def to_json(self) -> str:
+        """The rule as a line of JSON; `Rule.from_json` gives back an equal rule."""
+        return self._json
+
+    @classmethod
+    def from_json(cls, text: str) -> "Rule":
+        """The rule that `to_json` wrote.
+
+        Raises:
+            ValueError: not JSON, or fields missing or unknown.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"a rule must be JSON, but got {text[:60]!r} ({error}).") from None
+        known = {f.name for f in fields(cls)}
+        if not isinstance(values, dict) or set(values) != known:
+            got = sorted(values) if isinstance(values, dict) else values
+            raise ValueError(f"a rule must have the fields {sorted(known)}, but got {got}.")
+        return cls(**values)
