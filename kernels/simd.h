@@ -42,13 +42,22 @@ inline vf load_some(const float* p, int64_t n) {
   return v;
 }
 
-inline float sum(const float* p, int n) {  // VL partial sums, then those: the order depends on VL alone
-  vf v{};
-  int i = 0;
-  for (; i + VL <= n; i += VL) v += load(p + i);
-  v += load_some(p + i, n - i);
+// Adds v to the first n floats at p (all VL of them when n >= VL).
+inline void add_some(float* p, vf v, int64_t n) {
+  if (n >= VL) return store(p, load(p) + v);
+  for (int i = 0; i < n; ++i) p[i] += v[i];
+}
+
+// Adds n floats to VL partial sums; `sum_lanes` adds those up.
+inline void add_lanes(float* sums, const float* p, int n) {
+  vf v = load(sums);
+  for (int i = 0; i < n; i += VL) v += load_some(p + i, n - i);
+  store(sums, v);
+}
+
+inline float sum_lanes(const float* sums) {
   float total = 0;
-  for (int lane = 0; lane < VL; ++lane) total += v[lane];
+  for (int i = 0; i < VL; ++i) total += sums[i];
   return total;
 }
 
@@ -78,42 +87,37 @@ struct PackTable {  // for every set of lanes, the permutation that moves them t
 inline const PackTable pack_table;
 #endif
 
-// The lanes of a vector that fire.
-struct Lanes {
-  explicit Lanes(uint32_t bits) : bits(bits), count(__builtin_popcount(bits)) {}
-  uint32_t bits;
-  int count;
-};
-
-// Stores the chosen lanes of v at p, p + 1, ...; may write up to VL floats.
-inline void append(float* p, vf v, const Lanes& lanes) {
+// Stores the lanes `bits` of v at p, p + 1, ...; may write up to VL floats.
+inline void append(float* p, vf v, uint32_t bits) {
 #if defined(__AVX512F__)
   // Not compressstoreu: it is microcoded and slow on Zen 4, and the row has room for a whole vector.
-  _mm512_storeu_ps(p, _mm512_maskz_compress_ps(__mmask16(lanes.bits), reinterpret_cast<__m512>(v)));
+  _mm512_storeu_ps(p, _mm512_maskz_compress_ps(__mmask16(bits), reinterpret_cast<__m512>(v)));
 #elif defined(__AVX2__)
-  const __m256i order = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pack_table.lane_of[lanes.bits]));
+  const __m256i order = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pack_table.lane_of[bits]));
   _mm256_storeu_ps(p, _mm256_permutevar8x32_ps(reinterpret_cast<__m256>(v), order));
 #else
-  for (uint32_t bits = lanes.bits; bits; bits &= bits - 1) *p++ = v[__builtin_ctz(bits)];
+  for (; bits; bits &= bits - 1) *p++ = v[__builtin_ctz(bits)];
 #endif
 }
 
-// The inverse: consecutive floats from `from` on are added to, or put into, the lanes `bits` of the vector at `to`.
-// Touches no other lane: the others may belong to another thread.
+// The inverse: consecutive floats from `from` on are added to the lanes `bits` of the VL floats at `to`.
 inline void add_expanded(float* to, const float* from, uint32_t bits) {
 #if defined(__AVX512F__)
-  const __m512 v = _mm512_maskz_expand_ps(__mmask16(bits), _mm512_loadu_ps(from));
-  _mm512_mask_storeu_ps(to, __mmask16(bits), _mm512_add_ps(_mm512_maskz_loadu_ps(__mmask16(bits), to), v));
+  const __m512 old = _mm512_loadu_ps(to), v = _mm512_maskz_expand_ps(__mmask16(bits), _mm512_loadu_ps(from));
+  _mm512_storeu_ps(to, _mm512_mask_add_ps(old, __mmask16(bits), old, v));
 #else
   for (; bits; bits &= bits - 1) to[__builtin_ctz(bits)] += *from++;
 #endif
 }
 
-inline void put_expanded(float* to, const float* from, uint32_t bits) {
+// Consecutive floats from `from` on in the lanes `bits`, zeros in the others.
+inline vf expanded(const float* from, uint32_t bits) {
 #if defined(__AVX512F__)
-  _mm512_mask_storeu_ps(to, __mmask16(bits), _mm512_maskz_expand_ps(__mmask16(bits), _mm512_loadu_ps(from)));
+  return reinterpret_cast<vf>(_mm512_maskz_expand_ps(__mmask16(bits), _mm512_loadu_ps(from)));
 #else
-  for (; bits; bits &= bits - 1) to[__builtin_ctz(bits)] = *from++;
+  vf v{};
+  for (; bits; bits &= bits - 1) v[__builtin_ctz(bits)] = *from++;
+  return v;
 #endif
 }
 
