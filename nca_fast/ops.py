@@ -76,7 +76,7 @@ def rollout(
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, but got {precision!r}.")
     per_sample = any(w.ndim == 3 or (b is not None and b.ndim == 2) for w, b in weights)
-    backend = _choose(backend, rule.to_json(), x.device.type, x.dtype, per_sample, precision)
+    backend = _choose(backend, rule, x, per_sample, precision)
     if backend == "reference":
         return reference.rollout(
             x,
@@ -194,15 +194,20 @@ def _check_fire_rate(x, fire_rate):
 # --- backends ---------------------------------------------------------------------------------------------------------
 
 
-@torch.compiler.assume_constant_result
-@lru_cache(maxsize=256)
-def _choose(backend, rule, device, dtype, per_sample, precision):
-    """The backend that serves; raises when it was named and cannot, warns when the fused kernel cannot be used."""
-    if backend not in (None, *BACKENDS):
+_said = set()  # why the reference was taken, each reason told once
+
+
+def _choose(backend, rule, x, per_sample, precision):
+    """The backend that serves. Raises when it was named and cannot; says so when a fused kernel is not used."""
+    if backend is not None and backend not in BACKENDS:
         raise ValueError(f"backend must be one of {BACKENDS} or None, but got {backend!r}.")
-    if backend == "reference" or (backend is None and dtype == torch.float64):
+    if backend == "reference" or (backend is None and x.dtype == torch.float64):
         return "reference"
-    refusal = _cpu_refusal(Rule.from_json(rule), device, dtype, per_sample, precision)
+    refusal = _cpu_refusal(rule, x, per_sample, precision)
+    if refusal is not None and backend == "cpu":
+        raise ValueError(f'backend="cpu" cannot serve: {refusal} Use backend=None or "reference".')
+    if torch.compiler.is_compiling():  # the kernel is built when the compiled model first runs
+        return "reference" if refusal else "cpu"
     if refusal is None:
         try:
             _kernels("cpu").load()
@@ -211,26 +216,31 @@ def _choose(backend, rule, device, dtype, per_sample, precision):
             if backend == "cpu":
                 raise
             refusal = str(error)
-    elif backend == "cpu":
-        raise ValueError(f'backend="cpu" cannot serve: {refusal} Use backend=None or "reference".')
-    warnings.warn(f"nca_fast runs its slow reference: {refusal}", stacklevel=3)
+    if refusal not in _said:
+        _said.add(refusal)
+        warnings.warn(f"nca_fast runs its slow reference: {refusal}", stacklevel=4)
     return "reference"
 
 
-def _cpu_refusal(rule, device, dtype, per_sample, precision):
+def _cpu_refusal(rule, x, per_sample, precision):
     """Why the C++ kernel cannot do this, or None."""
-    large = [f.name for f in rule.filters if f.size > 3]
-    reasons = {
-        f"x must be on the CPU, but is on {device}.": device != "cpu",
-        f"x must be float32, but is {dtype}.": dtype != torch.float32,
-        f'precision must be "fp32", but is {precision!r}.': precision != "fp32",
-        "one rule per sample (weights with a batch dimension) has no fused kernel yet.": per_sample,
-        f"filters larger than 3x3 have no fused kernel yet: {large}.": bool(large),
-        "the local maximum (maximum_window) has no fused kernel yet.": rule.maximum_window is not None,
-        "the alive mask (alive_channel) has no fused kernel yet.": rule.alive_channel is not None,
-        f"channels must be at most 64, but are {rule.channels}.": rule.channels > 64,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), None)
+    if x.device.type != "cpu":
+        return f"x must be on the CPU for the only fused kernel there is yet, but is on {x.device.type}."
+    if x.dtype != torch.float32:
+        return f"the C++ kernel takes float32 states, but x is {x.dtype}."
+    if precision != "fp32":
+        return f'the C++ kernel computes in precision "fp32", but {precision!r} was asked for.'
+    if per_sample:
+        return "one rule per sample (weights with a batch dimension) has no fused kernel yet."
+    if max([filter.size for filter in rule.filters], default=0) > 3:
+        return "filters larger than 3x3 have no fused kernel yet."
+    if rule.maximum_window is not None:
+        return "the local maximum (maximum_window) has no fused kernel yet."
+    if rule.alive_channel is not None:
+        return "the alive mask (alive_channel) has no fused kernel yet."
+    if rule.channels > 64:
+        return f"the C++ kernel takes at most 64 channels, but the rule has {rule.channels}."
+    return None
 
 
 def _kernels(backend):

@@ -1,0 +1,146 @@
+"""Model and training files: safetensors, with the rule, the settings and the provenance as JSON in the header.
+
+A safetensors file is tensors plus a header of strings, and loading it executes nothing. nca_fast keeps one string
+there, whose JSON says all that the tensors do not: what the automaton is, how it was made, and by which versions.
+"""
+
+import datetime
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from nca_fast.files import atomic_path
+
+HEADER_KEY = "nca_fast"
+
+
+def provenance() -> dict[str, str]:
+    """Where a file comes from: versions, machine and time."""
+    from nca_fast import __version__  # here, because the package imports this module while it is being imported
+
+    return {
+        "nca_fast": __version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def save(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Writes tensors and metadata to one safetensors file: all of it, or nothing.
+
+    Args:
+        path: The file, `something.safetensors`; an existing one is replaced in one move.
+        tensors: Tensors by name, on any device. Floating-point values must be finite.
+        metadata: A dict that JSON can hold. Its "provenance" is completed by what `provenance()` says.
+
+    Raises:
+        ValueError: A tensor holds NaN or infinity.
+        OSError: The file cannot be written: missing folder, no permission, full disk.
+    """
+    path = Path(path)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    _check_finite(plain, f"to be saved in {path}", "The training diverged: lower its learning rate")
+    facts = provenance() | (metadata.get("provenance") or {})
+    header = {"format": "pt", HEADER_KEY: json.dumps({**metadata, "provenance": facts}, allow_nan=False)}
+    content = serialize(_unshared(plain), metadata=header)
+    with atomic_path(path) as temporary:
+        # Not safetensors' own save_file: it goes through a temporary file of its own, whose name a killed process would
+        # leave behind and whose permissions keep others from reading the result.
+        temporary.write_bytes(content)
+
+
+def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a file that `save` wrote.
+
+    Args:
+        path: The safetensors file.
+
+    Returns:
+        Tensors by name, on the CPU, and the metadata.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: The file cannot be read.
+        ValueError: It is not a safetensors file, or is truncated, or was not written by nca_fast, or holds NaN or
+            infinity.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        metadata = _metadata(file, path)
+        # Copies, because safetensors maps the file into memory and a tensor must survive what happens to the file.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (file is no dict)
+    _check_finite(tensors, f"in {path}", "The file is damaged or its training diverged: use another one")
+    return tensors, metadata
+
+
+def load_metadata(path: str | Path) -> dict[str, Any]:
+    """The metadata of a file that `save` wrote, without reading its tensors. Raises what `load` raises."""
+    path = Path(path)
+    with _opened(path) as file:
+        return _metadata(file, path)
+
+
+def _opened(path: Path) -> safe_open:
+    """A safetensors handle, or an error that tells apart the ways in which a file can be wrong."""
+    if not path.exists():
+        raise FileNotFoundError(f"model file {path} must exist, but there is none. Check the path.")
+    if path.is_dir():
+        raise IsADirectoryError(f"model file {path} must be a file, but it is a folder. Name the file inside it.")
+    with path.open("rb") as file:  # a missing permission raises here, naming the file
+        start = file.read(9)
+    try:
+        return safe_open(str(path), framework="pt")
+    except SafetensorError as error:
+        # The format begins with the length of the header in eight bytes, then the header, which is JSON.
+        if len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < 2**32:
+            rule, remedy = "complete, but it is truncated or damaged", "Copy or save it again."
+        else:
+            rule, remedy = "a safetensors file, but it is something else", "Name a file that nca_fast saved."
+        raise ValueError(
+            f"model file {path} must be {rule} ({path.stat().st_size} bytes: {error}). {remedy}"
+        ) from error
+
+
+def _metadata(file: safe_open, path: Path) -> dict[str, Any]:
+    text = (file.metadata() or {}).get(HEADER_KEY)
+    try:
+        metadata = None if text is None else json.loads(text)
+    except json.JSONDecodeError:
+        metadata = None
+    if not isinstance(metadata, dict):
+        found = "none" if text is None else f"{text[:40]!r}"
+        raise ValueError(
+            f"model file {path} must carry the JSON of nca_fast (its rule), but it carries {found}. Name a file that "
+            "nca_fast saved; the weights of other projects come in through nca_fast.convert."
+        )
+    return metadata
+
+
+def _check_finite(tensors: Mapping[str, Tensor], where: str, remedy: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+            if bad:
+                raise ValueError(
+                    f"tensor {name!r} {where} must be finite, but {bad} of its {tensor.numel()} values are not. "
+                    f"{remedy}."
+                )
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies those tensors that share memory with an earlier one: safetensors would refuse to write them."""
+    seen, result = set(), {}
+    for name, tensor in tensors.items():
+        pointer = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.clone() if pointer in seen else tensor
+        seen.add(pointer)
+    return result

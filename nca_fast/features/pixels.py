@@ -1,0 +1,85 @@
+"""What all extractors share: pixels brought to mean 0 and variance 1 over natural pictures, and the torus."""
+
+from __future__ import annotations
+
+import torch
+
+# Per channel over ImageNet, in [0, 1] units; what torchvision's networks were trained with.
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+
+def normalize(rgb: torch.Tensor, like: torch.Tensor, min_size: int) -> torch.Tensor:
+    """Check a batch of pictures and normalise it: (rgb - mean) / std.
+
+    Args:
+        rgb: [B, 3, H, W] float, nominally in [0, 1].
+        like: any tensor of the extractor; the result takes its dtype.
+        min_size: the least height and width that the extractor can look at.
+
+    Returns:
+        [B, 3, H, W], channels-last in memory on the CPU, where convolutions take a quarter less time that way.
+
+    Raises:
+        ValueError: wrong rank, channels, size or device.
+        TypeError: an integer tensor.
+    """
+    if rgb.ndim != 4 or rgb.shape[0] < 1 or rgb.shape[1] != 3:
+        raise ValueError(f"rgb must be [B, 3, H, W], but got {tuple(rgb.shape)}.")
+    if not rgb.is_floating_point():
+        raise TypeError(f"rgb must be floating point in [0, 1], but got {rgb.dtype}; divide bytes by 255.")
+    if min(rgb.shape[2:]) < min_size:
+        raise ValueError(
+            f"rgb must be at least {min_size}x{min_size} for these features, but got {tuple(rgb.shape[2:])}."
+        )
+    if rgb.device != like.device:
+        raise ValueError(
+            f"rgb and features must be on one device, but got {rgb.device} and {like.device}; use features.to()."
+        )
+    mean, std = (like.new_tensor(values).reshape(1, 3, 1, 1) for values in (_MEAN, _STD))
+    layout = torch.channels_last if rgb.device.type == "cpu" else torch.contiguous_format
+    return ((rgb.to(like.dtype) - mean) / std).contiguous(memory_format=layout)
+
+
+class _WrapPad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, pad):
+        ctx.pad = pad
+        batch, channels, height, width = x.shape
+        layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        shape = (batch, channels, height + 2 * pad, width + 2 * pad)
+        padded = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+        middle = padded[:, :, pad:-pad]
+        middle[..., pad:-pad] = x
+        middle[..., :pad] = x[..., -pad:]
+        middle[..., -pad:] = x[..., :pad]
+        padded[:, :, :pad] = padded[:, :, height : height + pad]
+        padded[:, :, -pad:] = padded[:, :, pad : 2 * pad]
+        return padded
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_padded):
+        pad = ctx.pad
+        height, width = grad_padded.shape[2] - 2 * pad, grad_padded.shape[3] - 2 * pad
+        grad = grad_padded.clone(memory_format=torch.preserve_format)
+        grad[:, :, pad : 2 * pad] += grad[:, :, -pad:]
+        grad[:, :, height : height + pad] += grad[:, :, :pad]
+        grad[..., pad : 2 * pad] += grad[..., -pad:]
+        grad[..., width : width + pad] += grad[..., :pad]
+        return grad[:, :, pad:-pad, pad:-pad], None
+
+
+def wrap_pad(x: torch.Tensor, pad: int) -> torch.Tensor:
+    """Pad a torus by its own opposite edges: `F.pad(x, (pad,) * 4, mode="circular")`, values and gradients alike.
+
+    F.pad's backward builds a full-size gradient per edge; with this the random features take 0.7 times the time.
+
+    Args:
+        x: [B, C, H, W], H and W at least `pad`.
+        pad: cells added on each side, at least 1.
+
+    Returns:
+        [B, C, H + 2 pad, W + 2 pad].
+    """
+    return _WrapPad.apply(x, pad)

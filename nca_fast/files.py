@@ -1,0 +1,83 @@
+"""Files that are either whole or absent: every writer of the package goes through `atomic_path`."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path in the folder of `path`; move it onto `path` when the block ends without an error.
+
+    A reader sees the old file or the new one, never a part. On any error, Ctrl-C included, the temporary file is
+    removed and `path` is as it was. The temporary name keeps the ending of `path`, so that writers which go by the
+    ending work; only a process that is killed outright can leave one behind (a hidden file, `.name.<hex>.tmp.ending`).
+
+    Args:
+        path: the file to write; its folder must exist. A symbolic link is followed, not replaced.
+
+    Yields:
+        The path to write to (an empty file is there already).
+
+    Raises:
+        OSError: of the same kind as the failed operation, naming `path`.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder, name a file inside it")
+        # 0o666 less the umask, as open() does; tempfile.mkstemp would leave the finished file unreadable to others.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        yield temporary
+        # Some file systems report a full disk only when data really goes out; that must be before the old file is gone.
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        _remove(temporary)
+        raise _explained(error, f"cannot write {os.fspath(path)!r}", "nothing was left half-written") from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def check_writable(folder: str | os.PathLike) -> Path:
+    """Create `folder` if need be and try a small file in it, so that long work fails before it starts, not at its end.
+
+    Args:
+        folder: the folder that results will go to.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: of the same kind as the failed operation, naming `folder`.
+    """
+    folder = Path(folder)
+    probe = folder / f".writable.{secrets.token_hex(4)}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x")
+    except OSError as error:
+        subject = f"the output folder must be writable, but {os.fspath(folder)!r} is not"
+        raise _explained(error, subject, "choose another folder") from error
+    finally:
+        _remove(probe)
+    return folder
+
+
+def _explained(error: OSError, subject: str, remedy: str) -> OSError:
+    """The same kind of OSError (Python picks the class by the number) with a message for people."""
+    message = f"{subject}: {error.strerror or error}; {remedy}."
+    return OSError(error.errno, message) if error.errno else OSError(message)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()

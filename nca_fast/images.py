@@ -1,0 +1,196 @@
+"""Pictures in and out, through Pillow. A picture is a float32 tensor [3, H, W] in [0, 1], sRGB as stored."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nca_fast.files import atomic_path
+
+# The pictures inside scikit-image's wheel; its other names would start a download.
+SKIMAGE_PICTURES = (
+    "astronaut", "brick", "camera", "cell", "chelsea", "clock", "coffee", "coins", "colorwheel", "grass", "gravel",
+    "horse", "hubble_deep_field", "immunohistochemistry", "logo", "microaneurysms", "moon", "page", "retina",
+    "rocket", "text",
+)  # fmt: skip
+
+_FORMATS = {
+    ".png": ("PNG", {}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".webp": ("WEBP", {"lossless": True}),
+}
+_FORMATS[".jpeg"] = _FORMATS[".jpg"]
+
+
+def load_image(path_or_name: str | os.PathLike, max_size: int | None = None) -> torch.Tensor:
+    """Read a picture as a viewer would show it.
+
+    EXIF rotation is applied, transparency is laid over white, grey, palette, CMYK and 16-bit pictures become RGB, and
+    of an animation the first frame is taken.
+
+    Args:
+        path_or_name: a file, or `skimage:NAME` for a picture that comes with scikit-image (`skimage:brick`).
+        max_size: longest side in pixels; a larger picture is shrunk (Lanczos), a smaller one is left alone.
+
+    Returns:
+        float32 [3, H, W] in [0, 1].
+
+    Raises:
+        ValueError: missing, unreadable, damaged, empty or suspiciously large file; unknown name; max_size below 1.
+        ImportError: `skimage:` without scikit-image.
+    """
+    if max_size is not None and max_size < 1:
+        raise ValueError(f"max_size must be at least 1 pixel, but got {max_size}.")
+    name = os.fspath(path_or_name)
+    with _open_skimage(name) if name.startswith("skimage:") else _open_file(name) as opened:
+        image = _to_plain_mode(opened, name)
+    if max_size is not None and max(image.size) > max_size:
+        scale = max_size / max(image.size)
+        size = [max(1, round(side * scale)) for side in image.size]
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    array = np.asarray(image, dtype=np.float32)
+    if image.mode == "F":
+        # The Lanczos filter overshoots at edges; Pillow clips that for 8-bit pictures only.
+        array = np.repeat(array[:, :, None].clip(0, 1), 3, axis=2)
+    else:
+        array = array / np.float32(255)
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
+def save_image(image: torch.Tensor, path: str | os.PathLike) -> None:
+    """Write a picture, atomically; the ending of `path` decides between PNG, JPEG and WebP.
+
+    Args:
+        image: [3, H, W] float in [0, 1]; values outside are clipped.
+        path: a name that ends in .png, .jpg, .jpeg or .webp.
+
+    Raises:
+        ValueError: a shape, NaN or ending that cannot be saved.
+        OSError: the file cannot be written; the file that was there before is unchanged.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _FORMATS:
+        raise ValueError(
+            f"the picture's name must end in one of {', '.join(sorted(_FORMATS))}, but got {os.fspath(path)!r}."
+        )
+    picture = Image.fromarray(to_uint8(image))
+    picture_format, options = _FORMATS[suffix]
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format=picture_format, **options)
+
+
+def image_grid(images: Sequence[torch.Tensor], columns: int, pad: int = 2) -> torch.Tensor:
+    """Lay pictures out in rows on white.
+
+    Args:
+        images: at least one [3, H, W] in [0, 1], all of one size.
+        columns: pictures per row (fewer when there are fewer pictures).
+        pad: white pixels between neighbours.
+
+    Returns:
+        [3, rows * (H + pad) - pad, columns * (W + pad) - pad].
+
+    Raises:
+        ValueError: no pictures, different sizes, columns below 1 or pad below 0.
+    """
+    if not images or any(image.ndim != 3 or image.shape != images[0].shape for image in images):
+        raise ValueError(
+            f"images must be one or more [3, H, W] of one size, but got {[tuple(image.shape) for image in images]}."
+        )
+    if columns < 1 or pad < 0:
+        raise ValueError(f"columns must be at least 1 and pad at least 0, but got {columns} and {pad}.")
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    depth, height, width = images[0].shape
+    grid = images[0].new_ones(depth, rows * (height + pad) - pad, columns * (width + pad) - pad)
+    for index, image in enumerate(images):
+        top, left = index // columns * (height + pad), index % columns * (width + pad)
+        grid[:, top : top + height, left : left + width] = image
+    return grid
+
+
+def to_uint8(image: torch.Tensor) -> np.ndarray:
+    """Convert one picture to bytes: round(255 * clip(image, 0, 1)).
+
+    Args:
+        image: [3, H, W] float in [0, 1].
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        ValueError: another shape, an empty picture, an integer tensor or NaN.
+    """
+    if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0 or not image.is_floating_point():
+        raise ValueError(f"a picture must be a non-empty float [3, H, W], but got {image.dtype} {tuple(image.shape)}.")
+    image = image.detach().to("cpu", torch.float32)
+    if torch.isnan(image).any():
+        raise ValueError(
+            "a picture must not hold NaN; did the automaton blow up? A lower learning rate often mends that."
+        )
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def _open_file(name: str) -> Image.Image:
+    if not os.path.exists(name):
+        raise ValueError(f"the picture must be an existing file or 'skimage:NAME', but there is no {name!r}.")
+    if os.path.isdir(name):
+        raise ValueError(f"the picture must be a file, but {name!r} is a folder.")
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns up to twice its pixel limit.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(name)
+            image.load()
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"a picture must have at most {Image.MAX_IMAGE_PIXELS} pixels, but {name!r} has more "
+            "(a decompression bomb?); if you trust it, shrink it with another program first."
+        ) from error
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{name!r} must be a picture (PNG, JPEG, WebP, GIF, TIFF, ...), but its content is none."
+        ) from error
+    except Exception as error:  # decoders raise SyntaxError, EOFError, struct.error and more for damaged files
+        raise ValueError(f"the picture {name!r} cannot be read; it may be damaged or cut short: {error}.") from error
+    return image
+
+
+def _open_skimage(name: str) -> Image.Image:
+    picture = name.removeprefix("skimage:")
+    if picture not in SKIMAGE_PICTURES:
+        raise ValueError(f"skimage:NAME must be one of {', '.join(SKIMAGE_PICTURES)}; but got {picture!r}.")
+    try:
+        import skimage.data
+    except ImportError as error:
+        raise ImportError(f"{name!r} needs scikit-image: pip install 'nca-fast[examples]'.") from error
+    array = getattr(skimage.data, picture)()
+    return Image.fromarray(array.astype(np.uint8) * 255 if array.dtype == bool else array)
+
+
+def _to_plain_mode(image: Image.Image, name: str) -> Image.Image:
+    """Reduce Pillow's many modes to RGB, or to F in [0, 1] for grey pictures of more than 8 bits."""
+    if 0 in image.size:
+        raise ValueError(f"a picture must have at least one pixel, but {name!r} is {image.width}x{image.height}.")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        array = np.asarray(image, dtype=np.float32)
+        top = 1.0 if image.mode == "F" else 65535.0
+        if not (array.min() >= 0 and array.max() <= top):
+            raise ValueError(
+                f"grey values of {name!r} must lie in [0, {top:g}] (mode {image.mode}), but they span "
+                f"[{array.min():g}, {array.max():g}]; rescale the picture first."
+            )
+        return Image.fromarray(array / np.float32(top))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")

@@ -1,0 +1,43 @@
+"""Losses on the state and the picture themselves, whatever they show."""
+
+from __future__ import annotations
+
+import torch
+
+
+def overflow(x: torch.Tensor, low: float = -1.0, high: float = 1.0) -> torch.Tensor:
+    """How far the state leaves [low, high]: sum |x - clip(x, low, high)|.
+
+    Without it hidden channels drift away over long rollouts and the automaton blows up after training.
+
+    Args:
+        x: state [B, C, H, W].
+        low, high: the range that is free of charge.
+
+    Returns:
+        Scalar, at least 0; a sum over everything, as in the Distill texture notebook. The gradient is -1, 0 or 1 per
+        element.
+
+    Raises:
+        ValueError: low is not below high.
+    """
+    if not low < high:
+        raise ValueError(f"low must be below high, but got [{low}, {high}].")
+    return (x - x.clamp(low, high)).abs().sum()
+
+
+def total_variation(rgb: torch.Tensor) -> torch.Tensor:
+    """Roughness on the torus: sum |rgb - rgb one row down| + |rgb - rgb one column right|.
+
+    Args:
+        rgb: [B, 3, H, W] (any number of channels); both axes wrap around.
+
+    Returns:
+        Scalar, at least 0.
+
+    Raises:
+        ValueError: not four-dimensional.
+    """
+    if rgb.ndim != 4:
+        raise ValueError(f"rgb must be [B, C, H, W], but got {tuple(rgb.shape)}.")
+    return sum((rgb - rgb.roll(1, dims=axis)).abs().sum() for axis in (2, 3))

@@ -1,0 +1,103 @@
+"""Rendering: run a trained automaton on a canvas of any size, and show its states on the way.
+
+A cell sees nothing but its neighbourhood, so a canvas needs neither the size nor the shape of the training canvas.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from nca_fast.nca import NCA
+
+
+def speed_ramp(steps: int, frames_per_speed: int = 30, fastest: int = 8) -> list[int]:
+    """How many steps lie between the frames of a film: 1 at first, where most happens, then 2, 4, and 8 in the end.
+
+    Source: the video of the Distill texture notebook, min(2 ** (k // 30), 8) steps before frame k.
+
+    Args:
+        steps: Total number of steps; the last frame takes what is left of them.
+        frames_per_speed: Frames until the speed doubles.
+        fastest: Steps between two frames, at most.
+
+    Returns:
+        Positive numbers that sum to `steps`.
+    """
+    frames = []
+    speed = 1
+    while steps > 0:
+        frames.append(min(speed, steps))
+        steps -= frames[-1]
+        if len(frames) % frames_per_speed == 0:
+            speed = min(2 * speed, fastest)
+    return frames
+
+
+def even_speed(steps: int, steps_per_frame: int) -> list[int]:
+    """As `speed_ramp`, with the same number of steps between all frames; the last takes what is left."""
+    return [min(steps_per_frame, steps - done) for done in range(0, steps, steps_per_frame)]
+
+
+@torch.no_grad()
+def render(
+    nca: NCA,
+    height: int,
+    width: int,
+    steps: int,
+    *,
+    seed: int = 0,
+    backend: str | None = None,
+    frames: Sequence[int] | None = None,
+    on_frame: Callable[[Tensor, int], None] | None = None,
+) -> Tensor:
+    """Rolls an automaton out from its start state.
+
+    Args:
+        nca: The automaton; the canvas lives on its device.
+        height: Rows of the canvas, in cells.
+        width: Columns of the canvas, in cells.
+        steps: Updates of every cell. At least 1.
+        seed: Fixes the start state and all fire masks; the same result whatever the frames.
+        backend: As in `nca_fast.rollout`.
+        frames: Portions that sum to `steps`, such as `speed_ramp(steps)`; None is a single portion.
+        on_frame: Called after each portion with the state [1, C, H, W] and the number of steps done so far.
+
+    Returns:
+        The final state. [1, C, H, W]
+
+    Raises:
+        ValueError: A size or the number of steps is not positive, the frames do not sum to it, or the canvas does not
+            fit into memory.
+    """
+    for name, value in (("height", height), ("width", width), ("steps", steps)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, but got {value}.")
+    frames = [steps] if frames is None else list(frames)
+    if sum(frames) != steps or min(frames) < 1:
+        raise ValueError(f"frames must be positive and sum to the {steps} steps, but they sum to {sum(frames)}.")
+    if next(nca.parameters()).device.type == "cpu":
+        _check_memory(nca.rule.channels, height, width)
+
+    state, done = nca.initial_state(1, height, width, seed=seed), 0
+    for portion in frames:
+        state = nca(state, steps=portion, seed=seed, first_step=done, backend=backend)
+        done += portion
+        if on_frame is not None:
+            on_frame(state, done)
+    return state
+
+
+def _check_memory(channels: int, height: int, width: int) -> None:
+    """Refuses a canvas for which the operating system would kill the process."""
+    needed = 3 * 4 * channels * height * width  # two float32 states that take turns, and room for the picture
+    try:
+        present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return
+    if needed > present:
+        raise ValueError(
+            f"canvas must fit into memory, but {height} x {width} cells of {channels} channels need "
+            f"{needed / 2**30:.1f} GiB and this machine has {present / 2**30:.1f} GiB. Choose a smaller canvas."
+        )

@@ -1,0 +1,159 @@
+"""What watches a training run: progress bar, log, checkpoints, preview strip. All are called with a loop.Report."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from nca_fast.files import atomic_path
+from nca_fast.images import image_grid, save_image
+from nca_fast.training.loop import Report
+
+STRIP_COLUMNS = 12
+
+
+class ProgressBar:
+    """A tqdm bar with the loss and the speed in cell-steps/s; a context manager.
+
+    Args:
+        iterations: Length of the whole run.
+        first: Iterations that were finished before.
+        shown: False draws nothing.
+    """
+
+    def __init__(self, iterations: int, first: int = 0, shown: bool = True):
+        self.bar = tqdm(
+            total=iterations, initial=first, desc="training", unit="it", dynamic_ncols=True, disable=not shown
+        )
+
+    def __call__(self, report: Report) -> None:
+        speed = report.cell_steps / report.seconds / 1e6
+        self.bar.set_postfix_str(f"loss {report.loss:.4g}, {speed:.1f} Mcell-steps/s", refresh=False)
+        self.bar.update()
+
+    def __enter__(self) -> "ProgressBar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+
+class JsonLog:
+    """One JSON object per line and iteration; a context manager.
+
+    Args:
+        path: The file. Lines of iterations after `first` (a killed run wrote them after its last checkpoint) and a
+            torn last line are dropped.
+        first: Iterations that were finished before.
+    """
+
+    def __init__(self, path: Path, first: int = 0):
+        self.path = path
+        kept = _lines_until(path, first) if path.exists() else []
+        with atomic_path(path) as temporary:
+            Path(temporary).write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self.file = path.open("a", encoding="utf-8", buffering=1)
+
+    def __call__(self, report: Report) -> None:
+        line = {
+            "iteration": report.iteration,
+            "loss": report.loss,
+            **report.terms,
+            "learning_rate": report.learning_rate,
+            "steps": report.steps,
+            "seconds": round(report.seconds, 6),
+            "cell_steps_per_second": round(report.cell_steps / report.seconds),
+        }
+        try:
+            self.file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, f"cannot write the log ({error.strerror})", str(self.path)) from error
+
+    def __enter__(self) -> "JsonLog":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with contextlib.suppress(OSError):  # a full disk was reported by the write that met it
+            self.file.close()
+
+
+def _lines_until(path: Path, last: int) -> list[str]:
+    """The whole lines of a log up to iteration `last`."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["iteration"] > last:
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        kept.append(line)
+    return kept
+
+
+class Checkpoints:
+    """Saves when so many iterations or so much time has passed since the last save, whichever comes first.
+
+    Args:
+        save: What to call.
+        every: Iterations, or None for no such limit.
+        seconds: Wall time, in seconds.
+    """
+
+    def __init__(self, save: Callable[[], None], every: int | None, seconds: float):
+        self.save, self.every, self.seconds = save, every, seconds
+        self.saved_at = time.monotonic()
+
+    def __call__(self, report: Report) -> None:
+        due = self.every is not None and report.iteration % self.every == 0
+        if due or time.monotonic() - self.saved_at >= self.seconds:
+            self.save()
+            self.saved_at = time.monotonic()
+
+
+class PreviewStrip:
+    """Small pictures in the order of training, the target first, in one PNG that grows.
+
+    Args:
+        path: The file.
+        target: [3, h, w] in [0, 1].
+        draw: Makes a preview, [3, H, W] in [0, 1], of the same size each time.
+        every: Iterations between two of them.
+        pictures: Earlier previews of the same run, uint8 [N, 3, H, W], or None.
+    """
+
+    def __init__(
+        self, path: Path, target: Tensor, draw: Callable[[], Tensor], every: int, pictures: Tensor | None = None
+    ):
+        self.path, self.target, self.draw, self.every = path, target.cpu(), draw, every
+        self.pictures = [] if pictures is None else list(pictures)
+        if self.pictures:
+            self._write()  # a killed run may have drawn previews after its last checkpoint
+
+    def __call__(self, report: Report) -> None:
+        if report.iteration % self.every == 0:
+            self.pictures.append((self.draw().detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8))
+            self._write()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint has to hold."""
+        return {"previews": torch.stack(self.pictures)} if self.pictures else {}
+
+    def _write(self) -> None:
+        # The target may be oblong where the canvas is square: on white, in the middle.
+        height, width = (max(sizes) for sizes in zip(self.target.shape[1:], self.pictures[0].shape[1:], strict=True))
+        pictures = [_centred(self.target, height, width)]
+        pictures += [_centred(picture / 255, height, width) for picture in self.pictures]
+        save_image(image_grid(pictures, columns=STRIP_COLUMNS), self.path)
+
+
+def _centred(picture: Tensor, height: int, width: int) -> Tensor:
+    """A picture [3, h, w] in the middle of a white one [3, height, width]."""
+    page = picture.new_ones(3, height, width)
+    top, left = (height - picture.shape[1]) // 2, (width - picture.shape[2]) // 2
+    page[:, top : top + picture.shape[1], left : left + picture.shape[2]] = picture
+    return page
