@@ -1,0 +1,218 @@
+"""The command line: what it writes, what it prints, and one line for every mistake."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import nca_fast
+from nca_fast import checkpoint, cli
+from nca_fast.images import load_image, save_image
+
+TINY = "--image-size 16 --iterations 2 --pool-size 4 --batch-size 2 --steps-min 2 --steps-max 4 --threads 1 "
+TINY += "--picture-steps 3 --video-steps 3 --backend reference"
+
+
+@pytest.fixture
+def model(tmp_path):
+    torch.manual_seed(0)
+    nca = nca_fast.NCA(nca_fast.Rule(channels=5, hidden=(8,)), start="noise", init_gain=0.3)
+    return nca.save_pretrained(tmp_path / "model")
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    save_image(torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(5)), path)
+    return path
+
+
+def run(command, *paths):
+    """Exit code of a command line; "{}" stands for paths."""
+    return cli.main([str(paths[int(word[1])]) if re.fullmatch(r"\{\d\}", word) else word for word in command.split()])
+
+
+def assert_one_line(captured, message):
+    assert captured.err.startswith("nca-fast: error: ")
+    assert captured.err.count("\n") == 1
+    assert re.search(message, captured.err), captured.err
+    assert captured.out == ""
+
+
+def test_version(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"nca-fast {nca_fast.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["", "--help", "texture --help", "render --help"])
+def test_help_shows_an_example(capsys, command):
+    with pytest.raises(SystemExit) as end:
+        run(command)
+    assert end.value.code == 0
+    assert re.search(r"nca-fast (texture|render) \S+ .*--out \S+", capsys.readouterr().out)
+
+
+def test_every_setting_has_help(capsys):
+    with pytest.raises(SystemExit):
+        run("texture --help")
+    for option in capsys.readouterr().out.split("│ --")[1:]:
+        words = re.sub(r"[│╰─╯\s]+", " ", option)
+        assert re.search(r"[a-z]{3,}.*\.", words), f"--{words} is not explained"
+
+
+def test_module_runs_as_a_program():
+    root = Path(nca_fast.__file__).parents[1]
+    finished = subprocess.run([sys.executable, "-m", "nca_fast", "--version"], cwd=root, capture_output=True, text=True)
+    assert finished.stdout.startswith("nca-fast ")
+    assert finished.returncode == 0
+
+
+def test_texture_writes_and_resume_remembers(tmp_path, picture, capsys):
+    out = tmp_path / "a run"
+    assert run(f"texture {{0}} --out {{1}} {TINY}", picture, out) == 0
+    printed = capsys.readouterr()
+    names = ["texture.png", "texture.mp4", "preview.png", "model.safetensors", "log.jsonl", "training.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+    assert all(name in printed.out for name in names)
+    assert "cell-steps/s" in printed.out
+    assert "Mcell-steps/s" in printed.err  # the progress bar
+    assert load_image(out / "texture.png").shape == (3, 64, 64)
+    facts = checkpoint.load_metadata(out / "model.safetensors")["provenance"]
+    assert facts["command"].startswith("nca-fast texture ")
+    assert facts["image"] == str(picture)
+
+    assert run("texture --resume --out {0} --iterations 3", out) == 0
+    metadata = checkpoint.load_metadata(out / "training.safetensors")
+    assert metadata["iteration"] == 3
+    assert metadata["config"]["batch_size"] == 2
+    capsys.readouterr()
+    assert run("texture --resume --out {0} --learning-rate 0.1", out) == 2
+    assert_one_line(capsys.readouterr(), r"learning_rate \(was 0.001, now 0.1\)")
+    assert run("texture {0} --out {1}", picture, out) == 2
+    assert_one_line(capsys.readouterr(), "must not hold another run")
+
+
+def test_ctrl_c_in_training_says_how_to_go_on(tmp_path, picture, capsys, monkeypatch):
+    def interrupt(*args, **options):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "training.safetensors").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "train_texture", interrupt)
+    assert run(f"texture {{0}} --out {{1}} {TINY}", picture, tmp_path / "run") == 130
+    remedy = f"go on with: nca-fast texture --out {tmp_path / 'run'} --resume"
+    assert capsys.readouterr().err == f"nca-fast: interrupted; {remedy}\n"
+
+
+def test_render_draws_the_last_state(tmp_path, model):
+    out = tmp_path / "x.png"
+    assert run("render {0} --height 12 --width 20 --steps 40 --seed 7 --zoom 2 --out {1}", model, out) == 0
+    nca = nca_fast.NCA.from_pretrained(model)
+    wanted = nca.to_rgb(nca(nca.initial_state(1, 12, 20, seed=7), steps=40, seed=7)).detach()[0]
+    shown = load_image(out)
+    assert shown.shape == (3, 24, 40)
+    # A picture keeps 8 bits: half a level.
+    torch.testing.assert_close(shown[:, ::2, ::2], wanted, rtol=0, atol=0.501 / 255)
+    assert torch.equal(shown[:, ::2, ::2], shown[:, 1::2, 1::2])
+
+
+@pytest.mark.parametrize(("options", "frames"), [("", 33), ("--steps-per-frame 8", 5)])
+def test_render_films(tmp_path, model, options, frames):
+    out = tmp_path / "x.gif"
+    assert run(f"render {{0}} --height 12 --width 20 --steps 36 {options} --out {{1}}", model.parent, out) == 0
+    with Image.open(out) as film:
+        assert film.n_frames == frames
+
+
+def test_same_command_same_file(tmp_path, model):
+    for name in ("a", "b"):
+        assert run("render {0} --height 12 --width 20 --steps 9 --out {1}", model, tmp_path / f"{name}.png") == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--height -5 --width 4 --steps 4", "height must be at least 1, but got -5"),
+        ("--height 4 --width 0 --steps 4", "width must be at least 1, but got 0"),
+        ("--height 4 --width 4 --steps 0", "steps must be at least 1, but got 0"),
+        ("--height 4 --width 4 --steps 4 --zoom 0", "zoom must be at least 1, but got 0"),
+        ("--height 4 --width 4 --steps 4 --fps 10", "steps_per_frame and fps must go with a film"),
+        ("--height 4 --width 4 --steps 4 --seed -1", "seed must be .*-1"),
+        ("--height 9000000 --width 9000000 --steps 4", "canvas must fit into memory"),
+    ],
+)
+def test_bad_render_options(tmp_path, model, capsys, options, message):
+    assert run(f"render {{0}} {options} --out {{1}}", model, tmp_path / "x.png") == 2
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("nca-fast")]
+    assert len(lines) == 1
+    assert re.search(message, lines[0])
+    assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize("name", ["x.bmp", "x", "x.png.txt"])
+def test_bad_ending(tmp_path, model, capsys, name):
+    assert run("render {0} --height 4 --width 4 --steps 4 --out {1}", model, tmp_path / name) == 2
+    assert_one_line(capsys.readouterr(), "out must end in one of .png")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "must exist"), (b"some text", "must be a safetensors file"), (b"truncated", "must be complete")],
+)
+def test_bad_model(tmp_path, model, capsys, content, message):
+    bad = tmp_path / "bad.safetensors"
+    if content is not None:
+        bad.write_bytes(model.read_bytes()[:-5] if content == b"truncated" else content)
+    assert run("render {0} --height 4 --width 4 --steps 4 --out {1}", bad, tmp_path / "x.png") == 2
+    assert_one_line(capsys.readouterr(), message)
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_text_file_as_image(tmp_path, capsys):
+    (tmp_path / "text.png").write_text("no picture")
+    assert run("texture {0} --out {1}", tmp_path / "text.png", tmp_path / "run") == 2
+    assert_one_line(capsys.readouterr(), "text.png")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["texture {0} --out {2}/run", "render {1} --height 4 --width 4 --steps 4 --out {2}/x.png"]
+)
+def test_unwritable_folder(tmp_path, picture, model, capsys, command):
+    (tmp_path / "file").write_text("no folder")
+    assert cli.main(command.format(picture, model, tmp_path / "file").split()) == 2
+    assert_one_line(capsys.readouterr(), "must be writable")
+
+
+def test_bad_setting(tmp_path, picture, capsys):
+    assert run("texture {0} --out {1} --image-size -64", picture, tmp_path / "run") == 2
+    assert_one_line(capsys.readouterr(), "image_size must be at least 16, but got -64")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_option(tmp_path, picture, capsys):
+    with pytest.raises(SystemExit) as end:
+        run("texture {0} --out {1} --iteratoins 5", picture, tmp_path / "run")
+    assert end.value.code == 2
+    assert "--iteratoins" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.mp4", "x.gif"])
+def test_ctrl_c_in_rendering_leaves_no_file(tmp_path, model, capsys, monkeypatch, name):
+    original = nca_fast.NCA.forward
+
+    def forward(self, *args, first_step=0, **options):
+        if first_step > 0:
+            raise KeyboardInterrupt
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(nca_fast.NCA, "forward", forward)
+    assert run("render {0} --height 8 --width 8 --steps 40 --out {1}", model, tmp_path / name) == 130
+    assert capsys.readouterr().err.endswith("nca-fast: interrupted\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -1,0 +1,59 @@
+"""Picture and film files: the right cells, the right size, and nothing at all after an interruption."""
+
+import pytest
+import torch
+from PIL import Image
+
+import nca_fast
+from nca_fast.images import load_image
+from nca_fast.rendering.canvas import render
+from nca_fast.rendering.show import film, picture
+
+
+@pytest.fixture
+def nca():
+    torch.manual_seed(0)
+    return nca_fast.NCA(nca_fast.Rule(channels=5, hidden=(8,)), start="noise", init_gain=0.3)
+
+
+def test_picture_shows_the_last_state(nca, tmp_path):
+    picture(nca, 6, 10, 40, tmp_path / "x.png", seed=2, zoom=3)
+    shown = load_image(tmp_path / "x.png")
+    wanted = nca.to_rgb(render(nca, 6, 10, 40, seed=2))[0]
+    assert shown.shape == (3, 18, 30)
+    for offset in range(3):
+        # A picture keeps 8 bits: half a level, and the rounding of that.
+        torch.testing.assert_close(shown[:, offset::3, offset::3], wanted, rtol=0, atol=0.501 / 255)
+
+
+def test_film_has_its_frames(nca, tmp_path):
+    film(nca, 6, 10, [1, 1, 2], tmp_path / "x.gif", zoom=3, fps=20)
+    with Image.open(tmp_path / "x.gif") as shown:
+        assert shown.size == (30, 18)
+        assert shown.n_frames == 3
+        assert shown.info["duration"] == 50
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.mp4"])
+def test_interrupted_film_leaves_nothing(nca, tmp_path, monkeypatch, name):
+    shown = []
+
+    def to_rgb(state):
+        if shown:
+            raise KeyboardInterrupt
+        shown.append(state)
+        return state[:, :3].clamp(0, 1)
+
+    monkeypatch.setattr(nca, "to_rgb", to_rgb)
+    with pytest.raises(KeyboardInterrupt):
+        film(nca, 6, 10, [1, 1], tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda *a, **k: picture(*a[:3], 1, *a[3:], **k), lambda *a, **k: film(*a[:3], [1], *a[3:], **k)]
+)
+def test_zoom_must_be_positive(nca, tmp_path, draw):
+    with pytest.raises(ValueError, match="zoom must be at least 1, but got 0"):
+        draw(nca, 6, 10, tmp_path / "x.gif", zoom=0)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,516 @@
+"""Training: the loop's parts against their formulas; runs interrupted in every way end with the same bits."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import nca_fast
+from nca_fast import checkpoint
+from nca_fast.images import save_image
+from nca_fast.training import listeners, loop, run_folder
+from nca_fast.training.pool import Pool
+from nca_fast.training.texture import TextureConfig, train_texture
+
+TINY = TextureConfig(
+    image_size=16,
+    iterations=6,
+    pool_size=6,
+    batch_size=2,
+    reseed_every=3,
+    steps_min=2,
+    steps_max=5,
+    lr_milestones=(2, 4),
+    checkpoint_every=1,
+    preview_every=2,
+    picture_steps=4,
+    video_steps=0,
+    backend="reference",  # the kernel's compilation has its own tests
+    threads=1,
+)
+RESULTS = ("texture.png", "preview.png")
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("picture") / "picture.png"
+    save_image(torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(5)), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory, picture):
+    """The run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    train_texture(TINY, picture, folder, progress=False)
+    return folder
+
+
+def assert_same_run(folder, expected):
+    """Weights, optimizer, pool, pictures and losses are the same to the bit."""
+    for name in ("model.safetensors", "training.safetensors"):
+        tensors, _ = checkpoint.load(folder / name)
+        wanted, _ = checkpoint.load(expected / name)
+        assert tensors.keys() == wanted.keys()
+        for key in wanted:
+            assert torch.equal(tensors[key], wanted[key]), f"{key} of {name}"
+    for name in RESULTS:
+        assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
+    assert losses(folder) == losses(expected)
+    assert not list(folder.glob(".*")), "a temporary file was left"
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [(line["iteration"], line["loss"]) for line in lines]
+
+
+# The parts of the loop
+
+
+def test_derived_seeds():
+    assert loop.derived_seed(0, "fire", 0) == loop.derived_seed(0, "fire", 0)
+    seeds = {loop.derived_seed(s, p, i) for s in range(3) for p in ("fire", "pool") for i in range(50)}
+    assert len(seeds) == 300
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    # A run must resume under another version of nca_fast, so the function may never change.
+    assert loop.derived_seed(1, "fire", 2) == 9133142798038830118
+
+
+@pytest.mark.parametrize(
+    ("iterations", "milestones"),
+    [(5000, (1000, 2000)), (2500, (1000, 2000)), (300, (150, 240)), (2, (1,)), (1, (1,))],
+)
+def test_default_milestones(iterations, milestones):
+    assert loop.default_milestones(iterations) == milestones
+
+
+def test_learning_rate_is_that_of_multisteplr():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5], 0.3)
+    for iteration in range(8):
+        # Two roundings: torch multiplies by gamma at each milestone, we raise it to a power.
+        wanted = pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-14)
+        assert loop.learning_rate_at(iteration, 0.1, (3, 5), 0.3) == wanted
+        optimizer.step()
+        scheduler.step()
+
+
+def test_normalize_gradients():
+    parameters = [
+        torch.nn.Parameter(torch.zeros(4)),
+        torch.nn.Parameter(torch.zeros(2)),
+        torch.nn.Parameter(torch.zeros(1)),
+    ]
+    parameters[0].grad = torch.tensor([3.0, 0.0, 4.0, 0.0])
+    parameters[1].grad = torch.zeros(2)
+    loop.normalize_gradients(parameters)
+    torch.testing.assert_close(parameters[0].grad, torch.tensor([0.6, 0.0, 0.8, 0.0]))
+    assert parameters[1].grad.tolist() == [0, 0]
+    assert parameters[2].grad is None
+
+
+@pytest.fixture
+def small_run():
+    torch.manual_seed(0)
+    nca = nca_fast.NCA(nca_fast.Rule(channels=4, hidden=(8,)), start="noise")
+    pool = Pool(nca.initial_state(5, 6, 7, seed=1))
+    return loop.Run(nca, torch.optim.Adam(nca.parameters(), lr=1e-3), pool, seed=3)
+
+
+def train_small(run, iterations, objective=None, **options):
+    settings = {"batch_size": 2, "reseed_every": 0, "steps_min": 2, "steps_max": 4, "learning_rate": lambda i: 1e-2}
+    objective = objective or (lambda states, generator: {"power": states.square().sum()})
+    return loop.train(run, objective, iterations=iterations, backend="reference", **settings | options)
+
+
+def test_train_reports_each_iteration(small_run):
+    reports = []
+    assert train_small(small_run, 20, listeners=[reports.append])
+    assert [report.iteration for report in reports] == list(range(1, 21))
+    assert {report.steps for report in reports} == {2, 3, 4}
+    assert all(report.cell_steps == 2 * 6 * 7 * report.steps for report in reports)
+    assert all(report.loss == report.terms["power"] for report in reports)
+    assert reports[-1].loss < reports[0].loss
+
+
+def test_reseeding_replaces_one_state(small_run):
+    # Untrained, the automaton leaves its state alone, and learning rate 0 keeps it untrained.
+    before = small_run.pool.states.clone()
+    train_small(small_run, 1, reseed_every=1, learning_rate=lambda i: 0.0)
+    changed = [i for i in range(5) if not torch.equal(before[i], small_run.pool.states[i])]
+    start = small_run.nca.initial_state(1, 6, 7, seed=loop.derived_seed(3, "start", 0))[0]
+    assert len(changed) == 1
+    assert torch.equal(small_run.pool.states[changed[0]], start)
+
+
+def test_each_iteration_draws_anew(small_run):
+    drawn, masks = [], []
+
+    def objective(states, generator):
+        drawn.append(torch.rand((), generator=generator).item())
+        return {"loss": states.sum()}
+
+    original = small_run.nca.forward
+
+    def forward(states, **options):
+        masks.append(options["seed"])
+        return original(states, **options)
+
+    small_run.nca.forward = forward
+    train_small(small_run, 5, objective)
+    assert len(set(drawn)) == len(set(masks)) == 5
+
+
+def test_other_use_of_random_numbers_changes_nothing(small_run):
+    def objective(states, generator):
+        return {"loss": (states * torch.randn(states.shape, generator=generator)).sum()}
+
+    twin = loop.Run(nca_fast.NCA(small_run.nca.rule, start="noise"), None, Pool(small_run.pool.states.clone()), 3)
+    twin.nca.load_state_dict(small_run.nca.state_dict())
+    twin.optimizer = torch.optim.Adam(twin.nca.parameters(), lr=1e-3)
+    train_small(small_run, 4, objective)
+    train_small(twin, 4, objective, listeners=[lambda report: torch.rand(7)])
+    for name, weight in small_run.nca.state_dict().items():
+        assert torch.equal(weight, twin.nca.state_dict()[name])
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_untouched(small_run):
+    def objective(states, generator):
+        return {"loss": states.sum() * (float("nan") if small_run.iteration == 2 else 1.0)}
+
+    kept = {}
+    with pytest.raises(FloatingPointError, match="loss must stay finite, but it is nan in iteration 3"):
+        train_small(
+            small_run,
+            5,
+            objective,
+            listeners=[lambda report: kept.update({k: v.clone() for k, v in small_run.tensors().items()})],
+        )
+    assert small_run.iteration == 2
+    for name, tensor in small_run.tensors().items():
+        assert torch.equal(tensor, kept[name]), name
+
+
+def test_ctrl_c_finishes_the_iteration(small_run):
+    def objective(states, generator):
+        if small_run.iteration == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {"loss": states.sum()}
+
+    reports = []
+    handler = signal.getsignal(signal.SIGINT)
+    assert not train_small(small_run, 5, objective, listeners=[reports.append])
+    assert small_run.iteration == len(reports) == 2
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_second_ctrl_c_interrupts_at_once(small_run):
+    def objective(states, generator):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        return {"loss": states.sum()}
+
+    with pytest.raises(KeyboardInterrupt):
+        train_small(small_run, 5, objective)
+    assert small_run.iteration == 0
+
+
+def report(iteration):
+    return loop.Report(iteration, 1.5, {"style": 1.5}, 1e-3, 4, 1000, 0.01)
+
+
+def test_log_forgets_what_came_after_the_checkpoint(tmp_path):
+    path = tmp_path / "log.jsonl"
+    with listeners.JsonLog(path) as log:
+        for iteration in (1, 2, 3, 4):
+            log(report(iteration))
+    path.write_text(path.read_text() + '{"iteration": 5, "lo')  # torn by a kill
+    with listeners.JsonLog(path, first=3) as log:
+        log(report(4))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [1, 2, 3, 4]
+    assert lines[0]["cell_steps_per_second"] == 100_000
+
+
+def test_checkpoints_come_by_iterations_or_by_time():
+    saved = []
+    by_number = listeners.Checkpoints(lambda: saved.append("number"), every=3, seconds=1e9)
+    for iteration in range(1, 8):
+        by_number(report(iteration))
+    assert saved == ["number"] * 2
+    by_time = listeners.Checkpoints(lambda: saved.append("time"), every=None, seconds=0)
+    by_time(report(1))
+    assert saved[2:] == ["time"]
+
+
+def test_preview_strip_puts_an_oblong_target_first(tmp_path):
+    previews = iter([torch.zeros(3, 8, 8), torch.ones(3, 8, 8) / 2])
+    target = torch.zeros(3, 4, 8)
+    strip = listeners.PreviewStrip(tmp_path / "preview.png", target, draw=lambda: next(previews), every=3)
+    for iteration in range(1, 8):
+        strip(report(iteration))
+    assert strip.tensors()["previews"].shape == (2, 3, 8, 8)
+    from nca_fast.images import load_image
+
+    shown = load_image(tmp_path / "preview.png")
+    assert shown.shape == (3, 8, 8 * 3 + 2 * 2)
+    assert shown[:, 0, :8].min() == 1  # white above the target
+    assert shown[:, 4, :8].max() == 0
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"iterations": 0}, "iterations must be at least 1, but got 0"),
+        ({"image_size": -128}, "image_size must be at least 16, but got -128"),
+        ({"pool_size": 3}, "batch_size must be at most pool_size=3, but got 4"),
+        ({"steps_min": 97}, "steps_min must be at most steps_max=96, but got 97"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive and finite, but got nan"),
+        ({"lr_gamma": 0.0}, "lr_gamma must be positive and finite, but got 0.0"),
+        ({"overflow_weight": float("nan")}, "overflow_weight must be at least 0, but got nan"),
+        ({"lr_milestones": (0,)}, "lr_milestones must be at least 1"),
+        ({"loss": "l2"}, "loss must be one of"),
+        ({"features": "resnet"}, "features must be one of"),
+        ({"backend": "cuda"}, "backend must be one of"),
+        ({"weights": "vgg.pth"}, "weights must go with features vgg16 or vgg19"),
+        ({"loss": "gram", "projections": 8}, "projections must go with loss 'ot'"),
+        ({"threads": 0}, "threads must be at least 1, but got 0"),
+        ({"preview_every": 0}, "preview_every must be at least 1, but got 0"),
+        ({"seed": -1}, "seed must be at least 0, but got -1"),
+    ],
+)
+def test_bad_settings(change, message):
+    with pytest.raises(ValueError, match=message):
+        TextureConfig(**change)
+
+
+# Whole runs
+
+
+def test_run_writes_its_files(whole_run):
+    names = {path.name for path in whole_run.iterdir()}
+    assert names == {*RESULTS, "model.safetensors", "training.safetensors", "log.jsonl"}
+    from nca_fast.images import load_image
+
+    assert load_image(whole_run / "texture.png").shape == (3, 64, 64)
+    assert load_image(whole_run / "preview.png").shape == (3, 16, 4 * 16 + 3 * 2)
+    facts = checkpoint.load_metadata(whole_run / "model.safetensors")["provenance"]
+    assert facts["seed"] == 0
+    assert facts["config"]["steps_max"] == 5
+    nca = nca_fast.NCA.from_pretrained(whole_run)
+    assert any(bool((weight != 0).any()) for weight in nca.layers[-1].parameters())
+
+
+def test_same_seed_same_run(tmp_path, picture, whole_run):
+    torch.rand(3)  # the global generator must not matter
+    train_texture(TINY, picture, tmp_path, progress=False)
+    assert_same_run(tmp_path, whole_run)
+
+
+def test_other_seed_other_run(tmp_path, picture, whole_run):
+    train_texture(replace(TINY, seed=1), picture, tmp_path, progress=False)
+    assert losses(tmp_path) != losses(whole_run)
+
+
+def test_raised_iterations_continue_the_run(tmp_path, picture, whole_run):
+    train_texture(replace(TINY, iterations=3), picture, tmp_path, progress=False)
+    # Threads not named are those of before.
+    result = train_texture(replace(TINY, threads=None), None, tmp_path, resume=True, progress=False)
+    assert result.iterations == 6
+    assert checkpoint.load_metadata(tmp_path / "training.safetensors")["config"]["threads"] == 1
+    assert_same_run(tmp_path, whole_run)
+
+
+def test_resuming_a_finished_run_draws_its_pictures_again(tmp_path, picture, whole_run):
+    train_texture(TINY, picture, tmp_path, progress=False)
+    (tmp_path / "texture.png").unlink()
+    train_texture(TINY, picture, tmp_path, resume=True, progress=False)
+    assert_same_run(tmp_path, whole_run)
+
+
+def test_resume_begins_where_there_is_no_run(tmp_path, picture, whole_run):
+    train_texture(TINY, picture, tmp_path / "new", resume=True, progress=False)
+    assert_same_run(tmp_path / "new", whole_run)
+
+
+def test_ctrl_c_saves_and_the_run_resumes(tmp_path, picture, whole_run, monkeypatch):
+    original = listeners.JsonLog.__call__
+
+    def interrupt(log, report):
+        original(log, report)
+        if report.iteration == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(listeners.JsonLog, "__call__", interrupt)
+    config = replace(TINY, checkpoint_every=None)
+    with pytest.raises(KeyboardInterrupt):
+        train_texture(config, picture, tmp_path, progress=False)
+    monkeypatch.undo()
+    assert checkpoint.load_metadata(tmp_path / "training.safetensors")["iteration"] == 4
+    train_texture(TINY, picture, tmp_path, resume=True, progress=False)
+    assert_same_run(tmp_path, whole_run)
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [("training.safetensors", 1), ("training.safetensors", 4), ("model.safetensors", 4), ("preview.png", 2)],
+)
+def test_run_killed_while_writing_resumes(tmp_path, picture, whole_run, name, version):
+    """SIGKILL strikes when a file is written and about to replace its former version."""
+    script = f"""
+import os, signal
+replace, count = os.replace, 0
+def strike(source, target):
+    global count
+    count += os.path.basename(target) == {name!r}
+    if count == {version}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+os.replace = strike
+from nca_fast.training.texture import TextureConfig, train_texture
+train_texture({TINY!r}, {picture!r}, {str(tmp_path)!r}, progress=False)
+"""
+    finished = subprocess.run([sys.executable, "-c", script], timeout=120, cwd=Path(nca_fast.__file__).parents[1])
+    assert finished.returncode == -signal.SIGKILL
+    assert list(tmp_path.glob(".*.tmp.*"))
+    assert not (tmp_path / "texture.png").exists()
+    train_texture(TINY, picture, tmp_path, resume=True, progress=False)
+    assert_same_run(tmp_path, whole_run)
+
+
+def test_command_killed_in_mid_run_resumes(tmp_path, picture):
+    """SIGKILL from outside, at a moment that nobody chose; both parts through the command line."""
+    options = "--image-size 16 --iterations 60 --pool-size 6 --batch-size 2 --steps-min 2 --steps-max 5 --threads 1"
+    options += " --checkpoint-every 7 --picture-steps 4 --video-steps 0 --backend reference"
+    command = [sys.executable, "-m", "nca_fast", "texture"]
+    root = Path(nca_fast.__file__).parents[1]
+    killed = subprocess.Popen(
+        [*command, picture, "--out", str(tmp_path / "killed"), *options.split()], cwd=root, stderr=subprocess.DEVNULL
+    )
+    log = tmp_path / "killed" / "log.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.read_text().count("\n") > 17) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    subprocess.run(
+        [*command, "--out", str(tmp_path / "killed"), "--resume"], cwd=root, check=True, stdout=subprocess.DEVNULL
+    )
+    config = run_folder.stored_config(
+        TextureConfig, checkpoint.load_metadata(tmp_path / "killed" / "training.safetensors")["config"], tmp_path
+    )
+    train_texture(config, picture, tmp_path / "whole", progress=False)
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+# What is refused
+
+
+def test_folder_with_a_run_is_refused(whole_run, picture):
+    before = (whole_run / "training.safetensors").read_bytes()
+    with pytest.raises(
+        FileExistsError, match=r"must not hold another run, but it does\. Continue that one with --resume"
+    ):
+        train_texture(TINY, picture, whole_run, progress=False)
+    assert (whole_run / "training.safetensors").read_bytes() == before
+
+
+def test_folder_with_a_model_is_refused(tmp_path, picture):
+    nca_fast.NCA.preset("texture").save_pretrained(tmp_path)
+    with pytest.raises(FileExistsError, match="must not hold another model"):
+        train_texture(TINY, picture, tmp_path, resume=True, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 2e-3}, r"must keep its settings, .*: learning_rate \(was 0.001, now 0.002\)"),
+        ({"seed": 4, "batch_size": 3}, r"batch_size \(was 2, now 3\), seed \(was 0, now 4\)"),
+        ({"iterations": 5}, "iterations must be at least the 6 done, but got 5"),
+    ],
+)
+def test_changed_settings_are_refused(whole_run, change, message):
+    with pytest.raises(ValueError, match=message):
+        train_texture(replace(TINY, **change), None, whole_run, resume=True, progress=False)
+
+
+def test_other_image_is_refused(whole_run):
+    with pytest.raises(ValueError, match="image must be that of the run"):
+        train_texture(TINY, torch.zeros(3, 16, 16), whole_run, resume=True, progress=False)
+
+
+@pytest.mark.parametrize("shape", [(3, 15, 16), (1, 16, 16), (3, 17, 16), (16, 16)])
+def test_images_of_wrong_shape_are_refused(tmp_path, shape):
+    with pytest.raises(ValueError, match="image must be"):
+        train_texture(TINY, torch.zeros(shape), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_image_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="image must be given to begin a run"):
+        train_texture(TINY, None, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_file_in_place_of_the_folder_is_refused(tmp_path, picture):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(OSError, match="must be writable"):
+        train_texture(TINY, picture, tmp_path / "run", progress=False)
+
+
+@contextmanager
+def full_disk(limit):
+    """Writing more than `limit` bytes to a file fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_full_disk_is_reported_before_any_work(tmp_path, picture):
+    with full_disk(10_000), pytest.raises(OSError, match=r"cannot write .*training.safetensors"):
+        train_texture(TINY, picture, tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_disk_that_fills_up_leaves_a_run_that_resumes(tmp_path, picture, whole_run, monkeypatch):
+    original = checkpoint.save
+
+    def save(path, tensors, metadata):
+        if metadata.get("iteration") == 4:
+            with full_disk(10_000):
+                original(path, tensors, metadata)
+        original(path, tensors, metadata)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    with pytest.raises(OSError, match=r"cannot write .*training.safetensors"):
+        train_texture(TINY, picture, tmp_path, progress=False)
+    monkeypatch.undo()
+    assert not list(tmp_path.glob(".*"))
+    assert checkpoint.load_metadata(tmp_path / "training.safetensors")["iteration"] == 3
+    train_texture(TINY, picture, tmp_path, resume=True, progress=False)
+    assert_same_run(tmp_path, whole_run)
+
+
+def test_damaged_checkpoint_is_refused(tmp_path, picture):
+    train_texture(TINY, picture, tmp_path, progress=False)
+    path = tmp_path / "training.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="truncated"):
+        train_texture(TINY, picture, tmp_path, resume=True, progress=False)

@@ -1,0 +1,126 @@
+import errno
+import os
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nca_fast.rendering import video
+from nca_fast.rendering.video import VideoWriter
+
+imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+
+
+def read_mp4(path):
+    reader = imageio_ffmpeg.read_frames(str(path))
+    meta = next(reader)
+    width, height = meta["size"]
+    frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+    return meta, frames
+
+
+@pytest.mark.parametrize("size", [(32, 48), (33, 47), (1, 1)])
+def test_mp4_keeps_frames_speed_and_odd_sizes(tmp_path, size):
+    path = tmp_path / "a.mp4"
+    levels = [0.2, 0.5, 0.8]
+    with VideoWriter(path, fps=12) as film:
+        for level in levels:
+            film.add(torch.full((3, *size), level))
+        assert not path.exists()
+    meta, frames = read_mp4(path)
+    assert meta["fps"] == 12 and len(frames) == 3
+    assert frames[0].shape[:2] == tuple(side + side % 2 for side in size)
+    for level, frame in zip(levels, frames, strict=True):
+        assert abs(frame.mean() / 255 - level) < 0.02  # limited-range YUV and compression; worst seen 0.004
+    assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_gif_keeps_frames_and_duration(tmp_path):
+    with VideoWriter(str(tmp_path / "a.GIF"), fps=30) as film:
+        for level in np.linspace(0, 1, 9):
+            film.add(torch.full((3, 5, 7), float(level)))
+    total = 0
+    with Image.open(tmp_path / "a.GIF") as image:
+        assert image.n_frames == 9 and image.size == (7, 5) and image.info["loop"] == 0
+        for index in range(9):
+            image.seek(index)
+            total += image.info["duration"]
+            assert abs(np.asarray(image.convert("RGB")).mean() / 255 - index / 8) < 0.51 / 255
+    assert total == 300  # 9 frames at 30 a second, to the nearest 1/100 s
+
+
+@pytest.mark.parametrize("ending", ["mp4", "gif"])
+@pytest.mark.parametrize("error", [RuntimeError("stop"), KeyboardInterrupt()])
+def test_an_error_in_the_block_leaves_the_old_file(tmp_path, ending, error):
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(b"old")
+    with pytest.raises(type(error)), VideoWriter(path) as film:
+        film.add(torch.zeros(3, 16, 16))
+        raise error
+    assert path.read_bytes() == b"old" and [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_full_disk_leaves_no_half_written_gif(tmp_path, monkeypatch):
+    def full(self, target, **options):
+        target.write_bytes(b"GIF89a")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with (
+        pytest.raises(OSError, match="cannot write .*a.gif.*No space left on device"),
+        VideoWriter(tmp_path / "a.gif") as film,
+    ):
+        film.add(torch.zeros(3, 4, 4))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_leaves_no_half_written_mp4(tmp_path, monkeypatch):
+    class FullDisk(video.subprocess.Popen):
+        def __init__(self, command, **options):
+            super().__init__([*command[:-1], "-f", "mp4", "/dev/full"], **options)
+
+    monkeypatch.setattr(video.subprocess, "Popen", FullDisk)
+    frames = torch.rand(40, 3, 64, 64)
+    with pytest.raises(OSError, match="cannot write .*a.mp4.*ffmpeg failed"), VideoWriter(tmp_path / "a.mp4") as film:
+        for frame in frames:
+            film.add(frame)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ffmpeg_dying_half_way_is_one_clear_error(tmp_path):
+    with (
+        pytest.raises(OSError, match="cannot write .*a.mp4.*ffmpeg failed with status"),
+        VideoWriter(tmp_path / "a.mp4") as film,
+    ):
+        film.add(torch.zeros(3, 256, 256))
+        film._encoder.kill()
+        for _ in range(50):
+            film.add(torch.zeros(3, 256, 256))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_use(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="must end in .mp4 or .gif, but got"):
+        VideoWriter(tmp_path / "a.avi")
+    for name, fps in (("a.mp4", 0), ("a.mp4", float("nan")), ("a.gif", 60)):
+        with pytest.raises(ValueError, match="fps must be above 0 and at most 50 for GIF"):
+            VideoWriter(tmp_path / name, fps=fps)
+    with pytest.raises(ValueError, match="at least one frame"), VideoWriter(tmp_path / "a.mp4"):
+        pass
+    with pytest.raises(ValueError, match="only inside"):
+        VideoWriter(tmp_path / "a.gif").add(torch.zeros(3, 2, 2))
+    with pytest.raises(ValueError, match=r"all frames must be \(2, 2\)"), VideoWriter(tmp_path / "a.gif") as film:
+        film.add(torch.zeros(3, 2, 2))
+        film.add(torch.zeros(3, 2, 3))
+    with pytest.raises(FileNotFoundError, match="cannot write"), VideoWriter(tmp_path / "no" / "a.gif"):
+        pass
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with (
+        pytest.raises(ImportError, match="pip install imageio-ffmpeg; or write a .gif"),
+        VideoWriter(tmp_path / "a.mp4"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
