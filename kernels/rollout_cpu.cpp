@@ -2,11 +2,11 @@
 //
 //     y = filters * x        h = relu(W1 y + b1), ...        u = W2 h + b2        x' = x + m u
 //
-// Only firing cells (m = 1) enter the network. Per row the filters are evaluated for VL columns at a time; the lanes that
-// fire are packed, and every CHUNK of packed cells runs through the layers as a register-blocked
-// matrix product. The backward pass packs the same cells again, recomputes their hidden units, and returns the gradient
-// of perception to the canvas by the transposed filters. Weight gradients are one partial sum per chunk of rows, added
-// in the order of the chunks: same inputs and same thread count give the same bits.
+// Only firing cells (m = 1) enter the network. canvas.h packs what they perceive, and every CHUNK of packed cells runs
+// through the layers of network.h as register-blocked matrix products. The backward pass packs the same cells again,
+// recomputes their hidden units, and returns the gradient of the perception to the canvas by the transposed filters.
+// Weight gradients are one partial sum per share of the rows, added in the order of the shares: same inputs and same
+// thread count give the same bits.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
@@ -14,378 +14,17 @@
 #include <sys/mman.h>
 #endif
 
-#include <algorithm>
-#include <cstdint>
-#include <cstdlib>
-#include <cstring>
-#include <memory>
-#include <vector>
-
-#include "simd.h"
+#include "canvas.h"
 
 #ifndef NCA_FAST_NAMESPACE
 #define NCA_FAST_NAMESPACE nca_fast_cpu
 #endif
 
+namespace nca_fast {
 namespace {
 
-constexpr int R = 6;             // outputs of a register block: R * V accumulators
-constexpr int CHUNK = 64;        // cells that run through the network together: their units stay in L1
-constexpr int64_t TILE = 256;    // columns of a tile: its rows stay in L1/L2
-constexpr int64_t GROUP = 512;   // cells whose perception gradient is gathered before the transposed filters run
-
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-struct Buffer {  // 64-byte aligned, uninitialised
-  explicit Buffer(int64_t n) : data(static_cast<float*>(std::aligned_alloc(64, round_up(std::max<int64_t>(n, 1) * 4, 64)))) {
-    TORCH_CHECK(data, "nca_fast: out of memory for ", n * 4, " bytes of scratch");
-  }
-  operator float*() const { return data.get(); }
-  struct Free { void operator()(float* p) const { std::free(p); } };
-  std::unique_ptr<float, Free> data;
-};
-
-// --- the network on packed cells ------------------------------------------------------------------------------------
-
-// A matrix [out][in] as blocks of R outputs, [out / R][in][R], zero-padded: the order in which `dense` reads it.
-struct Panel {
-  Panel(const float* weight, int out, int in, bool transposed) : in(in), blocks((out + R - 1) / R), data(int64_t(blocks) * in * R) {
-    for (int o = 0; o < blocks * R; ++o)
-      for (int k = 0; k < in; ++k)
-        data[(int64_t(o / R) * in + k) * R + o % R] = o >= out ? 0.f : transposed ? weight[int64_t(k) * out + o] : weight[int64_t(o) * in + k];
-  }
-  int in, blocks;
-  Buffer data;
-};
-
-struct Layer {
-  Layer(const float* weight, const float* bias_or_null, int out, int in)
-      : out(out), in(in), forward(weight, out, in, false), backward(weight, in, out, true), bias(round_up(out, R)), has_bias(bias_or_null) {
-    std::fill_n(static_cast<float*>(bias), round_up(out, R), 0.f);
-    if (has_bias) std::copy_n(bias_or_null, out, static_cast<float*>(bias));
-  }
-  int out, in;
-  Panel forward, backward;  // W and its transpose
-  Buffer bias;
-  bool has_bias;
-};
-
-// Numbers of packed cells: row k, cell p is at[k * stride + p].
-template <class T>
-struct Cells {
-  Cells operator+(int64_t cells) const { return {at + cells, stride}; }
-  operator Cells<const float>() const { return {at, stride}; }
-  T* at;
-  int64_t stride;
-};
-
-enum class Then { nothing, relu, gate };  // gate: zero where the hidden unit was not positive
-
-// out[o][p] = bias[o] + sum over k of W[o][k] in[k][p], for N vectors of cells p.
-template <int N, Then THEN>
-void dense_vectors(const Panel& w, const float* bias, Cells<const float> in, const float* hidden, Cells<float> out) {
-  for (int b = 0; b < w.blocks; ++b) {
-    vf a[R][N];
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < N; ++v) a[r][v] = bias ? splat(bias[b * R + r]) : splat(0.f);
-    const float* panel = w.data + int64_t(b) * w.in * R;
-    for (int k = 0; k < w.in; ++k) {
-      vf y[N];
-      for (int v = 0; v < N; ++v) y[v] = load(in.at + k * in.stride + v * VL);
-      for (int r = 0; r < R; ++r) {
-        const vf c = splat(panel[k * R + r]);
-        for (int v = 0; v < N; ++v) a[r][v] += c * y[v];
-      }
-    }
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < N; ++v) {
-        const int64_t row = b * R + r;
-        if (THEN == Then::relu) a[r][v] = positive_part(a[r][v]);
-        if (THEN == Then::gate) a[r][v] = where_positive(load(hidden + row * CHUNK + v * VL), a[r][v]);
-        store(out.at + row * out.stride + v * VL, a[r][v]);
-      }
-  }
-}
-
-template <Then THEN>
-void dense(const Panel& w, const float* bias, Cells<const float> in, const float* hidden, Cells<float> out, int cells) {
-  for (int p = 0; p < cells; p += V * VL) {
-    const float* h = THEN == Then::gate ? hidden + p : nullptr;
-    switch (std::min(V, (cells - p + VL - 1) / VL)) {
-      case 1: dense_vectors<1, THEN>(w, bias, in + p, h, out + p); break;
-      case 2: dense_vectors<2, THEN>(w, bias, in + p, h, out + p); break;
-      case 3: dense_vectors<3, THEN>(w, bias, in + p, h, out + p); break;
-      default: dense_vectors<V, THEN>(w, bias, in + p, h, out + p);
-    }
-  }
-}
-
-// [rows][cells] -> [cells][stride], by squares of VL x VL in registers.
-void transpose(Cells<const float> in, int rows, int cells, float* out, int stride) {
-  for (int k = 0; k < rows; k += VL)
-    for (int p = 0; p < cells; p += VL)
-      transpose_square(in.at + k * in.stride + p, in.stride, out + int64_t(p) * stride + k, stride);
-}
-
-// grad_w[o][k] += sum over cells p of grad[o][p] in[p][k], for N vectors of inputs k.
-template <int N>
-void outer_vectors(Cells<const float> grad, const float* in, int cells, int out, int stride, float* grad_w) {
-  for (int o = 0; o < out; o += R) {
-    vf a[R][N];
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < N; ++v) a[r][v] = splat(0.f);
-    for (int p = 0; p < cells; ++p) {
-      vf y[N];
-      for (int v = 0; v < N; ++v) y[v] = load(in + int64_t(p) * stride + v * VL);
-      for (int r = 0; r < R; ++r) {
-        const vf g = splat(grad.at[(o + r) * grad.stride + p]);
-        for (int v = 0; v < N; ++v) a[r][v] += g * y[v];
-      }
-    }
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < N; ++v) {
-        float* at = grad_w + int64_t(o + r) * stride + v * VL;
-        store(at, load(at) + a[r][v]);
-      }
-  }
-}
-
-void outer(Cells<const float> grad, const float* in, int cells, int out, int stride, float* grad_w) {
-  for (int k = 0; k < stride; k += V * VL) switch (std::min(V, (stride - k) / VL)) {
-      case 1: outer_vectors<1>(grad, in + k, cells, out, stride, grad_w + k); break;
-      case 2: outer_vectors<2>(grad, in + k, cells, out, stride, grad_w + k); break;
-      case 3: outer_vectors<3>(grad, in + k, cells, out, stride, grad_w + k); break;
-      default: outer_vectors<V>(grad, in + k, cells, out, stride, grad_w + k);
-    }
-}
-
-// --- one step of one canvas -----------------------------------------------------------------------------------------
-
-// A 3x3 filter over three vertical profiles of a column (a, b, c): smooth a + 2 b + c, slope c - a, and b itself. Any
-// filter is a sum of horizontally shifted profiles, and the usual ones need few: Sobel x 2, Sobel y 3, Laplacian 4.
-struct Correlation {
-  struct Term { int profile, shift; float weight; };  // profile 0 smooth, 1 slope, 2 the cell
-
-  explicit Correlation(const float* taps) {
-    for (int j = 0; j < 3; ++j) {
-      const float a = taps[j], b = taps[3 + j], c = taps[6 + j], weights[3] = {(a + c) / 2, (c - a) / 2, b - a - c};
-      for (int profile = 0; profile < 3; ++profile)
-        if (weights[profile] != 0) terms[count++] = {profile, j - 1, weights[profile]};
-    }
-  }
-
-  int count = 0;
-  Term terms[9];
-};
-
-struct Step {
-  Step(const at::Tensor& x, const at::Tensor& params, const at::Tensor& fire, const at::Tensor& stencils, at::IntArrayRef shapes,
-       int64_t frozen, bool circular, int64_t seed, int64_t origin_row, int64_t origin_column, int64_t first_sample)
-      : B(x.size(0)), C(x.size(1)), H(x.size(2)), W(x.size(3)), F(stencils.size(0)), frozen(frozen), circular(circular),
-        seed(seed), row0(origin_row), column0(origin_column), sample0(first_sample), fire(fire.data_ptr<int64_t>()),
-        fire_map(fire.dim() == 2), stencils(stencils.data_ptr<float>()) {
-    const float* at = params.data_ptr<float>();
-    for (size_t i = 0; i < shapes.size(); i += 3) {
-      const int64_t out = shapes[i], in = shapes[i + 1];
-      layers.push_back(std::make_unique<Layer>(at, shapes[i + 2] ? at + out * in : nullptr, out, in));
-      at += out * in + (shapes[i + 2] ? out : 0);
-    }
-    for (int64_t f = 0; f < F; ++f) {
-      const float* t = this->stencils + 9 * f;
-      filters.emplace_back(t);
-      for (int i = 0; i < filters[f].count; ++i) {
-        const Correlation::Term& term = filters[f].terms[i];
-        uses[term.profile].push_back({f, term.shift, term.weight});
-      }
-    }
-  }
-
-  int inputs() const { return layers.front()->in; }
-  int64_t plane() const { return H * W; }
-  int64_t wrap(int64_t row) const { return row < 0 ? row + H : row >= H ? row - H : row; }
-
-  int64_t B, C, H, W, F, frozen;
-  bool circular;
-  uint64_t seed;
-  uint32_t row0, column0, sample0;
-  uint32_t step = 0;
-  const int64_t* fire;  // a cell fires when its hash is below: one number, or a map [H][W]
-  bool fire_map;
-  const float* stencils;  // [F][3][3]
-  std::vector<Correlation> filters;
-  struct Use { int64_t filter; int shift; float weight; };
-  std::vector<Use> uses[3];  // the terms of all filters, by profile
-  std::vector<std::unique_ptr<Layer>> layers;
-};
-
-struct RowKey { uint32_t k0, k1; };
-
-RowKey philox_row_key(const Step& s, int64_t sample, int64_t row) {  // Philox4x32-10, see nca_fast/fire_mask.py
-  uint32_t c0 = s.row0 + uint32_t(row), c1 = s.sample0 + uint32_t(sample), c2 = s.step, c3 = 0;
-  uint32_t k0 = uint32_t(s.seed), k1 = uint32_t(s.seed >> 32);
-  for (int i = 0; i < 10; ++i) {
-    const uint64_t p0 = uint64_t(0xD2511F53u) * c0, p1 = uint64_t(0xCD9E8D57u) * c2;
-    c0 = uint32_t(p1 >> 32) ^ c1 ^ k0, c2 = uint32_t(p0 >> 32) ^ c3 ^ k1;
-    c1 = uint32_t(p1), c3 = uint32_t(p0);
-    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-  }
-  return {c0, c1};
-}
-
-// One bit per lane for the cells of columns column .. column + min(VL, left) - 1 that fire.
-uint32_t fire_bits(const Step& s, RowKey key, int64_t row, int64_t column, int64_t left) {
-  vu z = (lane_numbers() + (s.column0 + uint32_t(column))) * 0x9E3779B9u + key.k0;
-  z ^= z >> 16, z *= 0x21F0AAADu, z ^= z >> 15, z *= 0x735A2D97u, z ^= z >> 15, z ^= key.k1;
-  uint32_t bits = 0;
-  if (s.fire_map) {
-    const int64_t* limit = s.fire + row * s.W + column;
-    for (int i = 0; i < std::min<int64_t>(VL, left); ++i) bits |= uint32_t(int64_t(z[i]) < limit[i]) << i;
-    return bits;
-  }
-  bits = *s.fire > 0 ? lanes_at_most(z, uint32_t(*s.fire - 1)) : 0;
-  return left < VL ? bits & ((1u << left) - 1) : bits;
-}
-
-struct Block {       // up to VL neighbouring cells, of which those in `bits` lie at packed places `from`, from + 1, ...
-  int64_t offset;    // of its first cell, wherever the result goes
-  uint32_t bits;
-  int from;
-};
-using Blocks = std::vector<Block>;
-
-// Packs the perception of firing cells, and remembers where each packed cell lives. It works on copies of the rows of a
-// tile: the channels of a canvas whose side is a power of two all fall into the same few cache sets.
-struct Packer {
-  // Room for `cells` packed cells.
-  Packer(const Step& s, int64_t columns, int64_t cells)
-      : s(s), row_size(round_up(columns, VL) + 2 * VL), S(round_up(cells, VL) + VL), rows(3 * s.C * row_size), profiles(3 * row_size),
-        y(round_up(round_up(s.inputs(), VL), R) * S) {
-    std::memset(y, 0, s.inputs() * S * sizeof(float));  // a filter of zeros has no terms: its rows stay so
-  }
-
-  // The tile whose rows, from `row` on, are to be packed: columns c0 to c1 of one sample.
-  void begin(const float* x, int64_t row, int64_t c0, int64_t c1) {
-    canvas = x, left = c0, width = c1 - c0;
-    copy_row(row - 1), copy_row(row);
-  }
-
-  // The copy of a row of channel c; valid for columns -1 to width of the tile.
-  float* tile_row(int64_t c, int64_t row) const { return rows + ((row + 3) % 3 * s.C + c) * row_size + VL; }
-
-  void copy_row(int64_t row) {
-    const bool outside = !s.circular && (row < 0 || row >= s.H);
-    const int64_t before = left > 0 ? left - 1 : s.circular ? s.W - 1 : -1, end = left + width;
-    const int64_t after = end < s.W ? end : s.circular ? 0 : -1;
-    for (int64_t c = 0; c < s.C; ++c) {
-      float* to = tile_row(c, row);
-      if (outside) { std::fill_n(to - 1, width + 2, 0.f); continue; }
-      const float* from = canvas + c * s.plane() + s.wrap(row) * s.W;
-      std::memcpy(to, from + left, width * sizeof(float));
-      to[-1] = before < 0 ? 0.f : from[before];
-      to[width] = after < 0 ? 0.f : from[after];
-    }
-  }
-
-  // The three profiles of channel c around `row`, for columns from - 1 to to of the tile.
-  void profile_columns(int64_t c, int64_t row, int64_t from, int64_t to) const {
-    const float *above = tile_row(c, row - 1), *here = tile_row(c, row), *below = tile_row(c, row + 1);
-    float *smooth = profiles + VL, *slope = smooth + row_size, *cell = slope + row_size;
-    for (int64_t i = from - VL; i <= to; i += VL) {
-      const vf a = load(above + i), b = load(here + i), c = load(below + i);
-      store(smooth + i, (a + c) + 2 * b);
-      store(slope + i, c - a);
-      store(cell + i, b);
-    }
-  }
-
-  // Packs what the cells of the given blocks of a row perceive.
-  void perceive(int64_t row, const Blocks& batch) const {
-    const int64_t from = batch.front().offset, to = batch.back().offset + VL;
-    for (int64_t c = 0; c < s.C; ++c) {
-      profile_columns(c, row, from, to);
-      for (int64_t f = 0; f < s.F; ++f) {
-        const Correlation& filter = s.filters[f];
-        float* packed = y + (f * s.C + c) * S;
-        switch (filter.count) {
-          case 0: break;
-          case 1: correlate<1>(filter, packed, batch); break;
-          case 2: correlate<2>(filter, packed, batch); break;
-          case 3: correlate<3>(filter, packed, batch); break;
-          case 4: correlate<4>(filter, packed, batch); break;
-          case 5: correlate<5>(filter, packed, batch); break;
-          case 6: correlate<6>(filter, packed, batch); break;
-          case 7: correlate<7>(filter, packed, batch); break;
-          case 8: correlate<8>(filter, packed, batch); break;
-          default: correlate<9>(filter, packed, batch);
-        }
-      }
-    }
-  }
-
-  template <int N>
-  void correlate(const Correlation& filter, float* packed, const Blocks& batch) const {
-    vf weight[N];
-    const float* from[N];
-    for (int i = 0; i < N; ++i) {
-      weight[i] = splat(filter.terms[i].weight);
-      from[i] = profiles + filter.terms[i].profile * row_size + VL + filter.terms[i].shift;
-    }
-    for (const Block &block : batch) {
-      vf total = weight[0] * load(from[0] + block.offset);
-      for (int i = 1; i < N; ++i) total += weight[i] * load(from[i] + block.offset);
-      append(packed + block.from, total, block.bits);
-    }
-  }
-
-  // Packs the firing cells of a row behind those that are left over; `offset` is that of the row's first cell.
-  const Blocks& pack_row(int64_t sample, int64_t row, int64_t offset) {
-    copy_row(row + 1);
-    const RowKey key = philox_row_key(s, sample, row);
-    batch.clear();
-    for (int64_t at = 0; at < width; at += VL) {
-      const uint32_t bits = fire_bits(s, key, row, left + at, width - at);
-      blocks.push_back({offset + at, bits, count});
-      if (bits) batch.push_back({at, bits, count});
-      count += __builtin_popcount(bits);
-    }
-    if (!batch.empty()) perceive(row, batch);
-    return batch;
-  }
-
-  void forget() { count = 0, blocks.clear(); }
-
-  // The blocks of the first `cells` packed cells; forgets those cells and moves the others to the front.
-  const Blocks& drain(int cells) {
-    done.clear();
-    size_t kept = 0;
-    for (const Block& block : blocks) {
-      uint32_t now = block.bits;
-      if (!now) continue;
-      if (block.from + __builtin_popcount(now) > cells) {
-        now = 0;
-        for (uint32_t n = block.from, rest = block.bits; int(n) < cells; ++n, rest &= rest - 1) now |= rest & -rest;
-        blocks[kept++] = {block.offset, block.bits ^ now, std::max(block.from - cells, 0)};
-      }
-      if (now) done.push_back({block.offset, now, block.from});
-    }
-    blocks.resize(kept);
-    count -= cells;
-    for (int64_t k = 0; k < s.inputs(); ++k)
-      for (int p = 0; p < count; p += VL) store(y + k * S + p, load(y + k * S + cells + p));
-    return done;
-  }
-
-  const Step& s;
-  const int64_t row_size;
-  const int64_t S;  // stride of packed cells; a store may overshoot by a vector
-  Buffer rows;      // three rows in turn, [3][C][row_size], columns from VL on
-  Buffer profiles;  // of one channel and row: smooth, slope, cell; [3][row_size]
-  Buffer y;         // [inputs][S]
-  const float* canvas = nullptr;
-  int64_t left = 0, width = 0;
-  int count = 0;
-  Blocks blocks, batch, done;  // where the packed cells live; scratch
-};
+constexpr int FOLD = 64;        // chunks whose weight gradients are summed in float32
+constexpr int64_t GROUP = 512;  // cells whose perception gradient is gathered before the transposed filters run
 
 // Rows begin .. end of all samples' rows, cut at the samples: f(sample, first row, end row).
 template <class Visit>
@@ -397,16 +36,16 @@ void for_samples(const Step& s, int64_t begin, int64_t end, const Visit& visit) 
   }
 }
 
-// f(chunk, first row, end row) in parallel. The cut depends on the sizes and the thread count alone.
+// f(share, first row, end row) in parallel. The cut depends on the sizes and the thread count alone.
 template <class Visit>
-void for_chunks(const Step& s, int64_t chunks, const Visit& visit) {
-  at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) visit(i, i * s.B * s.H / chunks, (i + 1) * s.B * s.H / chunks);
+void for_shares(const Step& s, int64_t shares, const Visit& visit) {
+  at::parallel_for(0, shares, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) visit(i, i * s.B * s.H / shares, (i + 1) * s.B * s.H / shares);
   });
 }
 
-int64_t chunk_count(const Step& s) {
-  const int64_t enough = std::max<int64_t>(1, s.B * s.H * s.W / 512);  // a chunk of fewer cells is not worth a thread
+int64_t share_count(const Step& s) {
+  const int64_t enough = std::max<int64_t>(1, s.B * s.H * s.W / 512);  // fewer cells are not worth a thread
   return std::min({int64_t(at::get_num_threads()), enough, s.B * s.H});
 }
 
@@ -486,19 +125,35 @@ struct Forward {
 
 // --- backward -------------------------------------------------------------------------------------------------------
 
-// What one chunk of rows leaves behind: weight gradients, and gradients of rows that belong to another chunk.
+// What one share of the rows leaves behind: weight gradients, and gradients of rows that belong to another share.
 struct Partial {
   struct Row { int64_t sample, row; std::unique_ptr<Buffer> grad; };
 
-  explicit Partial(const Step& s) {
+  explicit Partial(const Step& s) : s(s), total(s.parameters(), 0.0) {
     for (const auto& layer : s.layers) {
-      const int64_t n = round_up(layer->out, R) * round_up(layer->in, VL);
-      weight.push_back(std::make_unique<Buffer>(n)), bias.push_back(std::make_unique<Buffer>(layer->out * VL));
-      std::fill_n(static_cast<float*>(*weight.back()), n, 0.f), std::fill_n(static_cast<float*>(*bias.back()), layer->out * VL, 0.f);
+      weight.push_back(std::make_unique<Buffer>(weight_size(*layer))), bias.push_back(std::make_unique<Buffer>(layer->out * VL));
+      std::fill_n(static_cast<float*>(*weight.back()), weight_size(*layer), 0.f);
+      std::fill_n(static_cast<float*>(*bias.back()), layer->out * VL, 0.f);
     }
   }
 
-  float* outside_row(const Step& s, int64_t sample, int64_t row) {  // [C][W]
+  static int64_t weight_size(const Layer& layer) { return round_up(layer.out, R) * round_up(layer.in, VL); }
+
+  // Moves the sums into `total`: short float sums and one long double sum, or a large canvas would lose digits.
+  void fold() {
+    double* at = total.data();
+    for (size_t i = 0; i < s.layers.size(); ++i) {
+      const Layer& layer = *s.layers[i];
+      for (int64_t o = 0; o < layer.out; ++o)
+        for (int64_t k = 0; k < layer.in; ++k) *at++ += (*weight[i])[o * round_up(layer.in, VL) + k];
+      for (int64_t o = 0; layer.has_bias && o < layer.out; ++o) *at++ += sum_lanes(*bias[i] + o * VL);
+      std::fill_n(static_cast<float*>(*weight[i]), weight_size(layer), 0.f);
+      std::fill_n(static_cast<float*>(*bias[i]), layer.out * VL, 0.f);
+    }
+    chunks = 0;
+  }
+
+  float* outside_row(int64_t sample, int64_t row) {  // [C][W]
     for (const Row& r : outside)
       if (r.sample == sample && r.row == row) return *r.grad;
     outside.push_back({sample, row, std::make_unique<Buffer>(s.C * s.W)});
@@ -506,7 +161,10 @@ struct Partial {
     return *outside.back().grad;
   }
 
-  std::vector<std::unique_ptr<Buffer>> weight, bias;  // [out to R][in to VL], [out][VL]
+  const Step& s;
+  std::vector<double> total;                          // as params
+  std::vector<std::unique_ptr<Buffer>> weight, bias;  // [out to R][in to VL], [out][VL]: of the last chunks
+  int chunks = 0;
   std::vector<Row> outside;
 };
 
@@ -543,6 +201,7 @@ struct Backward {
       if (i) dense<Then::gate>(layer.backward, nullptr, grad, *units[i - 1], {*grads[i - 1], CHUNK}, cells);
       else dense<Then::nothing>(layer.backward, nullptr, grad, nullptr, {grad_y + p, packer.S}, cells);
     }
+    if (++partial.chunks == FOLD) partial.fold();
   }
 
   void rows(const float* x, const float* grad, float* grad_x, int64_t begin, int64_t end) {
@@ -594,7 +253,7 @@ struct Backward {
     for (int i = 0; i < 3; ++i) {
       const int64_t to = s.wrap(row + i - 1);
       const bool lost = !s.circular && to != row + i - 1, own = to >= r0 && to < r1;
-      target[i] = lost ? nullptr : own ? grad_x + to * s.W : partial.outside_row(s, sample, to);
+      target[i] = lost ? nullptr : own ? grad_x + to * s.W : partial.outside_row(sample, to);
       plane[i] = own ? s.plane() : s.W;
     }
     const int64_t before = c0 > 0 ? c0 - 1 : s.circular ? s.W - 1 : -1, after = c1 < s.W ? c1 : s.circular ? 0 : -1;
@@ -659,7 +318,7 @@ void advance(const at::Tensor& x, const at::Tensor& params, const at::Tensor& fi
     s.step = uint32_t(first_step + n);
     float* state = states.data_ptr<float>() + n / every * size;
     float* to = (every - 1 - n % every) % 2 ? scratch.data_ptr<float>() : state;  // the last of `every` lands in states
-    for_chunks(s, chunk_count(s), [&](int64_t, int64_t begin, int64_t end) { Forward(s, std::min(s.W, TILE)).rows(from, to, begin, end); });
+    for_shares(s, share_count(s), [&](int64_t, int64_t begin, int64_t end) { Forward(s, std::min(s.W, TILE)).rows(from, to, begin, end); });
     from = to;
   }
 }
@@ -670,13 +329,14 @@ void retreat(const at::Tensor& x, const at::Tensor& grad, const at::Tensor& para
              int64_t first_sample, int64_t step, at::Tensor grad_x, at::Tensor grad_params) {
   Step s(x, params, fire, stencils, layers, frozen, circular, seed, origin_row, origin_column, first_sample);
   s.step = uint32_t(step);
-  const int64_t chunks = chunk_count(s), columns = std::min(s.W, TILE);
+  const int64_t shares = share_count(s), columns = std::min(s.W, TILE);
   float* out = grad_x.data_ptr<float>();
-  std::vector<std::unique_ptr<Partial>> partials(chunks);
-  for_chunks(s, chunks, [&](int64_t i, int64_t begin, int64_t end) {
+  std::vector<std::unique_ptr<Partial>> partials(shares);
+  for_shares(s, shares, [&](int64_t i, int64_t begin, int64_t end) {
     partials[i] = std::make_unique<Partial>(s);
     const int64_t group_rows = std::clamp<int64_t>(GROUP / columns, 1, end - begin);
     Backward(s, *partials[i], columns, group_rows).rows(x.data_ptr<float>(), grad.data_ptr<float>(), out, begin, end);
+    partials[i]->fold();
   });
   for (const auto& partial : partials) {
     for (const auto& row : partial->outside)
@@ -685,21 +345,16 @@ void retreat(const at::Tensor& x, const at::Tensor& grad, const at::Tensor& para
         const float* from = *row.grad + c * s.W;
         for (int64_t i = 0; i < s.W; ++i) to[i] += from[i];
       }
-    double* at = grad_params.data_ptr<double>();
-    for (size_t i = 0; i < s.layers.size(); ++i) {
-      const Layer& layer = *s.layers[i];
-      for (int64_t o = 0; o < layer.out; ++o)
-        for (int64_t k = 0; k < layer.in; ++k) *at++ += (*partial->weight[i])[o * round_up(layer.in, VL) + k];
-      for (int64_t o = 0; layer.has_bias && o < layer.out; ++o) *at++ += sum_lanes(*partial->bias[i] + o * VL);
-    }
+    for (int64_t i = 0; i < s.parameters(); ++i) grad_params.data_ptr<double>()[i] += partial->total[i];
   }
 }
 
 }  // namespace
+}  // namespace nca_fast
 
 TORCH_LIBRARY(NCA_FAST_NAMESPACE, m) {
   m.def("advance(Tensor x, Tensor params, Tensor fire, Tensor stencils, int[] layers, int frozen, bool circular, int seed, "
-        "int origin_row, int origin_column, int first_sample, int first_step, Tensor(a!) states, int every) -> ()", &advance);
+        "int origin_row, int origin_column, int first_sample, int first_step, Tensor(a!) states, int every) -> ()", &nca_fast::advance);
   m.def("retreat(Tensor x, Tensor grad, Tensor params, Tensor fire, Tensor stencils, int[] layers, int frozen, bool circular, "
-        "int seed, int origin_row, int origin_column, int first_sample, int step, Tensor(a!) grad_x, Tensor(b!) grad_params) -> ()", &retreat);
+        "int seed, int origin_row, int origin_column, int first_sample, int step, Tensor(a!) grad_x, Tensor(b!) grad_params) -> ()", &nca_fast::retreat);
 }

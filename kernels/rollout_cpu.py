@@ -12,13 +12,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-_SOURCES = tuple(Path(__file__).with_name(name) for name in ("rollout_cpu.cpp", "simd.h"))
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("rollout_cpu.cpp", "canvas.h", "network.h", "simd.h"))
 # Steps of one call into C++ are limited to about this many cell-steps, a second or two, so that Ctrl-C is heard.
 _CELL_STEPS_PER_CALL = 50_000_000
 
@@ -43,7 +43,7 @@ def _flags(isa):
     return ["-mcpu=native"] if platform.machine() in ("aarch64", "arm64") else ["-march=native"]
 
 
-@lru_cache(maxsize=None)
+@cache
 def load(isa: str = "native"):
     """The compiled operators `advance` and `retreat`, built first if this machine has not got them yet.
 
@@ -58,7 +58,8 @@ def load(isa: str = "native"):
     namespace = "nca_fast_cpu" if isa == "native" else "nca_fast_cpu_" + isa.replace("-", "_")
     compiler = os.environ.get("CXX", "c++")
     flags = ["-std=c++20", "-O3", *_flags(isa), "-fPIC", "-shared", "-fopenmp", f"-DNCA_FAST_NAMESPACE={namespace}"]
-    flags += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
+    # Hidden, because two libraries for two instruction sets hold functions of the same names.
+    flags += ["-fvisibility=hidden", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
     known = [torch.__version__, sys.platform, _cpu_model(), compiler, *flags, *(s.read_text() for s in _SOURCES)]
     library = cache_folder() / f"rollout_{hashlib.sha256(chr(0).join(known).encode()).hexdigest()[:20]}.so"
     if not library.exists():
@@ -84,21 +85,21 @@ def _compile(command, links, library):
         os.replace(built, library)
 
 
-def advance(x: Tensor, params: Tensor, fire: Tensor, arguments, place, first_step: int, states: Tensor, every: int):
+def advance(x: Tensor, params: Tensor, fire: Tensor, about, place, first_step: int, states: Tensor, every: int):
     """states[j] = x after (j + 1) * every steps.
 
     Args:
         x: [B, C, H, W] float32, contiguous, as all tensors here.
         params: All layers' weights [out, in] and biases in a row, float32.
         fire: A cell fires when its hash is below: int64, [] or a map [H, W].
-        arguments: (stencils [F, 3, 3], layers ((out, in, has bias), ...), frozen, circular).
+        about: (stencils [F, 3, 3], layers ((out, in, has bias), ...), frozen, circular).
         place: (seed as a signed integer, origin row, origin column, first sample).
         first_step: Number of the first step.
         states: Written. [n, B, C, H, W].
         every: Steps between two states.
     """
     kernel = load()
-    stencils, layers, frozen, circular = arguments
+    stencils, layers, frozen, circular = about
     settings = (params, fire, stencils, [int(v) for layer in layers for v in layer], frozen, circular, *place)
     cells = x.numel() // x.shape[1]
     # An even number, because a call that starts from states[j] must not write there in its first step.
@@ -111,7 +112,7 @@ def advance(x: Tensor, params: Tensor, fire: Tensor, arguments, place, first_ste
             x, done = states[j], done + count
 
 
-def retreat(x: Tensor, grad: Tensor, params: Tensor, fire: Tensor, arguments, place, step: int, grad_x, grad_params):
+def retreat(x: Tensor, grad: Tensor, params: Tensor, fire: Tensor, about, place, step: int, grad_x, grad_params):
     """The gradient of one step, taken from x.
 
     Args:
@@ -120,6 +121,6 @@ def retreat(x: Tensor, grad: Tensor, params: Tensor, fire: Tensor, arguments, pl
         grad_params: Added to: gradient of params. float64.
         The others as in `advance`.
     """
-    stencils, layers, frozen, circular = arguments
+    stencils, layers, frozen, circular = about
     shapes = [int(v) for layer in layers for v in layer]
     load().retreat(x, grad, params, fire, stencils, shapes, frozen, circular, *place, step, grad_x, grad_params)

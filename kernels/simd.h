@@ -7,7 +7,7 @@
 #include <immintrin.h>
 #endif
 
-namespace {
+namespace nca_fast {
 
 #if defined(__AVX512F__)
 constexpr int VL = 16, V = 4;  // lanes of a vector, vectors of a register block: R * V + V + 1 registers of 32
@@ -50,9 +50,9 @@ inline void add_some(float* p, vf v, int64_t n) {
 
 // Adds n floats to VL partial sums; `sum_lanes` adds those up.
 inline void add_lanes(float* sums, const float* p, int n) {
-  vf v = load(sums);
+  vf v{};
   for (int i = 0; i < n; i += VL) v += load_some(p + i, n - i);
-  store(sums, v);
+  store(sums, load(sums) + v);
 }
 
 inline float sum_lanes(const float* sums) {
@@ -154,4 +154,4 @@ inline void transpose_square(const float* in, int64_t in_stride, float* out, int
   for (int i = 0; i < VL; ++i) store(out + i * out_stride, v[i]);
 }
 
-}  // namespace
+}  // namespace nca_fast

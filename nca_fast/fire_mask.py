@@ -5,7 +5,8 @@ and the device. This one is computed wherever it is needed, from global canvas c
 reference and in every kernel:
 
     (k0, k1, _, _) = Philox4x32-10(counter = (row, sample, step, 0), key = (seed low word, seed high word))
-    z = column * 0x9E3779B9 + k0;  z ^= z >> 16;  z *= 0x21F0AAAD;  z ^= z >> 15;  z *= 0x735A2D97;  z ^= z >> 15;  z ^= k1
+    z = column * 0x9E3779B9 + k0
+    z ^= z >> 16;  z *= 0x21F0AAAD;  z ^= z >> 15;  z *= 0x735A2D97;  z ^= z >> 15;  z ^= k1
     the cell fires when z < fire_rate * 2**32
 
 all modulo 2**32. Philox (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011) once per row buys

@@ -68,7 +68,7 @@ class NCA(nn.Module):
 
     @classmethod
     def preset(cls, name: str) -> "NCA":
-        """The named automaton with fresh weights: "texture", "clip", "style", "style-two-filters", "image-manipulation".
+        """The automaton of that name in `presets.PRESETS`, "texture" for example, with fresh weights.
 
         Raises:
             ValueError: unknown name.
@@ -236,4 +236,6 @@ class NCA(nn.Module):
 
     def extra_repr(self) -> str:
         rule = self.rule
-        return f"{rule.channels} channels, {len(rule.filters)} filters, hidden {rule.hidden}, fire rate {rule.fire_rate}"
+        return (
+            f"{rule.channels} channels, {len(rule.filters)} filters, hidden {rule.hidden}, fire rate {rule.fire_rate}"
+        )

@@ -1,6 +1,6 @@
 """The one operation: `rollout`, a whole run of an automaton as one autograd node.
 
-Here are the checks, the choice of a backend, and the operator that torch.compile and autograd see. It saves states only;
+Here are the choice of a backend, and the operator that torch.compile and autograd see. It saves states only;
 everything else of the backward pass (masks, perception, hidden units) is computed again by the kernels.
 """
 
@@ -11,13 +11,12 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from nca_fast import reference
+from nca_fast import arguments, reference
 from nca_fast.fire_mask import threshold
 from nca_fast.rule import Rule
 
 BACKENDS = ("reference", "cpu")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
-_STATE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def rollout(
@@ -68,11 +67,11 @@ def rollout(
         RuntimeError: a second derivative is asked of a kernel (use backend="reference"), or backend="cpu" is asked
             for and the kernel cannot be compiled.
     """
-    _check_state(x, rule)
-    _check_weights(x, weights, rule)
-    _check_numbers(steps, seed, first_step, origin, first_sample, checkpoint_every, bptt_steps)
+    arguments.check_state(x, rule)
+    arguments.check_weights(x, weights, rule)
+    arguments.check_numbers(steps, seed, first_step, origin, first_sample, checkpoint_every, bptt_steps)
     if fire_rate is not None:
-        _check_fire_rate(x, fire_rate)
+        arguments.check_fire_rate(x, fire_rate)
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, but got {precision!r}.")
     per_sample = any(w.ndim == 3 or (b is not None and b.ndim == 2) for w, b in weights)
@@ -113,82 +112,6 @@ def rollout(
         every,
         passed,
     )[0]
-
-
-# --- checks -----------------------------------------------------------------------------------------------------------
-
-
-def _check_state(x, rule):
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a tensor [B, C, H, W], but got {type(x).__name__}.")
-    if not isinstance(rule, Rule):
-        raise TypeError(f"rule must be an nca_fast.Rule, but got {type(rule).__name__}.")
-    if x.ndim != 4:
-        raise ValueError(f"x must have shape [B, C, H, W], but got {tuple(x.shape)}.")
-    if x.shape[1] != rule.channels:
-        raise ValueError(f"x must have the rule's {rule.channels} channels in [B, C, H, W], but got {tuple(x.shape)}.")
-    if x.shape[0] < 1 or x.shape[2] < 1 or x.shape[3] < 1:
-        raise ValueError(f"x must have at least one sample, row and column, but got {tuple(x.shape)}.")
-    if x.dtype not in _STATE_DTYPES:
-        raise TypeError(f"x must be float32, float64, bfloat16 or float16, but got {x.dtype}: use x.float().")
-
-
-def _check_weights(x, weights, rule):
-    layers = rule.layers
-    if len(weights) != len(layers):
-        raise ValueError(f"weights must hold {len(layers)} (W, b) pairs, one for each layer, but got {len(weights)}.")
-    B = x.shape[0]
-    for i, ((weight, bias), (out, inputs, has_bias)) in enumerate(zip(weights, layers, strict=True)):
-        name = f"weights[{i}]"
-        if weight.shape != (out, inputs) and weight.shape != (B, out, inputs):
-            want = f"[{out}, {inputs}] or [{B}, {out}, {inputs}]"
-            raise ValueError(f"{name}[0] must have shape {want}, but got {list(weight.shape)}.")
-        if has_bias != (bias is not None):
-            raise ValueError(f"{name}[1] must be {'a bias' if has_bias else 'None'} by the rule, but got {bias!r:.60}.")
-        if bias is not None and bias.shape != (out,) and bias.shape != (B, out):
-            raise ValueError(f"{name}[1] must have shape [{out}] or [{B}, {out}], but got {list(bias.shape)}.")
-        for t in (weight, bias):
-            if t is None:
-                continue
-            if t.device != x.device:
-                raise ValueError(f"{name} must be on the device of x, {x.device}, but got {t.device}: use .to(x.device).")
-            if not t.is_floating_point():
-                raise TypeError(f"{name} must be floating point, but got {t.dtype}.")
-            if t.is_cpu and not torch.compiler.is_compiling() and not bool(torch.isfinite(t).all()):
-                raise ValueError(f"{name} must be finite, but holds NaN or infinity: the training has diverged.")
-
-
-def _check_numbers(steps, seed, first_step, origin, first_sample, checkpoint_every, bptt_steps):
-    def check(name, value, low, high):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an integer, but got {value!r}.")
-        if value < low or value > high:
-            raise ValueError(f"{name} must be from {low} to {high}, but got {value}.")
-
-    check("steps", steps, 1, 2**32 - 1)
-    check("seed", seed, 0, 2**64 - 1)
-    check("first_step", first_step, 0, 2**32 - steps)
-    if len(origin) != 2:
-        raise ValueError(f"origin must be (row, column), but got {origin!r}.")
-    check("origin row", origin[0], 0, 2**32 - 1)
-    check("origin column", origin[1], 0, 2**32 - 1)
-    check("first_sample", first_sample, 0, 2**32 - 1)
-    if checkpoint_every is not None:
-        check("checkpoint_every", checkpoint_every, 1, 2**32 - 1)
-    if bptt_steps is not None:
-        check("bptt_steps", bptt_steps, 1, 2**32 - 1)
-
-
-def _check_fire_rate(x, fire_rate):
-    if not isinstance(fire_rate, Tensor) or not fire_rate.is_floating_point():
-        raise TypeError(f"fire_rate must be a floating-point map [H, W] or None, but got {fire_rate!r:.60}.")
-    if fire_rate.shape != x.shape[2:]:
-        raise ValueError(f"fire_rate must have shape {list(x.shape[2:])}, but got {list(fire_rate.shape)}.")
-    if fire_rate.device != x.device:
-        raise ValueError(f"fire_rate must be on the device of x, {x.device}, but got {fire_rate.device}.")
-    if not torch.compiler.is_compiling() and not bool(((fire_rate >= 0) & (fire_rate <= 1)).all()):
-        low, high = fire_rate.min().item(), fire_rate.max().item()
-        raise ValueError(f"fire_rate must be in [0, 1], but got values from {low} to {high}.")
 
 
 # --- backends ---------------------------------------------------------------------------------------------------------
@@ -248,7 +171,7 @@ def _kernels(backend):
 
 
 @lru_cache(maxsize=256)
-def _step_arguments(rule):
+def _about(rule):
     """What a kernel needs to know of a rule, from its JSON: stencils [F, 3, 3], layers, frozen, circular."""
     rule = Rule.from_json(rule)
     stencils = torch.zeros(len(rule.filters), 3, 3)
@@ -284,24 +207,22 @@ def _rollout_op(
     passed: int,
 ) -> tuple[Tensor, Tensor]:
     """The states after the last step, and the states at which the segments begin (x itself left out)."""
-    kernels, arguments = _kernels(backend), _step_arguments(rule)
+    kernels, about = _kernels(backend), _about(rule)
     place = (seed, origin_row, origin_column, first_sample)
     starts = [s for s in _segments(steps, every, passed) if s > 0]
     saved = x.new_empty(len(starts), *x.shape)
     state, now = x, 0
     if starts:
-        kernels.advance(state, params, fire, arguments, place, first_step, saved[:1], starts[0])
-        kernels.advance(saved[0], params, fire, arguments, place, first_step + starts[0], saved[1:], every)
+        kernels.advance(state, params, fire, about, place, first_step, saved[:1], starts[0])
+        kernels.advance(saved[0], params, fire, about, place, first_step + starts[0], saved[1:], every)
         state, now = saved[-1], starts[-1]
     y = torch.empty_like(x)
-    kernels.advance(state, params, fire, arguments, place, first_step + now, y[None], steps - now)
+    kernels.advance(state, params, fire, about, place, first_step + now, y[None], steps - now)
     return y, saved
 
 
 @_rollout_op.register_fake
-def _(
-    x, params, fire, rule, backend, steps, seed, first_step, origin_row, origin_column, first_sample, every, passed
-):
+def _(x, params, fire, rule, backend, steps, seed, first_step, origin_row, origin_column, first_sample, every, passed):
     starts = [s for s in _segments(steps, every, passed) if s > 0]
     return torch.empty_like(x), x.new_empty(len(starts), *x.shape)
 
@@ -325,7 +246,7 @@ def _rollout_backward_op(
     passed: int,
 ) -> tuple[Tensor, Tensor]:
     """Gradients in x and in params."""
-    kernels, arguments = _kernels(backend), _step_arguments(rule)
+    kernels, about = _kernels(backend), _about(rule)
     place = (seed, origin_row, origin_column, first_sample)
     grad_params = torch.zeros_like(params, dtype=torch.float64)
     grad, scratch = grad_y, None
@@ -334,12 +255,12 @@ def _rollout_backward_op(
     states = ([x] if begin[0] == 0 else []) + list(saved)
     for start, end, state in reversed(list(zip(begin, begin[1:] + [steps], states, strict=True))):
         between = inner[: end - start - 1]
-        kernels.advance(state, params, fire, arguments, place, first_step + start, between, 1)
+        kernels.advance(state, params, fire, about, place, first_step + start, between, 1)
         for n in reversed(range(start, end)):
             state_n = state if n == start else between[n - start - 1]
             if scratch is None:
                 scratch = torch.empty_like(x)
-            kernels.retreat(state_n, grad, params, fire, arguments, place, first_step + n, scratch, grad_params)
+            kernels.retreat(state_n, grad, params, fire, about, place, first_step + n, scratch, grad_params)
             grad, scratch = scratch, (None if grad is grad_y else grad)
     if passed < steps:
         grad = torch.zeros_like(x)

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nca_fast import checkpoint, features
 from nca_fast.files import check_writable
@@ -25,99 +25,9 @@ from nca_fast.training import run_folder
 from nca_fast.training.listeners import Checkpoints, JsonLog, PreviewStrip, ProgressBar
 from nca_fast.training.loop import Report, Run, default_milestones, derived_seed, learning_rate_at, train
 from nca_fast.training.pool import Pool
+from nca_fast.training.texture_config import FREE_ON_RESUME, SMALLEST_IMAGE, TextureConfig
 
-SMALLEST_IMAGE = 16  # VGG halves a picture four times
 PREVIEWS = 11  # with the target they fill one row of the strip
-StyleLoss = Literal["ot", "gram", "w2"]
-Features = Literal["random", "patches", "vgg16", "vgg19"]
-Backend = Literal["reference", "cpu"]
-
-# What may change while a run goes on, because the weights after an iteration do not depend on it.
-FREE_ON_RESUME = ("iterations", "threads", "checkpoint_every", "checkpoint_seconds", "preview_every")
-FREE_ON_RESUME += ("picture_steps", "video_steps")
-
-
-@dataclass(frozen=True)
-class TextureConfig:
-    """Settings of a texture training. The defaults are the recipe of the Distill notebook, shortened."""
-
-    image_size: int = 128
-    """The picture is shrunk until its longer side has this many pixels; the canvas is a square of so many cells."""
-    preset: str = "texture"
-    """Named automaton to train: its channels, hidden widths and filters."""
-    iterations: int = 2000
-    """Length of the training. May be raised when a run is resumed. (The notebook: 5000.)"""
-    learning_rate: float = 1e-3
-    """Step size of Adam, before the milestones."""
-    lr_milestones: tuple[int, ...] | None = None
-    """Iterations at which the learning rate is lowered. None: 1000 and 2000, in short runs half and four fifths."""
-    lr_gamma: float = 0.3
-    """Factor by which each milestone lowers the learning rate."""
-    normalize_gradients: bool = True
-    """Scale the gradient of each parameter tensor to unit length."""
-    pool_size: int = 256
-    """States that live on between iterations. They take memory and disk: 0.8 MB each at 128 x 128 cells."""
-    batch_size: int = 4
-    """States that an iteration takes from the pool."""
-    reseed_every: int = 8
-    """So often one state of the batch starts afresh, that the automaton does not forget how to begin. 0: never."""
-    steps_min: int = 32
-    """Shortest rollout of an iteration."""
-    steps_max: int = 96
-    """Longest rollout of an iteration."""
-    loss: StyleLoss = "ot"
-    """How textures are compared: sliced optimal transport, Gram matrices, or Wasserstein-2 distance of Gaussians."""
-    features: Features = "random"
-    """What is compared: a random network or patches need no download, vgg16 and vgg19 are better and need weights."""
-    weights: str | None = None
-    """File with the weights of vgg16 or vgg19. None: torchvision's cache, or its download."""
-    projections: int = 32
-    """Random directions on which --loss ot compares, for each set of features."""
-    overflow_weight: float = 1.0
-    """Weight of the loss that keeps all channels of all cells between -1 and 1."""
-    seed: int = 0
-    """Fixes all randomness: the same seed gives the same result on the same machine with the same threads."""
-    backend: Backend | None = None
-    """What computes the rollouts. None: the fastest that this machine has."""
-    threads: int | None = None
-    """CPU threads. None: as many as PyTorch chooses."""
-    checkpoint_every: int | None = None
-    """Save the state of training after so many iterations. None: only by time."""
-    checkpoint_seconds: float = 60.0
-    """Save the state of training after so many seconds."""
-    preview_every: int | None = None
-    """Add a picture to preview.png after so many iterations. None: eleven pictures in the run."""
-    picture_steps: int = 256
-    """Steps of the rollout that ends as texture.png, at four times the training size."""
-    video_steps: int = 1890
-    """Steps shown in texture.mp4, at twice the training size; 1890 make 10 seconds. 0: no video."""
-
-    def __post_init__(self) -> None:
-        least = {"image_size": SMALLEST_IMAGE, "reseed_every": 0, "overflow_weight": 0, "seed": 0, "video_steps": 0}
-        least |= dict.fromkeys(("iterations", "pool_size", "batch_size", "steps_min", "steps_max", "projections"), 1)
-        least |= dict.fromkeys(("threads", "checkpoint_every", "checkpoint_seconds", "preview_every"), 1)
-        least |= {"picture_steps": 1}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if value is not None and not bound <= value < float("inf"):
-                raise ValueError(f"{name} must be at least {bound}, but got {value}.")
-        for name in ("learning_rate", "lr_gamma"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be positive and finite, but got {getattr(self, name)}.")
-        if self.batch_size > self.pool_size:
-            raise ValueError(f"batch_size must be at most pool_size={self.pool_size}, but got {self.batch_size}.")
-        if self.steps_min > self.steps_max:
-            raise ValueError(f"steps_min must be at most steps_max={self.steps_max}, but got {self.steps_min}.")
-        if any(milestone < 1 for milestone in self.lr_milestones or ()):
-            raise ValueError(f"lr_milestones must be at least 1, but got {self.lr_milestones}.")
-        for name, known in (("loss", StyleLoss), ("features", Features), ("backend", Backend)):
-            value = getattr(self, name)
-            if value not in get_args(known) and not (name == "backend" and value is None):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, but got {value!r}.")
-        if self.weights is not None and not self.features.startswith("vgg"):
-            raise ValueError(f"weights must go with features vgg16 or vgg19, but features is {self.features!r}.")
-        if self.loss != "ot" and self.projections != type(self).projections:
-            raise ValueError(f"projections must go with loss 'ot', but loss is {self.loss!r}.")
 
 
 @dataclass(frozen=True)
@@ -177,11 +87,11 @@ def train_texture(
         if image is None:
             raise ValueError(f"image must be given to begin a run, and folder {out} holds none to resume.")
         config = replace(config, lr_milestones=config.lr_milestones or default_milestones(config.iterations))
-        target = _target(image, config.image_size)
+        target = _target(image, config.image_crop, config.image_size)
     else:
         config = run_folder.agreed_config(config, saved.metadata["config"], FREE_ON_RESUME, out)
         target = saved.tensors["target"]
-        if image is not None and not torch.equal(_target(image, config.image_size), target):
+        if image is not None and not torch.equal(_target(image, config.image_crop, config.image_size), target):
             raise ValueError(f"image must be that of the run in {out}, but {image} shows something else. Leave it out.")
     check_writable(out)
 
@@ -243,15 +153,26 @@ def train_texture(
     return TextureResult(run.nca, files, run.iteration, seconds, cell_steps / seconds)
 
 
-def _target(image: str | Path | Tensor, size: int) -> Tensor:
-    """The picture to learn, [3, h, w] in [0, 1]."""
-    target = image if isinstance(image, Tensor) else load_image(image, max_size=size)
+def _target(image: str | Path | Tensor, crop: int | None, size: int) -> Tensor:
+    """The picture to learn, [3, h, w] in [0, 1]: of a file the middle, when asked for, shrunk to the canvas."""
+    if isinstance(image, Tensor):
+        target = image
+    else:
+        target = load_image(image, max_size=size if crop is None else None)
     if target.ndim != 3 or target.shape[0] != 3:
         raise ValueError(f"image must be [3, h, w], but its shape is {list(target.shape)}.")
-    if min(target.shape[1:]) < SMALLEST_IMAGE or max(target.shape[1:]) > size:
+    height, width = target.shape[1:]
+    if crop is not None:
+        if crop > min(height, width):
+            raise ValueError(f"image_crop must be at most the {height} x {width} pixels of the image, but got {crop}.")
+        top, left = (height - crop) // 2, (width - crop) // 2
+        target = target[:, top : top + crop, left : left + crop]
+        if crop > size:
+            target = F.interpolate(target[None], (size, size), mode="bicubic", antialias=True)[0].clamp(0, 1)
+    elif min(height, width) < SMALLEST_IMAGE or max(height, width) > size:
         raise ValueError(
             f"image must be at least {SMALLEST_IMAGE} and at most image_size={size} pixels high and wide (files are "
-            f"shrunk to that), but it is {target.shape[1]} x {target.shape[2]}. Choose another picture or image size."
+            f"shrunk to that), but it is {height} x {width}. Choose another picture or image size."
         )
     return target.float().contiguous()
 

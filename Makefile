@@ -1,0 +1,24 @@
+# make venv   the virtual environment .venv with everything in it
+# make demo   learns a texture and draws it, in about three minutes
+# make test   the test suite
+PYTHON ?= python3
+RUN := .venv/bin/python
+
+.PHONY: venv demo test
+
+venv: .venv/installed
+
+# A stamp, so that an installation that was interrupted is done again and a finished one is not.
+.venv/installed: setup.py pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[examples,dev]'
+	touch $@
+
+test: venv
+	$(RUN) -m pytest
+
+demo: venv
+	rm -rf demo
+	$(RUN) -m nca_fast texture skimage:gravel --out demo --iterations 250 --image-size 96
+	$(RUN) -m nca_fast render demo --height 512 --width 1024 --steps 256 --out demo/wide.png
+	$(RUN) -m bench.rollout --quick

@@ -1,0 +1,141 @@
+// The network on packed cells: products of a small matrix with a chunk of cells, blocked in registers.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+
+#include "simd.h"
+
+namespace nca_fast {
+
+constexpr int R = 6;       // outputs of a register block: R * V accumulators
+constexpr int CHUNK = 64;  // cells that run through the network together: their units stay in L1
+
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+struct Buffer {  // 64-byte aligned, uninitialised
+  explicit Buffer(int64_t n) : data(static_cast<float*>(std::aligned_alloc(64, round_up(std::max<int64_t>(n, 1) * 4, 64)))) {
+    TORCH_CHECK(data, "nca_fast: out of memory for ", n * 4, " bytes of scratch");
+  }
+  operator float*() const { return data.get(); }
+  struct Free { void operator()(float* p) const { std::free(p); } };
+  std::unique_ptr<float, Free> data;
+};
+
+// A matrix [out][in] as blocks of R outputs, [out / R][in][R], zero-padded: the order in which `dense` reads it.
+struct Panel {
+  Panel(const float* weight, int out, int in, bool transposed) : in(in), blocks((out + R - 1) / R), data(int64_t(blocks) * in * R) {
+    for (int o = 0; o < blocks * R; ++o)
+      for (int k = 0; k < in; ++k)
+        data[(int64_t(o / R) * in + k) * R + o % R] = o >= out ? 0.f : transposed ? weight[int64_t(k) * out + o] : weight[int64_t(o) * in + k];
+  }
+  int in, blocks;
+  Buffer data;
+};
+
+struct Layer {
+  Layer(const float* weight, const float* bias_or_null, int out, int in)
+      : out(out), in(in), forward(weight, out, in, false), backward(weight, in, out, true), bias(round_up(out, R)), has_bias(bias_or_null) {
+    std::fill_n(static_cast<float*>(bias), round_up(out, R), 0.f);
+    if (has_bias) std::copy_n(bias_or_null, out, static_cast<float*>(bias));
+  }
+  int out, in;
+  Panel forward, backward;  // W and its transpose
+  Buffer bias;
+  bool has_bias;
+};
+
+// Numbers of packed cells: row k, cell p is at[k * stride + p].
+template <class T>
+struct Cells {
+  Cells operator+(int64_t cells) const { return {at + cells, stride}; }
+  operator Cells<const float>() const { return {at, stride}; }
+  T* at;
+  int64_t stride;
+};
+
+enum class Then { nothing, relu, gate };  // gate: zero where the hidden unit was not positive
+
+// out[o][p] = bias[o] + sum over k of W[o][k] in[k][p], for N vectors of cells p.
+template <int N, Then THEN>
+void dense_vectors(const Panel& w, const float* bias, Cells<const float> in, const float* hidden, Cells<float> out) {
+  for (int b = 0; b < w.blocks; ++b) {
+    vf a[R][N];
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < N; ++v) a[r][v] = bias ? splat(bias[b * R + r]) : splat(0.f);
+    const float* panel = w.data + int64_t(b) * w.in * R;
+    for (int k = 0; k < w.in; ++k) {
+      vf y[N];
+      for (int v = 0; v < N; ++v) y[v] = load(in.at + k * in.stride + v * VL);
+      for (int r = 0; r < R; ++r) {
+        const vf c = splat(panel[k * R + r]);
+        for (int v = 0; v < N; ++v) a[r][v] += c * y[v];
+      }
+    }
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < N; ++v) {
+        const int64_t row = b * R + r;
+        if (THEN == Then::relu) a[r][v] = positive_part(a[r][v]);
+        if (THEN == Then::gate) a[r][v] = where_positive(load(hidden + row * CHUNK + v * VL), a[r][v]);
+        store(out.at + row * out.stride + v * VL, a[r][v]);
+      }
+  }
+}
+
+template <Then THEN>
+void dense(const Panel& w, const float* bias, Cells<const float> in, const float* hidden, Cells<float> out, int cells) {
+  for (int p = 0; p < cells; p += V * VL) {
+    const float* h = THEN == Then::gate ? hidden + p : nullptr;
+    switch (std::min(V, (cells - p + VL - 1) / VL)) {
+      case 1: dense_vectors<1, THEN>(w, bias, in + p, h, out + p); break;
+      case 2: dense_vectors<2, THEN>(w, bias, in + p, h, out + p); break;
+      case 3: dense_vectors<3, THEN>(w, bias, in + p, h, out + p); break;
+      default: dense_vectors<V, THEN>(w, bias, in + p, h, out + p);
+    }
+  }
+}
+
+// [rows][cells] -> [cells][stride], by squares of VL x VL in registers.
+inline void transpose(Cells<const float> in, int rows, int cells, float* out, int stride) {
+  for (int k = 0; k < rows; k += VL)
+    for (int p = 0; p < cells; p += VL)
+      transpose_square(in.at + k * in.stride + p, in.stride, out + int64_t(p) * stride + k, stride);
+}
+
+// grad_w[o][k] += sum over cells p of grad[o][p] in[p][k], for N vectors of inputs k.
+template <int N>
+void outer_vectors(Cells<const float> grad, const float* in, int cells, int out, int stride, float* grad_w) {
+  for (int o = 0; o < out; o += R) {
+    vf a[R][N];
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < N; ++v) a[r][v] = splat(0.f);
+    for (int p = 0; p < cells; ++p) {
+      vf y[N];
+      for (int v = 0; v < N; ++v) y[v] = load(in + int64_t(p) * stride + v * VL);
+      for (int r = 0; r < R; ++r) {
+        const vf g = splat(grad.at[(o + r) * grad.stride + p]);
+        for (int v = 0; v < N; ++v) a[r][v] += g * y[v];
+      }
+    }
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < N; ++v) {
+        float* at = grad_w + int64_t(o + r) * stride + v * VL;
+        store(at, load(at) + a[r][v]);
+      }
+  }
+}
+
+inline void outer(Cells<const float> grad, const float* in, int cells, int out, int stride, float* grad_w) {
+  for (int k = 0; k < stride; k += V * VL) switch (std::min(V, (stride - k) / VL)) {
+      case 1: outer_vectors<1>(grad, in + k, cells, out, stride, grad_w + k); break;
+      case 2: outer_vectors<2>(grad, in + k, cells, out, stride, grad_w + k); break;
+      case 3: outer_vectors<3>(grad, in + k, cells, out, stride, grad_w + k); break;
+      default: outer_vectors<V>(grad, in + k, cells, out, stride, grad_w + k);
+    }
+}
+
+}  // namespace nca_fast

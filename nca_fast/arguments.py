@@ -1,0 +1,88 @@
+"""The checks of `rollout`'s arguments: each error says name, rule, value and, where there is one, the remedy."""
+
+import torch
+from torch import Tensor
+
+from nca_fast.rule import Rule
+
+_STATE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check_state(x, rule: Rule) -> None:
+    """x is a state [B, C, H, W] of the rule's automaton."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor [B, C, H, W], but got {type(x).__name__}.")
+    if not isinstance(rule, Rule):
+        raise TypeError(f"rule must be an nca_fast.Rule, but got {type(rule).__name__}.")
+    if x.ndim != 4:
+        raise ValueError(f"x must have shape [B, C, H, W], but got {tuple(x.shape)}.")
+    if x.shape[1] != rule.channels:
+        raise ValueError(f"x must have the rule's {rule.channels} channels in [B, C, H, W], but got {tuple(x.shape)}.")
+    if x.shape[0] < 1 or x.shape[2] < 1 or x.shape[3] < 1:
+        raise ValueError(f"x must have at least one sample, row and column, but got {tuple(x.shape)}.")
+    if x.dtype not in _STATE_DTYPES:
+        raise TypeError(f"x must be float32, float64, bfloat16 or float16, but got {x.dtype}: use x.float().")
+
+
+def check_weights(x: Tensor, weights, rule: Rule) -> None:
+    """weights are (W, b) pairs of the rule's shapes, beside x, and finite (on the CPU: a GPU would have to wait)."""
+    layers = rule.layers
+    if len(weights) != len(layers):
+        raise ValueError(f"weights must hold {len(layers)} (W, b) pairs, one for each layer, but got {len(weights)}.")
+    B = x.shape[0]
+    for i, ((weight, bias), (out, inputs, has_bias)) in enumerate(zip(weights, layers, strict=True)):
+        name = f"weights[{i}]"
+        if weight.shape != (out, inputs) and weight.shape != (B, out, inputs):
+            want = f"[{out}, {inputs}] or [{B}, {out}, {inputs}]"
+            raise ValueError(f"{name}[0] must have shape {want}, but got {list(weight.shape)}.")
+        if has_bias != (bias is not None):
+            raise ValueError(f"{name}[1] must be {'a bias' if has_bias else 'None'} by the rule, but got {bias!r:.60}.")
+        if bias is not None and bias.shape != (out,) and bias.shape != (B, out):
+            raise ValueError(f"{name}[1] must have shape [{out}] or [{B}, {out}], but got {list(bias.shape)}.")
+        for t in (weight, bias):
+            if t is None:
+                continue
+            if t.device != x.device:
+                raise ValueError(
+                    f"{name} must be on the device of x, {x.device}, but got {t.device}: use .to(x.device)."
+                )
+            if not t.is_floating_point():
+                raise TypeError(f"{name} must be floating point, but got {t.dtype}.")
+            if t.is_cpu and not torch.compiler.is_compiling() and not bool(torch.isfinite(t).all()):
+                raise ValueError(f"{name} must be finite, but holds NaN or infinity: the training has diverged.")
+
+
+def check_numbers(steps, seed, first_step, origin, first_sample, checkpoint_every, bptt_steps) -> None:
+    """All are integers in their ranges."""
+
+    def check(name, value, low, high):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an integer, but got {value!r}.")
+        if value < low or value > high:
+            raise ValueError(f"{name} must be from {low} to {high}, but got {value}.")
+
+    check("steps", steps, 1, 2**32 - 1)
+    check("seed", seed, 0, 2**64 - 1)
+    check("first_step", first_step, 0, 2**32 - steps)
+    if len(origin) != 2:
+        raise ValueError(f"origin must be (row, column), but got {origin!r}.")
+    check("origin row", origin[0], 0, 2**32 - 1)
+    check("origin column", origin[1], 0, 2**32 - 1)
+    check("first_sample", first_sample, 0, 2**32 - 1)
+    if checkpoint_every is not None:
+        check("checkpoint_every", checkpoint_every, 1, 2**32 - 1)
+    if bptt_steps is not None:
+        check("bptt_steps", bptt_steps, 1, 2**32 - 1)
+
+
+def check_fire_rate(x: Tensor, fire_rate) -> None:
+    """fire_rate is a map [H, W] in [0, 1], beside x."""
+    if not isinstance(fire_rate, Tensor) or not fire_rate.is_floating_point():
+        raise TypeError(f"fire_rate must be a floating-point map [H, W] or None, but got {fire_rate!r:.60}.")
+    if fire_rate.shape != x.shape[2:]:
+        raise ValueError(f"fire_rate must have shape {list(x.shape[2:])}, but got {list(fire_rate.shape)}.")
+    if fire_rate.device != x.device:
+        raise ValueError(f"fire_rate must be on the device of x, {x.device}, but got {fire_rate.device}.")
+    if not torch.compiler.is_compiling() and not bool(((fire_rate >= 0) & (fire_rate <= 1)).all()):
+        low, high = fire_rate.min().item(), fire_rate.max().item()
+        raise ValueError(f"fire_rate must be in [0, 1], but got values from {low} to {high}.")

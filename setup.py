@@ -1,0 +1,30 @@
+from setuptools import setup
+
+setup(
+    name="nca-fast",
+    version="0.1.0",
+    description="Fast neural cellular automata in PyTorch",
+    packages=["nca_fast"] + [f"nca_fast.{name}" for name in ("features", "kernels", "losses", "rendering", "training")],
+    package_dir={"nca_fast.kernels": "kernels"},  # never a top-level "kernels": that name is taken
+    package_data={"nca_fast.kernels": ["*.cpp", "*.h"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.6",
+        "triton>=3.2; platform_system == 'Linux'",
+        "numpy",
+        "pillow",
+        "open_clip_torch>=2.30",
+        "torchvision>=0.21",
+        "safetensors",
+        "huggingface_hub",
+        "tyro>=0.9",
+        "tqdm",
+        "imageio-ffmpeg",
+    ],
+    extras_require={
+        "examples": ["scikit-image", "scikit-learn"],
+        "dev": ["pytest", "pytest-benchmark", "hypothesis", "ruff"],
+    },
+    entry_points={"console_scripts": ["nca-fast = nca_fast.cli:main"]},
+    license="MIT",
+)

@@ -1,0 +1,28 @@
+"""Rollouts to compare: random weights with a last layer that is not zero, on states that have grown."""
+
+import torch
+
+from nca_fast import Rule, rollout
+
+
+def random_weights(rule: Rule, batch: int | None = None):
+    """Weights that keep states of order one. Trainers start the last layer at zero, which would hide bugs."""
+    lead = () if batch is None else (batch,)
+    return [
+        (torch.randn(*lead, out, inputs) * (0.3 / inputs**0.5), torch.randn(*lead, out) * 0.1 if bias else None)
+        for out, inputs, bias in rule.layers
+    ]
+
+
+def values_and_gradients(rule, weights, x, grad_y, steps, *, backend, dtype, **options):
+    """[y, grad_x or None, grad_W1, grad_b1, ...] of one rollout computed in a dtype."""
+    x = x.to(dtype).requires_grad_()
+    weights = [tuple(None if t is None else t.to(dtype).clone().requires_grad_() for t in pair) for pair in weights]
+    y = rollout(x, weights, rule, steps, backend=backend, **options)
+    y.backward(grad_y.to(dtype))
+    return [y.detach(), x.grad] + [t.grad for pair in weights for t in pair if t is not None]
+
+
+def relative_error(value, exact) -> float:
+    """Norm of the difference over norm of the exact value."""
+    return ((value.double() - exact).norm() / exact.norm().clamp(min=1e-300)).item()

@@ -1,0 +1,95 @@
+"""The fire mask: known answers for Philox, statistics, and that parts agree with the whole."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nca_fast import fire_mask
+from nca_fast.fire_mask import philox
+
+# Known-answer vectors of the Random123 distribution for philox4x32, 10 rounds: counter, key, output.
+ONES = 0xFFFFFFFF
+KNOWN_ANSWERS = [
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((ONES, ONES, ONES, ONES), (ONES, ONES), (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+
+
+@pytest.mark.parametrize("counter, key, output", KNOWN_ANSWERS)
+def test_philox_known_answers(counter, key, output):
+    assert tuple(word.item() for word in philox(tuple(torch.tensor(c) for c in counter), key)) == output
+
+
+def test_mask_by_its_formula_in_python_integers():
+    seed, step, origin, first_sample = 0x123456789ABCDEF0, 7, (2**32 - 2, 5), 3
+    mask = fire_mask(seed, step, 2, 4, 6, 0.3, origin, first_sample)
+    assert mask.shape == (2, 1, 4, 6)
+    for b in range(2):
+        for r in range(4):
+            words = ((origin[0] + r) % 2**32, first_sample + b, step, 0)
+            k0, k1, _, _ = (w.item() for w in philox(tuple(map(torch.tensor, words)), (seed % 2**32, seed >> 32)))
+            for c in range(6):
+                z = ((origin[1] + c) * 0x9E3779B9 + k0) % 2**32
+                z = ((z ^ (z >> 16)) * 0x21F0AAAD) % 2**32
+                z = ((z ^ (z >> 15)) * 0x735A2D97) % 2**32
+                z ^= z >> 15
+                z ^= k1
+                assert mask[b, 0, r, c].item() == (z < 0.3 * 2**32)
+
+
+def test_rates_at_the_ends():
+    assert fire_mask(1, 0, 1, 64, 64, 1.0).all()
+    assert not fire_mask(1, 0, 1, 64, 64, 0.0).any()
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_rate(rate):
+    n = 256 * 256 * 4
+    mean = fire_mask(3, 11, 4, 256, 256, rate).double().mean().item()
+    assert abs(mean - rate) < 4 * (rate * (1 - rate) / n) ** 0.5  # four standard deviations; worst seen 1.6
+
+
+def test_no_correlation_between_neighbours_rows_steps_samples_seeds():
+    mask = torch.stack([fire_mask(seed, step, 2, 256, 256, 0.5)[:, 0] for seed in (0, 1) for step in (0, 1)])
+    m = mask.double().reshape(2, 2, 2, 256, 256) * 2 - 1  # [seed, step, sample, row, column], mean 0, variance 1
+    limit = 4 / (256 * 255) ** 0.5  # four standard deviations of a mean over one plane; worst seen 2.7
+    for plane in m.reshape(-1, 256, 256):
+        for product in (
+            plane[:, 1:] * plane[:, :-1],
+            plane[:, 2:] * plane[:, :-2],
+            plane[1:] * plane[:-1],
+            plane[1:, 1:] * plane[:-1, :-1],
+        ):
+            assert abs(product.mean()) < limit
+    for a, b in ((m[0], m[1]), (m[:, 0], m[:, 1]), (m[:, :, 0], m[:, :, 1])):
+        assert (a * b).mean(dim=(-1, -2)).abs().max() < limit
+
+
+def test_rows_and_columns_are_not_periodic():
+    """No row repeats another, nor does a short run of columns come back."""
+    mask = fire_mask(0, 0, 1, 512, 512, 0.5)[0, 0]
+    assert len(torch.unique(mask, dim=0)) == 512
+    assert len(torch.unique(mask, dim=1)) == 512
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.integers(0, 40), st.integers(0, 40), st.integers(0, 2))
+def test_a_part_is_cut_from_the_whole(seed, step, row, column, sample):
+    whole = fire_mask(seed, step, 3, 48, 50, 0.5)
+    part = fire_mask(seed, step, 3 - sample, 48 - row, 50 - column, 0.5, (row, column), sample)
+    assert torch.equal(part, whole[sample:, :, row:, column:])
+
+
+def test_map_equals_number_where_it_is_constant():
+    rate = torch.full((8, 9), 0.3, dtype=torch.float64)
+    rate[:, 4:] = 1.0
+    rate[0] = 0.0
+    mask = fire_mask(5, 2, 2, 8, 9, rate)
+    assert torch.equal(mask[:, :, 1:, :4], fire_mask(5, 2, 2, 8, 9, 0.3)[:, :, 1:, :4])
+    assert mask[:, :, 1:, 4:].all() and not mask[:, :, 0].any()
