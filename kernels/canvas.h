@@ -193,14 +193,15 @@ struct Packer {
     }
   }
 
-  // Packs the firing cells of a row behind those that are left over; `offset` is that of the row's first cell.
-  const Blocks& pack_row(int64_t sample, int64_t row, int64_t offset) {
+  // Packs the firing cells of a row behind those that are left over. `offset` is that of the row's first cell; with
+  // `all`, blocks in which no cell fires are kept too, so that every block of the row has its place.
+  const Blocks& pack_row(int64_t sample, int64_t row, int64_t offset, bool all) {
     copy_row(row + 1);
     const RowKey key = philox_row_key(s, sample, row);
     batch.clear();
     for (int64_t at = 0; at < width; at += VL) {
       const uint32_t bits = fire_bits(s, key, row, left + at, width - at);
-      blocks.push_back({offset + at, bits, count});
+      if (bits || all) blocks.push_back({offset + at, bits, count});
       if (bits) batch.push_back({at, bits, count});
       count += __builtin_popcount(bits);
     }
@@ -216,7 +217,6 @@ struct Packer {
     size_t kept = 0;
     for (const Block& block : blocks) {
       uint32_t now = block.bits;
-      if (!now) continue;
       if (block.from + __builtin_popcount(now) > cells) {
         now = 0;
         for (uint32_t n = block.from, rest = block.bits; int(n) < cells; ++n, rest &= rest - 1) now |= rest & -rest;

@@ -79,8 +79,8 @@ void dense_vectors(const Panel& w, const float* bias, Cells<const float> in, con
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < N; ++v) {
         const int64_t row = b * R + r;
-        if (THEN == Then::relu) a[r][v] = positive_part(a[r][v]);
-        if (THEN == Then::gate) a[r][v] = where_positive(load(hidden + row * CHUNK + v * VL), a[r][v]);
+        if (THEN == Then::relu) a[r][v] = relu(a[r][v]);
+        if (THEN == Then::gate) a[r][v] = relu_gate(load(hidden + row * CHUNK + v * VL), a[r][v]);
         store(out.at + row * out.stride + v * VL, a[r][v]);
       }
   }

@@ -99,7 +99,7 @@ struct Forward {
     for (int64_t row = r0; row < r1; ++row) {
       for (int64_t c = 0; c < s.C; ++c)
         std::memcpy(row_at(row) + c * row_size, packer.tile_row(c, row), (c1 - c0) * sizeof(float));
-      packer.pack_row(sample, row, row_at(row) - updated);
+      packer.pack_row(sample, row, row_at(row) - updated, false);
       if (packer.count >= CHUNK) run(packer.count / CHUNK * CHUNK);
       if (packer.count && row + 1 - written == depth) run(packer.count);  // no room for another row that waits
       write_until(packer.count ? std::max(written, row + 1 - waiting_rows(row)) : row + 1);
@@ -226,7 +226,7 @@ struct Backward {
   }
 
   void pack_row(int64_t sample, int64_t row, const float* grad, int64_t c0, int64_t c1) {
-    const Blocks& batch = packer.pack_row(sample, row, 0);
+    const Blocks& batch = packer.pack_row(sample, row, 0, true);
     const float* g = grad + s.frozen * s.plane() + row * s.W + c0;
     float* packed = *grads.back();
     for (int64_t c = s.frozen; c < s.C; ++c, g += s.plane(), packed += packer.S)

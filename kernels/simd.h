@@ -25,8 +25,8 @@ typedef int32_t vi __attribute__((vector_size(VL * 4)));
 inline vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 inline void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
 inline vf splat(float v) { return vf{} + v; }
-inline vf positive_part(vf v) { return v > 0 ? v : vf{}; }
-inline vf where_positive(vf condition, vf v) { return condition > 0 ? v : vf{}; }
+inline vf relu(vf v) { return v < 0 ? vf{} : v; }  // NaN stays NaN, as in PyTorch: a run that diverged must show it
+inline vf relu_gate(vf unit, vf grad) { return unit <= 0 ? vf{} : grad; }
 
 inline vu lane_numbers() {
   vu v;

@@ -137,6 +137,7 @@ def train(
     steps_max: int,
     learning_rate: Callable[[int], float],
     normalize: bool = True,
+    state_limit: float = math.inf,
     backend: str | None = None,
     listeners: Sequence[Callable[[Report], None]] = (),
 ) -> bool:
@@ -152,6 +153,8 @@ def train(
         steps_max: both included (the notebook's randint(32, 96) ends at 95).
         learning_rate: iteration -> learning rate.
         normalize: Scale the gradient of each parameter tensor to unit length.
+        state_limit: A sample whose state went beyond this in any value starts afresh. Left in the pool, it would grow
+            until the loss overflows, and would turn the weights in a senseless direction each time that it is drawn.
         backend: As in `nca_fast.rollout`.
         listeners: Called in turn with the Report of each iteration: progress bars, logs, checkpoints.
 
@@ -190,7 +193,12 @@ def train(
             for group in run.optimizer.param_groups:
                 group["lr"] = rate
             run.optimizer.step()
-            run.pool.write(indices, states.detach())
+            states = states.detach()
+            healthy = states.abs().amax(dim=(1, 2, 3), keepdim=True) <= state_limit
+            if not healthy.all():
+                fresh = run.nca.initial_state(batch_size, height, width, seed=derived_seed(run.seed, "restart", i))
+                states = torch.where(healthy, states, fresh)
+            run.pool.write(indices, states)
             run.iteration = i + 1
 
             report = Report(

@@ -141,6 +141,7 @@ def train_texture(
                 steps_max=config.steps_max,
                 learning_rate=rate,
                 normalize=config.normalize_gradients,
+                state_limit=config.state_limit,
                 backend=config.backend,
                 listeners=(count, log, bar, strip, checkpoints),
             )

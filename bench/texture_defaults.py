@@ -1,0 +1,177 @@
+"""Which loss, features and recipe give the best texture in the same CPU time? `python -m bench.texture_defaults`
+
+Every run is a single-threaded `train_texture` of as many iterations as fit into the budget, measured in CPU seconds so
+that other work on the machine does not matter; two run at a time. Writes bench/results/texture_defaults.png, in which
+every automaton has grown a canvas of 4 x 4 times the area it was trained on, and bench/results/texture_defaults.json.
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import subprocess
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+from tqdm import tqdm
+
+from nca_fast.features.random_vgg import RandomVGG
+from nca_fast.images import load_image, to_uint8
+from nca_fast.losses.style import GaussianW2, SlicedOT
+from nca_fast.nca import NCA
+from nca_fast.rendering.canvas import render
+from nca_fast.training.texture import TextureConfig, train_texture
+
+RESULTS = Path(__file__).parent / "results"
+CROP, SIZE = 256, 64  # the scale at which 64 cells see several bricks, at the price of a quarter of 128 cells
+TEXTURES = ("brick", "gravel", "grass", "immunohistochemistry")
+QUIET = {"video_steps": 0, "picture_steps": 1, "preview_every": 10**9, "checkpoint_seconds": 1e9, "threads": 1}
+SHORT = TextureConfig(image_crop=CROP, image_size=SIZE, **QUIET)
+LOSSES = {
+    f"{loss}, {features}": {"loss": loss, "features": features}
+    for features, losses in (("random", ("w2", "ot", "gram")), ("patches", ("w2", "ot")))
+    for loss in losses
+}
+NOTEBOOK = {"learning_rate": 1e-3, "batch_size": 4, "steps_max": 96, "pool_size": 256, "reseed_every": 8}
+RECIPES = {
+    "notebook's recipe": NOTEBOOK,
+    "notebook's, rate 4e-3": NOTEBOOK | {"learning_rate": 4e-3},
+    "batch 4": {"batch_size": 4},
+    "rate 1e-3": {"learning_rate": 1e-3},
+    "96 cells": {"image_size": 96},
+}
+PROBE_ITERATIONS = 16  # their CPU time says how many fit into the budget
+GROWN, LONG = 256, 1000  # steps of the picture, and of the check that nothing drifts
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run: what it did, and how far from the target what it grows is (0: the same statistics)."""
+
+    row: str
+    column: str
+    image: str
+    iterations: int
+    cpu_seconds: float
+    w2: float
+    ot: float
+    w2_after_1000_steps: float
+    settings: dict
+    picture: Image.Image
+
+
+def train(row: str, column: str, image: str, change: dict, budget: float) -> Outcome:
+    """Trains for `budget` CPU seconds and grows what was learned."""
+    torch.set_num_threads(1)
+    config = replace(SHORT, **change)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def cpu_seconds(iterations: int) -> tuple[NCA, float]:
+            begin = time.process_time()
+            timed = replace(config, iterations=iterations)
+            nca = train_texture(timed, image, Path(folder) / str(iterations), progress=False).nca
+            return nca, time.process_time() - begin
+
+        cpu_seconds(1)  # warms up
+        iterations = max(1, round(budget / cpu_seconds(PROBE_ITERATIONS)[1] * PROBE_ITERATIONS))
+        nca, seconds = cpu_seconds(iterations)
+    distances = held_out_distances(target(image, config.image_size))
+    with torch.no_grad():
+        small = nca.to_rgb(render(nca, config.image_size, config.image_size, 96, seed=1))
+        large = render(nca, 4 * SIZE, 4 * SIZE, GROWN, seed=2)
+        late = render(nca, 4 * SIZE, 4 * SIZE, LONG, seed=2)
+    w2, ot = distances(small)
+    picture = Image.fromarray(to_uint8(nca.to_rgb(large)[0]))
+    return Outcome(row, column, image, iterations, seconds, w2, ot, distances(nca.to_rgb(late))[0], change, picture)
+
+
+def target(image: str, size: int) -> Tensor:
+    """The middle of a picture, as the training sees it up to the filter."""
+    whole = load_image(image)
+    top, left = (side // 2 - CROP // 2 for side in whole.shape[1:])
+    middle = whole[None, :, top : top + CROP, left : left + CROP]
+    return torch.nn.functional.interpolate(middle, (size, size), mode="bicubic", antialias=True)[0].clamp(0, 1)
+
+
+def held_out_distances(wanted: Tensor):
+    """rgb -> (Gaussian W2, sliced OT) per pixel, on random features that no training here looks at."""
+    features = RandomVGG((32, 64, 128, 128), seed=77)
+    losses = [GaussianW2(features(wanted[None])), SlicedOT(features(wanted[None]), projections=128)]
+
+    def distances(rgb: Tensor) -> tuple[float, float]:
+        maps = features(rgb)
+        generator = torch.Generator().manual_seed(0)
+        return tuple(float(loss(maps, generator=generator)) / rgb[0, 0].numel() for loss in losses)
+
+    return distances
+
+
+def contact_sheet(rows: dict[str, list[tuple[str, Image.Image]]]) -> Image.Image:
+    """Rows of labelled pictures; the target comes first, as large as the pictures, in tiles of the training's size."""
+    side, label, gap = 4 * SIZE, 16, 4
+    columns = max(len(cells) for cells in rows.values())
+    sheet = Image.new("RGB", (columns * (side + gap), len(rows) * (side + label + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for y, (name, cells) in enumerate(rows.items()):
+        for x, (text, picture) in enumerate(cells):
+            corner = x * (side + gap), y * (side + label + gap)
+            draw.text((corner[0] + 2, corner[1] + 2), f"{name}: {text}", fill="black")
+            sheet.paste(picture, (corner[0], corner[1] + label))
+    return sheet
+
+
+def machine() -> dict:
+    """What the numbers depend on."""
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=RESULTS).stdout.strip()
+    changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, cwd=RESULTS).stdout
+    return {
+        "cpu": models[0].split(": ")[1],
+        "cores": multiprocessing.cpu_count(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": commit + (" with changes" if changed else ""),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60, help="CPU seconds of every run")
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, each on one thread")
+    arguments = parser.parse_args()
+    jobs = [(name, column, f"skimage:{name}", change) for name in TEXTURES for column, change in LOSSES.items()]
+    jobs += [("brick, changed", column, "skimage:brick", change) for column, change in RECIPES.items()]
+    begin = time.perf_counter()
+    with ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("spawn")) as pool:
+        running = [pool.submit(train, *job, arguments.seconds) for job in jobs]
+        outcomes = [run.result() for run in tqdm(running, unit="run")]
+
+    rows = {}
+    for outcome in outcomes:
+        if outcome.row not in rows:
+            shown = Image.fromarray(to_uint8(target(outcome.image, SIZE).repeat(1, 4, 4)))
+            rows[outcome.row] = [("target, tiled", shown)]
+        text = f"{outcome.column} ({outcome.iterations} it., w2 {outcome.w2:.2f})"
+        rows[outcome.row].append((text, outcome.picture))
+    RESULTS.mkdir(exist_ok=True)
+    contact_sheet(rows).save(RESULTS / "texture_defaults.png", optimize=True)
+    results = [{k: v for k, v in vars(outcome).items() if k != "picture"} for outcome in outcomes]
+    record = {"machine": machine(), "budget_cpu_seconds": arguments.seconds}
+    record |= {"wall_seconds": round(time.perf_counter() - begin), "defaults": asdict(SHORT), "runs": results}
+    (RESULTS / "texture_defaults.json").write_text(json.dumps(record, indent=1) + "\n")
+    for outcome in outcomes:
+        line = f"{outcome.row:22}{outcome.column:24}{outcome.iterations:5} it. {outcome.cpu_seconds:5.0f} CPU s"
+        print(
+            f"{line}   w2 {outcome.w2:7.3f}, after 1000 steps {outcome.w2_after_1000_steps:7.3f}   ot {outcome.ot:7.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
