@@ -76,8 +76,15 @@ def load(isa: str = "native"):
 
 
 def _compile(command, links, library):
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=library.parent)
+    except OSError as error:
+        raise RuntimeError(
+            f"the compiled C++ kernel cannot be kept in {library.parent} ({error}): set XDG_CACHE_HOME to a folder "
+            "that can be written."
+        ) from error
+    with folder as folder:
         built = Path(folder) / library.name
         result = subprocess.run([*command, "-o", str(built), *links], capture_output=True, text=True)
         if result.returncode:

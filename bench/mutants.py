@@ -1,0 +1,81 @@
+"""Do the tests of the C++ kernel notice a mistake? Plants mistakes in it, one at a time, and runs them.
+
+python -m bench.mutants        about ten minutes; writes bench/results/mutants_cpu.json
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.harness import RESULTS, header, write_result
+
+# (file, what stands there, what is put there)
+MUTANTS = [
+    ("canvas.h", "c0 = uint32_t(p1 >> 32) ^ c1 ^ k0", "c0 = uint32_t(p1 >> 32) ^ c1"),
+    ("canvas.h", "s.column0 + uint32_t(column)", "uint32_t(column)"),
+    ("canvas.h", "s.row0 + uint32_t(row)", "uint32_t(row)"),
+    ("canvas.h", "store(slope + i, c - a)", "store(slope + i, a - c)"),
+    ("canvas.h", "weights[3] = {(a + c) / 2, (c - a) / 2, b - a - c}", "weights[3] = {(a + c) / 2, (c - a) / 2, b}"),
+    ("canvas.h", "left > 0 ? left - 1 : s.circular ? s.W - 1 : -1", "left > 0 ? left - 1 : s.W - 1"),
+    ("canvas.h", "to[width] = after < 0 ? 0.f : from[after];", ""),
+    ("canvas.h", "store(y + k * S + p, load(y + k * S + cells + p))", "store(y + k * S + p, load(y + k * S + p))"),
+    ("canvas.h", "std::max(block.from - cells, 0)", "block.from"),
+    ("network.h", "relu(a[r][v])", "a[r][v]"),
+    ("network.h", "relu_gate(load(hidden + row * CHUNK + v * VL), a[r][v])", "a[r][v]"),
+    ("network.h", "bias ? splat(bias[b * R + r]) : splat(0.f)", "splat(0.f)"),
+    ("simd.h", "return v < 0 ? vf{} : v;", "return v > 0 ? v : vf{};"),
+    ("simd.h", "v += load_some(p + i, n - i);", "v += load(p + i);"),
+    ("rollout_cpu.cpp", "smooth - slope, 2 * smooth + cell, smooth + slope", "smooth, 2 * smooth + cell, smooth"),
+    (
+        "rollout_cpu.cpp",
+        "if (++partial.chunks == FOLD) partial.fold();",
+        "if (++partial.chunks == FOLD) partial.chunks = 0;",
+    ),
+    ("rollout_cpu.cpp", "if (packer.count) run(packer.count);\n    write_until(r1);", "write_until(r1);"),
+    ("rollout_cpu.cpp", "std::max(written, row + 1 - waiting_rows(row))", "row + 1"),
+    ("rollout_cpu.cpp", "const bool lost = !s.circular && to != row + i - 1", "const bool lost = false"),
+    ("rollout_cpu.cpp", "for (int64_t i = 0; i < s.W; ++i) to[i] += from[i];", ""),
+    ("rollout_cpu.cpp", "(every - 1 - n % every) % 2", "n % 2"),
+    ("rollout_cpu.cpp", "updated + s.frozen * row_size", "updated"),
+    ("rollout_cpu.cpp", "s.step = uint32_t(first_step + n);", "s.step = uint32_t(first_step);"),
+]
+
+
+def survives(file: str, old: str, new: str) -> bool:
+    """Whether the tests of the kernel pass with the mistake in it."""
+    root = Path(__file__).parents[1]
+    with tempfile.TemporaryDirectory() as folder:
+        for part in ("nca_fast", "kernels", "tests", "pyproject.toml"):
+            copy = shutil.copytree if (root / part).is_dir() else shutil.copy
+            copy(root / part, Path(folder) / part)
+        source = Path(folder) / "kernels" / file
+        text = source.read_text()
+        if text.count(old) < 1:
+            raise ValueError(f"{file} must hold {old!r}, but does not: bring the list of mutants up to date.")
+        source.write_text(text.replace(old, new, 1))
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "tests/test_rollout.py"]
+        environment = os.environ | {"XDG_CACHE_HOME": folder, "PYTHONPATH": folder}
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        if "did not compile" in result.stdout or result.returncode not in (0, 1, -6, -11):
+            raise RuntimeError(f"mutant {new!r} did not run: {result.stdout[-800:]}")
+        return result.returncode == 0
+
+
+def main() -> None:
+    rows = []
+    for file, old, new in [("rollout_cpu.cpp", "namespace {", "namespace {"), *MUTANTS]:
+        caught = not survives(file, old, new)
+        rows.append({"file": file, "old": old, "new": new, "caught": caught})
+        print(f"{'caught' if caught else 'passed'}  {file}: {old!r} -> {new!r}", flush=True)
+        if len(rows) == 1 and caught:
+            sys.exit("the tests fail without any mistake planted")
+    write_result(RESULTS / "mutants_cpu.json", {"header": header(), "unchanged_passes": True, "mutants": rows[1:]})
+    missed = [row for row in rows[1:] if not row["caught"]]
+    sys.exit(f"{len(missed)} mutants were not caught" if missed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""How the C++ kernel is built and loaded, and that every instruction set computes the same."""
+
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from rollouts import random_weights, relative_error, values_and_gradients
+
+from nca_fast import Rule, ops, rollout
+from nca_fast.kernels import rollout_cpu
+
+RULES = [
+    Rule(),
+    Rule(channels=5, hidden=(7, 13), frozen=2, padding="zero", output_bias=True, filters=("identity", "scharr_y")),
+]
+
+
+def can_run(isa):
+    flags = Path("/proc/cpuinfo").read_text()
+    return {"x86-64": " sse2 ", "haswell": " avx2 "}[isa] in flags
+
+
+@pytest.mark.parametrize("isa", ["haswell", "x86-64"])
+@pytest.mark.parametrize("rule", RULES, ids=["texture", "style"])
+def test_every_instruction_set(isa, rule, monkeypatch, poisoned):
+    """AVX2 and plain SSE2 (which takes the code that any other CPU takes) against the float64 reference."""
+    if not can_run(isa):
+        pytest.skip(f"this CPU is no {isa}; the native build is tested in test_rollout")
+    torch.manual_seed(1)
+    torch.set_num_threads(2)
+    load = rollout_cpu.load
+    monkeypatch.setattr(rollout_cpu, "load", lambda: load(isa))
+    weights, x = random_weights(rule), torch.randn(2, rule.channels, 19, 45) * 0.5
+    exact, plain, fused = (
+        values_and_gradients(rule, weights, x, x, 3, backend=backend, dtype=dtype)
+        for backend, dtype in (("reference", torch.float64), ("reference", torch.float32), ("cpu", torch.float32))
+    )
+    for e, p, f in zip(exact, plain, fused, strict=True):
+        assert relative_error(f, e) <= max(2 * relative_error(p, e), 3e-7)
+
+
+def test_scratch_memory_need_not_be_clean():
+    """glibc fills what malloc gives with 0x7F7F7F7F = 3.4e38: nothing that was not written may be used."""
+    code = """
+import sys; sys.path.insert(0, "tests")
+import torch
+from rollouts import *
+from nca_fast import Rule
+rule = Rule(channels=5, hidden=(7, 13), output_bias=True)
+weights, x = random_weights(rule), torch.randn(1, 5, 9, 21) * 0.5
+runs = [values_and_gradients(rule, weights, x, x, 3, backend=b, dtype=torch.float32) for b in ("cpu", "reference")]
+print(max(relative_error(a, b.double()) for a, b in zip(*runs)))
+"""
+    environment = os.environ | {"MALLOC_PERTURB_": "128"}
+    root = Path(__file__).parents[1]
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=root
+    )
+    assert float(result.stdout) < 1e-6
+
+
+def test_one_openmp_runtime_and_torchs_threads():
+    """Two OpenMP runtimes would fight for the cores."""
+    rollout(torch.zeros(1, 12, 8, 8), random_weights(Rule()), Rule(), 1, backend="cpu")
+    maps = Path("/proc/self/maps").read_text()
+    assert len(set(re.findall(r"\S*/lib(?:gomp|iomp5|omp)\S*\.so\S*", maps))) == 1
+
+
+def fresh_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    rollout_cpu.load.cache_clear()
+    ops._said.clear()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of compiled kernels; the real one is back afterwards."""
+    fresh_cache(tmp_path, monkeypatch)
+    yield tmp_path / "nca_fast"
+    rollout_cpu.load.cache_clear()
+
+
+X, WEIGHTS, RULE = torch.zeros(1, 4, 5, 6), random_weights(Rule(channels=4, hidden=(3,))), Rule(channels=4, hidden=(3,))
+
+
+def test_without_a_compiler_there_is_one_warning_and_the_reference(cache, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.warns(UserWarning, match="slow reference: the C.. kernel needs a compiler.*apt install g..") as caught:
+        y = rollout(X, WEIGHTS, RULE, 2)
+        rollout(X, WEIGHTS, RULE, 2)
+    assert len(caught) == 1
+    assert torch.equal(y, rollout(X, WEIGHTS, RULE, 2, backend="reference"))
+    with pytest.raises(RuntimeError, match="needs a compiler, but there is no 'no-such-compiler'"):
+        rollout(X, WEIGHTS, RULE, 2, backend="cpu")
+
+
+def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(cache, tmp_path, monkeypatch):
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho 'error: no headers' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(RuntimeError, match="did not compile.*error: no headers"):
+        rollout(X, WEIGHTS, RULE, 2, backend="cpu")
+    assert not list(cache.iterdir())
+
+
+def test_a_killed_build_does_not_hang_or_break_the_next(cache, tmp_path, monkeypatch):
+    """A compiler that is killed half-way, as the whole process may be: its part of a file is no library."""
+    compiler = tmp_path / "c++"
+    compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho part > "$2"\nkill -9 $PPID\n')
+    compiler.chmod(0o755)
+    code = "from nca_fast.kernels import rollout_cpu; rollout_cpu.load('x86-64')"
+    environment = os.environ | {"CXX": str(compiler)}
+    root = Path(__file__).parents[1]
+    killed = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, capture_output=True)
+    assert killed.returncode == -9
+    assert not list(cache.glob("*.so"))
+    # The same call with a compiler that copies a good library: what a second, unharmed process does.
+    monkeypatch.setenv("XDG_CACHE_HOME", os.environ["HOME"] + "/.cache")
+    good = next(rollout_cpu.cache_folder().glob("*.so"))
+    fresh_cache(tmp_path, monkeypatch)
+    compiler.write_text(f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\ncp {good} "$2"\n')
+    subprocess.run(
+        [sys.executable, "-c", code.replace("rollout_cpu.load", "rollout_cpu.load.__wrapped__")],
+        env=environment,
+        cwd=root,
+        capture_output=True,
+        timeout=60,
+    )
+    assert len(list(cache.glob("*.so"))) == 1
+
+
+def test_the_cache_knows_flags_sources_and_torch(cache, monkeypatch):
+    """A library built for something else must not be loaded: each of these changes its name."""
+    asked = []
+
+    def compile_nothing(command, links, library):
+        asked.append(library.name)
+        raise RuntimeError("stop here")
+
+    monkeypatch.setattr(rollout_cpu, "_compile", compile_nothing)
+
+    def ask(isa="native"):
+        rollout_cpu.load.cache_clear()
+        with pytest.raises(RuntimeError, match="stop here"):
+            rollout_cpu.load(isa)
+
+    ask()
+    ask()
+    assert asked[0] == asked[1]
+    ask("haswell")
+    monkeypatch.setattr(torch, "__version__", "2.99")
+    ask()
+    monkeypatch.setattr(rollout_cpu, "_cpu_model", lambda: "another CPU")
+    ask()
+    monkeypatch.setattr(rollout_cpu, "_SOURCES", rollout_cpu._SOURCES[:2])
+    ask()
+    assert len(set(asked)) == 5
+
+
+def test_an_unwritable_cache_is_one_clear_refusal(tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    rollout_cpu.load.cache_clear()
+    ops._said.clear()
+    with pytest.raises(RuntimeError, match="cannot be kept in .*XDG_CACHE_HOME"):
+        rollout(X, WEIGHTS, RULE, 2, backend="cpu")
+    with pytest.warns(UserWarning, match="slow reference"):
+        rollout(X, WEIGHTS, RULE, 2)
+    rollout_cpu.load.cache_clear()
+
+
+def test_warnings_are_not_raised_when_the_kernel_serves():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rollout(X, WEIGHTS, RULE, 2)
