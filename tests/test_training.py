@@ -88,7 +88,7 @@ def test_derived_seeds():
 
 @pytest.mark.parametrize(
     ("iterations", "milestones"),
-    [(5000, (1000, 2000)), (2500, (1000, 2000)), (300, (150, 240)), (2, (1,)), (1, (1,))],
+    [(5000, (2500, 4000)), (300, (150, 240)), (2, (1,)), (1, (1,))],
 )
 def test_default_milestones(iterations, milestones):
     assert loop.default_milestones(iterations) == milestones
@@ -152,6 +152,21 @@ def test_reseeding_replaces_one_state(small_run):
     start = small_run.nca.initial_state(1, 6, 7, seed=loop.derived_seed(3, "start", 0))[0]
     assert len(changed) == 1
     assert torch.equal(small_run.pool.states[changed[0]], start)
+
+
+def test_a_state_beyond_the_limit_starts_afresh(small_run):
+    # As train draws: the number of steps comes first from the generator.
+    draw = loop.derived_generator(3, "pool", 0)
+    torch.randint(2, 5, (), generator=draw)
+    indices, _ = small_run.pool.sample(2, draw)
+    runaway, healthy = indices.tolist()
+    small_run.pool.states[runaway, 2, 3, 4] = 5.5
+    before = small_run.pool.states.clone()
+    # Untrained, the automaton leaves its state alone.
+    train_small(small_run, 1, learning_rate=lambda i: 0.0, state_limit=5.0)
+    fresh = small_run.nca.initial_state(2, 6, 7, seed=loop.derived_seed(3, "restart", 0))
+    assert torch.equal(small_run.pool.states[runaway], fresh[0])
+    assert torch.equal(small_run.pool.states[healthy], before[healthy])
 
 
 def test_each_iteration_draws_anew(small_run):
@@ -277,9 +292,11 @@ def test_preview_strip_puts_an_oblong_target_first(tmp_path):
     [
         ({"iterations": 0}, "iterations must be at least 1, but got 0"),
         ({"image_size": -128}, "image_size must be at least 16, but got -128"),
-        ({"pool_size": 3}, "batch_size must be at most pool_size=3, but got 4"),
-        ({"steps_min": 97}, "steps_min must be at most steps_max=96, but got 97"),
+        ({"pool_size": 3, "batch_size": 4}, "batch_size must be at most pool_size=3, but got 4"),
+        ({"steps_min": 65}, "steps_min must be at most steps_max=64, but got 65"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive and finite, but got nan"),
+        ({"image_crop": 8}, "image_crop must be at least 16, but got 8"),
+        ({"state_limit": 0.5}, "state_limit must be at least 1, but got 0.5"),
         ({"lr_gamma": 0.0}, "lr_gamma must be positive and finite, but got 0.0"),
         ({"overflow_weight": float("nan")}, "overflow_weight must be at least 0, but got nan"),
         ({"lr_milestones": (0,)}, "lr_milestones must be at least 1"),
@@ -438,7 +455,7 @@ def test_folder_with_a_model_is_refused(tmp_path, picture):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"learning_rate": 2e-3}, r"must keep its settings, .*: learning_rate \(was 0.001, now 0.002\)"),
+        ({"learning_rate": 2e-3}, r"must keep its settings, .*: learning_rate \(was 0.0025, now 0.002\)"),
         ({"seed": 4, "batch_size": 3}, r"batch_size \(was 2, now 3\), seed \(was 0, now 4\)"),
         ({"iterations": 5}, "iterations must be at least the 6 done, but got 5"),
     ],
@@ -451,6 +468,34 @@ def test_changed_settings_are_refused(whole_run, change, message):
 def test_other_image_is_refused(whole_run):
     with pytest.raises(ValueError, match="image must be that of the run"):
         train_texture(TINY, torch.zeros(3, 16, 16), whole_run, resume=True, progress=False)
+
+
+def cropped_target(tmp_path, image, **change):
+    config = replace(TINY, iterations=1, **change)
+    train_texture(config, image, tmp_path / "run", progress=False)
+    return checkpoint.load(tmp_path / "run" / "training.safetensors")[0]["target"]
+
+
+def test_image_crop_is_the_middle(tmp_path):
+    image = torch.rand(3, 20, 25, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(cropped_target(tmp_path, image, image_crop=16), image[:, 2:18, 4:20])
+
+
+def test_image_crop_is_shrunk_to_the_canvas(tmp_path):
+    image = torch.zeros(3, 80, 70)
+    image[:, 8:72, 3:67] = torch.tensor([0.2, 0.5, 0.9])[:, None, None]  # the middle 64 x 64
+    save_image(image, tmp_path / "picture.png")
+    target = cropped_target(tmp_path, str(tmp_path / "picture.png"), image_crop=64)
+    assert target.shape == (3, 16, 16)
+    # The file holds bytes; nothing of the black border may show.
+    wanted = (torch.tensor([0.2, 0.5, 0.9]) * 255).round()[:, None, None] / 255
+    torch.testing.assert_close(target, wanted.expand_as(target), rtol=0, atol=1e-6)
+
+
+def test_image_crop_beyond_the_image_is_refused(tmp_path, picture):
+    with pytest.raises(ValueError, match="image_crop must be at most the 16 x 16 pixels of the image, but got 17"):
+        train_texture(replace(TINY, image_crop=17), picture, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("shape", [(3, 15, 16), (1, 16, 16), (3, 17, 16), (16, 16)])

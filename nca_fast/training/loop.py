@@ -35,12 +35,12 @@ def derived_generator(seed: int, purpose: str, iteration: int = 0) -> torch.Gene
 
 
 def default_milestones(iterations: int) -> tuple[int, ...]:
-    """When to lower the learning rate where the user does not say.
+    """When to lower the learning rate where the user does not say: after half and four fifths of the run.
 
-    The notebook's 1000 and 2000 (of 5000) where the run is long enough. Short runs move them to half and four fifths:
-    small steps gain nothing before the large ones have brought the weights somewhere.
+    The notebook does it after 1000 and 2000 of 5000. In short runs small steps gain nothing before the large ones have
+    brought the weights somewhere.
     """
-    return tuple(sorted({min(1000, max(1, iterations // 2)), min(2000, max(1, iterations * 4 // 5))}))
+    return tuple(sorted({max(1, iterations // 2), max(1, iterations * 4 // 5)}))
 
 
 def learning_rate_at(iteration: int, base: float, milestones: Iterable[int], gamma: float) -> float:

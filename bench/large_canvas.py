@@ -1,0 +1,47 @@
+"""Is a canvas of more than 2**31 numbers right where 32-bit offsets would have overflowed?
+
+    python -m bench.large_canvas        needs 18 GiB of memory; writes bench/results/large_canvas.json
+
+One step on 2 channels x 32,800 x 32,800 cells; windows of the result, the last rows and columns among them, must equal
+the same step on a copy of the window's surroundings alone, bit for bit.
+"""
+
+import sys
+import time
+
+import torch
+
+from bench.harness import RESULTS, header, write_result
+from nca_fast import Rule, rollout
+
+SIDE, WINDOW = 32800, 64
+RULE = Rule(channels=2, hidden=(4,), filters=("identity", "sobel_x", "sobel_y"))
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    weights = [(torch.randn(o, i) * 0.3, torch.randn(o) if bias else None) for o, i, bias in RULE.layers]
+    x = torch.empty(1, 2, SIDE, SIDE)
+    x.uniform_(-1, 1)
+    begin = time.perf_counter()
+    y = rollout(x, weights, RULE, 1, seed=1, backend="cpu")
+    seconds = time.perf_counter() - begin
+    last = SIDE - WINDOW
+    windows = [(0, 0), (SIDE // 2, 123), (last, 0), (last, last)]
+    equal = []
+    for row, column in windows:
+        rows = torch.arange(row - 1, row + WINDOW + 1) % SIDE
+        columns = torch.arange(column - 1, column + WINDOW + 1) % SIDE
+        around = x[:, :, rows][:, :, :, columns].contiguous()
+        origin = ((row - 1) % 2**32, (column - 1) % 2**32)
+        part = rollout(around, weights, RULE, 1, seed=1, origin=origin, backend="cpu")[:, :, 1:-1, 1:-1]
+        equal.append(torch.equal(part, y[:, :, row : row + WINDOW, column : column + WINDOW]))
+    print(f"{x.numel()} numbers, {x.numel() / 2**31:.3f} x 2**31; windows equal: {equal}; {seconds:.1f} s")
+    if not all(equal) or x.numel() <= 2**31:
+        sys.exit("the large canvas is wrong")
+    result = {"header": header(), "numbers": x.numel(), "windows": windows, "equal": equal, "seconds": seconds}
+    write_result(RESULTS / "large_canvas.json", result)
+
+
+if __name__ == "__main__":
+    main()
