@@ -10,7 +10,7 @@
 
 namespace nca_fast {
 
-constexpr int64_t TILE = 256;  // columns of a tile: its rows stay in L1/L2
+constexpr int64_t TILE = 1024;  // columns of a tile: three rows of all channels stay in L2
 
 // A 3x3 filter over three vertical profiles of a column (a, b, c): smooth a + 2 b + c, slope c - a, and b itself. Any
 // filter is a sum of horizontally shifted profiles, and the usual ones need few: Sobel x 2, Sobel y 3, Laplacian 4.
