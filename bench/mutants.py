@@ -29,11 +29,7 @@ MUTANTS = [
     ("simd.h", "return v < 0 ? vf{} : v;", "return v > 0 ? v : vf{};"),
     ("simd.h", "v += load_some(p + i, n - i);", "v += load(p + i);"),
     ("rollout_cpu.cpp", "smooth - slope, 2 * smooth + cell, smooth + slope", "smooth, 2 * smooth + cell, smooth"),
-    (
-        "rollout_cpu.cpp",
-        "if (++partial.chunks == FOLD) partial.fold();",
-        "if (++partial.chunks == FOLD) partial.chunks = 0;",
-    ),
+    ("rollout_cpu.cpp", "std::fill_n(static_cast<float*>(*weight[i]), weight_size(layer), 0.f);", ""),
     ("rollout_cpu.cpp", "if (packer.count) run(packer.count);\n    write_until(r1);", "write_until(r1);"),
     ("rollout_cpu.cpp", "std::max(written, row + 1 - waiting_rows(row))", "row + 1"),
     ("rollout_cpu.cpp", "const bool lost = !s.circular && to != row + i - 1", "const bool lost = false"),

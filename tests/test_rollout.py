@@ -20,6 +20,7 @@ SHAPES = [
     (1, 16, 16),  # whole vectors
     (2, 17, 33),  # ragged vectors
     (3, 40, 64),  # threads cut samples in two
+    (2, 64, 80),  # weight gradients of one thread are folded into doubles on the way
     (1, 3, 1100),  # more than one tile of columns
     (1, 300, 3),  # rows shorter than any vector, so that packed cells wait over many rows
 ]
