@@ -1,0 +1,42 @@
+"""Makes examples/textures.png: on the left what an automaton learned from, on the right what it grew.
+
+python examples/textures.py [FOLDER]        some ten minutes on two cores; runs in FOLDER (runs) are gone on with
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nca_fast import NCA
+from nca_fast.checkpoint import load
+from nca_fast.images import image_grid, save_image
+from nca_fast.rendering.canvas import render
+from nca_fast.training.texture import TextureConfig, train_texture
+
+PICTURES = ("brick", "gravel", "immunohistochemistry")
+CONFIG = TextureConfig(image_crop=256, image_size=64, iterations=3000, video_steps=0)
+WIDTH, STEPS, ZOOM = 256, 400, 3
+
+
+def enlarged(rgb: Tensor) -> Tensor:
+    return rgb.repeat_interleave(ZOOM, 1).repeat_interleave(ZOOM, 2)
+
+
+def main() -> None:
+    runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
+    lines = []
+    for name in PICTURES:
+        out = runs / name
+        train_texture(CONFIG, f"skimage:{name}", out, resume=True)
+        target = load(out / "training.safetensors")[0]["target"]
+        nca = NCA.from_pretrained(out)
+        grown = nca.to_rgb(render(nca, CONFIG.image_size, WIDTH, STEPS, seed=1))[0]
+        gap = torch.ones(3, ZOOM * CONFIG.image_size, 8)
+        lines.append(torch.cat([enlarged(target), gap, enlarged(grown)], dim=2))
+    save_image(image_grid(lines, columns=1, pad=4), Path(__file__).with_name("textures.png"))
+
+
+if __name__ == "__main__":
+    main()
