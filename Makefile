@@ -19,6 +19,6 @@ test: venv
 
 demo: venv
 	rm -rf demo
-	$(RUN) -m nca_fast texture skimage:gravel --out demo --iterations 250 --image-size 96
+	$(RUN) -m nca_fast texture skimage:brick --image-crop 256 --image-size 64 --iterations 1200 --out demo
 	$(RUN) -m nca_fast render demo --height 512 --width 1024 --steps 256 --out demo/wide.png
 	$(RUN) -m bench.rollout --quick

@@ -55,6 +55,7 @@ RECIPES = {
 }
 PROBE_ITERATIONS = 16  # their CPU time says how many fit into the budget
 GROWN, LONG = 256, 1000  # steps of the picture, and of the check that nothing drifts
+STARTS = 32  # fresh starts, with one fire mask each, of which none should run away
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Outcome:
     w2: float | None
     ot: float | None
     w2_after_1000_steps: float | None
+    runaways: int
     settings: dict
     picture: Image.Image
 
@@ -97,10 +99,12 @@ def train(row: str, column: str, image: str, change: dict, budget: float) -> Out
         small = nca.to_rgb(render(nca, config.image_size, config.image_size, 96, seed=1))
         large = render(nca, 4 * SIZE, 4 * SIZE, GROWN, seed=2)
         late = render(nca, 4 * SIZE, 4 * SIZE, LONG, seed=2)
+        states = nca(nca.initial_state(STARTS, SIZE, SIZE), steps=GROWN, seed=3)
+    runaways = STARTS - int((states.abs().amax(dim=(1, 2, 3)) <= config.state_limit).sum())
     w2, ot = distances(small)
     w2_late, _ = distances(nca.to_rgb(late))
     picture = Image.fromarray(to_uint8(nca.to_rgb(large)[0].nan_to_num()))
-    return Outcome(row, column, image, iterations, diverged, seconds, w2, ot, w2_late, change, picture)
+    return Outcome(row, column, image, iterations, diverged, seconds, w2, ot, w2_late, runaways, change, picture)
 
 
 def target(image: str, size: int) -> Tensor:
@@ -132,10 +136,10 @@ def contact_sheet(rows: dict[str, list[tuple[str, Image.Image]]]) -> Image.Image
     columns = max(len(cells) for cells in rows.values())
     sheet = Image.new("RGB", (columns * (side + gap), len(rows) * (side + label + gap)), "white")
     draw = ImageDraw.Draw(sheet)
-    for y, (name, cells) in enumerate(rows.items()):
+    for y, cells in enumerate(rows.values()):
         for x, (text, picture) in enumerate(cells):
             corner = x * (side + gap), y * (side + label + gap)
-            draw.text((corner[0] + 2, corner[1] + 2), f"{name}: {text}", fill="black")
+            draw.text((corner[0] + 2, corner[1] + 2), text, fill="black")
             sheet.paste(picture, (corner[0], corner[1] + label))
     return sheet
 
@@ -171,8 +175,10 @@ def main() -> None:
     for outcome in outcomes:
         if outcome.row not in rows:
             shown = Image.fromarray(to_uint8(target(outcome.image, SIZE).repeat(1, 4, 4)))
-            rows[outcome.row] = [("target, tiled", shown)]
-        text = f"{outcome.column} ({outcome.iterations} it.)" + " DIVERGED" * outcome.diverged
+            rows[outcome.row] = [(f"{outcome.row}: the target, tiled", shown)]
+        text = f"{outcome.column}, {outcome.iterations} it."
+        if outcome.diverged or outcome.runaways:
+            text += " DIVERGED" if outcome.diverged else f", {outcome.runaways}/{STARTS} run away"
         rows[outcome.row].append((text, outcome.picture))
     RESULTS.mkdir(exist_ok=True)
     contact_sheet(rows).save(RESULTS / "texture_defaults.png", optimize=True)

@@ -1,6 +1,6 @@
 """Makes examples/textures.png: on the left what an automaton learned from, on the right what it grew.
 
-python examples/textures.py [FOLDER]        some ten minutes on two cores; runs in FOLDER (runs) are gone on with
+python examples/textures.py [FOLDER]        some three minutes on two cores; runs in FOLDER (runs) are gone on with
 """
 
 import sys
@@ -15,8 +15,8 @@ from nca_fast.images import image_grid, save_image
 from nca_fast.rendering.canvas import render
 from nca_fast.training.texture import TextureConfig, train_texture
 
-PICTURES = ("brick", "gravel", "immunohistochemistry")
-CONFIG = TextureConfig(image_crop=256, image_size=64, iterations=3000, video_steps=0)
+PICTURES = ("brick", "immunohistochemistry")
+CONFIG = TextureConfig(image_crop=256, image_size=64, iterations=1200, video_steps=0)
 WIDTH, STEPS, ZOOM = 256, 400, 3
 
 

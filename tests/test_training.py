@@ -410,9 +410,9 @@ train_texture({TINY!r}, {picture!r}, {str(tmp_path)!r}, progress=False)
 
 
 def test_command_killed_in_mid_run_resumes(tmp_path, picture):
-    """SIGKILL from outside, at a moment that nobody chose; both parts through the command line."""
+    """SIGKILL from outside, at a moment that nobody chose; both parts through the command line, on the C++ kernel."""
     options = "--image-size 16 --iterations 60 --pool-size 6 --batch-size 2 --steps-min 2 --steps-max 5 --threads 1"
-    options += " --checkpoint-every 7 --picture-steps 4 --video-steps 0 --backend reference"
+    options += " --checkpoint-every 7 --picture-steps 4 --video-steps 0 --backend cpu"
     command = [sys.executable, "-m", "nca_fast", "texture"]
     root = Path(nca_fast.__file__).parents[1]
     killed = subprocess.Popen(
@@ -455,7 +455,7 @@ def test_folder_with_a_model_is_refused(tmp_path, picture):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"learning_rate": 2e-3}, r"must keep its settings, .*: learning_rate \(was 0.0025, now 0.002\)"),
+        ({"learning_rate": 3e-3}, r"must keep its settings, .*: learning_rate \(was 0.002, now 0.003\)"),
         ({"seed": 4, "batch_size": 3}, r"batch_size \(was 2, now 3\), seed \(was 0, now 4\)"),
         ({"iterations": 5}, "iterations must be at least the 6 done, but got 5"),
     ],

@@ -30,9 +30,9 @@ class TextureConfig:
     """Named automaton to train: its channels, hidden widths and filters."""
     iterations: int = 2000
     """Length of the training. May be raised when a run is resumed. (The notebook: 5000.)"""
-    learning_rate: float = 2.5e-3
-    """Step size of Adam, before the milestones. With 1e-3 (the notebook's) short runs get nowhere; 4e-3 is sharper in
-    the first minute, but what it learns may blow up on large canvases."""
+    learning_rate: float = 2e-3
+    """Step size of Adam, before the milestones. With the notebook's 1e-3 short runs get nowhere; what is learned with
+    4e-3 is sharp early, but may blow up on large canvases."""
     lr_milestones: tuple[int, ...] | None = None
     """Iterations at which the learning rate is lowered. None: after half and four fifths of the run."""
     lr_gamma: float = 0.3
