@@ -92,6 +92,34 @@ def _compile(command, links, library):
         os.replace(built, library)
 
 
+# What Triton's kernels lay out in their own way (see rollout_triton.py) is here as PyTorch has it.
+
+
+def enter(x: Tensor) -> Tensor:
+    """x as the kernels take it: as it is."""
+    return x
+
+
+def leave(state: Tensor, channels: int) -> Tensor:
+    """What the kernels wrote, as [B, C, H, W]: as it is."""
+    return state
+
+
+def prepare(params: Tensor, about, precision: str) -> Tensor:
+    """The weights as `advance` and `retreat` take them: as they are."""
+    return params
+
+
+def gradients(params: Tensor, x: Tensor) -> Tensor:
+    """Where `retreat` adds up the gradient of params: zeros in float64."""
+    return torch.zeros_like(params, dtype=torch.float64)
+
+
+def total(grad_params: Tensor, params: Tensor) -> Tensor:
+    """The gradient of params, in their type."""
+    return grad_params.to(params.dtype)
+
+
 def advance(x: Tensor, params: Tensor, fire: Tensor, about, place, first_step: int, states: Tensor, every: int):
     """states[j] = x after (j + 1) * every steps.
 

@@ -4,9 +4,11 @@ Here are the choice of a backend, and the operator that torch.compile and autogr
 everything else of the backward pass (masks, perception, hidden units) is computed again by the kernels.
 """
 
+import os
 import warnings
 from functools import lru_cache
 from importlib import import_module
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from nca_fast import arguments, reference
 from nca_fast.fire_mask import threshold
 from nca_fast.rule import Rule
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "triton")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 
 
@@ -41,7 +43,8 @@ def rollout(
     `first_step=10`, give the same numbers as one of 20, and parts of a canvas the same as the whole.
 
     Args:
-        x: The states of all cells. [B, C, H, W]; float32 (any backend), float64, bfloat16, float16 (reference).
+        x: The states of all cells. [B, C, H, W]; float32 (any backend); bfloat16, float16 (triton, reference); float64
+            (reference).
         weights: A pair (W, b) for every layer, first to last: W [out, in] or, one rule per sample, [B, out, in];
             b [out] or [B, out], or None where the rule has no bias. Inputs of the first layer are ordered
             filter by filter: index f * C + c. Finite (looked at on the CPU only: a GPU would have to wait for it).
@@ -54,7 +57,7 @@ def rollout(
         fire_rate: A map [H, W] in [0, 1] instead of the rule's single number: parts of a canvas at different speeds.
         backend: One of `BACKENDS`; None picks the fused kernel of x's device, or the reference, saying so once.
         precision: What the matrix products multiply: "fp32", "tf32", "fp16" or "bf16". Accumulation is float32.
-            The cpu backend serves "fp32".
+            The cpu backend serves "fp32"; on a GPU "fp16" is the fast one.
         checkpoint_every: For the gradient keep only every k-th state and recompute those between; None keeps all.
         bptt_steps: Truncates: only the last k steps pass gradient, and x receives none. None passes it through all.
 
@@ -111,6 +114,7 @@ def rollout(
         first_sample,
         every,
         passed,
+        precision,
     )[0]
 
 
@@ -126,11 +130,16 @@ def _choose(backend, rule, x, per_sample, precision):
         raise ValueError(f"backend must be one of {BACKENDS} or None, but got {backend!r}.")
     if backend == "reference" or (backend is None and x.dtype == torch.float64):
         return "reference"
-    refusal = _cpu_refusal(rule, x, per_sample, precision)
-    if refusal is not None and backend == "cpu":
-        raise ValueError(f'backend="cpu" cannot serve: {refusal} Use backend=None or "reference".')
+    name = backend or ("triton" if x.device.type == "cuda" else "cpu")
+    refusal = _rule_refusal(rule, per_sample) or {"cpu": _cpu_refusal, "triton": _triton_refusal}[name](
+        rule, x, precision
+    )
+    if refusal is not None and backend is not None:
+        raise ValueError(f'backend="{backend}" cannot serve: {refusal} Use backend=None or "reference".')
     if torch.compiler.is_compiling():  # the kernel is built when the compiled model first runs
-        return "reference" if refusal else "cpu"
+        return "reference" if refusal else name
+    if refusal is None and name == "triton":
+        return "triton"
     if refusal is None:
         try:
             _kernels("cpu").load()
@@ -145,14 +154,8 @@ def _choose(backend, rule, x, per_sample, precision):
     return "reference"
 
 
-def _cpu_refusal(rule, x, per_sample, precision):
-    """Why the C++ kernel cannot do this, or None."""
-    if x.device.type != "cpu":
-        return f"x must be on the CPU for the only fused kernel there is yet, but is on {x.device.type}."
-    if x.dtype != torch.float32:
-        return f"the C++ kernel takes float32 states, but x is {x.dtype}."
-    if precision != "fp32":
-        return f'the C++ kernel computes in precision "fp32", but {precision!r} was asked for.'
+def _rule_refusal(rule, per_sample):
+    """Why no fused kernel can do this, or None."""
     if per_sample:
         return "one rule per sample (weights with a batch dimension) has no fused kernel yet."
     if max([filter.size for filter in rule.filters], default=0) > 3:
@@ -161,8 +164,59 @@ def _cpu_refusal(rule, x, per_sample, precision):
         return "the local maximum (maximum_window) has no fused kernel yet."
     if rule.alive_channel is not None:
         return "the alive mask (alive_channel) has no fused kernel yet."
+    return None
+
+
+def _cpu_refusal(rule, x, precision):
+    """Why the C++ kernel cannot do this, or None."""
+    if x.device.type != "cpu":
+        return f"the C++ kernel takes states on the CPU, but x is on {x.device.type}."
+    if x.dtype != torch.float32:
+        return f"the C++ kernel takes float32 states, but x is {x.dtype}."
+    if precision != "fp32":
+        return f'the C++ kernel computes in precision "fp32", but {precision!r} was asked for.'
     if rule.channels > 64:
         return f"the C++ kernel takes at most 64 channels, but the rule has {rule.channels}."
+    return None
+
+
+def _triton_refusal(rule, x, precision):
+    """Why the Triton kernels cannot do this, or None."""
+    interpreted = x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    if x.device.type != "cuda" and not interpreted:
+        return f"the Triton kernels take states on a GPU, but x is on {x.device.type}: use x.cuda()."
+    if x.dtype == torch.float64:
+        return "the Triton kernels take float32, bfloat16 and float16 states, but x is torch.float64: use x.float()."
+    if rule.channels > 32:
+        return f"the Triton kernels take at most 32 channels, but the rule has {rule.channels}."
+    if len(rule.filters) > 8:
+        return f"the Triton kernels take at most 8 filters, but the rule has {len(rule.filters)}."
+    if len(rule.hidden) > 2 or max(rule.hidden) > 128:
+        return f"the Triton kernels take one or two hidden layers of at most 128 units, but the rule has {rule.hidden}."
+    wide = len(rule.hidden) == 2 or rule.channels > 16 or len(rule.filters) > 4
+    if wide and precision == "tf32":
+        return (
+            'the Triton kernels compute precision "tf32" for one hidden layer, 16 channels and 4 filters at most '
+            '(shared memory): use precision="fp16" or "fp32".'
+        )
+    if torch.compiler.is_compiling():  # what is installed cannot be traced
+        return None
+    if find_spec("triton") is None:
+        return "the Triton kernels need triton, which is not installed: run `pip install triton` (Linux)."
+    if x.is_cuda and torch.version.hip is None and torch.cuda.get_device_capability(x.device) < (8, 0):
+        return (
+            "the Triton kernels need a GPU of compute capability 8.0 (Ampere) or later, because Triton does not use "
+            f"the matrix units of older ones, but {torch.cuda.get_device_name(x.device)} has "
+            f"{'.'.join(map(str, torch.cuda.get_device_capability(x.device)))}."
+        )
+    if x.is_cuda and torch.version.hip is None:  # shared_bytes of the backward pass, bench/results/triton_table.json
+        needed = 187 if wide else 113 if precision == "tf32" else 74
+        there = torch.cuda.get_device_properties(x.device).shared_memory_per_block_optin // 1024
+        if there < needed:
+            return (
+                f"the Triton kernels need {needed} KiB of shared memory for this rule in precision {precision!r}, but "
+                f"{torch.cuda.get_device_name(x.device)} has {there} KiB."
+            )
     return None
 
 
@@ -205,26 +259,43 @@ def _rollout_op(
     first_sample: int,
     every: int,
     passed: int,
+    precision: str = "fp32",
 ) -> tuple[Tensor, Tensor]:
-    """The states after the last step, and the states at which the segments begin (x itself left out)."""
+    """The states after the last step, and the states at which the segments begin, as the kernels lay them out (x itself
+    left out)."""
     kernels, about = _kernels(backend), _about(rule)
     place = (seed, origin_row, origin_column, first_sample)
     starts = [s for s in _segments(steps, every, passed) if s > 0]
-    saved = x.new_empty(len(starts), *x.shape)
-    state, now = x, 0
+    weights, state, now = kernels.prepare(params, about, precision), kernels.enter(x), 0
+    saved = state.new_empty(len(starts), *state.shape)
+    y = torch.empty_like(state)
     if starts:
-        kernels.advance(state, params, fire, about, place, first_step, saved[:1], starts[0])
-        kernels.advance(saved[0], params, fire, about, place, first_step + starts[0], saved[1:], every)
+        kernels.advance(state, weights, fire, about, place, first_step, saved[:1], starts[0])
+        kernels.advance(saved[0], weights, fire, about, place, first_step + starts[0], saved[1:], every)
         state, now = saved[-1], starts[-1]
-    y = torch.empty_like(x)
-    kernels.advance(state, params, fire, about, place, first_step + now, y[None], steps - now)
-    return y, saved
+    kernels.advance(state, weights, fire, about, place, first_step + now, y[None], steps - now)
+    return kernels.leave(y, x.shape[1]), saved
 
 
 @_rollout_op.register_fake
-def _(x, params, fire, rule, backend, steps, seed, first_step, origin_row, origin_column, first_sample, every, passed):
+def _(
+    x,
+    params,
+    fire,
+    rule,
+    backend,
+    steps,
+    seed,
+    first_step,
+    origin_row,
+    origin_column,
+    first_sample,
+    every,
+    passed,
+    precision="fp32",
+):
     starts = [s for s in _segments(steps, every, passed) if s > 0]
-    return torch.empty_like(x), x.new_empty(len(starts), *x.shape)
+    return torch.empty_like(x), x.new_empty(len(starts), *_kernels(backend).enter(x).shape)
 
 
 @torch.library.custom_op("nca_fast::rollout_backward", mutates_args=())
@@ -244,27 +315,27 @@ def _rollout_backward_op(
     first_sample: int,
     every: int,
     passed: int,
+    precision: str = "fp32",
 ) -> tuple[Tensor, Tensor]:
     """Gradients in x and in params."""
     kernels, about = _kernels(backend), _about(rule)
     place = (seed, origin_row, origin_column, first_sample)
-    grad_params = torch.zeros_like(params, dtype=torch.float64)
-    grad, scratch = grad_y, None
+    weights, grad, scratch = kernels.prepare(params, about, precision), kernels.enter(grad_y), None
     begin = _segments(steps, every, passed)
-    inner = x.new_empty(min(every, passed) - 1, *x.shape)
-    states = ([x] if begin[0] == 0 else []) + list(saved)
+    inner = grad.new_empty(min(every, passed) - 1, *grad.shape)
+    states = ([kernels.enter(x)] if begin[0] == 0 else []) + list(saved)
+    grad_weights = kernels.gradients(weights, grad)
     for start, end, state in reversed(list(zip(begin, begin[1:] + [steps], states, strict=True))):
         between = inner[: end - start - 1]
-        kernels.advance(state, params, fire, about, place, first_step + start, between, 1)
+        kernels.advance(state, weights, fire, about, place, first_step + start, between, 1)
         for n in reversed(range(start, end)):
             state_n = state if n == start else between[n - start - 1]
             if scratch is None:
-                scratch = torch.empty_like(x)
-            kernels.retreat(state_n, grad, params, fire, about, place, first_step + n, scratch, grad_params)
+                scratch = torch.empty_like(grad)
+            kernels.retreat(state_n, grad, weights, fire, about, place, first_step + n, scratch, grad_weights)
             grad, scratch = scratch, (None if grad is grad_y else grad)
-    if passed < steps:
-        grad = torch.zeros_like(x)
-    return grad, grad_params.to(params.dtype)
+    grad_x = torch.zeros_like(x) if passed < steps else kernels.leave(grad, x.shape[1])
+    return grad_x, kernels.total(grad_weights, weights)
 
 
 @_rollout_backward_op.register_fake
@@ -284,6 +355,7 @@ def _(
     first_sample,
     every,
     passed,
+    precision="fp32",
 ):
     return torch.empty_like(x), torch.empty_like(params)
 
@@ -302,7 +374,7 @@ def _differentiate(ctx, grad_y, _):
         return None, None, *nothing
     x, params, fire, saved = ctx.saved_tensors
     grad_x, grad_params = _rollout_backward_op(grad_y.contiguous(), x, params, fire, saved, *ctx.settings)
-    rule, backend, steps, *_, passed = ctx.settings
+    _, _, steps, *_, passed, _ = ctx.settings
     return grad_x if passed == steps else None, grad_params, *nothing
 
 

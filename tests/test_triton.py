@@ -1,0 +1,311 @@
+"""The Triton kernels against the float64 reference: values, every gradient, and the fire mask bit for bit.
+
+Without a GPU the kernels run in Triton's interpreter (conftest.py), which is slow: sizes are small. It executes the
+same program text but for the inline PTX, which only a GPU can check.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from rollouts import random_weights, relative_error, values_and_gradients
+
+from nca_fast import Rule, fire_mask, ops, rollout
+
+pytest.importorskip("triton", reason="the Triton kernels need triton: pip install triton")
+
+FLOOR = 5e-7  # as in test_rollout; worst seen 4.3e-7: the single bias of one channel
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+INTERPRETED = DEVICE == "cpu"
+
+
+@pytest.fixture(autouse=True)
+def columns(request, monkeypatch):
+    """Programs of 64 columns, in the interpreter the fastest, or as many as the test says."""
+    from nca_fast.kernels import rollout_triton
+
+    count = getattr(request, "param", 64 if INTERPRETED else None)
+    for sizes in (rollout_triton.FORWARD_COLUMNS, rollout_triton.BACKWARD_COLUMNS):
+        for precision in sizes if count else ():
+            monkeypatch.setitem(sizes, precision, count)
+
+
+def weights_of(rule):
+    """Random weights, beside the states."""
+    return [tuple(None if t is None else t.to(DEVICE) for t in pair) for pair in random_weights(rule)]
+
+
+def check(rule, shape, steps=2, dtype=torch.float32, precision="fp32", factor=2, floor=FLOOR, **options):
+    """At most `factor` times the error of plain PyTorch at the same precision; see test_rollout for the policy."""
+    B, H, W = shape
+    torch.manual_seed(1)
+    weights = weights_of(rule)
+    x = (torch.randn(B, rule.channels, H, W) * 0.5).to(DEVICE, dtype)
+    grad_y = torch.randn(x.shape).to(DEVICE, dtype)
+    options = {"seed": 11, "origin": (3, 2**32 - 4), "first_sample": 2} | options
+    exact = values_and_gradients(
+        rule, weights, x.double(), grad_y, steps, backend="reference", dtype=torch.float64, **options
+    )
+    plain, fused = (
+        mixed(rule, weights, x, grad_y, steps, backend=b, precision=precision, **options)
+        for b in ("reference", "triton")
+    )
+    for e, p, f in zip(exact, plain, fused, strict=True):
+        assert (e is None) == (f is None)
+        if e is not None:
+            assert f.dtype == p.dtype and f.device == p.device
+            assert relative_error(f, e) <= max(factor * relative_error(p, e), floor)
+
+
+def mixed(rule, weights, x, grad_y, steps, **options):
+    """`values_and_gradients` of float32 weights and a state of any type."""
+    x = x.clone().requires_grad_()
+    weights = [tuple(None if t is None else t.clone().requires_grad_() for t in pair) for pair in weights]
+    y = rollout(x, weights, rule, steps, **options)
+    y.backward(grad_y)
+    return [y.detach(), x.grad] + [t.grad for pair in weights for t in pair if t is not None]
+
+
+SMALL = Rule(channels=4, hidden=(8,))
+
+SHAPES = [
+    (1, 1, 1),  # every neighbour is the cell itself
+    (2, 2, 5),  # H = 2: the rows above and below are the same one
+    (1, 4, 62),  # one program exactly, backward; ragged forward
+    (1, 4, 64),  # one program exactly, forward; two backward
+    (1, 9, 20),  # several bands of rows, the last one ragged
+]
+
+
+@pytest.mark.parametrize("padding", ["circular", "zero"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_shapes(shape, padding, poisoned):
+    check(Rule(padding=padding), shape)
+
+
+@pytest.mark.parametrize("columns", [16], indirect=True)
+@pytest.mark.parametrize("padding", ["circular", "zero"])
+@pytest.mark.parametrize("shape", [(1, 5, 29), (2, 3, 16), (1, 3, 15)], ids=str)
+def test_several_programs_side_by_side(shape, padding, columns, poisoned):
+    check(Rule(channels=8, hidden=(16,), padding=padding), shape)
+
+
+RULES = {
+    "clip": Rule(hidden=(128,)),
+    "no spare channel for the bias": Rule(channels=16),
+    "style": Rule(channels=18, hidden=(90, 90), frozen=3, fire_rate=1.0, output_bias=True),
+    "style-two-filters": Rule(
+        channels=18,
+        hidden=(90, 90),
+        frozen=3,
+        fire_rate=0.6,
+        output_bias=True,
+        filters=("identity", "sobel_x", "sobel_y", "laplacian", "scharr_x/4", "scharr_y/4", "laplacian"),
+    ),
+    "growing, dense": Rule(
+        channels=16, hidden=(128,), filters=("identity", "sobel_x/8", "sobel_y/8"), padding="zero", output_bias=True
+    ),
+    "two layers, no spare channel": Rule(channels=32, hidden=(20, 40), padding="zero"),
+    "no bias": Rule(channels=15, hidden=(33, 5), hidden_bias=False, fire_rate=0.9),
+    "any stencil": Rule(
+        channels=5, hidden=(10,), filters=(((0.1, -0.2, 0.3), (0.4, 0.5, -0.6), (0.7, 0.8, 0.9)), "hex_sobel_x")
+    ),
+    "one channel, one filter": Rule(channels=1, hidden=(1,), filters=("laplacian",), output_bias=True),
+    "a filter of zeros and one cell": Rule(channels=4, hidden=(9,), filters=(((0.0,) * 3,) * 3, ((2.0,),))),
+    "eight filters": Rule(
+        channels=3, hidden=(7,), frozen=2, filters=("identity", "sobel_x", "sobel_y") * 2 + ("hex_laplacian",) * 2
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rules(name, poisoned):
+    check(RULES[name], (1, 5, 21))
+
+
+def test_more_channels_layers_and_filters_than_the_kernels_take_are_refused():
+    for rule, reason in (
+        (Rule(channels=33), "at most 32 channels, but the rule has 33"),
+        (Rule(channels=4, hidden=(4, 4, 4)), "one or two hidden layers"),
+        (Rule(channels=4, hidden=(129,)), "at most 128 units"),
+        (Rule(channels=4, filters=("identity",) * 9), "at most 8 filters"),
+        (Rule(channels=4, filters=("sobel_x5",)), "larger than 3x3"),
+        (Rule(channels=4, alive_channel=3), "alive_channel"),
+    ):
+        x = torch.zeros(1, rule.channels, 2, 2, device=DEVICE)
+        weights = weights_of(rule)
+        with pytest.raises(ValueError, match=f'backend="triton" cannot serve: .*{reason}'):
+            rollout(x, weights, rule, 1, backend="triton")
+
+
+def test_refusals_of_the_machine_name_the_remedy(monkeypatch):
+    x, weights = torch.zeros(1, 4, 2, 2), random_weights(SMALL)
+    with pytest.raises(ValueError, match=r"but x is torch.float64: use x.float\(\)"):
+        rollout(x.double(), weights, SMALL, 1, backend="triton") if INTERPRETED else pytest.skip("needs no GPU")
+    monkeypatch.setattr(ops, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="triton, which is not installed: run `pip install triton`"):
+        rollout(x, weights, SMALL, 1, backend="triton")
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(ValueError, match=r"states on a GPU, but x is on cpu: use x.cuda\(\)"):
+        rollout(x, weights, SMALL, 1, backend="triton")
+
+
+class GPUTensor:
+    """What `_triton_refusal` asks of a tensor."""
+
+    device, dtype, is_cuda = torch.device("cuda", 0), torch.float32, True
+
+
+def test_gpus_that_are_too_old_or_too_small_are_refused(monkeypatch):
+    small = SimpleNamespace(shared_memory_per_block_optin=99 * 1024)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: small)
+    message = ops._triton_refusal(SMALL, GPUTensor, "fp32")
+    assert "8.0 (Ampere) or later" in message and message.endswith("but Tesla T4 has 7.5.")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    assert ops._triton_refusal(SMALL, GPUTensor, "fp32") is None
+    assert "need 187 KiB of shared memory" in ops._triton_refusal(RULES["style"], GPUTensor, "fp16")
+    assert 'use precision="fp16"' in ops._triton_refusal(RULES["style"], GPUTensor, "tf32")
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0, "map"])
+def test_fire_mask_bit_for_bit(rate):
+    """Weights of zero and an output bias of one: what is added in a step is the mask itself."""
+    rule = Rule(channels=4, hidden=(1,), output_bias=True, fire_rate=0.5 if rate == "map" else rate)
+    weights = [(w.mul(0).to(DEVICE), (b * 0 + i).to(DEVICE)) for i, (w, b) in enumerate(random_weights(rule))]
+    fire_rate = None
+    if rate == "map":
+        fire_rate = torch.rand(7, 70, device=DEVICE)
+        fire_rate[:2], fire_rate[2:4], fire_rate[:, 30:40] = 0, 1, 0.5
+        rate = fire_rate
+    x = torch.zeros(2, 4, 7, 70, device=DEVICE)
+    for seed, step, origin, sample in (
+        (0, 0, (0, 0), 0),
+        (2**64 - 1, 2**32 - 1, (2**32 - 2, 2**32 - 3), 2**31),
+        (0x123456789ABCDEF0, 70, (5, 2**31 - 7), 3),
+    ):
+        place = {"origin": origin, "first_sample": sample}
+        y = rollout(x, weights, rule, 1, seed=seed, first_step=step, fire_rate=fire_rate, backend="triton", **place)
+        mask = fire_mask(seed, step, 2, 7, 70, rate, device=DEVICE, **place)
+        assert torch.equal(y, mask.expand(2, 4, 7, 70).float())
+
+
+def test_fire_rate_map(poisoned):
+    rate = torch.rand(5, 21, device=DEVICE)
+    rate[:2], rate[-1:], rate[:, 10:14] = 0, 1, 0.5
+    check(SMALL, (2, 5, 21), fire_rate=rate)
+
+
+@pytest.mark.parametrize(
+    "precision, dtype", [("fp16", torch.float32), ("fp16", torch.float16), ("tf32", torch.float32)]
+)
+def test_precisions(precision, dtype, poisoned):
+    """float16 also with gradients of 1e-7, which would be zero or coarse in float16 if they were not scaled."""
+    check(Rule(), (1, 5, 20), precision=precision, dtype=dtype, seed=3, floor=2e-3 if precision == "tf32" else FLOOR)
+
+
+def bfloat16_factor(dtype):
+    """The interpreter cuts to bfloat16 where a GPU rounds: twice the error each time, and always towards zero."""
+    return 8 if INTERPRETED and dtype == torch.bfloat16 else 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bfloat16(dtype, poisoned):
+    check(Rule(), (1, 5, 20), precision="bf16", dtype=dtype, seed=3, factor=bfloat16_factor(torch.bfloat16))
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e7])
+def test_float16_gradients_of_any_size(scale):
+    """A gradient scaled by a power of ten gives the same gradients scaled, although float16 holds 6e-8 to 65504."""
+    rule, x = Rule(), torch.randn(1, 12, 5, 9, device=DEVICE)
+    weights = weights_of(rule)
+    runs = [
+        mixed(rule, weights, x, grad_y, 2, backend="triton", precision="fp16")[1:]
+        for grad_y in (torch.sin(x * 9), torch.sin(x * 9) * scale)
+    ]
+    for a, b in zip(*runs, strict=True):
+        assert relative_error(b / scale, a.double()) < 2e-3  # float16 rounds to 5e-4; worst seen 3e-4
+
+
+@pytest.mark.parametrize("checkpoint_every, bptt_steps", [(2, None), (3, 4), (None, 3), (7, 1)])
+def test_checkpoints_and_truncation(checkpoint_every, bptt_steps, poisoned):
+    check(SMALL, (2, 3, 9), 5, checkpoint_every=checkpoint_every, bptt_steps=bptt_steps)
+
+
+def test_checkpoints_do_not_change_a_bit_and_neither_does_a_second_run():
+    x = torch.randn(1, 4, 3, 9, device=DEVICE)
+    weights = weights_of(SMALL)
+    runs = [mixed(SMALL, weights, x, x, 4, backend="triton", checkpoint_every=k) for k in (None, None, 3)]
+    for run in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
+
+
+def test_two_rollouts_equal_one_and_a_step_table_that_runs_out_is_made_again():
+    x = torch.randn(1, 4, 3, 5, device=DEVICE)
+    weights = weights_of(SMALL)
+    whole = rollout(x, weights, SMALL, 9, seed=5, first_step=60, backend="triton")
+    half = rollout(x, weights, SMALL, 3, seed=5, first_step=60, backend="triton")
+    assert torch.equal(rollout(half, weights, SMALL, 6, seed=5, first_step=63, backend="triton"), whole)
+
+
+def test_a_part_of_a_canvas_equals_the_whole():
+    steps, x = 2, torch.randn(3, 4, 12, 30, device=DEVICE)
+    weights = weights_of(SMALL)
+    whole = rollout(x, weights, SMALL, steps, seed=8, backend="triton")
+    part = x[1:, :, 3:11, 5:27]
+    part = rollout(part, weights, SMALL, steps, seed=8, origin=(3, 5), first_sample=1, backend="triton")
+    inner = slice(steps, -steps)
+    assert relative_error(part[:, :, inner, inner], whole[1:, :, 3:11, 5:27][:, :, inner, inner].double()) < FLOOR
+
+
+def test_a_state_that_blew_up_stays_where_it_is():
+    """Infinity and NaN reach the neighbours of a cell and no others, spare channels included."""
+    rule = Rule(channels=11, fire_rate=0.7)
+    x = torch.randn(1, 11, 9, 30, device=DEVICE)
+    x[0, 3, 5, 20], x[0, 5, 1, 7] = float("inf"), float("nan")
+    weights = weights_of(rule)
+    got, want = (rollout(x, weights, rule, 1, backend=b) for b in ("triton", "reference"))
+    assert torch.equal(got.isfinite(), want.isfinite())
+    assert 0 < (~got.isfinite()).sum() < 11 * 18
+
+
+def test_input_is_not_changed_and_may_be_any_view():
+    base = torch.randn(2, 8, 9, 12, device=DEVICE)
+    x = base.permute(0, 3, 1, 2)[:, 4:8, ::2, 1:]
+    before = base.clone()
+    weights = weights_of(SMALL)
+    y = rollout(x, weights, SMALL, 2, backend="triton")
+    assert y.is_contiguous() and torch.equal(y, rollout(x.contiguous(), weights, SMALL, 2, backend="triton"))
+    assert torch.equal(base, before)
+
+
+def test_compiled_kernels_do_not_spill_or_grow():
+    """A few variants, compiled ahead of time for sm_90, against the table that `python -m bench.triton_table` wrote."""
+    root = Path(__file__).parents[1]
+    table = json.loads((root / "bench/results/triton_table.json").read_text())
+    if table["header"]["triton"] != metadata.version("triton"):
+        pytest.skip(f"the table was made with triton {table['header']['triton']}, here is another one")
+    want = [
+        row
+        for row in table["rows"]
+        if row["target"] == "sm_90" and row["variant"] in ("texture fp16", "texture bf16, state bf16", "growing fp16")
+    ]
+    variants = [(row["variant"], row["direction"], row["target"]) for row in want]
+    code = f"import json; from bench.triton_table import row; print(json.dumps([row(*v) for v in {variants}]))"
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env=environment)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert len(want) == 6
+    for old, new in zip(want, json.loads(result.stdout), strict=True):
+        assert new["spills"] <= old["spills"], new
+        assert new["direction"] == "backward" or new["spills"] == 0, new
+        for quantity in ("registers", "shared_bytes", "warp_instructions_per_cell"):
+            assert new[quantity] <= 1.05 * old[quantity], (quantity, new)
+        assert new["loop_matrix_instructions"] > 0, new
