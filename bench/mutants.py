@@ -40,8 +40,8 @@ MUTANTS = [
 ]
 
 
-def survives(file: str, old: str, new: str) -> bool:
-    """Whether the tests of the kernel pass with the mistake in it."""
+def survives(file: str, old: str, new: str, tests: list[str]) -> bool:
+    """Whether the tests pass with the mistake in kernels/FILE."""
     root = Path(__file__).parents[1]
     with tempfile.TemporaryDirectory() as folder:
         for part in ("nca_fast", "kernels", "tests", "pyproject.toml"):
@@ -52,26 +52,28 @@ def survives(file: str, old: str, new: str) -> bool:
         if text.count(old) < 1:
             raise ValueError(f"{file} must hold {old!r}, but does not: bring the list of mutants up to date.")
         source.write_text(text.replace(old, new, 1))
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "tests/test_rollout.py"]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
         environment = os.environ | {"XDG_CACHE_HOME": folder, "PYTHONPATH": folder}
         result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-        if "did not compile" in result.stdout or result.returncode not in (0, 1, -6, -11):
+        if "did not compile" in result.stdout or result.returncode not in (0, 1, -6, -11):  # a crash is caught too
             raise RuntimeError(f"mutant {new!r} did not run: {result.stdout[-800:]}")
         return result.returncode == 0
 
 
-def main() -> None:
+def hunt(mutants: list[tuple[str, str, str]], tests: list[str], result_file: str) -> None:
+    """Plants each mistake, writes which were caught, and exits with an error when one was not."""
+    file = mutants[0][0]
+    if not survives(file, "\n", "\n", tests):
+        sys.exit("the tests fail without any mistake planted")
     rows = []
-    for file, old, new in [("rollout_cpu.cpp", "namespace {", "namespace {"), *MUTANTS]:
-        caught = not survives(file, old, new)
+    for file, old, new in mutants:
+        caught = not survives(file, old, new, tests)
         rows.append({"file": file, "old": old, "new": new, "caught": caught})
         print(f"{'caught' if caught else 'passed'}  {file}: {old!r} -> {new!r}", flush=True)
-        if len(rows) == 1 and caught:
-            sys.exit("the tests fail without any mistake planted")
-    write_result(RESULTS / "mutants_cpu.json", {"header": header(), "unchanged_passes": True, "mutants": rows[1:]})
-    missed = [row for row in rows[1:] if not row["caught"]]
+    write_result(RESULTS / result_file, {"header": header(), "unchanged_passes": True, "mutants": rows})
+    missed = [row for row in rows if not row["caught"]]
     sys.exit(f"{len(missed)} mutants were not caught" if missed else 0)
 
 
 if __name__ == "__main__":
-    main()
+    hunt(MUTANTS, ["tests/test_rollout.py"], "mutants_cpu.json")

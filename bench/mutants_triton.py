@@ -5,14 +5,7 @@ python -m bench.mutants_triton        about ten minutes; writes bench/results/mu
 The kernels run in Triton's interpreter: what only the compiled kernels do (inline PTX) is out of its sight.
 """
 
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-
-from bench.harness import RESULTS, header, write_result
+from bench.mutants import hunt
 
 FORWARD, BACKWARD, HOST, PHILOX = "step_fwd_triton.py", "step_bwd_triton.py", "rollout_triton.py", "philox_triton.py"
 
@@ -60,43 +53,5 @@ MUTANTS = [
 ]
 
 
-def survives(file: str, old: str, new: str) -> bool:
-    """Whether the tests of the kernels pass with the mistake in them."""
-    root = Path(__file__).parents[1]
-    with tempfile.TemporaryDirectory() as folder:
-        for part in ("nca_fast", "kernels", "tests", "bench", "pyproject.toml"):
-            copy = shutil.copytree if (root / part).is_dir() else shutil.copy
-            copy(root / part, Path(folder) / part)
-        source = Path(folder) / "kernels" / file
-        text = source.read_text()
-        if text.count(old) < 1:
-            raise ValueError(f"{file} must hold {old!r}, but does not: bring the list of mutants up to date.")
-        source.write_text(text.replace(old, new, 1))
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "tests/test_triton.py"]
-        result = subprocess.run(
-            [*command, "-k", "not compiled"],
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": folder},
-            capture_output=True,
-            text=True,
-        )
-        if result.returncode not in (0, 1):
-            raise RuntimeError(f"mutant {new!r} did not run: {result.stdout[-800:]}")
-        return result.returncode == 0
-
-
-def main() -> None:
-    rows = []
-    for file, old, new in [(FORWARD, "import triton", "import triton"), *MUTANTS]:
-        caught = not survives(file, old, new)
-        rows.append({"file": file, "old": old, "new": new, "caught": caught})
-        print(f"{'caught' if caught else 'passed'}  {file}: {old!r} -> {new!r}", flush=True)
-        if len(rows) == 1 and caught:
-            sys.exit("the tests fail without any mistake planted")
-    write_result(RESULTS / "mutants_triton.json", {"header": header(), "unchanged_passes": True, "mutants": rows[1:]})
-    missed = [row for row in rows[1:] if not row["caught"]]
-    sys.exit(f"{len(missed)} mutants were not caught" if missed else 0)
-
-
 if __name__ == "__main__":
-    main()
+    hunt(MUTANTS, ["tests/test_triton.py", "-k", "not compiled"], "mutants_triton.json")
