@@ -19,6 +19,6 @@ test: venv
 
 demo: venv
 	rm -rf demo
-	$(RUN) -m nca_fast texture skimage:brick --image-crop 256 --image-size 64 --iterations 1200 --out demo
+	$(RUN) -m nca_fast texture skimage:brick --image-crop 256 --image-size 64 --iterations 1500 --out demo
 	$(RUN) -m nca_fast render demo --height 512 --width 1024 --steps 256 --out demo/wide.png
 	$(RUN) -m bench.rollout --quick
