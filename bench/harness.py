@@ -36,9 +36,7 @@ def header() -> dict:
         "torch": str(torch.__version__),
         "triton": _version("triton"),
         "commit": git("rev-parse", "--short", "HEAD"),
-        "changed_files": git("status", "--porcelain", "--untracked-files=no").count("\n") + 1
-        if git("status", "--porcelain", "--untracked-files=no")
-        else 0,
+        "changed_files": len((git("status", "--porcelain", "--untracked-files=no") or "").splitlines()),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 

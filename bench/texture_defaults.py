@@ -6,22 +6,19 @@ every automaton has grown a canvas of 4 x 4 times the area it was trained on, an
 """
 
 import argparse
-import json
 import multiprocessing
-import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 from tqdm import tqdm
 
+from bench.harness import RESULTS, header, write_result
 from nca_fast.features.random_vgg import RandomVGG
 from nca_fast.images import load_image, to_uint8
 from nca_fast.losses.style import GaussianW2, SlicedOT
@@ -29,7 +26,6 @@ from nca_fast.nca import NCA
 from nca_fast.rendering.canvas import render
 from nca_fast.training.texture import TextureConfig, train_texture
 
-RESULTS = Path(__file__).parent / "results"
 CROP, SIZE = 256, 64  # the scale at which 64 cells see several bricks, at the price of a quarter of 128 cells
 TEXTURES = ("brick", "gravel", "grass", "immunohistochemistry")
 QUIET = {"video_steps": 0, "picture_steps": 1, "preview_every": 10**9, "checkpoint_seconds": 1e9, "threads": 1}
@@ -144,21 +140,6 @@ def contact_sheet(rows: dict[str, list[tuple[str, Image.Image]]]) -> Image.Image
     return sheet
 
 
-def machine() -> dict:
-    """What the numbers depend on."""
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=RESULTS).stdout.strip()
-    changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, cwd=RESULTS).stdout
-    return {
-        "cpu": models[0].split(": ")[1],
-        "cores": multiprocessing.cpu_count(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": commit + (" with changes" if changed else ""),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60, help="CPU seconds of every run")
@@ -183,9 +164,9 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     contact_sheet(rows).save(RESULTS / "texture_defaults.png", optimize=True)
     results = [{k: v for k, v in vars(outcome).items() if k != "picture"} for outcome in outcomes]
-    record = {"machine": machine(), "budget_cpu_seconds": arguments.seconds}
+    record = {"header": header(), "budget_cpu_seconds": arguments.seconds}
     record |= {"wall_seconds": round(time.perf_counter() - begin), "defaults": asdict(SHORT), "runs": results}
-    (RESULTS / "texture_defaults.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_result(RESULTS / "texture_defaults.json", record)
     for result in results:
         print(
             "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else str(v) for k, v in result.items() if k != "settings")

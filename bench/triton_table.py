@@ -19,6 +19,7 @@ import torch
 
 from bench.harness import RESULTS, header, write_result
 from nca_fast import Rule, ops
+from nca_fast.presets import PRESETS
 
 TABLE = RESULTS / "triton_table.json"
 ROWS = 32
@@ -27,14 +28,7 @@ _GROWING = Rule(
     channels=16, hidden=(128,), filters=("identity", "sobel_x/8", "sobel_y/8"), padding="zero", output_bias=True
 )
 _STYLE = Rule(channels=18, hidden=(90, 90), frozen=3, fire_rate=1.0, output_bias=True)
-_TWO_FILTERS = Rule(
-    channels=18,
-    hidden=(90, 90),
-    frozen=3,
-    fire_rate=1.0,
-    output_bias=True,
-    filters=("identity", "sobel_x", "sobel_y", "laplacian", "scharr_x/4", "scharr_y/4", "laplacian"),
-)
+_TWO_FILTERS = PRESETS["style-two-filters"]["rule"]
 
 # name: (rule, precision, state); each one forward and backward
 VARIANTS = {

@@ -34,7 +34,7 @@ struct Step {
        int64_t frozen, bool circular, int64_t seed, int64_t origin_row, int64_t origin_column, int64_t first_sample)
       : B(x.size(0)), C(x.size(1)), H(x.size(2)), W(x.size(3)), F(stencils.size(0)), frozen(frozen), circular(circular),
         seed(seed), row0(origin_row), column0(origin_column), sample0(first_sample), fire(fire.data_ptr<int64_t>()),
-        fire_map(fire.dim() == 2), stencils(stencils.data_ptr<float>()) {
+        fire_map(fire.dim() == 2) {
     const float* at = params.data_ptr<float>();
     for (size_t i = 0; i < shapes.size(); i += 3) {
       const int64_t out = shapes[i], in = shapes[i + 1];
@@ -42,8 +42,7 @@ struct Step {
       at += out * in + (shapes[i + 2] ? out : 0);
     }
     for (int64_t f = 0; f < F; ++f) {
-      const float* t = this->stencils + 9 * f;
-      filters.emplace_back(t);
+      filters.emplace_back(stencils.data_ptr<float>() + 9 * f);
       for (int i = 0; i < filters[f].count; ++i) {
         const Correlation::Term& term = filters[f].terms[i];
         uses[term.profile].push_back({f, term.shift, term.weight});
@@ -67,7 +66,6 @@ struct Step {
   uint32_t step = 0;
   const int64_t* fire;  // a cell fires when its hash is below: one number, or a map [H][W]
   bool fire_map;
-  const float* stencils;  // [F][3][3]
   std::vector<Correlation> filters;
   struct Use { int64_t filter; int shift; float weight; };
   std::vector<Use> uses[3];  // the terms of all filters, by profile

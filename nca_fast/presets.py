@@ -4,12 +4,11 @@ Only what differs from the defaults of `Rule` and `NCA` is written. Sources: stu
 lost (the style presets) the widths are inferred from the published parameter counts.
 """
 
-from nca_fast.filters import Filter, named
 from nca_fast.rule import Rule
 
 _DISTILL = ("identity", "sobel_x", "sobel_y", "laplacian")
 # Scharr's sum of absolute taps is four times Sobel's; scaled, both speak equally loudly.
-_SCHARR = tuple(Filter(name, named(name).taps, 1 / 4) for name in ("scharr_x", "scharr_y"))
+_SCHARR = ("scharr_x/4", "scharr_y/4")
 
 
 def _style(filters):

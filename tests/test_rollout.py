@@ -11,6 +11,7 @@ import torch
 from rollouts import random_weights, relative_error, values_and_gradients
 
 from nca_fast import Rule, rollout
+from nca_fast.presets import PRESETS
 
 FLOOR = 3e-7
 
@@ -29,14 +30,7 @@ RULES = {
     "texture": Rule(),
     "clip": Rule(hidden=(128,)),
     "style": Rule(channels=18, hidden=(90, 90), frozen=3, fire_rate=1.0, output_bias=True),
-    "style-two-filters": Rule(
-        channels=18,
-        hidden=(90, 90),
-        frozen=3,
-        fire_rate=1.0,
-        output_bias=True,
-        filters=("identity", "sobel_x", "sobel_y", "laplacian", "scharr_x/4", "scharr_y/4", "laplacian"),
-    ),
+    "style-two-filters": PRESETS["style-two-filters"]["rule"],
     "growing, dense": Rule(
         channels=16, hidden=(128,), filters=("identity", "sobel_x/8", "sobel_y/8"), padding="zero", output_bias=True
     ),
