@@ -61,23 +61,29 @@ def _version(package):
         return None
 
 
-def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, dict]:
+def interleaved(
+    runs: Mapping[str, Callable[[], object]], repeats: int, synchronize: Callable[[], object] = lambda: None
+) -> dict[str, dict]:
     """Times every run once per round, so that what disturbs the machine disturbs all of them.
 
     Args:
-        runs: What to time, by name; each is run once before, for compilation and caches.
+        runs: What to time, by name; each is run twice before, for compilation, caches and what is kept of a first run.
         repeats: Rounds.
+        synchronize: Waits until a device has done what it was told.
 
     Returns:
         For each name: median, least and greatest seconds.
     """
     for run in runs.values():
         run()
+        run()  # a GPU may replay from its second time on
+        synchronize()
     seconds = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
             begin = time.perf_counter()
             run()
+            synchronize()
             seconds[name].append(time.perf_counter() - begin)
     return {
         name: {"median": statistics.median(values), "min": min(values), "max": max(values)}
@@ -132,6 +138,21 @@ def fma_peak() -> float:
         threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
         result = subprocess.run([str(program)], capture_output=True, text=True, check=True, env=os.environ | threads)
     return float(result.stdout)
+
+
+def copy_bandwidth() -> float:
+    """Bytes per second that a GPU reads and writes in a large copy."""
+    a = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    b = torch.empty_like(a)
+    t = interleaved({"copy": lambda: b.copy_(a)}, 10, torch.cuda.synchronize)["copy"]
+    return 2 * a.nbytes / t["median"]
+
+
+def matrix_rate() -> float:
+    """Operations per second of a GPU in a large float16 matrix product of random numbers."""
+    a, b = (torch.randn(8192, 8192, dtype=torch.float16, device="cuda") for _ in "ab")
+    t = interleaved({"product": lambda: a @ b}, 10, torch.cuda.synchronize)["product"]
+    return 2 * 8192**3 / t["median"]
 
 
 def write_result(path: Path, result: dict) -> None:

@@ -2,6 +2,7 @@
 
     python -m bench.rollout --device cpu            all sizes, peak memory; a result file under bench/results
     python -m bench.rollout --device cpu --quick    half a minute: what `make demo` shows
+    python -m bench.rollout --device cuda --precision fp16 --channels 16 --state bf16    on a GPU, some four minutes
 
 Parity with the float64 reference is checked first: no speed is printed when it fails.
 """
@@ -14,19 +15,27 @@ from pathlib import Path
 
 import torch
 
-from bench.harness import RESULTS, fma_peak, header, interleaved, write_result
+from bench.harness import RESULTS, copy_bandwidth, fma_peak, header, interleaved, matrix_rate, write_result
 from bench.stock import StockNCA
-from nca_fast import NCA, rollout
+from nca_fast import NCA, Rule, rollout
 from nca_fast.kernels import rollout_cpu
+from nca_fast.ops import PRECISIONS
 
-FORWARD = {128: 64, 256: 32, 1024: 8}  # side of the canvas: steps of one timed rollout
-TRAINING = (4, 128, 32)  # batch, side, steps
+# (batch, side of the canvas, steps) of one timed rollout
+FORWARD = {
+    "cpu": [(1, 128, 64), (1, 256, 32), (1, 1024, 8)],
+    "cuda": [(4, 128, 64), (1, 256, 64), (1, 1024, 32), (1, 4096, 8)],
+}
+TRAINING = {"cpu": [(4, 128, 32)], "cuda": [(4, 128, 64), (1, 256, 64), (1, 1024, 32), (1, 4096, 4)]}
+STATES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Error against float64 that is rounding alone, whatever plain PyTorch's is.
+FLOORS = {"fp32": 3e-7, "tf32": 2e-3, "fp16": 2e-3, "bf16": 2e-2}
 
 
-def automaton() -> NCA:
+def automaton(channels: int = 12) -> NCA:
     """The texture preset with a last layer that is not zero and keeps states of order one."""
     torch.manual_seed(0)
-    nca = NCA.preset("texture")
+    nca = NCA(Rule(channels=channels))
     with torch.no_grad():
         nca.layers[1].weight.normal_(0, 0.005)
     return nca
@@ -37,53 +46,56 @@ def operations_per_fired_cell(nca: NCA) -> int:
     return sum(2 * layer.weight.numel() for layer in nca.layers)
 
 
-def check_parity(nca: NCA) -> dict[str, list[float]]:
-    """Errors of fused and plain float32 against the float64 reference: values and every gradient; stops when red."""
+def check_parity(nca: NCA, device: str = "cpu", precision: str = "fp32") -> dict[str, list[float]]:
+    """Errors of fused and plain PyTorch against the float64 reference: values and every gradient; stops when red."""
 
-    def run(dtype, backend):
+    def run(dtype, backend, precision):
         torch.manual_seed(1)
-        x = (torch.randn(2, nca.rule.channels, 48, 80) * 0.3).to(dtype).requires_grad_()
+        x = (torch.randn(2, nca.rule.channels, 48, 80) * 0.3).to(device, dtype).requires_grad_()
         weights = [
-            tuple(None if t is None else t.detach().to(dtype, copy=True).requires_grad_() for t in pair)
+            tuple(None if t is None else t.detach().to(device, dtype, copy=True).requires_grad_() for t in pair)
             for pair in nca.weights
         ]
-        y = rollout(x, weights, nca.rule, 6, seed=3, backend=backend)
+        y = rollout(x, weights, nca.rule, 6, seed=3, backend=backend, precision=precision)
         y.square().sum().backward()
         return [y.detach(), x.grad] + [t.grad for pair in weights for t in pair if t is not None]
 
-    exact = run(torch.float64, "reference")
+    exact = run(torch.float64, "reference", "fp32")
     errors = {
         name: [((a.double() - e).norm() / e.norm()).item() for a, e in zip(got, exact, strict=True)]
         for name, got in (
-            ("fused", run(torch.float32, "cpu")),
-            ("plain float32", run(torch.float32, "reference")),
+            ("fused", run(torch.float32, "triton" if device == "cuda" else "cpu", precision)),
+            ("plain", run(torch.float32, "reference", precision)),
         )
     }
-    for fused, plain in zip(errors["fused"], errors["plain float32"], strict=True):
-        if fused > max(2 * plain, 3e-7):
+    for fused, plain in zip(errors["fused"], errors["plain"], strict=True):
+        if not fused <= max(2 * plain, FLOORS[precision]):
             sys.exit(f"parity is red, no speed is measured: errors {errors}")
     return errors
 
 
-def contestants(nca: NCA) -> dict:
+def contestants(nca: NCA, precision: str = "fp32") -> dict:
     """A function (x, steps) -> x for each implementation."""
-    stock = StockNCA(nca)
+    stock = StockNCA(nca).to(next(nca.parameters()).device)
     compiled = torch.compile(stock)
 
     def repeat(step):
         def run(x, steps):
-            for _ in range(steps):
-                x = step(x)
+            with torch.autocast(x.device.type, x.dtype, enabled=x.dtype != torch.float32):
+                for _ in range(steps):
+                    x = step(x)
             return x
 
         return run
 
-    return {"eager": repeat(stock), "torch.compile": repeat(compiled), "fused": lambda x, steps: nca(x, steps)}
+    def fused(x, steps):
+        return nca(x, steps, precision=precision)
+
+    return {"eager": repeat(stock), "torch.compile": repeat(compiled), "fused": fused}
 
 
-def time_forward(runs: dict, side: int, steps: int, repeats: int) -> dict:
-    """Median cell-steps per second on a side x side canvas."""
-    x = torch.randn(1, 12, side, side) * 0.3
+def time_forward(runs: dict, x: torch.Tensor, steps: int, repeats: int) -> dict:
+    """Median cell-steps per second of a rollout."""
 
     def timed(run):
         def call():
@@ -92,28 +104,31 @@ def time_forward(runs: dict, side: int, steps: int, repeats: int) -> dict:
 
         return call
 
-    times = interleaved({name: timed(run) for name, run in runs.items()}, repeats)
-    return {name: _rate(t, side * side * steps) for name, t in times.items()}
+    return _rates({name: timed(run) for name, run in runs.items()}, x, steps, repeats)
 
 
-def time_training(runs: dict, batch: int, side: int, steps: int, repeats: int) -> dict:
+def time_training(runs: dict, x: torch.Tensor, steps: int, repeats: int) -> dict:
     """Median cell-steps per second of a rollout and its gradients in the weights."""
-    x = torch.randn(batch, 12, side, side) * 0.3
 
     def timed(run):
         def call():
-            run(x, steps).square().mean().backward()
+            run(x, steps).float().square().mean().backward()
 
         return call
 
-    times = interleaved({name: timed(run) for name, run in runs.items()}, repeats)
-    return {name: _rate(t, batch * side * side * steps) for name, t in times.items()}
+    return _rates({name: timed(run) for name, run in runs.items()}, x, steps, repeats)
 
 
-def _rate(times, cell_steps):
+def _rates(calls, x, steps, repeats):
+    synchronize = torch.cuda.synchronize if x.is_cuda else lambda: None
+    times = interleaved(calls, repeats, synchronize)
+    cell_steps = x.numel() // x.shape[1] * steps
     return {
-        "cell_steps_per_second": cell_steps / times["median"],
-        "spread": [cell_steps / times["max"], cell_steps / times["min"]],
+        name: {
+            "cell_steps_per_second": cell_steps / t["median"],
+            "spread": [cell_steps / t["max"], cell_steps / t["min"]],
+        }
+        for name, t in times.items()
     }
 
 
@@ -133,6 +148,17 @@ print(resident("VmHWM") - before)
 """
 
 
+def peak_device_memory(run, x: torch.Tensor, steps: int) -> int:
+    """Bytes of GPU memory that a training rollout takes at most, its input included."""
+    run(x, steps).float().square().mean().backward()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() - x.nbytes
+    run(x, steps).float().square().mean().backward()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def peak_memory(name: str) -> int:
     """Bytes that a training rollout of 96 steps, 4 x 128 x 128, takes at most, its input included; Linux only."""
     result = subprocess.run([sys.executable, "-c", PEAK_MEMORY, name], capture_output=True, text=True, check=True)
@@ -141,7 +167,7 @@ def peak_memory(name: str) -> int:
 
 def show(title: str, rates: dict, note: str = "") -> None:
     """Prints one comparison."""
-    eager = rates["eager"]["cell_steps_per_second"]
+    eager = rates.get("eager", rates["fused"])["cell_steps_per_second"]
     print(f"\n{title}")
     for name, rate in rates.items():
         speed, (low, high) = rate["cell_steps_per_second"], rate["spread"]
@@ -149,17 +175,65 @@ def show(title: str, rates: dict, note: str = "") -> None:
         print(f"{line}  {speed / eager:5.1f} x eager{note if name == 'fused' else ''}")
 
 
+def measure_cuda(options) -> None:
+    """The comparison on a GPU, written after every size, so that a cut-off run leaves what it had."""
+    x = torch.empty(1, device="cuda")
+    facts = header() | {"precision": options.precision, "state": options.state, "channels": options.channels}
+    facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda or torch.version.hip}
+    print(f"{facts['gpu']}, torch {facts['torch']}, triton {facts['triton']}, commit {facts['commit']}")
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.precision != "fp32"
+    nca = automaton(options.channels).cuda()
+    parity = check_parity(nca, "cuda", options.precision)
+    print(f"parity is green: worst error {max(parity['fused']):.1e}, plain PyTorch {max(parity['plain']):.1e}")
+    runs = contestants(nca, options.precision)
+    bandwidth, rate = copy_bandwidth(), matrix_rate()
+    name = f"rollout_{facts['gpu']}_{options.channels}ch_{options.precision}_{options.state}".lower()
+    path = options.out or RESULTS / (re.sub(r"[^a-z0-9_]+", "-", name) + ".json")
+    result = {"header": facts, "parity": parity, "copy_bytes_per_second": bandwidth, "fp16_flops": rate}
+    state = STATES[options.state]
+    for kind, time_it in (("forward", time_forward), ("training", time_training)):
+        result[kind] = []
+        for batch, side, steps in (TRAINING if kind == "training" else FORWARD)["cuda"]:
+            x = (torch.randn(batch, options.channels, side, side, device="cuda") * 0.3).to(state)
+            now = dict(runs)
+            if kind == "training" and side >= 4096:  # what stock PyTorch saves would not fit
+                now = {"fused": runs["fused"]}
+            rates = time_it(now, x, steps, options.repeats)
+            moved = 2 * x.element_size() * options.channels * rates["fused"]["cell_steps_per_second"]
+            row = {"batch": batch, "side": side, "steps": steps, "rates": rates, "share_of_copy": moved / bandwidth}
+            if kind == "training":
+                row["peak_memory_bytes"] = {n: peak_device_memory(run, x, steps) for n, run in now.items()}
+                row["state_bytes"] = x.nbytes
+            result[kind].append(row)
+            show(f"{kind}, {batch} x {side} x {side}, {steps} steps", rates)
+            write_result(path, result)
+    print(f"\nwrote {path}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=["cpu"], default="cpu", help="what to measure")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="what to measure")
     parser.add_argument("--quick", action="store_true", help="two sizes, no torch.compile, no memory, no result file")
     parser.add_argument("--isa", default="native", help="compile the kernel for another -march, such as haswell (AVX2)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help="on a GPU (default fp16)")
+    parser.add_argument("--state", choices=list(STATES), default="fp32", help="on a GPU (default fp32)")
+    parser.add_argument("--channels", type=int, default=12, help="on a GPU (default 12)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of interleaved timings (default 5)")
     parser.add_argument("--out", type=Path, help="result file (default: bench/results/rollout_cpu_MACHINE.json)")
     options = parser.parse_args()
     if options.repeats < 1:
         parser.error(f"--repeats must be at least 1, but got {options.repeats}.")
+    if options.device == "cuda":
+        if not torch.cuda.is_available():
+            parser.error("--device cuda needs a GPU that torch sees, but there is none.")
+        measure_cuda(options)
+    else:
+        measure_cpu(options)
 
+
+def measure_cpu(options) -> None:
+    """The comparison on the CPU."""
     if options.isa != "native":
         load = rollout_cpu.load
         rollout_cpu.load = lambda: load(options.isa)
@@ -167,7 +241,7 @@ def main() -> None:
     facts = header() | {"isa": options.isa}
     print(f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, commit {facts['commit']}")
     parity = check_parity(nca)
-    print(f"parity is green: worst error {max(parity['fused']):.1e}, plain float32 {max(parity['plain float32']):.1e}")
+    print(f"parity is green: worst error {max(parity['fused']):.1e}, plain float32 {max(parity['plain']):.1e}")
 
     runs = contestants(nca)
     if options.quick:
@@ -176,13 +250,13 @@ def main() -> None:
     peak = fma_peak()
     work = operations_per_fired_cell(nca) * nca.rule.fire_rate
     result = {"header": facts, "parity": parity, "fma_peak": peak, "forward": {}, "training": {}}
-    for side, steps in {256: 16}.items() if options.quick else FORWARD.items():
-        rates = time_forward(runs, side, steps, repeats)
+    for batch, side, steps in [(1, 256, 16)] if options.quick else FORWARD["cpu"]:
+        rates = time_forward(runs, torch.randn(batch, 12, side, side) * 0.3, steps, repeats)
         share = rates["fused"]["cell_steps_per_second"] * work / peak
         result["forward"][side] = rates | {"steps": steps, "share_of_fma_peak": share}
         show(f"forward, {side} x {side}, {steps} steps", rates, f"  ({share:.0%} of the FMA peak)")
-    batch, side, steps = (4, 96, 8) if options.quick else TRAINING
-    rates = time_training(runs, batch, side, steps, repeats)
+    batch, side, steps = (4, 96, 8) if options.quick else TRAINING["cpu"][0]
+    rates = time_training(runs, torch.randn(batch, 12, side, side) * 0.3, steps, repeats)
     result["training"] = rates | {"batch": batch, "side": side, "steps": steps}
     show(f"forward and backward, {batch} x {side} x {side}, {steps} steps", rates)
     if options.quick:

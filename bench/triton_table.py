@@ -54,8 +54,9 @@ TARGETS = {
 }
 
 
-def compiled(name: str, direction: str, target: str):
-    """A variant, compiled ahead of time: Triton's compiled kernel, its columns, its rows per turn and its warps.
+def compiled(name: str, direction: str, target: str) -> list:
+    """A variant, compiled ahead of time: (Triton's kernel, columns, rows and columns computed twice, rows per turn,
+    warps) of every launch.
 
     Args:
         name: One of VARIANTS.
@@ -66,6 +67,7 @@ def compiled(name: str, direction: str, target: str):
         raise RuntimeError("kernels must be compiled without the interpreter, but TRITON_INTERPRET=1: unset it.")
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # the default, which triton 3.9 warns will change
     import triton
+    from nca_fast.kernels.packing_triton import product
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -74,21 +76,29 @@ def compiled(name: str, direction: str, target: str):
     rule, precision, state = VARIANTS[name]
     params = torch.zeros(sum(out * (inputs + has_bias) for out, inputs, has_bias in rule.layers))
     prepared = kernels.prepare(params, ops._about(rule.to_json()), precision)
-    forward = direction == "forward"
-    kernel = kernels.step_fwd if forward else kernels.step_bwd
-    constants = (kernels.forward_constants if forward else kernels.backward_constants)(prepared, name.endswith("map"))
-    columns = (kernels.FORWARD_COLUMNS if forward else kernels.BACKWARD_COLUMNS)[precision]
-    constants |= {"BW": columns, "PRODUCT": kernels.product(precision, hip=target.startswith("gfx"))}
+    weights, per_cell = prepared.weights, name.endswith("map")
+    product_of = {"PRODUCT": product(precision, hip=target.startswith("gfx"))}
+    if direction == "forward":
+        launches = [(kernels.step_fwd, kernels.WARPS, weights.forward_constants(per_cell))]
+    else:
+        constants = weights.backward_constants(per_cell)
+        passes = [p._asdict() for p in kernels.passes(weights, per_cell)]
+        launches = [(kernels.step_bwd, p.pop("warps"), constants | p) for p in passes]
     operand = {"fp16": "*fp16", "bf16": "*bf16"}.get(precision, "*fp32")
     types = dict.fromkeys(("x", "out", "grad", "grad_x"), "*" + state) | {"keys": "*i32", "fire": "*i64"}
     types |= {"weights": operand, "biases": "*fp32", "partial": "*fp32", "scale": "*fp32"}
-    names = kernel.arg_names
-    signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature[n].startswith("*")}
-    source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=aligned)
-    options = {"num_warps": kernels.WARPS, "num_stages": 1}
-    kernel = triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
-    return kernel, columns, constants.get("UNROLL", 1), kernels.WARPS
+    columns, results = kernels.COLUMNS[precision], []
+    for kernel, warps, constants in launches:
+        constants |= product_of | {"BW": columns}
+        names = kernel.arg_names
+        signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in names}
+        aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature[n].startswith("*")}
+        source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=aligned)
+        options = {"num_warps": warps, "num_stages": 1}
+        kernel = triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
+        halo = 2 * constants.get("GRAD_X", False)
+        results.append((kernel, columns - halo, halo, constants.get("UNROLL", 1), warps))
+    return results
 
 
 def _loops(lines, label, branch):
@@ -136,8 +146,16 @@ def _amd(kernel):
 
 
 def row(name: str, direction: str, target: str) -> dict:
-    """A row of the table: see the top of this file."""
-    kernel, columns, unroll, warps = compiled(name, direction, target)
+    """A row of the table, see the top of this file; of several launches the largest of each, instructions added up."""
+    launches = [_launch(*launch, target) for launch in compiled(name, direction, target)]
+    together = {"launches": len(launches)}
+    for quantity in launches[0]:
+        of = [launch[quantity] for launch in launches]
+        together[quantity] = max(of) if quantity in ("registers", "shared_bytes") else round(sum(of), 2)
+    return {"variant": name, "direction": direction, "target": target} | together
+
+
+def _launch(kernel, cells, halo, unroll, warps, target):
     loops, instructions, registers, spill, matrix = (_amd if target.startswith("gfx") else _nvidia)(kernel)
     instructions = ["NOP" if i.startswith(("NOP", "s_nop")) else i for i in instructions]
     begin, end = max(loops, key=lambda loop: loop[1] - loop[0], default=(0, -1))
@@ -145,18 +163,14 @@ def row(name: str, direction: str, target: str) -> dict:
     outside = [
         i for n, i in enumerate(instructions) if i != "NOP" and not any(begin <= n <= end for begin, end in loops)
     ]
-    rows, cells = (ROWS // unroll, columns) if direction == "forward" else (ROWS + 2, columns - 2)
     return {
-        "variant": name,
-        "direction": direction,
-        "target": target,
         "registers": registers,
         "spills": sum(bool(re.match(spill, i)) for i in instructions),
         "shared_bytes": kernel.metadata.shared,
         "instructions": sum(i != "NOP" for i in instructions),
         "loop_instructions": len(body),
         "loop_matrix_instructions": sum(bool(re.match(matrix, i)) for i in body),
-        "warp_instructions_per_cell": round((len(outside) + rows * len(body)) * warps / (ROWS * cells), 2),
+        "warp_instructions_per_cell": (len(outside) + (ROWS + halo) / unroll * len(body)) * warps / (ROWS * cells),
     }
 
 

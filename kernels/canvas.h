@@ -4,72 +4,59 @@
 #include <ATen/ATen.h>
 
 #include <cstring>
+#include <limits>
 #include <vector>
 
+#include "bits.h"
+#include "filters.h"
 #include "network.h"
 
 namespace nca_fast {
 
 constexpr int64_t TILE = 1024;  // columns of a tile: three rows of all channels stay in L2
 
-// A 3x3 filter over three vertical profiles of a column (a, b, c): smooth a + 2 b + c, slope c - a, and b itself. Any
-// filter is a sum of horizontally shifted profiles, and the usual ones need few: Sobel x 2, Sobel y 3, Laplacian 4.
-struct Correlation {
-  struct Term { int profile, shift; float weight; };  // profile 0 smooth, 1 slope, 2 the cell
-
-  explicit Correlation(const float* taps) {
-    for (int j = 0; j < 3; ++j) {
-      const float a = taps[j], b = taps[3 + j], c = taps[6 + j], weights[3] = {(a + c) / 2, (c - a) / 2, b - a - c};
-      for (int profile = 0; profile < 3; ++profile)
-        if (weights[profile] != 0) terms[count++] = {profile, j - 1, weights[profile]};
-    }
-  }
-
-  int count = 0;
-  Term terms[9];
-};
-
 struct Step {
-  Step(const at::Tensor& x, const at::Tensor& params, const at::Tensor& fire, const at::Tensor& stencils, at::IntArrayRef shapes,
-       int64_t frozen, bool circular, int64_t seed, int64_t origin_row, int64_t origin_column, int64_t first_sample)
-      : B(x.size(0)), C(x.size(1)), H(x.size(2)), W(x.size(3)), F(stencils.size(0)), frozen(frozen), circular(circular),
-        seed(seed), row0(origin_row), column0(origin_column), sample0(first_sample), fire(fire.data_ptr<int64_t>()),
-        fire_map(fire.dim() == 2) {
-    const float* at = params.data_ptr<float>();
-    for (size_t i = 0; i < shapes.size(); i += 3) {
-      const int64_t out = shapes[i], in = shapes[i + 1];
-      layers.push_back(std::make_unique<Layer>(at, shapes[i + 2] ? at + out * in : nullptr, out, in));
-      at += out * in + (shapes[i + 2] ? out : 0);
-    }
-    for (int64_t f = 0; f < F; ++f) {
-      filters.emplace_back(stencils.data_ptr<float>() + 9 * f);
-      for (int i = 0; i < filters[f].count; ++i) {
-        const Correlation::Term& term = filters[f].terms[i];
-        uses[term.profile].push_back({f, term.shift, term.weight});
+  // The static description of the rule: stencils [F, S, S]; shapes (out, in, has bias) of every layer; a window of 0 for no
+  // local maximum; an alive channel below 0 for no alive mask.
+  struct About { const at::Tensor& stencils; at::IntArrayRef shapes; int64_t frozen; bool circular; int64_t window, alive_channel; double alive_threshold; };
+  struct Place { int64_t seed, row, column, sample; };  // of the first cell, in the whole canvas and batch
+
+  Step(const at::Tensor& x, const at::Tensor& networks, const at::Tensor& fire, const About& about, const Place& place)
+      : B(x.size(0)), C(x.size(1)), H(x.size(2)), W(x.size(3)), F(about.stencils.size(0)), frozen(about.frozen), circular(about.circular),
+        window(int(about.window)), alive_channel(about.alive_channel), alive_threshold(float(about.alive_threshold)), seed(place.seed),
+        row0(place.row), column0(place.column), sample0(place.sample), fire(fire.data_ptr<int64_t>()), fire_map(fire.dim() == 2),
+        filters(about.stencils), reach(std::max(filters.reach, window / 2)), parameters(parameter_count(about.shapes)), rules(networks.size(0)) {
+    for (int64_t rule = 0; rule < rules; ++rule) {
+      const float* at = networks.data_ptr<float>() + rule * networks.size(1);
+      this->networks.emplace_back();
+      for (size_t i = 0; i < about.shapes.size(); i += 3) {
+        this->networks.back().emplace_back(at, about.shapes[i], about.shapes[i + 1], about.shapes[i + 2]);
+        at += Layer::size(about.shapes[i], about.shapes[i + 1]);
       }
     }
   }
 
-  int inputs() const { return layers.front()->in; }
-  int64_t parameters() const {
-    int64_t n = 0;
-    for (const auto& layer : layers) n += int64_t(layer->out) * layer->in + (layer->has_bias ? layer->out : 0);
-    return n;
-  }
+  const Network& shape() const { return networks.front(); }  // the same for every rule
+  const Network& network(int64_t sample) const { return networks[rules > 1 ? sample : 0]; }
+  int inputs() const { return shape().front().in; }
   int64_t plane() const { return H * W; }
-  int64_t wrap(int64_t row) const { return row < 0 ? row + H : row >= H ? row - H : row; }
+  int64_t wrap(int64_t row) const { return (row % H + H) % H; }
+  int64_t wrap_column(int64_t column) const { return (column % W + W) % W; }
 
   int64_t B, C, H, W, F, frozen;
   bool circular;
+  int window;
+  int64_t alive_channel;
+  float alive_threshold;
   uint64_t seed;
   uint32_t row0, column0, sample0;
   uint32_t step = 0;
   const int64_t* fire;  // a cell fires when its hash is below: one number, or a map [H][W]
   bool fire_map;
-  std::vector<Correlation> filters;
-  struct Use { int64_t filter; int shift; float weight; };
-  std::vector<Use> uses[3];  // the terms of all filters, by profile
-  std::vector<std::unique_ptr<Layer>> layers;
+  Filters filters;
+  int reach;  // rows to either side that a cell perceives
+  int64_t parameters, rules;
+  std::vector<Network> networks;  // one, or one for each sample
 };
 
 struct RowKey { uint32_t k0, k1; };
@@ -112,7 +99,8 @@ using Blocks = std::vector<Block>;
 struct Packer {
   // Room for `cells` packed cells.
   Packer(const Step& s, int64_t columns, int64_t cells)
-      : s(s), row_size(round_up(columns, VL) + 2 * VL), S(round_up(cells, VL) + VL), rows(3 * s.C * row_size), profiles(3 * row_size),
+      : s(s), row_size(round_up(columns, VL) + 2 * VL), S(round_up(cells, VL) + VL), depth(2 * s.reach + 1), rows(depth * s.C * row_size),
+        profiles(s.filters.uses.size() * row_size), highest(s.window ? row_size : 0), outside(s.window ? row_size : 0),
         y(round_up(round_up(s.inputs(), VL), R) * S) {
     std::memset(y, 0, s.inputs() * S * sizeof(float));  // a filter of zeros has no terms: its rows stay so
   }
@@ -120,29 +108,47 @@ struct Packer {
   // The tile whose rows, from `row` on, are to be packed: columns c0 to c1 of one sample.
   void begin(const float* x, int64_t row, int64_t c0, int64_t c1) {
     canvas = x, left = c0, width = c1 - c0;
-    copy_row(row - 1), copy_row(row);
+    for (int64_t r = row - s.reach; r < row + s.reach; ++r) copy_row(r);
+    if (!s.window) return;
+    const float none = -std::numeric_limits<float>::infinity();
+    for (int64_t i = -VL; i < row_size - VL; ++i) outside[VL + i] = s.circular || (c0 + i >= 0 && c0 + i < s.W) ? 0.f : none;
   }
 
-  // The copy of a row of channel c; valid for columns -1 to width of the tile.
-  float* tile_row(int64_t c, int64_t row) const { return rows + ((row + 3) % 3 * s.C + c) * row_size + VL; }
+  // The copy of a row, channel 0; valid for columns -reach to width + reach - 1 of the tile; channels are row_size apart.
+  float* tile_row(int64_t row) const { return rows + (row + depth) % depth * s.C * row_size + VL; }
 
   void copy_row(int64_t row) {
-    const bool outside = !s.circular && (row < 0 || row >= s.H);
-    const int64_t before = left > 0 ? left - 1 : s.circular ? s.W - 1 : -1, end = left + width;
-    const int64_t after = end < s.W ? end : s.circular ? 0 : -1;
-    for (int64_t c = 0; c < s.C; ++c) {
-      float* to = tile_row(c, row);
-      if (outside) { std::fill_n(to - 1, width + 2, 0.f); continue; }
-      const float* from = canvas + c * s.plane() + s.wrap(row) * s.W;
-      std::memcpy(to, from + left, width * sizeof(float));
-      to[-1] = before < 0 ? 0.f : from[before];
-      to[width] = after < 0 ? 0.f : from[after];
+    float* to = tile_row(row);
+    const float* from = canvas + s.wrap(row) * s.W;
+    if (!s.circular && (row < 0 || row >= s.H)) {
+      for (int64_t c = 0; c < s.C; ++c) std::fill_n(to + c * row_size - s.reach, width + 2 * s.reach, 0.f);
+      return;
+    }
+    for (int64_t c = 0; c < s.C; ++c, to += row_size, from += s.plane()) std::memcpy(to, from + left, width * sizeof(float));
+    for (int64_t i = 1; i <= s.reach; ++i) copy_column(row, left - i, -i), copy_column(row, left + width + i - 1, width + i - 1);
+  }
+
+  // A column beside the tile, to column `at` of the copy of a row.
+  void copy_column(int64_t row, int64_t column, int64_t at) {
+    const bool none = !s.circular && (column < 0 || column >= s.W);
+    float* to = tile_row(row) + at;
+    const float* from = canvas + s.wrap(row) * s.W + s.wrap_column(column);
+    for (int64_t c = 0; c < s.C; ++c) to[c * row_size] = none ? 0.f : from[c * s.plane()];
+  }
+
+  // The profiles of channel c around the row, for columns from - VL to to + VL - 1 of the tile.
+  void profile_columns(int64_t c, int64_t from, int64_t to) const {
+    const float* const* near = around + s.reach - s.filters.reach;
+    switch (s.filters.reach) {
+      case 1: return narrow_columns(near, c * row_size, from, to);
+      case 2: return wide_columns<2>(near, c * row_size, from, to);
+      case 3: return wide_columns<3>(near, c * row_size, from, to);
+      default: return wide_columns<4>(near, c * row_size, from, to);
     }
   }
 
-  // The three profiles of channel c around `row`, for columns from - 1 to to of the tile.
-  void profile_columns(int64_t c, int64_t row, int64_t from, int64_t to) const {
-    const float *above = tile_row(c, row - 1), *here = tile_row(c, row), *below = tile_row(c, row + 1);
+  void narrow_columns(const float* const* near, int64_t channel, int64_t from, int64_t to) const {
+    const float *above = near[0] + channel, *here = near[1] + channel, *below = near[2] + channel;
     float *smooth = profiles + VL, *slope = smooth + row_size, *cell = slope + row_size;
     for (int64_t i = from - VL; i <= to; i += VL) {
       const vf a = load(above + i), b = load(here + i), c = load(below + i);
@@ -152,13 +158,51 @@ struct Packer {
     }
   }
 
+  template <int REACH>
+  void wide_columns(const float* const* near, int64_t channel, int64_t from, int64_t to) const {
+    for (int64_t i = from - VL; i <= to; i += VL) {
+      vf even[REACH + 1], odd[REACH + 1];
+      even[0] = load(near[REACH] + channel + i);
+      for (int j = 1; j <= REACH; ++j) {
+        const vf above = load(near[REACH - j] + channel + i), below = load(near[REACH + j] + channel + i);
+        even[j] = below + above, odd[j] = below - above;
+      }
+      float* out = profiles + VL + i;
+      for (const Profile& profile : s.filters.profiles) {
+        vf total{};
+        if (profile.is_even)
+          for (int j = 0; j <= REACH; ++j) total += profile.even[j] * even[j];
+        if (profile.is_odd)
+          for (int j = 1; j <= REACH; ++j) total += profile.odd[j] * odd[j];
+        store(out, total);
+        out += row_size;
+      }
+    }
+  }
+
+  // Packs the largest value of channel c in the window around every cell of the blocks; it leaves `highest` by column.
+  void maximum(int64_t row, int64_t c, float* packed, const Blocks& batch) const {
+    const int half = s.window / 2;
+    const int first = s.circular ? -half : int(std::max<int64_t>(-half, -row)), last = s.circular ? half : int(std::min<int64_t>(half, s.H - 1 - row));
+    for (int64_t i = batch.front().offset - VL; i <= batch.back().offset + VL; i += VL) {
+      vf most = load(around[s.reach + first] + c * row_size + i);
+      for (int j = first + 1; j <= last; ++j) most = larger(most, load(around[s.reach + j] + c * row_size + i));
+      store(highest + VL + i, most + load(outside + VL + i));
+    }
+    for (const Block& block : batch) {
+      vf most = load(highest + VL + block.offset - half);
+      for (int j = 1 - half; j <= half; ++j) most = larger(most, load(highest + VL + block.offset + j));
+      append(packed + block.from, most, block.bits);
+    }
+  }
+
   // Packs what the cells of the given blocks of a row perceive.
   void perceive(int64_t row, const Blocks& batch) const {
     const int64_t from = batch.front().offset, to = batch.back().offset + VL;
     for (int64_t c = 0; c < s.C; ++c) {
-      profile_columns(c, row, from, to);
+      if (s.F) profile_columns(c, from, to);
       for (int64_t f = 0; f < s.F; ++f) {
-        const Correlation& filter = s.filters[f];
+        const Correlation& filter = s.filters.of[f];
         float* packed = y + (f * s.C + c) * S;
         switch (filter.count) {
           case 0: break;
@@ -173,6 +217,7 @@ struct Packer {
           default: correlate<9>(filter, packed, batch);
         }
       }
+      if (s.window) maximum(row, c, y + (s.F * s.C + c) * S, batch);
     }
   }
 
@@ -194,11 +239,13 @@ struct Packer {
   // Packs the firing cells of a row behind those that are left over. `offset` is that of the row's first cell; with
   // `all`, blocks in which no cell fires are kept too, so that every block of the row has its place.
   const Blocks& pack_row(int64_t sample, int64_t row, int64_t offset, bool all) {
-    copy_row(row + 1);
+    copy_row(row + s.reach);
+    for (int64_t i = 0; i < depth; ++i) around[i] = tile_row(row - s.reach + i);
     const RowKey key = philox_row_key(s, sample, row);
     batch.clear();
     for (int64_t at = 0; at < width; at += VL) {
-      const uint32_t bits = fire_bits(s, key, row, left + at, width - at);
+      uint32_t bits = fire_bits(s, key, row, left + at, width - at);
+      if (cells) bits &= cells->block(sample, row, left + at);
       if (bits || all) blocks.push_back({offset + at, bits, count});
       if (bits) batch.push_back({at, bits, count});
       count += __builtin_popcount(bits);
@@ -232,9 +279,14 @@ struct Packer {
   const Step& s;
   const int64_t row_size;
   const int64_t S;  // stride of packed cells; a store may overshoot by a vector
-  Buffer rows;      // three rows in turn, [3][C][row_size], columns from VL on
-  Buffer profiles;  // of one channel and row: smooth, slope, cell; [3][row_size]
+  const int64_t depth;
+  Buffer rows;      // those that a cell perceives, in turn: [depth][C][row_size], columns from VL on
+  Buffer profiles;  // of one channel and row: [profiles][row_size]
+  Buffer highest;   // of one channel: by column, over the rows of the window; [row_size]
+  Buffer outside;   // 0 on the canvas, -infinity where a cell of another tile or none is; [row_size]
   Buffer y;         // [inputs][S]
+  const float* around[2 * FARTHEST + 1];  // the tile rows from row - reach to row + reach, channel 0
+  const Bits* cells = nullptr;            // where given, only cells in it are packed
   const float* canvas = nullptr;
   int64_t left = 0, width = 0;
   int count = 0;

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <vector>
 
 #include "simd.h"
 
@@ -28,26 +29,54 @@ struct Buffer {  // 64-byte aligned, uninitialised
 
 // A matrix [out][in] as blocks of R outputs, [out / R][in][R], zero-padded: the order in which `dense` reads it.
 struct Panel {
-  Panel(const float* weight, int out, int in, bool transposed) : in(in), blocks((out + R - 1) / R), data(int64_t(blocks) * in * R) {
-    for (int o = 0; o < blocks * R; ++o)
+  static int64_t size(int out, int in) { return round_up(out, R) * in; }
+
+  static void pack(const float* weight, int out, int in, bool transposed, float* panel) {
+    for (int o = 0; o < round_up(out, R); ++o)
       for (int k = 0; k < in; ++k)
-        data[(int64_t(o / R) * in + k) * R + o % R] = o >= out ? 0.f : transposed ? weight[int64_t(k) * out + o] : weight[int64_t(o) * in + k];
+        panel[(int64_t(o / R) * in + k) * R + o % R] = o >= out ? 0.f : transposed ? weight[int64_t(k) * out + o] : weight[int64_t(o) * in + k];
   }
+
+  const float* data;
   int in, blocks;
-  Buffer data;
 };
 
+// A layer of a network that was packed: W and its transpose as panels, and the bias, zero-padded.
 struct Layer {
-  Layer(const float* weight, const float* bias_or_null, int out, int in)
-      : out(out), in(in), forward(weight, out, in, false), backward(weight, in, out, true), bias(round_up(out, R)), has_bias(bias_or_null) {
-    std::fill_n(static_cast<float*>(bias), round_up(out, R), 0.f);
-    if (has_bias) std::copy_n(bias_or_null, out, static_cast<float*>(bias));
+  static int64_t size(int out, int in) { return Panel::size(out, in) + Panel::size(in, out) + round_up(out, R); }
+
+  static void pack(const float* weight, const float* bias_or_null, int out, int in, float* packed) {
+    Panel::pack(weight, out, in, false, packed);
+    Panel::pack(weight, in, out, true, packed + Panel::size(out, in));
+    float* bias = packed + Panel::size(out, in) + Panel::size(in, out);
+    std::fill_n(bias, round_up(out, R), 0.f);
+    if (bias_or_null) std::copy_n(bias_or_null, out, bias);
   }
+
+  Layer(const float* packed, int out, int in, bool has_bias)
+      : out(out), in(in), has_bias(has_bias), forward{packed, in, int(round_up(out, R)) / R},
+        backward{packed + Panel::size(out, in), out, int(round_up(in, R)) / R}, bias(packed + Panel::size(out, in) + Panel::size(in, out)) {}
+
   int out, in;
-  Panel forward, backward;  // W and its transpose
-  Buffer bias;
   bool has_bias;
+  Panel forward, backward;
+  const float* bias;
 };
+
+// The layers of one rule; `shapes` holds out, in and whether there is a bias for each of them.
+using Network = std::vector<Layer>;
+
+inline int64_t packed_size(at::IntArrayRef shapes) {
+  int64_t size = 0;
+  for (size_t i = 0; i < shapes.size(); i += 3) size += Layer::size(shapes[i], shapes[i + 1]);
+  return size;
+}
+
+inline int64_t parameter_count(at::IntArrayRef shapes) {
+  int64_t count = 0;
+  for (size_t i = 0; i < shapes.size(); i += 3) count += shapes[i] * (shapes[i + 1] + shapes[i + 2]);
+  return count;
+}
 
 // Numbers of packed cells: row k, cell p is at[k * stride + p].
 template <class T>

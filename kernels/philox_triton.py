@@ -51,7 +51,7 @@ def fires(column_part, key, below):
     Args:
         column_part: column * 0x9E3779B9 of every cell, which does not change from row to row. uint32 [cells].
         key: Pointer to the row's words in the table of `row_keys`.
-        below: int64, one number or [cells].
+        below: 0 to 2**32, int64, one number or [cells].
     """
     k0 = tl.load(key).to(tl.uint32, bitcast=True)
     k1 = tl.load(key + 1).to(tl.uint32, bitcast=True)
@@ -62,4 +62,4 @@ def fires(column_part, key, below):
     z *= 0x735A2D97
     z ^= z >> 15
     z ^= k1
-    return z.to(tl.int64) < below
+    return (z <= (below - 1).to(tl.uint32)) & (below > 0)

@@ -1,4 +1,4 @@
-"""Builds rollout_cpu.cpp for this machine on first use (seconds, then cached) and runs its two functions.
+"""Builds rollout_cpu.cpp for this machine on first use (seconds, then cached) and runs its functions.
 
 The C++ file is compiled by the system's compiler against the headers of the installed torch and runs on torch's own
 threads. The cache is one folder per user; a library's name holds everything that it depends on, and it is moved into
@@ -14,11 +14,23 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_SOURCES = tuple(Path(__file__).with_name(name) for name in ("rollout_cpu.cpp", "canvas.h", "network.h", "simd.h"))
+_NAMES = (
+    "rollout_cpu.cpp",
+    "backward.h",
+    "forward.h",
+    "alive.h",
+    "canvas.h",
+    "bits.h",
+    "filters.h",
+    "network.h",
+    "simd.h",
+)
+_SOURCES = tuple(Path(__file__).with_name(name) for name in _NAMES)
 # Steps of one call into C++ are limited to about this many cell-steps, a second or two, so that Ctrl-C is heard.
 _CELL_STEPS_PER_CALL = 50_000_000
 
@@ -45,7 +57,7 @@ def _flags(isa):
 
 @cache
 def load(isa: str = "native"):
-    """The compiled operators `advance` and `retreat`, built first if this machine has not got them yet.
+    """The compiled operators `pack`, `advance` and `retreat`, built first if this machine has not got them yet.
 
     Args:
         isa: Instruction set as the compiler's -march names it ("haswell", "x86-64"); "native" is this machine's.
@@ -105,37 +117,55 @@ def leave(state: Tensor, channels: int) -> Tensor:
     return state
 
 
-def prepare(params: Tensor, about, precision: str) -> Tensor:
-    """The weights as `advance` and `retreat` take them: as they are."""
-    return params
+class Prepared(NamedTuple):
+    """The weights as `pack` lays them out for the network, and params itself for its shape."""
+
+    networks: Tensor
+    params: Tensor
 
 
-def gradients(params: Tensor, x: Tensor) -> Tensor:
+def prepare(params: Tensor, about, precision: str) -> Prepared:
+    """The weights as `advance` and `retreat` take them."""
+    return Prepared(load().pack(params, _shapes(about)), params)
+
+
+def gradients(weights: Prepared, x: Tensor) -> Tensor:
     """Where `retreat` adds up the gradient of params: zeros in float64."""
-    return torch.zeros_like(params, dtype=torch.float64)
+    return torch.zeros_like(weights.params, dtype=torch.float64)
 
 
-def total(grad_params: Tensor, params: Tensor) -> Tensor:
+def total(grad_params: Tensor, weights: Prepared) -> Tensor:
     """The gradient of params, in their type."""
-    return grad_params.to(params.dtype)
+    return grad_params.to(weights.params.dtype)
 
 
-def advance(x: Tensor, params: Tensor, fire: Tensor, about, place, first_step: int, states: Tensor, every: int):
+def _shapes(about):
+    return [int(v) for layer in about.layers for v in layer]
+
+
+def _settings(weights, fire, about, place):
+    """What both operators take after the states."""
+    alive = -1 if about.alive_channel is None else about.alive_channel
+    rule = (about.stencils, _shapes(about), about.frozen, about.circular, about.maximum_window or 0, alive)
+    return (weights.networks, fire, *rule, about.alive_threshold, *place)
+
+
+def advance(x: Tensor, weights: Prepared, fire: Tensor, about, place, first_step: int, states: Tensor, every: int):
     """states[j] = x after (j + 1) * every steps.
 
     Args:
         x: [B, C, H, W] float32, contiguous, as all tensors here.
-        params: All layers' weights [out, in] and biases in a row, float32.
+        weights: What `prepare` made of all layers' weights [out, in] and biases in a row [P], or of one such row per
+            sample [B, P].
         fire: A cell fires when its hash is below: int64, [] or a map [H, W].
-        about: (stencils [F, 3, 3], layers ((out, in, has bias), ...), frozen, circular).
+        about: What a kernel needs to know of a rule (`ops.About`).
         place: (seed as a signed integer, origin row, origin column, first sample).
         first_step: Number of the first step.
         states: Written. [n, B, C, H, W].
         every: Steps between two states.
     """
     kernel = load()
-    stencils, layers, frozen, circular = about
-    settings = (params, fire, stencils, [int(v) for layer in layers for v in layer], frozen, circular, *place)
+    settings = _settings(weights, fire, about, place)
     cells = x.numel() // x.shape[1]
     # An even number, because a call that starts from states[j] must not write there in its first step.
     most = max(2, _CELL_STEPS_PER_CALL // cells // 2 * 2)
@@ -147,15 +177,13 @@ def advance(x: Tensor, params: Tensor, fire: Tensor, about, place, first_step: i
             x, done = states[j], done + count
 
 
-def retreat(x: Tensor, grad: Tensor, params: Tensor, fire: Tensor, about, place, step: int, grad_x, grad_params):
+def retreat(x: Tensor, grad: Tensor, weights: Prepared, fire: Tensor, about, place, step: int, grad_x, grad_params):
     """The gradient of one step, taken from x.
 
     Args:
         grad: Gradient of the state after the step. [B, C, H, W] float32; it must not be grad_x.
         grad_x: Written: gradient of x. [B, C, H, W] float32.
-        grad_params: Added to: gradient of params. float64.
+        grad_params: Added to: gradient of what `prepare` was given. float64.
         The others as in `advance`.
     """
-    stencils, layers, frozen, circular = about
-    shapes = [int(v) for layer in layers for v in layer]
-    load().retreat(x, grad, params, fire, stencils, shapes, frozen, circular, *place, step, grad_x, grad_params)
+    load().retreat(x, grad, *_settings(weights, fire, about, place), step, grad_x, grad_params)

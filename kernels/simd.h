@@ -48,6 +48,15 @@ inline void add_some(float* p, vf v, int64_t n) {
   for (int i = 0; i < n; ++i) p[i] += v[i];
 }
 
+// Stores the first n floats of v (all VL of them when n >= VL).
+inline void store_some(float* p, vf v, int64_t n) {
+  if (n >= VL) return store(p, v);
+  for (int i = 0; i < n; ++i) p[i] = v[i];
+}
+
+// The larger one; NaN wins, as in PyTorch.
+inline vf larger(vf a, vf b) { return ((b > a) | (b != b)) ? b : a; }
+
 // Adds n floats to VL partial sums; `sum_lanes` adds those up.
 inline void add_lanes(float* sums, const float* p, int n) {
   vf v{};
@@ -73,6 +82,24 @@ inline uint32_t lanes_at_most(vu v, uint32_t limit) {
   for (int i = 0; i < VL; ++i) bits |= uint32_t(v[i] <= limit) << i;
   return bits;
 #endif
+}
+
+// One bit per lane: v > limit, false for NaN.
+inline uint32_t lanes_above(vf v, float limit) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(v), _mm512_set1_ps(limit), _CMP_GT_OQ);
+#else
+  const vi above = v > splat(limit);
+  uint32_t bits = 0;
+  for (int i = 0; i < VL; ++i) bits |= uint32_t(above[i] & 1) << i;
+  return bits;
+#endif
+}
+
+// 1 in the lanes `bits`, 0 in the others.
+inline vf ones(uint32_t bits) {
+  const vu set = (vu{} + bits) >> lane_numbers() & 1u;
+  return set != 0 ? splat(1.f) : vf{};
 }
 
 #if defined(__AVX2__) && !defined(__AVX512F__)

@@ -9,6 +9,7 @@ import warnings
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,7 +79,7 @@ def rollout(
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, but got {precision!r}.")
     per_sample = any(w.ndim == 3 or (b is not None and b.ndim == 2) for w, b in weights)
-    backend = _choose(backend, rule, x, per_sample, precision)
+    backend = _choose(backend, rule, x, precision)
     if backend == "reference":
         return reference.rollout(
             x,
@@ -94,7 +95,7 @@ def rollout(
             checkpoint_every=checkpoint_every,
             bptt_steps=bptt_steps,
         )
-    params = torch.cat([t.reshape(-1).to(torch.float32) for pair in weights for t in pair if t is not None])
+    params = _flat(weights, x.shape[0] if per_sample else None)
     fire = threshold(rule.fire_rate if fire_rate is None else fire_rate, x.device)
     differentiable = torch.is_grad_enabled() and (x.requires_grad or params.requires_grad)
     every = (checkpoint_every or 1) if differentiable else 0
@@ -118,22 +119,34 @@ def rollout(
     )[0]
 
 
+def _flat(weights, batch):
+    """All layers' weights and biases in a row, float32: [P], or [batch, P] for one rule per sample (batch not None)."""
+    tensors = [
+        (t.to(torch.float32), ndim) for pair in weights for t, ndim in zip(pair, (2, 1), strict=True) if t is not None
+    ]
+    if batch is None:
+        return torch.cat([t.reshape(-1) for t, _ in tensors])
+    rows = [(t if t.ndim > ndim else t.expand(batch, *t.shape)).reshape(batch, -1) for t, ndim in tensors]
+    return torch.cat(rows, dim=1)
+
+
 # --- backends ---------------------------------------------------------------------------------------------------------
 
 
 _said = set()  # why the reference was taken, each reason told once
 
 
-def _choose(backend, rule, x, per_sample, precision):
+def _choose(backend, rule, x, precision):
     """The backend that serves. Raises when it was named and cannot; says so when a fused kernel is not used."""
     if backend is not None and backend not in BACKENDS:
         raise ValueError(f"backend must be one of {BACKENDS} or None, but got {backend!r}.")
     if backend == "reference" or (backend is None and x.dtype == torch.float64):
         return "reference"
     name = backend or ("triton" if x.device.type == "cuda" else "cpu")
-    refusal = _rule_refusal(rule, per_sample) or {"cpu": _cpu_refusal, "triton": _triton_refusal}[name](
-        rule, x, precision
-    )
+    if name == "cpu":
+        refusal = _cpu_refusal(rule, x, precision)
+    else:
+        refusal = _triton_rule_refusal(rule) or _triton_refusal(rule, x, precision)
     if refusal is not None and backend is not None:
         raise ValueError(f'backend="{backend}" cannot serve: {refusal} Use backend=None or "reference".')
     if torch.compiler.is_compiling():  # the kernel is built when the compiled model first runs
@@ -154,16 +167,14 @@ def _choose(backend, rule, x, per_sample, precision):
     return "reference"
 
 
-def _rule_refusal(rule, per_sample):
-    """Why no fused kernel can do this, or None."""
-    if per_sample:
-        return "one rule per sample (weights with a batch dimension) has no fused kernel yet."
+def _triton_rule_refusal(rule):
+    """Why the Triton kernels cannot do this on any machine, or None."""
     if max([filter.size for filter in rule.filters], default=0) > 3:
-        return "filters larger than 3x3 have no fused kernel yet."
+        return "filters larger than 3x3 have no Triton kernel yet."
     if rule.maximum_window is not None:
-        return "the local maximum (maximum_window) has no fused kernel yet."
+        return "the local maximum (maximum_window) has no Triton kernel yet."
     if rule.alive_channel is not None:
-        return "the alive mask (alive_channel) has no fused kernel yet."
+        return "the alive mask (alive_channel) has no Triton kernel yet."
     return None
 
 
@@ -224,15 +235,35 @@ def _kernels(backend):
     return import_module(f"nca_fast.kernels.rollout_{backend}")
 
 
+class About(NamedTuple):
+    """What a kernel needs to know of a rule.
+
+    Args:
+        stencils: [F, S, S] with S the size of the largest filter, 3 at least; smaller ones lie in the middle.
+        layers: (outputs, inputs, has a bias) of every layer.
+        frozen, circular, maximum_window, alive_channel, alive_threshold: As in `Rule`.
+    """
+
+    stencils: Tensor
+    layers: tuple[tuple[int, int, bool], ...]
+    frozen: int
+    circular: bool
+    maximum_window: int | None
+    alive_channel: int | None
+    alive_threshold: float
+
+
 @lru_cache(maxsize=256)
 def _about(rule):
-    """What a kernel needs to know of a rule, from its JSON: stencils [F, 3, 3], layers, frozen, circular."""
+    """What a kernel needs to know of a rule, from its JSON."""
     rule = Rule.from_json(rule)
-    stencils = torch.zeros(len(rule.filters), 3, 3)
+    size = max([3, *(filter.size for filter in rule.filters)])
+    stencils = torch.zeros(len(rule.filters), size, size)
     for stencil, filter in zip(stencils, rule.filters, strict=True):
-        centre = slice(0, 3) if filter.size == 3 else slice(1, 2)
-        stencil[centre, centre] = torch.tensor(filter.kernel)
-    return stencils, rule.layers, rule.frozen, rule.padding == "circular"
+        middle = slice((size - filter.size) // 2, (size + filter.size) // 2)
+        stencil[middle, middle] = torch.tensor(filter.kernel)
+    alive = (rule.alive_channel, rule.alive_threshold)
+    return About(stencils, rule.layers, rule.frozen, rule.padding == "circular", rule.maximum_window, *alive)
 
 
 # --- the operator -----------------------------------------------------------------------------------------------------

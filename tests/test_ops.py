@@ -67,20 +67,16 @@ def test_bad_arguments(changes, error, message):
 
 
 UNSERVED = [
-    (Rule(channels=4, hidden=(6,), maximum_window=3), {}, "maximum_window"),
-    (Rule(channels=4, hidden=(6,), alive_channel=3), {}, "alive_channel"),
-    (Rule(channels=4, hidden=(6,), filters=("identity", "sobel_x5")), {}, "larger than 3x3"),
     (Rule(channels=65, hidden=(6,)), {}, "at most 64 channels"),
     (RULE, {"precision": "bf16"}, 'precision "fp32"'),
     (RULE, {"dtype": torch.float16}, "float32 states"),
-    (RULE, {"batch": 2}, "one rule per sample"),
 ]
 
 
 @pytest.mark.parametrize("rule, how, reason", UNSERVED, ids=[reason for _, _, reason in UNSERVED])
 def test_what_the_cpu_kernel_does_not_do_is_refused_by_name_and_else_served_by_the_reference(rule, how, reason):
     x = torch.randn(2, rule.channels, 5, 6, dtype=how.get("dtype", torch.float32))
-    weights = random_weights(rule, how.get("batch"))
+    weights = random_weights(rule)
     options = {"precision": how.get("precision", "fp32")}
     with pytest.raises(ValueError, match=f'backend="cpu" cannot serve: .*{reason}'):
         rollout(x, weights, rule, 2, backend="cpu", **options)
@@ -146,6 +142,14 @@ def test_opcheck(every, passed):
         torch.ops.nca_fast.rollout.default, (x, params, fire, RULE.to_json(), "cpu", 4, 7, 0, 0, 0, 0, every, passed)
     )
     assert set(result.values()) == {"SUCCESS"}
+
+
+def test_opcheck_of_rules_per_sample():
+    rule = Rule(channels=4, hidden=(5,), filters=("sobel_x5",), maximum_window=3, alive_channel=0, padding="zero")
+    params = torch.cat([t.reshape(3, -1) for pair in random_weights(rule, 3) for t in pair if t is not None], dim=1)
+    x = torch.randn(3, 4, 5, 6, requires_grad=True)
+    arguments = (x, params.requires_grad_(), torch.tensor(2**31), rule.to_json(), "cpu", 4, 7, 0, 0, 0, 0, 2, 4)
+    assert set(opcheck(torch.ops.nca_fast.rollout.default, arguments).values()) == {"SUCCESS"}
 
 
 def test_compiled_model_is_one_graph_and_equal():

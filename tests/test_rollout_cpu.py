@@ -17,6 +17,7 @@ from nca_fast.kernels import rollout_cpu
 RULES = [
     Rule(),
     Rule(channels=5, hidden=(7, 13), frozen=2, padding="zero", output_bias=True, filters=("identity", "scharr_y")),
+    Rule(channels=5, hidden=(9,), filters=("sobel_x9", "sobel_y5"), maximum_window=3, alive_channel=3, padding="zero"),
 ]
 
 
@@ -29,7 +30,7 @@ def can_run(isa):
 
 
 @pytest.mark.parametrize("isa", ["haswell", "x86-64"])
-@pytest.mark.parametrize("rule", RULES, ids=["texture", "style"])
+@pytest.mark.parametrize("rule", RULES, ids=["texture", "style", "vae"])
 def test_every_instruction_set(isa, rule, monkeypatch, poisoned):
     """AVX2 and plain SSE2 (which takes the code that any other CPU takes) against the float64 reference."""
     if not can_run(isa):
@@ -38,7 +39,7 @@ def test_every_instruction_set(isa, rule, monkeypatch, poisoned):
     torch.set_num_threads(2)
     load = rollout_cpu.load
     monkeypatch.setattr(rollout_cpu, "load", lambda: load(isa))
-    weights, x = random_weights(rule), torch.randn(2, rule.channels, 19, 45) * 0.5
+    weights, x = random_weights(rule, 2), torch.randn(2, rule.channels, 19, 45) * 0.5
     exact, plain, fused = (
         values_and_gradients(rule, weights, x, x, 3, backend=backend, dtype=dtype)
         for backend, dtype in (("reference", torch.float64), ("reference", torch.float32), ("cpu", torch.float32))

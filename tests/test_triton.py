@@ -31,21 +31,22 @@ def columns(request, monkeypatch):
     from nca_fast.kernels import rollout_triton
 
     count = getattr(request, "param", 64 if INTERPRETED else None)
-    for sizes in (rollout_triton.FORWARD_COLUMNS, rollout_triton.BACKWARD_COLUMNS):
-        for precision in sizes if count else ():
-            monkeypatch.setitem(sizes, precision, count)
+    for precision in rollout_triton.COLUMNS if count else ():
+        monkeypatch.setitem(rollout_triton.COLUMNS, precision, count)
 
 
-def weights_of(rule):
+def weights_of(rule, batch=None):
     """Random weights, beside the states."""
-    return [tuple(None if t is None else t.to(DEVICE) for t in pair) for pair in random_weights(rule)]
+    return [tuple(None if t is None else t.to(DEVICE) for t in pair) for pair in random_weights(rule, batch)]
 
 
-def check(rule, shape, steps=2, dtype=torch.float32, precision="fp32", factor=2, floor=FLOOR, **options):
+def check(
+    rule, shape, steps=2, dtype=torch.float32, precision="fp32", factor=2, floor=FLOOR, per_sample=False, **options
+):
     """At most `factor` times the error of plain PyTorch at the same precision; see test_rollout for the policy."""
     B, H, W = shape
     torch.manual_seed(1)
-    weights = weights_of(rule)
+    weights = weights_of(rule, B if per_sample else None)
     x = (torch.randn(B, rule.channels, H, W) * 0.5).to(DEVICE, dtype)
     grad_y = torch.randn(x.shape).to(DEVICE, dtype)
     options = {"seed": 11, "origin": (3, 2**32 - 4), "first_sample": 2} | options
@@ -127,6 +128,18 @@ RULES = {
 @pytest.mark.parametrize("name", RULES)
 def test_rules(name, poisoned):
     check(RULES[name], (1, 5, 21))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule(channels=4, hidden=(8,), output_bias=True),  # the bias of the first layer is among the weights
+        Rule(channels=8, hidden=(5, 6)),  # each bias apart; several launches with other programs
+    ],
+    ids=str,
+)
+def test_one_rule_per_sample(rule, poisoned):
+    check(rule, (3, 9, 63), per_sample=True)
 
 
 def test_more_channels_layers_and_filters_than_the_kernels_take_are_refused():
@@ -304,8 +317,7 @@ def test_compiled_kernels_do_not_spill_or_grow():
     assert result.returncode == 0, result.stderr[-2000:]
     assert len(want) == 6
     for old, new in zip(want, json.loads(result.stdout), strict=True):
-        assert new["spills"] <= old["spills"], new
-        assert new["direction"] == "backward" or new["spills"] == 0, new
+        assert new["spills"] == old["spills"] == 0, new
         for quantity in ("registers", "shared_bytes", "warp_instructions_per_cell"):
             assert new[quantity] <= 1.05 * old[quantity], (quantity, new)
         assert new["loop_matrix_instructions"] > 0, new

@@ -1,0 +1,83 @@
+// The alive mask: a cell whose neighbourhood was dead before or is dead after the update becomes 0.
+//
+//     alive(x) = maximum of the alive channel over 3x3 > threshold        x' = (x + m u) (alive(x) and alive(x + m u))
+//
+// What becomes 0 need not be computed, but where the update of a dead cell decides whether its neighbour lives. A cell
+// that was alive before is alive after for certain when a neighbour does not fire and is above the threshold; only around
+// the others, of which there are few inside of what has grown, must the update be known before the mask is.
+#pragma once
+
+#include "canvas.h"
+
+namespace nca_fast {
+
+struct Alive {
+  explicit Alive(const Step& s) : s(s), before(s.B, s.H, s.W), cells(s.B, s.H, s.W) {}
+
+  // Before a step of a sample from x: who was alive, and in `cells` what to compute. With `deciding`, only what decides on
+  // the mask.
+  void look(const float* x, int64_t sample, bool deciding) {
+    uint64_t *const was = before.row(sample, 0), *const compute = cells.row(sample, 0);
+    const int64_t size = s.H * before.words;
+    std::vector<uint64_t> live(size), still(size), certain(size);
+    above(x, sample, live.data());
+    dilate(before, live.data(), was, s.circular);
+    keep_still(sample, live.data(), still.data());
+    dilate(before, still.data(), certain.data(), s.circular);
+    std::vector<uint64_t> undecided(size);
+    if (s.alive_channel >= s.frozen)
+      for (int64_t i = 0; i < size; ++i) undecided[i] = was[i] & ~certain[i];
+    dilate(before, undecided.data(), compute, s.circular);
+    for (int64_t i = 0; !deciding && i < size; ++i) compute[i] |= was[i];
+  }
+
+  // After `cells` of a sample were updated: `cells` becomes the mask.
+  void decide(const float* updated, int64_t sample) {
+    uint64_t *const was = before.row(sample, 0), *const mask = cells.row(sample, 0);
+    const int64_t size = s.H * before.words;
+    std::vector<uint64_t> live(size);
+    above(updated, sample, live.data());
+    dilate(before, live.data(), mask, s.circular);
+    for (int64_t i = 0; i < size; ++i) mask[i] &= was[i];
+  }
+
+  // Multiplies the written channels of a row by the mask; a value that blew up stays NaN, as in the reference.
+  void bury(float* state, int64_t sample, int64_t row) const {
+    float* at = state + (sample * s.C + s.frozen) * s.plane() + row * s.W;
+    for (int64_t column = 0; column < s.W; column += VL) {
+      const int64_t left = s.W - column;
+      const uint32_t all = (1u << std::min<int64_t>(left, VL)) - 1, alive = cells.block(sample, row, column) & all;
+      if (alive == all) continue;
+      const vf mask = ones(alive);
+      for (int64_t c = s.frozen; c < s.C; ++c) {
+        float* to = at + (c - s.frozen) * s.plane() + column;
+        store_some(to, load_some(to, left) * mask, left);
+      }
+    }
+  }
+
+  // Cells of a sample whose alive channel is above the threshold.
+  void above(const float* x, int64_t sample, uint64_t* set) const {
+    const float* plane = x + (sample * s.C + s.alive_channel) * s.plane();
+    for (int64_t row = 0; row < s.H; ++row, set += before.words) {
+      for (int64_t column = 0; column < s.W; column += VL)
+        set[column / 64] |= uint64_t(lanes_above(load_some(plane + row * s.W + column, s.W - column), s.alive_threshold)) << column % 64;
+      set[before.words - 1] &= before.valid(before.words - 1);
+    }
+  }
+
+  // Those of the cells of a sample that do not fire.
+  void keep_still(int64_t sample, const uint64_t* live, uint64_t* still) const {
+    std::copy_n(live, s.H * before.words, still);
+    for (int64_t row = 0; row < s.H; ++row, still += before.words) {
+      const RowKey key = philox_row_key(s, sample, row);
+      for (int64_t column = 0; column < s.W; column += VL)
+        still[column / 64] &= ~(uint64_t(fire_bits(s, key, row, column, s.W - column)) << column % 64);
+    }
+  }
+
+  const Step& s;
+  Bits before, cells;
+};
+
+}  // namespace nca_fast

@@ -1,0 +1,273 @@
+// The backward pass over a share of the rows.
+#pragma once
+
+#include "alive.h"
+#include "forward.h"
+
+namespace nca_fast {
+
+constexpr int FOLD = 16;        // chunks whose weight gradients are summed in float32
+constexpr int64_t GROUP = 512;  // cells whose perception gradient is gathered before the transposed filters run
+
+// What one share of the rows, begin to end of all samples' rows, leaves behind: weight gradients, and gradients of rows
+// that belong to another share.
+struct Partial {
+  struct Row { int64_t sample, row; std::unique_ptr<Buffer> grad; };
+  struct Total { int64_t rule; std::vector<double> sums; };
+
+  Partial(const Step& s, int64_t begin, int64_t end, double* grad_params) : s(s), begin(begin), end(end), grad_params(grad_params) {
+    for (const Layer& layer : s.shape()) {
+      weight.push_back(std::make_unique<Buffer>(weight_size(layer))), bias.push_back(std::make_unique<Buffer>(layer.out * VL));
+      std::fill_n(static_cast<float*>(*weight.back()), weight_size(layer), 0.f);
+      std::fill_n(static_cast<float*>(*bias.back()), layer.out * VL, 0.f);
+    }
+  }
+
+  static int64_t weight_size(const Layer& layer) { return round_up(layer.out, R) * round_up(layer.in, VL); }
+
+  // Where the gradient of a rule is summed, as params: in place when no other share has rows of that rule.
+  double* sums_of(int64_t rule) {
+    const int64_t rows = s.rules > 1 ? s.H : s.B * s.H, first = rule * rows;
+    if (begin <= first && first + rows <= end) return grad_params + rule * s.parameters;
+    if (totals.empty() || totals.back().rule != rule) totals.push_back({rule, std::vector<double>(s.parameters, 0.0)});
+    return totals.back().sums.data();
+  }
+
+  // Moves the sums of a sample's rule on: short float sums and one long double sum, or a large canvas would lose digits.
+  void fold(int64_t sample) {
+    double* at = sums_of(s.rules > 1 ? sample : 0);
+    for (size_t i = 0; i < s.shape().size(); ++i) {
+      const Layer& layer = s.shape()[i];
+      for (int64_t o = 0; o < layer.out; ++o)
+        for (int64_t k = 0; k < layer.in; ++k) *at++ += (*weight[i])[o * round_up(layer.in, VL) + k];
+      for (int64_t o = 0; layer.has_bias && o < layer.out; ++o) *at++ += sum_lanes(*bias[i] + o * VL);
+      std::fill_n(static_cast<float*>(*weight[i]), weight_size(layer), 0.f);
+      std::fill_n(static_cast<float*>(*bias[i]), layer.out * VL, 0.f);
+    }
+    chunks = 0;
+  }
+
+  float* outside_row(int64_t sample, int64_t row) {  // [C][W]
+    for (const Row& r : outside)
+      if (r.sample == sample && r.row == row) return *r.grad;
+    outside.push_back({sample, row, std::make_unique<Buffer>(s.C * s.W)});
+    std::fill_n(static_cast<float*>(*outside.back().grad), s.C * s.W, 0.f);
+    return *outside.back().grad;
+  }
+
+  const Step& s;
+  const int64_t begin, end;
+  double* const grad_params;
+  std::vector<Total> totals;
+  std::vector<std::unique_ptr<Buffer>> weight, bias;  // [out to R][in to VL], [out][VL]: of the last chunks
+  int chunks = 0;
+  std::vector<Row> outside;
+};
+
+struct Backward {
+  // `alive`: the mask of the step, or null.
+  Backward(const Step& s, Partial& partial, int64_t columns, int64_t group_rows, const Alive* alive)
+      : s(s), partial(partial), group_rows(group_rows), alive(alive), packer(s, columns, group_rows * round_up(columns, VL)),
+        units(unit_buffers(s, CHUNK)), grads(unit_buffers(s, packer.S)), row_size(round_up(columns, VL) + 3 * MARGIN),
+        dense_y((s.F + 1) * row_size), grad_y(round_up(s.inputs(), R) * packer.S), transposed(CHUNK * widest_input()),
+        winner(s.window ? group_rows * s.C * row_size : 0) {
+    packer.cells = alive ? &alive->cells : nullptr;
+  }
+
+  int64_t widest_input() const {
+    int64_t widest = 0;
+    for (const Layer& layer : s.shape()) widest = std::max(widest, round_up(layer.in, VL));
+    return widest;
+  }
+
+  // Gradients of a chunk of packed cells, from p on: of the weights into `partial`, of the perception into `grad_y`.
+  void run(int64_t sample, int p, int cells) {
+    const Network& network = s.network(sample);
+    const int last = int(network.size()) - 1;
+    const auto input = [&](int i) {
+      return i ? Cells<const float>{*units[i - 1], CHUNK} : Cells<const float>{packer.y + p, packer.S};
+    };
+    for (int i = 0; i < last; ++i) dense<Then::relu>(network[i].forward, network[i].bias, input(i), nullptr, {*units[i], CHUNK}, cells);
+    for (int i = last; i >= 0; --i) {
+      const Layer& layer = network[i];
+      const auto grad = i == last ? Cells<const float>{*grads[i] + p, packer.S} : Cells<const float>{*grads[i], CHUNK};
+      const int stride = round_up(layer.in, VL);
+      transpose(input(i), layer.in, cells, transposed, stride);
+      outer(grad, transposed, cells, layer.out, stride, *partial.weight[i]);
+      if (layer.has_bias)
+        for (int o = 0; o < layer.out; ++o) add_lanes(*partial.bias[i] + o * VL, grad.at + o * grad.stride, cells);
+      if (i) dense<Then::gate>(layer.backward, nullptr, grad, *units[i - 1], {*grads[i - 1], CHUNK}, cells);
+      else dense<Then::nothing>(layer.backward, nullptr, grad, nullptr, {grad_y + p, packer.S}, cells);
+    }
+    if (++partial.chunks == FOLD) partial.fold(sample);
+  }
+
+  void rows(const float* x, const float* grad, float* grad_x, int64_t begin, int64_t end) {
+    for_samples(s, begin, end, [&](int64_t sample, int64_t r0, int64_t r1) {
+      const int64_t first = sample * s.C * s.plane();
+      for (int64_t c = 0; c < s.C; ++c) {
+        const int64_t at = first + c * s.plane() + r0 * s.W;
+        std::memcpy(grad_x + at, grad + at, (r1 - r0) * s.W * sizeof(float));
+      }
+      for (int64_t row = r0; alive && row < r1; ++row) alive->bury(grad_x, sample, row);
+      for (int64_t c0 = 0; c0 < s.W; c0 += TILE) {
+        const int64_t c1 = std::min(s.W, c0 + TILE);
+        packer.begin(x + first, r0, c0, c1);
+        std::memset(dense_y, 0, (s.F + 1) * row_size * sizeof(float));  // what lies beside the tile stays so
+        if (s.window) std::fill_n(static_cast<float*>(winner), group_rows * s.C * row_size, -1.f);
+        for (int64_t group = r0; group < r1; group += group_rows) {
+          const int64_t group_end = std::min(r1, group + group_rows);
+          packer.forget();
+          for (int64_t row = group; row < group_end; ++row) pack_row(sample, row, row - group, grad + first, c0, c1);
+          for (int p = 0; p < packer.count; p += CHUNK) run(sample, p, std::min(CHUNK, packer.count - p));
+          for (int64_t row = group; row < group_end; ++row) spread_row(sample, row, row - group, grad_x + first, r0, r1, c0, c1);
+        }
+      }
+      if (s.rules > 1) partial.fold(sample);
+    });
+    if (s.rules == 1) partial.fold(0);
+  }
+
+  void pack_row(int64_t sample, int64_t row, int64_t in_group, const float* grad, int64_t c0, int64_t c1) {
+    const Blocks& batch = packer.pack_row(sample, row, 0, true);
+    const float* g = grad + s.frozen * s.plane() + row * s.W + c0;
+    float* packed = *grads.back();
+    for (int64_t c = s.frozen; c < s.C; ++c, g += s.plane(), packed += packer.S)
+      for (const Block& block : batch)
+        append(packed + block.from, load_some(g + block.offset, c1 - c0 - block.offset), block.bits);
+    if (s.window && !batch.empty()) find_winners(row, in_group, batch);
+  }
+
+  // Which neighbour holds the local maximum of the cells of a row, numbered row by row; the first of equals. (Beside NaN,
+  // whose gradient is NaN anyway, it may be another one than in PyTorch.)
+  void find_winners(int64_t row, int64_t in_group, const Blocks& batch) {
+    const int half = s.window / 2;
+    for (int64_t c = 0; c < s.C; ++c)
+      for (const Block& block : batch) {
+        vf most = splat(-std::numeric_limits<float>::infinity()), who{};
+        for (int i = 0; i < s.window; ++i) {
+          if (!s.circular && (row + i < half || row + i - half >= s.H)) continue;
+          const float* from = packer.around[s.reach + i - half] + c * packer.row_size + block.offset - half;
+          for (int j = 0; j < s.window; ++j) {
+            const vf value = load(from + j) + load(packer.outside + VL + block.offset - half + j);
+            const vi more = value > most;
+            most = more ? value : most;
+            who = more ? splat(float(i * s.window + j)) : who;
+          }
+        }
+        store_some(winner_row(in_group, c) + block.offset, who, packer.width - block.offset);
+      }
+  }
+
+  float* winner_row(int64_t in_group, int64_t c) const { return winner + (in_group * s.C + c) * row_size + MARGIN; }
+
+  // Gradient of a profile at columns q to q + VL - 1 of the tile, from that of the filters in dense_y.
+  vf profile_grad(size_t profile, int64_t q) const {
+    vf total{};
+    for (const Filters::Use& use : s.filters.uses[profile]) total += use.weight * load(dense_y + use.filter * row_size + MARGIN + q - use.shift);
+    return total;
+  }
+
+  // What columns q to q + VL - 1 of the rows from row - REACH to row + REACH are owed by the filters of a row's cells.
+  template <int REACH>
+  void owed_to_filtered(int64_t q, vf* owed) const {
+    if constexpr (REACH == 1) {
+      const vf smooth = profile_grad(0, q), slope = profile_grad(1, q), cell = profile_grad(2, q);
+      owed[0] = smooth - slope, owed[1] = 2 * smooth + cell, owed[2] = smooth + slope;
+      return;
+    }
+    vf even[REACH + 1] = {}, odd[REACH + 1] = {};
+    for (size_t p = 0; p < s.filters.profiles.size(); ++p) {
+      const Profile& profile = s.filters.profiles[p];
+      const vf grad = profile_grad(p, q);
+      if (profile.is_even)
+        for (int j = 0; j <= REACH; ++j) even[j] += profile.even[j] * grad;
+      if (profile.is_odd)
+        for (int j = 1; j <= REACH; ++j) odd[j] += profile.odd[j] * grad;
+    }
+    for (int j = 0; j <= REACH; ++j) owed[REACH - j] = even[j] - odd[j], owed[REACH + j] = even[j] + odd[j];
+  }
+
+  // The same for the local maximum, whose gradient lies in dense_y behind those of the filters.
+  void owed_to_winners(const float* who, int64_t q, vf* owed) const {
+    const int half = s.window / 2;
+    const float* grad = dense_y + s.F * row_size + MARGIN;
+    for (int i = 0; i < s.window; ++i) {
+      owed[i] = vf{};
+      for (int j = 0; j < s.window; ++j) {
+        const int64_t at = q + half - j;
+        owed[i] += load(who + at) == float(i * s.window + j) ? load(grad + at) : vf{};
+      }
+    }
+  }
+
+  struct Target { float* row; int64_t plane; };  // a row of gradients, channel 0, and the distance of channels; null: none
+
+  // Adds to the rows around a row, `reach` to either side, what `owed(q, rows)` says, for channel c of a tile.
+  template <class Owed>
+  void spread(int64_t c, int reach, const Target* around, int64_t c0, int64_t c1, const Owed& owed) {
+    const int64_t width = c1 - c0;
+    const Target* rows = around + s.reach - reach;
+    vf owes[2 * FARTHEST + 1];
+    for (int64_t q = 0; q < width; q += VL) {
+      owed(q, owes);
+      for (int i = 0; i <= 2 * reach; ++i)
+        if (rows[i].row) add_some(rows[i].row + c * rows[i].plane + c0 + q, owes[i], width - q);
+    }
+    for (const int64_t q : {-int64_t(reach), width}) {  // columns beside the tile
+      if (!s.circular && (q < 0 ? c0 == 0 : c1 == s.W)) continue;
+      owed(q, owes);
+      for (int i = 0; i <= 2 * reach; ++i)
+        for (int lane = 0; rows[i].row && lane < reach; ++lane) {
+          const int64_t column = c0 + q + lane;
+          if (s.circular || (column >= 0 && column < s.W)) rows[i].row[c * rows[i].plane + s.wrap_column(column)] += owes[i][lane];
+        }
+    }
+  }
+
+  // Adds what the perception of a row owes to the rows that it sees: the transposed filters.
+  void spread_row(int64_t sample, int64_t row, int64_t in_group, float* grad_x, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
+    Target around[2 * FARTHEST + 1];
+    for (int i = 0; i <= 2 * s.reach; ++i) {
+      const int64_t at = row + i - s.reach, to = s.wrap(at);
+      const bool lost = !s.circular && to != at, own = to >= r0 && to < r1;
+      around[i] = {lost ? nullptr : own ? grad_x + to * s.W : partial.outside_row(sample, to), own ? s.plane() : s.W};
+    }
+    const int64_t per_row = (c1 - c0 + VL - 1) / VL;
+    const Block *begin = packer.blocks.data() + in_group * per_row, *end = begin + per_row;
+    if (std::none_of(begin, end, [](const Block& block) { return block.bits; })) return;
+    for (int64_t c = 0; c < s.C; ++c) {
+      for (int64_t f = 0; f < s.F + (s.window > 0); ++f) {
+        const float* from = grad_y + (f * s.C + c) * packer.S;
+        float* to = dense_y + f * row_size + MARGIN;
+        for (const Block* block = begin; block < end; ++block) store(to + block->offset, expanded(from + block->from, block->bits));
+      }
+      const auto filtered = [&]<int REACH>(std::integral_constant<int, REACH>) {
+        spread(c, REACH, around, c0, c1, [&](int64_t q, vf* owed) { owed_to_filtered<REACH>(q, owed); });
+      };
+      switch (s.F ? s.filters.reach : 0) {
+        case 0: break;
+        case 1: filtered(std::integral_constant<int, 1>()); break;
+        case 2: filtered(std::integral_constant<int, 2>()); break;
+        case 3: filtered(std::integral_constant<int, 3>()); break;
+        default: filtered(std::integral_constant<int, 4>());
+      }
+      if (s.window) spread(c, s.window / 2, around, c0, c1, [&](int64_t q, vf* owed) { owed_to_winners(winner_row(in_group, c), q, owed); });
+    }
+  }
+
+  static constexpr int64_t MARGIN = 16;  // columns beside a row of gradients: a shift of a filter beyond the columns it sees
+  const Step& s;
+  Partial& partial;
+  const int64_t group_rows;
+  const Alive* const alive;
+  Packer packer;
+  const std::vector<std::unique_ptr<Buffer>> units, grads;  // of every layer: outputs, and gradients of the outputs
+  const int64_t row_size;
+  Buffer dense_y;  // gradient of one channel's filters along a row, [F + 1][row_size], columns from MARGIN on, zeros around
+  Buffer grad_y;   // gradient of the packed cells' perception, [inputs][packer.S]
+  Buffer transposed;
+  Buffer winner;  // by row of the group and channel: the number of the neighbour that holds the maximum, -1 around
+};
+
+}  // namespace nca_fast

@@ -1,0 +1,94 @@
+// The stencils of a rule as sums of vertical profiles of a column, each shifted along the row.
+//
+// Any filter is such a sum, and the usual ones need few profiles: those of 3x3 share three (smooth, slope, the cell
+// itself). For larger filters the columns that are multiples of each other share one, so that a separable filter is one
+// profile and a sum along the row, and a Sobel filter of 7x7 has three or four in place of seven columns.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace nca_fast {
+
+constexpr int FARTHEST = 4;  // rows to either side that a filter of 9x9 sees
+
+// A filter over the profiles of a rule.
+struct Correlation {
+  struct Term { int profile, shift; float weight; };
+  int count = 0;
+  Term terms[2 * FARTHEST + 1];
+};
+
+// A vertical profile of a wide rule, over sums and differences of the rows above and below:
+//     even[0] x[0] + sum over j of even[j] (x[j] + x[-j]) + odd[j] (x[j] - x[-j])
+struct Profile {
+  bool is_even = false, is_odd = false;
+  float even[FARTHEST + 1] = {}, odd[FARTHEST + 1] = {};
+};
+
+struct Filters {
+  explicit Filters(const at::Tensor& stencils) : reach(int(stencils.size(1) / 2)) {
+    const int64_t taps = stencils.size(1) * stencils.size(2);
+    for (int64_t f = 0; f < stencils.size(0); ++f) {
+      of.emplace_back();
+      if (reach > 1) wide(stencils.data_ptr<float>() + taps * f);
+      else narrow(stencils.data_ptr<float>() + taps * f);
+    }
+    uses.resize(reach > 1 ? profiles.size() : 3);
+    for (size_t f = 0; f < of.size(); ++f)
+      for (int i = 0; i < of[f].count; ++i) uses[of[f].terms[i].profile].push_back({int64_t(f), of[f].terms[i].shift, of[f].terms[i].weight});
+  }
+
+  // 3x3 over the three profiles of a column (a, b, c): smooth a + 2 b + c, slope c - a, and b itself.
+  void narrow(const float* taps) {
+    Correlation& filter = of.back();
+    for (int j = 0; j < 3; ++j) {
+      const float a = taps[j], b = taps[3 + j], c = taps[6 + j], weights[3] = {(a + c) / 2, (c - a) / 2, b - a - c};
+      for (int profile = 0; profile < 3; ++profile)
+        if (weights[profile] != 0) filter.terms[filter.count++] = {profile, j - 1, weights[profile]};
+    }
+  }
+
+  void wide(const float* taps) {
+    const int size = 2 * reach + 1;
+    for (int j = 0; j < size; ++j) {
+      float column[2 * FARTHEST + 1];
+      for (int i = 0; i < size; ++i) column[i] = taps[i * size + j];
+      if (std::any_of(column, column + size, [](float tap) { return tap != 0; })) of.back().terms[of.back().count++] = term(column, j - reach);
+    }
+  }
+
+  // The column as a multiple of a profile that is there, but for roundings, or of a new one.
+  Correlation::Term term(const float* column, int shift) {
+    const int size = 2 * reach + 1;
+    for (size_t p = 0; p < columns.size(); ++p) {
+      const std::vector<float>& known = columns[p];
+      const auto largest = std::max_element(known.begin(), known.end(), [](float a, float b) { return std::abs(a) < std::abs(b); });
+      const float weight = column[largest - known.begin()] / *largest, limit = std::abs(weight * *largest) * 0x1p-22f;
+      bool same = weight != 0;
+      for (int i = 0; i < size; ++i) same = same && std::abs(column[i] - weight * known[i]) <= limit;
+      if (same) return {int(p), shift, weight};
+    }
+    columns.emplace_back(column, column + size);
+    Profile& profile = profiles.emplace_back();
+    profile.even[0] = column[reach];
+    for (int j = 1; j <= reach; ++j) {
+      profile.even[j] = (column[reach + j] + column[reach - j]) / 2;
+      profile.odd[j] = (column[reach + j] - column[reach - j]) / 2;
+    }
+    for (int j = 0; j <= reach; ++j) profile.is_even |= profile.even[j] != 0, profile.is_odd |= profile.odd[j] != 0;
+    return {int(profiles.size()) - 1, shift, 1.f};
+  }
+
+  int reach;                      // 1 for 3x3
+  std::vector<Correlation> of;    // by filter
+  std::vector<Profile> profiles;  // of wide filters
+  std::vector<std::vector<float>> columns;  // the profiles as columns of taps
+  struct Use { int64_t filter; int shift; float weight; };
+  std::vector<std::vector<Use>> uses;  // the terms of all filters, by profile
+};
+
+}  // namespace nca_fast
