@@ -1,6 +1,6 @@
 """The automaton as everybody writes it in PyTorch: the baseline of all speed figures.
 
-Circular padding, one grouped convolution for the filters, two 1x1 convolutions, a fresh random mask, a residual.
+Circular padding, one grouped convolution for the filters, 1x1 convolutions, a fresh random mask, a residual.
 """
 
 import torch
@@ -11,22 +11,27 @@ from nca_fast import NCA
 
 
 class StockNCA(nn.Module):
-    """The rule and weights of an automaton with one hidden layer, in stock operations. One call is one step."""
+    """The rule and weights of an automaton with 3x3 filters, in stock operations. One call is one step."""
 
     def __init__(self, nca: NCA):
         super().__init__()
-        rule, (first, last) = nca.rule, nca.layers
+        rule = nca.rule
         C, n = rule.channels, len(rule.filters)
-        self.channels, self.fire_rate = C, rule.fire_rate
+        self.channels, self.frozen, self.fire_rate = C, rule.frozen, rule.fire_rate
         stencils = torch.tensor([f.kernel for f in rule.filters])
         self.register_buffer("stencils", stencils[:, None].repeat(C, 1, 1, 1))  # index c * n + f
-        by_channel = first.weight.detach().reshape(-1, n, C).transpose(1, 2).reshape(-1, n * C)
-        self.w1, self.b1 = nn.Parameter(by_channel[:, :, None, None].clone()), nn.Parameter(first.bias.detach().clone())
-        self.w2 = nn.Parameter(last.weight.detach()[:, :, None, None].clone())
+        first, *others = [layer.weight.detach() for layer in nca.layers]
+        by_channel = first.reshape(-1, n, C).transpose(1, 2).reshape(-1, n * C)
+        weights = [nn.Parameter(weight[:, :, None, None].clone()) for weight in (by_channel, *others)]
+        biases = [None if layer.bias is None else nn.Parameter(layer.bias.detach().clone()) for layer in nca.layers]
+        self.weights, self.biases = nn.ParameterList(weights), nn.ParameterList(biases)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H, W]."""
         y = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), self.stencils, groups=self.channels)
-        u = F.conv2d(torch.relu(F.conv2d(y, self.w1, self.b1)), self.w2)
-        mask = torch.rand(x.shape[0], 1, x.shape[2], x.shape[3], device=x.device) < self.fire_rate
-        return x + u * mask
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            y = torch.relu(F.conv2d(y, weight, bias))
+        u = F.conv2d(y, self.weights[-1], self.biases[-1])
+        if self.fire_rate < 1:
+            u = u * (torch.rand(x.shape[0], 1, x.shape[2], x.shape[3], device=x.device) < self.fire_rate)
+        return torch.cat([x[:, : self.frozen], x[:, self.frozen :] + u], 1) if self.frozen else x + u

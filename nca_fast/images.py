@@ -21,6 +21,9 @@ SKIMAGE_PICTURES = (
     "rocket", "text",
 )  # fmt: skip
 
+# What counts as a picture in a folder; a file that is named outright may have any ending.
+_PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+
 _FORMATS = {
     ".png": ("PNG", {}),
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
@@ -62,6 +65,41 @@ def load_image(path_or_name: str | os.PathLike, max_size: int | None = None) -> 
     else:
         array = array / np.float32(255)
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
+def load_rgba(path: str | os.PathLike, max_size: int) -> torch.Tensor:
+    """Read a picture with its transparency.
+
+    Args:
+        path: a file; one without transparency is opaque all over.
+        max_size: longest side in pixels; a larger picture is shrunk (Lanczos), a smaller one is left alone.
+
+    Returns:
+        float32 [4, H, W] in [0, 1]: red, green and blue, multiplied by alpha, and alpha.
+
+    Raises:
+        ValueError: missing, unreadable, damaged, empty or suspiciously large file; max_size below 1.
+    """
+    if max_size < 1:
+        raise ValueError(f"max_size must be at least 1 pixel, but got {max_size}.")
+    with _open_file(os.fspath(path)) as opened:
+        image = ImageOps.exif_transpose(opened).convert("RGBA")
+    if 0 in image.size:
+        raise ValueError(f"a picture must have at least one pixel, but {os.fspath(path)!r} has none.")
+    if max(image.size) > max_size:
+        scale = max_size / max(image.size)
+        image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
+    return torch.cat([pixels[:3] * pixels[3:], pixels[3:]]).contiguous()
+
+
+def picture_files(folder: str | os.PathLike) -> list[Path]:
+    """The files of a folder whose names end as those of pictures do, in the order of their names; not hidden ones."""
+    return sorted(
+        path
+        for path in Path(folder).iterdir()
+        if path.suffix.lower() in _PICTURE_ENDINGS and not path.name.startswith(".") and path.is_file()
+    )
 
 
 def save_image(image: torch.Tensor, path: str | os.PathLike) -> None:

@@ -9,7 +9,7 @@ from nca_fast import ops
 from nca_fast.presets import PRESETS
 from nca_fast.rule import Rule
 
-STARTS = ("zeros", "noise", "image")
+STARTS = ("zeros", "noise", "image", "cell")
 _FILE = "model.safetensors"
 
 
@@ -27,8 +27,11 @@ class NCA(nn.Module):
     Args:
         rule: What a step is. The default is that of the Distill texture automata.
         rgb_channel: First of the three channels that show as red, green and blue, as value + 0.5.
-        start: What `initial_state` makes: "zeros", "noise" (per cell scaled to [0, 1] over the channels) or "image"
-            (the picture in the frozen and the RGB channels, uniform noise in the others, all centred on zero).
+        start: What `initial_state` makes: "zeros", "noise" (per cell scaled to [0, 1] over the channels), "image"
+            (the picture in the frozen and the RGB channels, uniform noise in the others, all centred on zero) or "cell"
+            (one living cell in the middle, its channels from the alive channel on 1). An automaton that starts from a
+            cell shows its RGB, multiplied by the alive channel alpha, over white: 1 - alpha + RGB; when alpha is no
+            later channel than RGB, it shows alpha as grey.
         init_gain: None for PyTorch's default weights and a zero last layer; a number scales all default weights and
             biases instead, the last layer's too.
 
@@ -56,6 +59,8 @@ class NCA(nn.Module):
             raise ValueError(f"start must be one of {STARTS}, but got {start!r}.")
         if start == "image" and (rule.channels < rgb_channel + 3 or rule.frozen not in (0, 3)):
             raise ValueError(f'start="image" needs RGB channels and 0 or 3 frozen ones, but got {rule.frozen} frozen.')
+        if start == "cell" and rule.alive_channel is None:
+            raise ValueError('start="cell" needs a rule with an alive_channel, but got None.')
         self.rule, self.rgb_channel, self.start = rule, rgb_channel, start
         self.layers = nn.ModuleList(nn.Linear(inputs, out, bias) for out, inputs, bias in rule.layers)
         with torch.no_grad():
@@ -139,6 +144,10 @@ class NCA(nn.Module):
             raise ValueError(f"image must be given exactly when start is 'image', but start={self.start!r} got {got}.")
         if self.start == "zeros":
             return weight.new_zeros(shape)
+        if self.start == "cell":
+            x = weight.new_zeros(shape)
+            x[:, self.rule.alive_channel :, height // 2, width // 2] = 1
+            return x
         generator = torch.Generator().manual_seed(seed)
         if self.start == "noise":
             x = torch.randn(shape, generator=generator)
@@ -164,7 +173,13 @@ class NCA(nn.Module):
         """
         if self.rule.channels < 3:
             raise ValueError(f"to_rgb needs at least 3 channels, but the rule has {self.rule.channels}.")
-        rgb = x[:, self.rgb_channel : self.rgb_channel + 3] + 0.5
+        rgb = x[:, self.rgb_channel : self.rgb_channel + 3]
+        if self.start == "cell":
+            alpha = self.rule.alive_channel
+            alive = x[:, alpha : alpha + 1]
+            rgb = 1 - alive + rgb if alpha >= self.rgb_channel + 3 else alive.expand(-1, 3, -1, -1)
+        else:
+            rgb = rgb + 0.5
         return rgb.clamp(0, 1) if clamp else rgb
 
     def config(self) -> dict:

@@ -49,6 +49,7 @@ def render(
     *,
     seed: int = 0,
     backend: str | None = None,
+    image: Tensor | None = None,
     frames: Sequence[int] | None = None,
     on_frame: Callable[[Tensor, int], None] | None = None,
 ) -> Tensor:
@@ -61,6 +62,7 @@ def render(
         steps: Updates of every cell. At least 1.
         seed: Fixes the start state and all fire masks; the same result whatever the frames.
         backend: As in `nca_fast.rollout`.
+        image: For automata that start from a picture: [3, height, width] in [0, 1].
         frames: Portions that sum to `steps`, such as `speed_ramp(steps)`; None is a single portion.
         on_frame: Called after each portion with the state [1, C, H, W] and the number of steps done so far.
 
@@ -68,8 +70,8 @@ def render(
         The final state. [1, C, H, W]
 
     Raises:
-        ValueError: A size or the number of steps is not positive, the frames do not sum to it, or the canvas does not
-            fit into memory.
+        ValueError: A size or the number of steps is not positive, the frames do not sum to it, the canvas does not
+            fit into memory, or the image is missing or of another size.
     """
     for name, value in (("height", height), ("width", width), ("steps", steps)):
         if value < 1:
@@ -80,7 +82,7 @@ def render(
     if next(nca.parameters()).device.type == "cpu":
         _check_memory(nca.rule.channels, height, width)
 
-    state, done = nca.initial_state(1, height, width, seed=seed), 0
+    state, done = nca.initial_state(1, height, width, seed=seed, image=image), 0
     for portion in frames:
         state = nca(state, steps=portion, seed=seed, first_step=done, backend=backend)
         done += portion

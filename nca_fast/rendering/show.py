@@ -23,6 +23,7 @@ def picture(
     *,
     seed: int = 0,
     backend: str | None = None,
+    image: Tensor | None = None,
     zoom: int = 1,
     progress: bool = False,
 ) -> None:
@@ -36,6 +37,7 @@ def picture(
         path: `.png`, `.jpg` or `.webp`; it appears when the picture is complete.
         seed: Fixes the start state and all fire masks.
         backend: As in `nca_fast.rollout`.
+        image: As in `render`.
         zoom: Pixels along the side of a cell.
         progress: Show a progress bar on stderr.
 
@@ -51,6 +53,7 @@ def picture(
             steps,
             seed=seed,
             backend=backend,
+            image=image,
             frames=even_speed(steps, STEPS_BETWEEN_LOOKS),
             on_frame=lambda _, done: bar.update(done - bar.n),
         )
@@ -66,6 +69,7 @@ def film(
     *,
     seed: int = 0,
     backend: str | None = None,
+    image: Tensor | None = None,
     zoom: int = 1,
     fps: int = 30,
     progress: bool = False,
@@ -74,6 +78,7 @@ def film(
 
     Args:
         nca, height, width, seed, backend, progress: As in `picture`.
+        image: As in `render`; it is then the first frame.
         frames: Steps before each frame, such as `speed_ramp(steps)`.
         path: `.mp4` or `.gif`; it appears when the film is complete.
         zoom: Pixels along the side of a cell. (An mp4 keeps colours at half its resolution: 2 shows every cell.)
@@ -92,7 +97,10 @@ def film(
         tqdm(total=sum(frames), desc=Path(path).name, unit="step", dynamic_ncols=True, disable=not progress) as bar,
         VideoWriter(path, fps=fps) as video,
     ):
-        render(nca, height, width, sum(frames), seed=seed, backend=backend, frames=frames, on_frame=add)
+        if image is not None:
+            video.add(_enlarged(image, zoom))
+        same = {"seed": seed, "backend": backend, "image": image}
+        render(nca, height, width, sum(frames), **same, frames=frames, on_frame=add)
 
 
 def _check_zoom(zoom: int) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nca_fast.training import distributed
 from nca_fast.training.pool import Pool
 
 
@@ -138,6 +139,9 @@ def train(
     learning_rate: Callable[[int], float],
     normalize: bool = True,
     state_limit: float = math.inf,
+    start: Callable[[int, int], Tensor] | None = None,
+    alter: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    bptt_steps: int | None = None,
     backend: str | None = None,
     listeners: Sequence[Callable[[Report], None]] = (),
 ) -> bool:
@@ -145,9 +149,10 @@ def train(
 
     Args:
         run: Changed in place.
-        objective: (states [B, C, H, W], generator) -> named scalar losses, whose sum is minimised.
+        objective: (states [B, C, H, W], generator) -> named scalar losses, whose sum is minimised. They must be sums
+            over samples, because each of several processes sees its share of the batch alone.
         iterations: Where to stop, counted from the beginning of the run.
-        batch_size: Samples in an iteration.
+        batch_size: Samples in an iteration; several processes share them evenly (see `distributed`).
         reseed_every: So often the first sample of the batch is replaced by a start state; 0 never does.
         steps_min: A rollout takes a number of steps drawn evenly from steps_min to steps_max,
         steps_max: both included (the notebook's randint(32, 96) ends at 95).
@@ -155,6 +160,9 @@ def train(
         normalize: Scale the gradient of each parameter tensor to unit length.
         state_limit: A sample whose state went beyond this in any value starts afresh. Left in the pool, it would grow
             until the loss overflows, and would turn the weights in a senseless direction each time that it is drawn.
+        start: (count, seed) -> start states [count, C, H, W]. None: the automaton's own, which need no picture.
+        alter: (the batch as it came from the pool, generator) -> the states that the rollout starts from. None: these.
+        bptt_steps: As in `nca_fast.rollout`.
         backend: As in `nca_fast.rollout`.
         listeners: Called in turn with the Report of each iteration: progress bars, logs, checkpoints.
 
@@ -167,18 +175,34 @@ def train(
     """
     parameters = list(run.nca.parameters())
     height, width = run.pool.states.shape[2:]
-    with _deferred_interrupt() as interrupted:
-        while run.iteration < iterations and not interrupted.is_set():
+    share = distributed.share(batch_size)
+    if start is None:
+
+        def start(count: int, seed: int) -> Tensor:
+            return run.nca.initial_state(count, height, width, seed=seed)
+
+    with deferred_interrupt() as interrupted:
+        while run.iteration < iterations and not distributed.any_true(interrupted.is_set()):
             begin, i = time.perf_counter(), run.iteration
             draw = derived_generator(run.seed, "pool", i)
             steps = int(torch.randint(steps_min, steps_max + 1, (), generator=draw))
             indices, states = run.pool.sample(batch_size, draw)
             if reseed_every and i % reseed_every == 0:
-                states[:1] = run.nca.initial_state(1, height, width, seed=derived_seed(run.seed, "start", i))
-            states = run.nca(states, steps=steps, seed=derived_seed(run.seed, "fire", i), backend=backend)
+                states[:1] = start(1, derived_seed(run.seed, "start", i))
+            if alter is not None:
+                states = alter(states, derived_generator(run.seed, "alter", i))
+            fire = derived_seed(run.seed, "fire", i)
+            states = run.nca(
+                states[share],
+                steps=steps,
+                seed=fire,
+                first_sample=share.start,
+                bptt_steps=bptt_steps,
+                backend=backend,
+            )
             terms = objective(states, derived_generator(run.seed, "objective", i))
             loss = sum(terms.values())
-            value = float(loss.detach())
+            value, *values = distributed.summed([float(term.detach()) for term in (loss, *terms.values())])
             if not math.isfinite(value):
                 raise FloatingPointError(
                     f"loss must stay finite, but it is {value} in iteration {i + 1}. "
@@ -187,16 +211,17 @@ def train(
 
             run.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            distributed.sum_gradients(parameters)
             if normalize:
                 normalize_gradients(parameters)
             rate = learning_rate(i)
             for group in run.optimizer.param_groups:
                 group["lr"] = rate
             run.optimizer.step()
-            states = states.detach()
+            states = distributed.gathered(states.detach())
             healthy = states.abs().amax(dim=(1, 2, 3), keepdim=True) <= state_limit
             if not healthy.all():
-                fresh = run.nca.initial_state(batch_size, height, width, seed=derived_seed(run.seed, "restart", i))
+                fresh = start(batch_size, derived_seed(run.seed, "restart", i))
                 states = torch.where(healthy, states, fresh)
             run.pool.write(indices, states)
             run.iteration = i + 1
@@ -204,7 +229,7 @@ def train(
             report = Report(
                 iteration=run.iteration,
                 loss=value,
-                terms={name: float(term.detach()) for name, term in terms.items()},
+                terms=dict(zip(terms, values, strict=True)),
                 learning_rate=rate,
                 steps=steps,
                 cell_steps=batch_size * height * width * steps,
@@ -216,7 +241,7 @@ def train(
 
 
 @contextlib.contextmanager
-def _deferred_interrupt() -> Iterator[threading.Event]:
+def deferred_interrupt() -> Iterator[threading.Event]:
     """Turns the first Ctrl-C into an event, so that no iteration is torn; the second interrupts at once."""
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # Python delivers signals to the main thread only

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from nca_fast import checkpoint
+from nca_fast.training import distributed
 
 TRAINING_FILE = "training.safetensors"
 MODEL_FILE = "model.safetensors"
+PICTURES_FILE = "pictures.safetensors"
 
 Config = TypeVar("Config")
 
@@ -32,7 +34,7 @@ def open_run(folder: Path, resume: bool) -> SavedRun | None:
     Raises:
         FileExistsError: The folder holds a run and `resume` is False, or a model without a run.
     """
-    if resume:
+    if resume and distributed.rank() == 0:
         _remove_leftovers(folder)
     if (folder / TRAINING_FILE).exists():
         if resume:
@@ -49,7 +51,9 @@ def open_run(folder: Path, resume: bool) -> SavedRun | None:
 def _remove_leftovers(folder: Path) -> None:
     """Removes the temporary files of a run that was killed while it wrote (see `files.atomic_path`)."""
     for path in folder.glob(".*.tmp.*"):
-        if re.fullmatch(r"\.(training|model|preview|texture|log)\.[0-9a-f]+\.tmp\.\w+", path.name):
+        written = "training|model|pictures|preview|texture|restyled|clip|log"
+        written += "|reconstructions|samples|interpolation|growth|growing|regrowth"
+        if re.fullmatch(rf"\.({written})\.[0-9a-f]+\.tmp\.\w+", path.name):
             path.unlink(missing_ok=True)
 
 

@@ -5,48 +5,26 @@ The loss compares statistics of the pictures, never their cells, so the automato
 Source: Niklasson, Mordvintsev, Randazzo and Levin, "Self-Organising Textures", Distill 2021, and its PyTorch notebook.
 """
 
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nca_fast import checkpoint, features
+from nca_fast import features
 from nca_fast.files import check_writable
 from nca_fast.images import load_image
 from nca_fast.losses import regularizers, style
 from nca_fast.nca import NCA
 from nca_fast.rendering.canvas import render, speed_ramp
 from nca_fast.rendering.show import film, picture
-from nca_fast.training import run_folder
-from nca_fast.training.listeners import Checkpoints, JsonLog, PreviewStrip, ProgressBar
-from nca_fast.training.loop import Report, Run, default_milestones, derived_seed, learning_rate_at, train
-from nca_fast.training.pool import Pool
+from nca_fast.training import distributed, run_folder, session
+from nca_fast.training.listeners import PreviewStrip
+from nca_fast.training.loop import default_milestones, derived_seed
+from nca_fast.training.session import TrainingResult
 from nca_fast.training.texture_config import FREE_ON_RESUME, SMALLEST_IMAGE, TextureConfig
-
-PREVIEWS = 11  # with the target they fill one row of the strip
-
-
-@dataclass(frozen=True)
-class TextureResult:
-    """What a training left behind.
-
-    Args:
-        nca: The trained automaton.
-        files: What was written, in the order in which a user looks at it.
-        iterations: Iterations of the whole run.
-        seconds: Wall time of the iterations of this call.
-        cell_steps_per_second: Speed of these iterations, losses and checkpoints included.
-    """
-
-    nca: NCA
-    files: tuple[Path, ...]
-    iterations: int
-    seconds: float
-    cell_steps_per_second: float
 
 
 def train_texture(
@@ -57,7 +35,7 @@ def train_texture(
     resume: bool = False,
     progress: bool = True,
     command: str | None = None,
-) -> TextureResult:
+) -> TrainingResult:
     """Learns a texture, and writes model, picture, film, preview strip, log and training state into a folder.
 
     A run that was interrupted, or killed at any moment, and is resumed with the same number of threads ends with the
@@ -73,7 +51,7 @@ def train_texture(
         command: The command line, for the provenance.
 
     Returns:
-        A TextureResult.
+        A TrainingResult.
 
     Raises:
         ValueError: Bad picture, or settings that differ from those of the run to resume.
@@ -96,62 +74,34 @@ def train_texture(
     check_writable(out)
 
     with run_folder.cpu_threads(config.threads):
-        run = _run(config, saved)
-        if run.iteration > config.iterations:
-            raise ValueError(f"iterations must be at least the {run.iteration} done, but got {config.iterations}.")
-        objective = _objective(config, target, run.nca)
+        size = config.image_size
+        run = session.begin_or_restore(
+            config,
+            saved,
+            new_nca=lambda: NCA.preset(config.preset),
+            start=lambda nca: lambda count, seed: nca.initial_state(count, size, size, seed=seed),
+        )
         strip = PreviewStrip(
             out / "preview.png",
             target,
             draw=lambda: _grown(config, run.nca),
-            every=config.preview_every or -(-config.iterations // PREVIEWS),
+            every=session.preview_every(config),
             pictures=saved and saved.tensors.get("previews"),
         )
         name = saved.metadata["image"] if saved else None if isinstance(image, Tensor) else str(image)
-
-        def save() -> None:
-            metadata = {"nca": run.nca.config(), "config": asdict(config), "image": name, "iteration": run.iteration}
-            tensors = run.tensors() | strip.tensors() | {"target": target}
-            checkpoint.save(out / run_folder.TRAINING_FILE, tensors, metadata)
-            facts = {"command": command, "seed": config.seed, "image": name, "iterations": run.iteration}
-            run.nca.save_pretrained(out, provenance=facts | {"config": asdict(config)})
-
-        with torch.no_grad():  # the first rollout compiles the kernel, or says why the backend cannot serve
-            run.nca(run.pool.states[:1], steps=1, backend=config.backend)
-        if saved is None:
-            save()  # a full disk shows now, and a run killed in its first minute can be resumed
-        first, cell_steps, begin = run.iteration, 0, time.perf_counter()
-
-        def count(report: Report) -> None:
-            nonlocal cell_steps
-            cell_steps += report.cell_steps
-
-        def rate(iteration: int) -> float:
-            return learning_rate_at(iteration, config.learning_rate, config.lr_milestones, config.lr_gamma)
-
-        checkpoints = Checkpoints(save, config.checkpoint_every, config.checkpoint_seconds)
-        with JsonLog(out / "log.jsonl", first) as log, ProgressBar(config.iterations, first, progress) as bar:
-            complete = train(
-                run,
-                objective,
-                iterations=config.iterations,
-                batch_size=config.batch_size,
-                reseed_every=config.reseed_every,
-                steps_min=config.steps_min,
-                steps_max=config.steps_max,
-                learning_rate=rate,
-                normalize=config.normalize_gradients,
-                state_limit=config.state_limit,
-                backend=config.backend,
-                listeners=(count, log, bar, strip, checkpoints),
-            )
-        if run.iteration > first:
-            save()
-        if not complete:
-            raise KeyboardInterrupt
-        seconds = time.perf_counter() - begin
-        files = _show(config, run.nca, out, progress)
-    return TextureResult(run.nca, files, run.iteration, seconds, cell_steps / seconds)
+        seconds, speed = session.conduct(
+            config,
+            run,
+            _objective(config, target, run.nca),
+            out,
+            strip=strip,
+            kept={"target": target},
+            names={"image": name},
+            command=command,
+            progress=progress,
+        )
+        files = _show(config, run.nca, out, progress) if distributed.rank() == 0 else ()
+    return TrainingResult(run.nca, files, run.iteration, seconds, speed)
 
 
 def _target(image: str | Path | Tensor, crop: int | None, size: int) -> Tensor:
@@ -196,21 +146,6 @@ def _objective(
         return losses
 
     return objective
-
-
-def _run(config: TextureConfig, saved: run_folder.SavedRun | None) -> Run:
-    """The run that a checkpoint holds, or a new one."""
-    if saved is None:
-        with torch.random.fork_rng(devices=[]):  # initial weights come from torch's global generator
-            torch.manual_seed(derived_seed(config.seed, "weights"))
-            nca = NCA.preset(config.preset)
-    else:
-        nca = NCA.from_config(saved.metadata["nca"])
-    optimizer = torch.optim.Adam(nca.parameters(), lr=config.learning_rate)
-    if saved is not None:
-        return Run.restored(nca, optimizer, saved.tensors, config.seed, saved.metadata["iteration"])
-    size, seed = config.image_size, derived_seed(config.seed, "pool")
-    return Run(nca, optimizer, Pool(nca.initial_state(config.pool_size, size, size, seed=seed)), config.seed)
 
 
 def _grown(config: TextureConfig, nca: NCA) -> Tensor:

@@ -1,0 +1,98 @@
+"""A trained automaton applied to pictures that it never saw: files in, files out."""
+
+import os
+from pathlib import Path
+
+from nca_fast import checkpoint
+from nca_fast.files import check_writable
+from nca_fast.images import load_image, picture_files
+from nca_fast.nca import NCA
+from nca_fast.rendering.canvas import even_speed
+from nca_fast.rendering.show import film, picture
+
+FILMS = (".mp4", ".gif")
+
+
+def shown_steps(model: str | Path) -> int:
+    """The steps after which the training of an automaton showed its pictures, by what its file says.
+
+    Raises:
+        ValueError: The file does not say. Others as `checkpoint.load_metadata`.
+    """
+    path = Path(model)
+    path = path / "model.safetensors" if path.is_dir() else path
+    steps = checkpoint.load_metadata(path).get("provenance", {}).get("config", {}).get("picture_steps")
+    if not isinstance(steps, int):
+        raise ValueError(f"steps must be given, because {path} does not say how many its training showed.")
+    return steps
+
+
+def apply(
+    nca: NCA,
+    source: str | Path,
+    out: str | Path,
+    steps: int,
+    *,
+    max_size: int | None = None,
+    seed: int = 0,
+    backend: str | None = None,
+    steps_per_frame: int = 1,
+    fps: int = 30,
+    progress: bool = False,
+) -> tuple[list[Path], list[str]]:
+    """Lets an automaton change a picture, or all pictures of a folder.
+
+    Args:
+        nca: An automaton that starts from a picture.
+        source: Picture file, "skimage:NAME", or a folder: the picture files in it, not those of its folders.
+        out: For a picture, the file to write: .png, .jpg, .webp, or .mp4 or .gif for a film that begins with the
+            picture as it was. For a folder, the folder to write to: a .png for each picture, of the same name.
+        steps: Updates of every cell.
+        max_size: Longest side in pixels, to which larger pictures are shrunk; None: as large as they are.
+        seed: Fixes the noise of the start state and all fire masks.
+        backend: As in `nca_fast.rollout`.
+        steps_per_frame: Film: steps between two frames.
+        fps: Film: frames per second.
+        progress: Show progress bars on stderr.
+
+    Returns:
+        The files written, and for each picture of a folder that could not be read, why.
+
+    Raises:
+        ValueError: The automaton does not start from a picture; the picture cannot be read, or does not fit into
+            memory; two pictures of a folder would get the same name; the folder holds no pictures.
+        OSError: The result cannot be written.
+    """
+    if nca.start != "image":
+        raise ValueError(f"the automaton must start from a picture, but this one starts from {nca.start}: render it.")
+    out = Path(out)
+    if not os.path.isdir(source):
+        check_writable(out.parent)
+        image = load_image(source, max_size=max_size)
+        same = {"seed": seed, "backend": backend, "image": image, "progress": progress}
+        if out.suffix.lower() in FILMS:
+            film(nca, *image.shape[1:], even_speed(steps, steps_per_frame), out, fps=fps, **same)
+        else:
+            picture(nca, *image.shape[1:], steps, out, **same)
+        return [out], []
+
+    files = picture_files(source)
+    targets = [out / f"{file.stem}.png" for file in files]
+    if not files:
+        raise ValueError(f"the folder must hold pictures, but {os.fspath(source)!r} holds none.")
+    if len(set(targets)) < len(targets):
+        twice = sorted({target.stem for target in targets if targets.count(target) > 1})
+        raise ValueError(f"pictures must differ in more than the endings of their names, unlike {', '.join(twice)}.")
+    if out.resolve() == Path(source).resolve():
+        raise ValueError(f"out must be another folder than that of the pictures, but both are {os.fspath(source)!r}.")
+    check_writable(out)
+    written, unread = [], []
+    for file, target in zip(files, targets, strict=True):
+        try:
+            image = load_image(file, max_size=max_size)
+        except ValueError as error:
+            unread.append(str(error))
+            continue
+        picture(nca, *image.shape[1:], steps, target, seed=seed, backend=backend, image=image, progress=progress)
+        written.append(target)
+    return written, unread

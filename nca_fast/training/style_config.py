@@ -1,0 +1,105 @@
+"""The settings of a style training."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from nca_fast.training import settings
+from nca_fast.training.settings import Features, StyleLoss, TrainingConfig
+
+SMALLEST_STYLE = 16  # VGG halves a picture four times
+FREE_ON_RESUME = (*settings.FREE_ON_RESUME, "video_steps")
+Preset = Literal["style", "style-two-filters", "image-manipulation"]
+Operator = Literal["sobel", "scharr", "prewitt"]
+ContentLoss = Literal["structure", "features", "gram"]
+
+
+@dataclass(frozen=True)
+class StyleConfig(TrainingConfig):
+    """Settings of a style training.
+
+    The defaults give a style that one sees on pictures that one still recognises after minutes on a CPU, with features
+    that need no download (see bench/style_study.py): small canvases, short rollouts, one state an iteration. Brackets
+    say what the published systems do, where that is known.
+    """
+
+    style_size: int = 128
+    """The style picture is shrunk until its longer side has this many pixels. Smaller: finer strokes."""
+    content_size: int = 64
+    """The canvas is a square of so many cells, and shows a square of a content picture."""
+    content_zoom: float = 1.5
+    """Pictures are shrunk until their shorter side has this times content_size pixels, and squares with random sides
+    from content_size to that are cut from them. 1: whole pictures, as wide as they are high. Squares that show little,
+    as large zooms cut them, cannot look like the style but by noise."""
+    preset: Preset = "style"
+    """Named automaton to train: its channels, hidden widths and filters."""
+    filters: tuple[Operator, ...] | None = None
+    """Gradient filters in place of the preset's, each in both directions: sobel, scharr, prewitt. Two Laplacians come
+    with them."""
+    init_gain: float | None = None
+    """A factor on PyTorch's default weights and biases to begin with. None: 1, and zeros in the last layer, so that
+    training begins with pictures as they are. (Petersen: 0.15.)"""
+    iterations: int = 2000
+    """Length of the training. May be raised when a run is resumed. (Petersen: 4000.)"""
+    learning_rate: float = 1.5e-3
+    """Step size of Adam, before the milestones. (Petersen: 1e-3.)"""
+    reseed_every: int = 4
+    """So often one state of the batch starts afresh, from a new picture. 0: never. States live through this times
+    batch_size rollouts on average; much longer runs of `nca-fast apply` drift. (Petersen: 5, with batches of 4.)"""
+    pool_size: int = 32
+    """States that live on between iterations. They take memory and disk: 0.3 MB each at 64 x 64 cells. (Petersen:
+    400.)"""
+    steps_min: int = 4
+    """Shortest rollout of an iteration. Short ones leave time for more iterations, and the pool makes long ones of
+    them. (Petersen, Hinno: 32.)"""
+    steps_max: int = 12
+    """Longest rollout of an iteration. (Petersen: 95, Hinno: 96.)"""
+    bptt_steps: int | None = None
+    """Gradients pass through so many of the last steps. None: through all. (The published notebook: 1, by accident.)"""
+    loss: StyleLoss = "ot"
+    """How styles are compared: sliced optimal transport, Wasserstein-2 distance of Gaussians, or Gram matrices."""
+    features: Features = "random"
+    """What is compared: a random network or patches need no download, vgg16 and vgg19 are better and need weights."""
+    weights: str | None = None
+    """File with the weights of vgg16 or vgg19. None: torchvision's cache, or its download."""
+    projections: int = 32
+    """Random directions on which --loss ot compares, for each set of features."""
+    style_weight: float = 1.0
+    """Weight of the style loss."""
+    content_loss: ContentLoss = "structure"
+    """How contents are compared: by what is where, whatever its colours, with its colours (features), or, as Petersen
+    does, by Gram matrices, which do not know where."""
+    content_layers: tuple[int, ...] = (2, 3)
+    """Sets of features in which contents are compared; 0 is the pixels themselves, the last the coarsest."""
+    content_weight: float = 0.3
+    """Weight of the content loss."""
+    color_weight: float = 1.0
+    """Weight of the color loss."""
+    color_bins: int = 32
+    """Bins of a color histogram along each of its two axes. (Petersen: 256.)"""
+    color_sigma: float = 0.2
+    """Width of the kernel that counts a color into bins, in units of log ratios. (Petersen: 0.02.)"""
+    variation_weight: float = 0.0
+    """Weight of the loss that smooths: differences of neighbouring pixels."""
+    picture_steps: int = 48
+    """Steps after which pictures are restyled: those of preview.png and restyled.png, and of `nca-fast apply`."""
+    picture_size: int = 512
+    """Longer side of restyled.png and restyled.mp4, in pixels; a smaller picture is not enlarged."""
+    video_steps: int = 128
+    """Steps shown in restyled.mp4. 0: no video."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        weights = ("style_weight", "content_weight", "color_weight", "variation_weight")
+        self.check_least(**dict.fromkeys(weights, 0), video_steps=0, picture_steps=1)
+        self.check_least(bptt_steps=1, content_zoom=1, color_bins=2)
+        self.check_least(style_size=SMALLEST_STYLE, content_size=SMALLEST_STYLE, picture_size=SMALLEST_STYLE)
+        self.check_positive("color_sigma", *(["init_gain"] if self.init_gain is not None else []))
+        self.check_style_loss()
+        self.check_choices(preset=Preset, content_loss=ContentLoss)
+        unknown = set(self.filters or ()) - set(get_args(Operator))
+        if unknown or self.filters == ():
+            raise ValueError(f"filters must be one or more of {', '.join(get_args(Operator))}, but got {self.filters}.")
+        if not self.content_layers or min(self.content_layers) < 0:
+            raise ValueError(f"content_layers must be one or more numbers from 0, but got {self.content_layers}.")
+        if not any(getattr(self, name) for name in weights[:3]):
+            raise ValueError("style_weight, content_weight or color_weight must be above 0, but all are 0.")
