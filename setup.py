@@ -4,16 +4,17 @@ setup(
     name="nca-fast",
     version="0.1.0",
     description="Fast neural cellular automata in PyTorch",
-    packages=["nca_fast"] + [f"nca_fast.{name}" for name in ("features", "kernels", "losses", "rendering", "training")],
+    packages=["nca_fast"]
+    + [f"nca_fast.{name}" for name in ("features", "kernels", "losses", "models", "rendering", "training")],
     package_dir={"nca_fast.kernels": "kernels"},  # never a top-level "kernels": that name is taken
-    package_data={"nca_fast.kernels": ["*.cpp", "*.h"]},
+    package_data={"nca_fast.kernels": ["*.cpp", "*.h"], "nca_fast.features": ["small_clip/*"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",
         "triton>=3.2; platform_system == 'Linux'",
         "numpy",
         "pillow",
-        "open_clip_torch>=2.30",
+        "open_clip_torch>=3.0",
         "torchvision>=0.21",
         "safetensors",
         "huggingface_hub",

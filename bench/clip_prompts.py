@@ -1,0 +1,196 @@
+"""Does `nca-fast clip PROMPT` grow what the prompt says? Measured without CLIP. `python -m bench.clip_prompts`
+
+Each prompt is trained with the defaults and the small CLIP model, on one thread. Of the canvas that the automaton then
+grows from its start state, two things are measured: the dominant hue, and the spectrum of its 2-D Fourier transform:
+how its power spreads over directions, and the period (in cells) around which most of it lies. What a prompt promises of
+these is written beside it here. Writes bench/results/clip_prompts.json and the pictures, clip_prompts.png.
+"""
+
+import argparse
+import colorsys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from bench.harness import RESULTS, header, write_result
+from nca_fast.images import to_uint8
+from nca_fast.rendering.canvas import render
+from nca_fast.training.clip_config import ClipConfig
+from nca_fast.training.clip_guided import train_clip
+
+HUES = {"red": 0, "orange": 30, "yellow": 56, "green": 120, "cyan": 180, "blue": 226, "purple": 278, "pink": 330}
+HUE_TOLERANCE = 22  # degrees
+ANGLE_TOLERANCE = 20  # degrees
+LINES = {"horizontal": (0,), "vertical": (90,), "diagonal": (45, 135)}  # directions of the lines themselves
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A prompt and what must be seen in its picture.
+
+    Args:
+        prompt: The text.
+        hues: The dominant hue must be one of these; empty: no hue (black, white and grey).
+        lines: Direction of the lines: horizontal, vertical, diagonal; None: the power must be spread over directions.
+        periods: Least and greatest period, in cells.
+    """
+
+    prompt: str
+    hues: tuple[str, ...]
+    lines: str | None
+    periods: tuple[float, float] = (3, 32)
+
+
+PROMISES = (
+    Promise("thin blue horizontal stripes", ("blue",), "horizontal", (3, 10)),
+    Promise("thick red vertical stripes", ("red",), "vertical", (10, 32)),
+    Promise("thin purple and yellow diagonal stripes", ("purple", "yellow"), "diagonal", (3, 10)),
+    Promise("black and white zebra", (), None),
+    Promise("large green dots on a white background", ("green",), None, (10, 32)),
+    Promise("small yellow and black checks", ("yellow",), None, (4, 14)),
+    Promise("red brick wall", ("red",), None),
+    Promise("orange leopard fur", ("orange",), None),
+    Promise("cyan rings on black", ("cyan",), None),
+    Promise("horizontal green waves", ("green",), "horizontal"),
+    Promise("pink maze on white", ("pink",), None),
+    Promise("blue honeycomb", ("blue",), None),
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was measured of a picture.
+
+    Args:
+        hue: Dominant hue in degrees: the fullest window of a histogram weighted by chroma.
+        hue_share: Share of all chroma that lies in this window, 2 * HUE_TOLERANCE wide.
+        chroma: Mean of max(r, g, b) - min(r, g, b) over the cells.
+        contrast: Standard deviation of the brightness.
+        shares: Share of the power in lines of each direction, ANGLE_TOLERANCE to both sides. (0.22 where there is no
+            direction; diagonal counts both diagonals: 0.44.)
+        period: Cells; the median of the power over periods.
+    """
+
+    hue: float
+    hue_share: float
+    chroma: float
+    contrast: float
+    shares: dict[str, float] = field(default_factory=dict)
+    period: float = 0.0
+
+
+def measure(rgb: Tensor) -> Seen:
+    """Measures a picture of a torus. [3, H, W] in [0, 1], square."""
+    chroma = rgb.amax(0) - rgb.amin(0)
+    hues = torch.tensor([colorsys.rgb_to_hsv(*pixel)[0] * 360 for pixel in rgb.flatten(1).T.tolist()])
+    histogram = torch.zeros(360).index_add_(0, hues.long() % 360, chroma.flatten())
+    doubled = torch.cat([histogram, histogram])
+    windows = doubled.unfold(0, 2 * HUE_TOLERANCE + 1, 1).sum(1)[:360]
+    start = int(windows.argmax())
+    # The mean within the window, which the edge of a broad peak does not move.
+    degrees = torch.arange(start, start + 2 * HUE_TOLERANCE + 1)
+    weights = doubled[degrees]
+    hue = float((degrees * weights).sum() / weights.sum().clamp(min=1e-9)) % 360
+
+    grey = rgb - rgb.mean((1, 2), keepdim=True)
+    power = torch.fft.fft2(grey).abs().square().sum(0)
+    side = rgb.shape[1]
+    rows, columns = torch.meshgrid(torch.fft.fftfreq(side), torch.fft.fftfreq(side), indexing="ij")
+    frequency = torch.hypot(rows, columns)
+    power = torch.where((frequency > 1 / 40) & (frequency < 0.34), power, 0)  # neither shading nor single cells
+    total = power.sum().clamp(min=1e-9)
+    # A line runs across its wave: waves along the rows' axis make horizontal lines.
+    direction = (torch.rad2deg(torch.atan2(rows, columns)) + 90) % 180
+    shares = {}
+    for name, angles in LINES.items():
+        off = torch.stack([((direction - angle + 90) % 180 - 90).abs() for angle in angles]).amin(0)
+        shares[name] = round(float(power[off <= ANGLE_TOLERANCE].sum() / total), 3)
+    order = frequency.flatten().argsort()
+    middle = int(torch.searchsorted(power.flatten()[order].cumsum(0), total / 2))
+    period = 1 / float(frequency.flatten()[order[middle]].clamp(min=1e-9))
+    share = float(windows[start] / histogram.sum().clamp(min=1e-9))
+    return Seen(
+        round(hue, 1),
+        round(share, 3),
+        round(float(chroma.mean()), 3),
+        round(float(rgb.mean(0).std()), 3),
+        shares,
+        round(period, 1),
+    )
+
+
+def kept(promise: Promise, seen: Seen) -> dict[str, bool]:
+    """Which parts of a promise a picture keeps."""
+    if promise.hues:
+        off = min(abs((seen.hue - HUES[name] + 180) % 360 - 180) for name in promise.hues)
+        hue = off <= HUE_TOLERANCE and seen.hue_share >= 0.35 and seen.chroma >= 0.1
+    else:
+        hue = seen.chroma < 0.12 and seen.contrast > 0.2
+    if promise.lines:
+        lines = seen.shares[promise.lines] >= 0.6
+    else:
+        lines = max(seen.shares["horizontal"], seen.shares["vertical"]) < 0.75
+    return {"hue": hue, "lines": lines, "period": promise.periods[0] <= seen.period <= promise.periods[1]}
+
+
+def run(promise: Promise, config: ClipConfig) -> tuple[dict, Image.Image]:
+    """Trains one prompt and measures what it grew."""
+    with tempfile.TemporaryDirectory() as folder:
+        cpu = time.process_time()
+        result = train_clip(config, [promise.prompt], [], Path(folder) / "run", progress=False)
+        cpu = time.process_time() - cpu
+    size = 2 * config.image_size
+    state = render(result.nca, size, size, config.picture_steps, seed=1)
+    picture = result.nca.to_rgb(state)[0].nan_to_num()
+    seen = measure(picture)
+    promised = kept(promise, seen)
+    record = {"prompt": promise.prompt, "kept": promised, "seen": asdict(seen), "promised": asdict(promise)}
+    record |= {"iterations": result.iterations, "wall_seconds": round(result.seconds, 1), "cpu_seconds": round(cpu, 1)}
+    return record, Image.fromarray(to_uint8(picture))
+
+
+def contact_sheet(cells: list[tuple[str, Image.Image]], columns: int = 4) -> Image.Image:
+    """Pictures with a line of text above each."""
+    zoom, label, gap = 2, 16, 6
+    side = cells[0][1].width * zoom
+    rows = -(-len(cells) // columns)
+    sheet = Image.new("RGB", (columns * (side + gap), rows * (side + label + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, (text, picture) in enumerate(cells):
+        left, top = index % columns * (side + gap), index // columns * (side + label + gap)
+        draw.text((left + 2, top + 2), text, fill="black")
+        sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (left, top + label))
+    return sheet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--iterations", type=int, default=ClipConfig.iterations)
+    parser.add_argument("--only", type=int, nargs="*", help="numbers of prompts, from 0; none: all")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for clip_prompts.json and clip_prompts.png")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    config = replace(ClipConfig(), iterations=arguments.iterations, threads=1, video_steps=0, checkpoint_seconds=1e9)
+    records, cells = [], []
+    for index, promise in enumerate(PROMISES):
+        if arguments.only and index not in arguments.only:
+            continue
+        record, picture = run(promise, config)
+        broken = [name for name, value in record["kept"].items() if not value]
+        cells.append((promise.prompt + (f" (not: {', '.join(broken)})" if broken else ""), picture))
+        records.append(record)
+        print(promise.prompt, record["kept"], record["seen"], f"{record['wall_seconds']} s", flush=True)
+        whole = sum(all(record["kept"].values()) for record in records)
+        result = {"header": header(), "kept_in_all": whole, "prompts": len(records), "settings": asdict(config)}
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        contact_sheet(cells).save(arguments.out / "clip_prompts.png", optimize=True)
+        write_result(arguments.out / "clip_prompts.json", result | {"runs": records})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""CLIP: pictures and sentences as vectors that can be compared. All models are open_clip's."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nca_fast.torchvision_compat import import_torchvision
+
+# A small model that this project trained (bench/train_small_clip.py), in the layout of open_clip's "local-dir:".
+SMALL_CLIP = Path(__file__).parent / "small_clip"
+_OTHERWISE = "or leave the model out for the small one that comes with nca_fast"
+
+
+class ClipModel(nn.Module):
+    """A frozen CLIP model of open_clip, in float32.
+
+    Args:
+        model: A name of `open_clip.list_models()` ("ViT-B-32"), "local-dir:FOLDER" or "hf-hub:OWNER/NAME". None: the
+            small model that comes with nca_fast, which knows a hundred words about colours and patterns.
+        pretrained: For a name: the tag of weights ("openai", "laion2b_s34b_b79k"), from open_clip's cache or its
+            download, or a file of weights. With a file, the model's name says whether they were trained with QuickGELU
+            (ViT-B-32-quickgelu) or not; with a tag open_clip knows, and a mismatch is mended.
+
+    Attributes:
+        size: (rows, columns) of the pictures that it takes.
+        width: Length of its vectors.
+
+    Raises:
+        ValueError: Unknown model or tag; a file that does not fit the model.
+        OSError: No weights at hand and none to be downloaded.
+        ImportError: No torchvision.
+
+    Source: Radford et al., Learning transferable visual models from natural language supervision, 2021.
+    """
+
+    def __init__(self, model: str | None = None, pretrained: str | os.PathLike | None = None):
+        super().__init__()
+        import_torchvision()
+        import open_clip
+
+        self.vocabulary = None
+        if model is None:
+            if pretrained is not None:
+                raise ValueError(f"pretrained must go with a model, but got {str(pretrained)!r} alone: name the model.")
+            self.vocabulary = frozenset((SMALL_CLIP / "words.txt").read_text(encoding="utf-8").split())
+            merges = str(SMALL_CLIP / "merges.txt.gz")
+            self.network = open_clip.create_model(f"local-dir:{SMALL_CLIP}")
+            self.tokenizer = open_clip.get_tokenizer(f"local-dir:{SMALL_CLIP}", bpe_path=merges)
+        else:
+            pretrained = None if pretrained is None else os.fspath(pretrained)
+            self.network = _create(open_clip, model, pretrained)
+            self.tokenizer = open_clip.get_tokenizer(model.replace("/", "-") if ":" not in model else model)
+        settings = open_clip.get_model_preprocess_cfg(self.network)
+        size = settings["size"]
+        self.size = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+        for name in ("mean", "std"):
+            values = torch.tensor(settings[name]).reshape(1, 3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+        self.requires_grad_(False)
+        self.to(memory_format=torch.channels_last)
+        self.eval()
+        with torch.no_grad():
+            self.width = self.network.encode_text(self.tokenizer(["a"])).shape[1]
+
+    def train(self, mode: bool = True) -> ClipModel:
+        """Nothing here trains; the module stays in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """One vector for each text, of any length (a text's direction is what it means). [N, width]
+
+        Raises:
+            ValueError: An empty text, a word that the small model does not know, a text longer than the model reads.
+        """
+        for text in texts:
+            self._check(text)
+        return self.network.encode_text(self.tokenizer(list(texts)).to(self.mean.device))
+
+    def forward(self, pictures: Tensor, normalize: bool = True) -> Tensor:
+        """One vector for each picture, of any length.
+
+        Args:
+            pictures: [N, 3, *size], nominally in [0, 1]; not clipped, because losses must feel values outside.
+            normalize: Subtract the mean and divide by the deviation that the model was trained with.
+
+        Returns:
+            [N, width].
+        """
+        if pictures.shape[1:] != (3, *self.size):
+            raise ValueError(
+                f"pictures must be [N, 3, {self.size[0]}, {self.size[1]}], but got {list(pictures.shape)}."
+            )
+        if normalize:
+            pictures = (pictures - self.mean) / self.std
+        return self.network.encode_image(pictures.contiguous(memory_format=torch.channels_last))
+
+    def _check(self, text: str) -> None:
+        if not text.strip():
+            raise ValueError(f"a prompt must say something, but got {text!r}.")
+        if not hasattr(self.tokenizer, "encode"):  # tokenizers of Hugging Face cut long texts by themselves
+            return
+        if self.vocabulary is not None:
+            words = self.tokenizer.pat.findall(self.tokenizer.clean_fn(text))
+            unknown = [word for word in dict.fromkeys(words) if word not in self.vocabulary]
+            if unknown:
+                near = {near for word in unknown for near in difflib.get_close_matches(word, self.vocabulary, 2)}
+                hint = f" (did you mean {', '.join(sorted(near))}?)" if near else ""
+                raise ValueError(
+                    f"the small CLIP model must know every word of a prompt, but not {', '.join(map(repr, unknown))} "
+                    f"in {text!r}{hint}. It knows: {' '.join(sorted(self.vocabulary))}. For all other words take a "
+                    "real CLIP model, for example model ViT-B-32-quickgelu with pretrained openai."
+                )
+        length = len(self.tokenizer.encode(text))
+        longest = self.tokenizer.context_length - 2
+        if length > longest:
+            raise ValueError(
+                f"a prompt must have at most {longest} tokens for this model, but {text!r} has {length}. Shorten it, "
+                "or make several prompts of it."
+            )
+
+
+def _create(open_clip, model: str, pretrained: str | None) -> nn.Module:
+    """open_clip's `create_model`, with errors that say what to do, and never with random weights."""
+    if ":" in model:
+        if pretrained is not None:
+            raise ValueError(f"pretrained must be left out for model {model!r}, which brings its weights.")
+        options = {}
+    else:
+        name = model.replace("/", "-")
+        if name not in open_clip.list_models():
+            near = difflib.get_close_matches(name, open_clip.list_models(), 5)
+            hint = f"did you mean {', '.join(near)}?" if near else "open_clip.list_models() lists them."
+            raise ValueError(
+                f"model must be a name of open_clip, local-dir:FOLDER or hf-hub:NAME, but got {model!r}; {hint}"
+            )
+        options = _weights(open_clip, name, pretrained)
+    try:
+        with _quiet():
+            return open_clip.create_model(model, require_pretrained=True, **options)
+    except (FileNotFoundError, ValueError) as error:
+        if model.startswith("local-dir:"):
+            raise ValueError(f"model {model!r} must be a folder with open_clip_config.json: {error}.") from error
+        raise _no_weights(model, pretrained, error) from error
+    except Exception as error:  # open_clip, torch.load, safetensors and the hub each have their own kinds
+        if pretrained is not None and os.path.isfile(pretrained):
+            raise ValueError(
+                f"the weights file {pretrained!r} must hold the weights of {model}, but open_clip cannot load it "
+                f"({_first_line(error)}). Check the name of the model; remove a damaged file and fetch it again."
+            ) from error
+        raise _no_weights(model, pretrained, error) from error
+
+
+def _weights(open_clip, name: str, pretrained: str | None) -> dict:
+    """The options of `create_model` for a tag or a file of weights."""
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained is None:
+        raise ValueError(
+            f"pretrained must name the weights of {name}: one of {', '.join(tags) or '(no tags)'}, or a file. Without "
+            "weights it would be random."
+        )
+    settings = open_clip.get_pretrained_cfg(name, pretrained)
+    if not settings:
+        if not os.path.isfile(pretrained):
+            raise ValueError(
+                f"pretrained must be a tag of {name} ({', '.join(tags) or 'it has none'}) or a file, but "
+                f"{pretrained!r} is neither."
+            )
+        return {"pretrained": pretrained}
+    quick = bool(settings.get("quick_gelu", False))
+    config = open_clip.get_model_config(name)
+    if bool(config.get("quick_gelu", False)) and not quick:
+        raise ValueError(
+            f"the weights {pretrained!r} must go with a model without QuickGELU, but {name} has it, and its vectors "
+            f"would be wrong. Take model {name.removesuffix('-quickgelu')}."
+        )
+    return {"pretrained": pretrained, "force_quick_gelu": quick}
+
+
+def _no_weights(model: str, pretrained: str | None, error: Exception) -> OSError:
+    weights = f" with weights {pretrained!r}" if pretrained else ""
+    arguments = f"{model!r}, {pretrained!r}" if pretrained else repr(model)
+    return OSError(
+        f"CLIP model {model}{weights} is not in the cache of open_clip and could not be downloaded "
+        f'({_first_line(error)}). Run python -c "import open_clip; open_clip.create_model({arguments})" on a machine '
+        f"with internet and copy its ~/.cache/huggingface (or ~/.cache/clip), or give a file of weights as pretrained, "
+        f"{_OTHERWISE}."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without open_clip's log lines and warnings about what is an error here, or mended."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        logging.disable(disabled)

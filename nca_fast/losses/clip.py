@@ -1,0 +1,151 @@
+"""How far pictures are from prompts: distances between CLIP vectors, and the cutouts through which CLIP looks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+DISTANCES = ("dot", "cosine", "spherical")
+
+
+def parse_prompt(prompt: str) -> tuple[str, float]:
+    """Splits "text:weight" into text and weight; without a weight it is 1.
+
+    Only a number after the last colon is a weight: "blurry:-0.5". A text that ends in one otherwise needs another,
+    "aspect 16:9:1".
+
+    Raises:
+        ValueError: Nothing before the weight.
+    """
+    match = re.fullmatch(r"(.*):\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", prompt, re.DOTALL)
+    text, weight = (match[1], float(match[2])) if match else (prompt, 1.0)
+    if not text.strip():
+        raise ValueError(f"a prompt must be text, or text:weight, but got {prompt!r}.")
+    return text.strip(), weight
+
+
+class PromptDistance(nn.Module):
+    """The weighted distance of picture vectors v to prompt vectors p.
+
+        D(v) = sum over prompts of w_p d(v, p) / |sum over prompts of w_p|
+
+        dot         d = - v . p
+        cosine      d = 1 - cos(v, p)
+        spherical   d = 2 arcsin(|v/|v| - p/|p|| / 2)^2       half the squared angle
+
+    A negative weight pushes away.
+
+    Args:
+        targets: Prompt vectors p, not normalised. [P, D]
+        weights: w. [P]
+        distance: "dot" (Deb, 2022: of the raw vectors, so long ones count more), "cosine" or "spherical" (Petersen,
+            2022, after Crowson).
+
+    Raises:
+        ValueError: Unknown distance; shapes that do not fit; weights that sum to less than 0.001.
+    """
+
+    def __init__(self, targets: Tensor, weights: Tensor, distance: str = "spherical"):
+        super().__init__()
+        if distance not in DISTANCES:
+            raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, but got {distance!r}.")
+        if targets.ndim != 2 or weights.shape != targets.shape[:1] or not len(targets):
+            raise ValueError(
+                f"targets must be [P, D] and weights [P], but got {list(targets.shape)} and {list(weights.shape)}."
+            )
+        total = float(weights.sum())
+        if not abs(total) >= 1e-3:
+            raise ValueError(
+                f"the weights of the prompts must not cancel out, but {weights.tolist()} sum to {total:g}. Change one."
+            )
+        self.distance = distance
+        self.register_buffer("targets", targets if distance == "dot" else F.normalize(targets, dim=1), persistent=False)
+        self.register_buffer("weights", weights / abs(total), persistent=False)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """[N, D] -> [N]"""
+        if self.distance == "dot":
+            return -vectors @ self.targets.T @ self.weights
+        vectors = F.normalize(vectors, dim=1)
+        if self.distance == "cosine":
+            return (1 - vectors @ self.targets.T) @ self.weights
+        half = (vectors[:, None] - self.targets).norm(dim=2) / 2
+        # Rounding may carry the half chord of opposite vectors beyond 1, where arcsin ends and its slope is infinite.
+        return 2 * half.clamp(max=1 - 1e-6).arcsin().square() @ self.weights
+
+
+def whole(rgb: Tensor, size: tuple[int, int]) -> Tensor:
+    """The whole picture in the size that a model takes, bilinear. [B, 3, H, W] -> [B, 3, *size]"""
+    return F.interpolate(rgb, size, mode="bilinear", align_corners=False)
+
+
+def cutouts(
+    rgb: Tensor,
+    size: tuple[int, int],
+    count: int,
+    generator: torch.Generator,
+    *,
+    smallest: float = 0.5,
+    largest: float = 1.0,
+    wrap: bool = True,
+    noise: float = 0.0,
+    jitter: float = 0.0,
+) -> Tensor:
+    """Random squares of pictures, a little disturbed: what holds for all of them is a pattern, and not a trick.
+
+    Places and sizes are drawn anew at each call and are the same for all pictures of a batch.
+
+    Args:
+        rgb: [B, 3, H, W].
+        size: (rows, columns) of the result, to which the squares are resized (bilinear, antialiased).
+        count: Squares of each picture.
+        generator: Decides all, on the CPU.
+        smallest, largest: Side of a square as a share of the shorter side of the picture, in (0, 1].
+        wrap: The picture is a torus, and squares may lie across its border.
+        noise: Standard deviation of the noise that is added, of random strength up to this.
+        jitter: Contrast is changed by a factor of up to 1 plus or minus this, brightness by half as much.
+
+    Returns:
+        [count * B, 3, *size], square by square.
+
+    Source: Crowson's CLIP-guided notebooks (2021), whose cutouts are of random size and place.
+    """
+    if count < 1 or not 0 < smallest <= largest <= 1:
+        raise ValueError(
+            f"cutouts must be at least 1 of sizes in (0, 1], but got {count} from {smallest} to {largest}."
+        )
+    height, width = rgb.shape[2:]
+
+    def draw(high: int) -> int:
+        return int(torch.randint(high, (), generator=generator))
+
+    squares = []
+    for _ in range(count):
+        share = smallest + (largest - smallest) * float(torch.rand((), generator=generator))
+        side = max(1, round(share * min(height, width)))
+        if wrap:
+            top = left = 0
+            picture = rgb.roll((draw(height), draw(width)), dims=(2, 3))
+        else:
+            top, left, picture = draw(height - side + 1), draw(width - side + 1), rgb
+        square = picture[:, :, top : top + side, left : left + side]
+        if square.shape[2:] != size:
+            square = F.interpolate(square, size, mode="bilinear", antialias=True)
+        if jitter:
+            contrast, brightness = (jitter * (2 * torch.rand(2, generator=generator) - 1)).tolist()
+            square = (square - 0.5) * (1 + contrast) + 0.5 + brightness / 2
+        if noise:
+            strength = noise * float(torch.rand((), generator=generator))
+            square = square + strength * torch.randn(3, *size, generator=generator).to(rgb)
+        squares.append(square)
+    return torch.cat(squares)
+
+
+def weights_of(prompts: Sequence[str]) -> tuple[list[str], list[float]]:
+    """Texts (or file names) and weights of several prompts."""
+    parsed = [parse_prompt(prompt) for prompt in prompts]
+    return [text for text, _ in parsed], [weight for _, weight in parsed]

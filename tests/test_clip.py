@@ -1,0 +1,332 @@
+"""CLIP: the real open_clip code, with the small model and with a ViT-B-32 of random weights; distances and cutouts."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from nca_fast.features.clip import SMALL_CLIP, ClipModel
+from nca_fast.losses import clip as losses
+from nca_fast.torchvision_compat import import_torchvision
+
+
+@pytest.fixture(scope="session")
+def small():
+    return ClipModel()
+
+
+@pytest.fixture(scope="session")
+def weights_file(tmp_path_factory):
+    """A file with random weights for ViT-B-32, in half precision, as published ones are."""
+    import_torchvision()
+    import open_clip
+
+    torch.manual_seed(3)
+    network = open_clip.create_model("ViT-B-32", load_weights=False)
+    path = tmp_path_factory.mktemp("weights") / "weights.pt"
+    torch.save({name: tensor.half() for name, tensor in network.state_dict().items()}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def large(weights_file):
+    return ClipModel("ViT-B-32", weights_file)
+
+
+# The small model
+
+
+def test_small_model_is_small_and_complete():
+    files = {path.name: path.stat().st_size for path in SMALL_CLIP.iterdir()}
+    assert set(files) == {"open_clip_config.json", "open_clip_model.safetensors", "merges.txt.gz", "words.txt"}
+    assert sum(files.values()) <= 4 * 2**20
+
+
+def test_every_word_of_the_small_model_is_one_token(small):
+    assert len(small.vocabulary) > 90
+    assert all(len(small.tokenizer.encode(word)) == 1 for word in small.vocabulary)
+
+
+def test_small_model_tells_patterns_apart(small):
+    """Zero-shot, on pictures that are not those of its training: exact stripes, checks and single colours."""
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    blue, white = (torch.tensor(c).reshape(3, 1, 1) for c in ([0.1, 0.2, 0.9], [1.0, 1.0, 1.0]))
+    red = torch.tensor([0.9, 0.1, 0.1]).reshape(3, 1, 1).expand(3, 64, 64)
+    masks = {
+        "horizontal blue and white stripes": y // 4 % 2,
+        "vertical blue and white stripes": x // 4 % 2,
+        "blue and white checks": (x // 8 + y // 8) % 2,
+    }
+    pictures = torch.stack([torch.where(mask.bool(), blue, white) for mask in masks.values()] + [red])
+    texts = [*masks, "plain red texture"]
+    similar = F.normalize(small(pictures), dim=1) @ F.normalize(small.encode_text(texts), dim=1).T
+    assert similar.argmax(1).tolist() == [0, 1, 2, 3]
+
+
+def test_unknown_words_are_named(small):
+    with pytest.raises(ValueError, match=r"not 'cat', 'strips' in 'a red cat with strips' \(did you mean .*stripes"):
+        small.encode_text(["a red cat with strips"])
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_a_prompt_must_say_something(small, text):
+    with pytest.raises(ValueError, match="a prompt must say something"):
+        small.encode_text([text])
+
+
+def test_long_prompts_are_not_cut_off(small):
+    with pytest.raises(ValueError, match="at most 14 tokens for this model, but .* has 20"):
+        small.encode_text(["red " * 20])
+
+
+def test_case_does_not_matter(small):
+    assert torch.equal(small.encode_text(["Red Bricks"]), small.encode_text(["red bricks"]))
+
+
+def test_pretrained_alone_is_refused():
+    with pytest.raises(ValueError, match="pretrained must go with a model, but got 'openai' alone"):
+        ClipModel(None, "openai")
+
+
+# Any open_clip model
+
+
+def test_vectors_are_those_of_open_clip(large, weights_file):
+    """Text, and pictures through open_clip's own preprocessing."""
+    import open_clip
+    from PIL import Image
+
+    network, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32", pretrained=str(weights_file))
+    network.eval()
+    assert large.size == (224, 224)
+    assert large.width == 512
+    picture = torch.rand(3, 224, 224).mul(255).round().div(255)
+    image = Image.fromarray(picture.mul(255).round().byte().permute(1, 2, 0).numpy())
+    with torch.no_grad():
+        wanted = network.encode_image(preprocess(image)[None])
+        found = large(picture[None])
+        texts = network.encode_text(open_clip.get_tokenizer("ViT-B-32")(["a nose"]))
+    # channels_last changes the order of sums: 3e-6 at worst in vectors of length 30.
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert torch.equal(large.encode_text(["a nose"]), texts)
+
+
+def test_weights_are_frozen_and_gradients_reach_pixels(large):
+    assert not any(parameter.requires_grad for parameter in large.parameters())
+    assert not large.train().network.training
+    picture = torch.rand(1, 3, 224, 224, requires_grad=True)
+    large(picture).square().sum().backward()
+    assert picture.grad.abs().sum() > 0
+
+
+def test_raw_input_is_not_normalised(small):
+    picture = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(small(picture), small((picture - small.mean) / small.std, normalize=False))
+    assert small.mean.flatten().tolist() == pytest.approx([0.48145466, 0.4578275, 0.40821073])
+
+
+def test_pictures_of_another_size_are_refused(small):
+    with pytest.raises(ValueError, match=r"pictures must be \[N, 3, 64, 64\], but got \[1, 3, 32, 32\]"):
+        small(torch.rand(1, 3, 32, 32))
+
+
+def test_unknown_names(tmp_path):
+    with pytest.raises(
+        ValueError, match="model must be a name of open_clip.*but got 'ViT-B-33'; did you mean ViT-B-32"
+    ):
+        ClipModel("ViT-B-33", "openai")
+    with pytest.raises(ValueError, match="pretrained must name the weights of ViT-B-32: one of openai, laion400m_e31"):
+        ClipModel("ViT-B-32")
+    with pytest.raises(ValueError, match="pretrained must be a tag of ViT-B-32 .* or a file, but 'opnai' is neither"):
+        ClipModel("ViT-B-32", "opnai")
+    with pytest.raises(ValueError, match="pretrained must be left out for model 'local-dir:x'"):
+        ClipModel("local-dir:x", "openai")
+    with pytest.raises(ValueError, match="must be a folder with open_clip_config.json"):
+        ClipModel(f"local-dir:{tmp_path}")
+
+
+def test_quick_gelu_goes_with_the_tag(monkeypatch):
+    """open_clip only warns of a mismatch, and the vectors are then subtly wrong."""
+    import_torchvision()
+    import open_clip
+
+    asked = {}
+
+    def create_model(name, **options):
+        asked.update(options)
+        raise OSError("stopped here")
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    for name, tag, wanted in (("ViT-B-32", "openai", True), ("ViT-B-32", "laion2b_s34b_b79k", False)):
+        with pytest.raises(OSError, match="stopped here"):
+            ClipModel(name, tag)
+        assert asked["force_quick_gelu"] is wanted
+    with pytest.raises(ValueError, match="without QuickGELU, but ViT-B-32-quickgelu has it.* Take model ViT-B-32"):
+        open_clip.pretrained._PRETRAINED["ViT-B-32-quickgelu"]["laion2b"] = {"url": "x", "quick_gelu": False}
+        try:
+            ClipModel("ViT-B-32-quickgelu", "laion2b")
+        finally:
+            del open_clip.pretrained._PRETRAINED["ViT-B-32-quickgelu"]["laion2b"]
+
+
+def test_absent_weights_say_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        OSError, match="'openai' is not in the cache of open_clip and could not be downloaded.*small one"
+    ):
+        ClipModel("ViT-B-32", "openai")
+
+
+def test_damaged_and_foreign_weights_are_refused(tmp_path, weights_file):
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="damaged.pt' must hold the weights of ViT-B-32, but open_clip cannot load it"):
+        ClipModel("ViT-B-32", damaged)
+    with pytest.raises(ValueError, match="must hold the weights of RN50"):
+        ClipModel("RN50", SMALL_CLIP / "open_clip_model.safetensors")
+
+
+# Prompts and distances
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "weight"),
+    [
+        ("noses", "noses", 1.0),
+        ("blurry:-0.5", "blurry", -0.5),
+        ("a: b:2", "a: b", 2.0),
+        ("16:9:1", "16:9", 1.0),
+        ("a painting: red", "a painting: red", 1.0),
+        ("x : 1e-1 ", "x", 0.1),
+    ],
+)
+def test_parse_prompt(prompt, text, weight):
+    assert losses.parse_prompt(prompt) == (text, weight)
+
+
+@pytest.mark.parametrize("prompt", ["", ":2", "  :1"])
+def test_parse_prompt_without_text(prompt):
+    with pytest.raises(ValueError, match="a prompt must be text, or text:weight"):
+        losses.parse_prompt(prompt)
+
+
+def test_distances_are_their_formulas():
+    v = torch.tensor([[3.0, 0.0], [0.0, 2.0]])
+    p = torch.tensor([[0.0, 5.0]])
+    one = torch.ones(1)
+    assert losses.PromptDistance(p, one, "dot")(v).tolist() == [0.0, -10.0]
+    assert losses.PromptDistance(p, one, "cosine")(v).tolist() == pytest.approx([1.0, 0.0])
+    # A right angle: 2 arcsin(sqrt(2) / 2)^2 = 2 (pi / 4)^2.
+    assert losses.PromptDistance(p, one, "spherical")(v).tolist() == pytest.approx([math.pi**2 / 8, 0.0])
+
+
+def test_weights_are_scaled_by_their_sum():
+    v, p = torch.randn(4, 6), torch.randn(3, 6)
+    distance = losses.PromptDistance(p, torch.tensor([2.0, -1.0, 1.0]), "cosine")
+    single = [losses.PromptDistance(p[i : i + 1], torch.ones(1), "cosine")(v) for i in range(3)]
+    torch.testing.assert_close(distance(v), (2 * single[0] - single[1] + single[2]) / 2)
+    pushed = losses.PromptDistance(p[:1], torch.tensor([-3.0]), "cosine")
+    torch.testing.assert_close(pushed(v), -single[0])
+
+
+@pytest.mark.parametrize("distance", losses.DISTANCES)
+def test_descent_leads_to_the_prompt(distance):
+    p = torch.randn(1, 8)
+    v = torch.randn(1, 8).requires_grad_()
+    loss = losses.PromptDistance(p, torch.ones(1), distance)
+    before = F.cosine_similarity(v, p).item()
+    for _ in range(30):
+        (grad,) = torch.autograd.grad(loss(v).sum(), v)
+        v = (v - 0.3 * grad).detach().requires_grad_()
+    assert F.cosine_similarity(v, p).item() > max(before, 0.5)
+
+
+@pytest.mark.parametrize("angle", [0.0, math.pi])
+def test_spherical_gradient_is_finite_at_its_ends(angle):
+    v = torch.tensor([[math.cos(angle), 0.0]], requires_grad=True)
+    losses.PromptDistance(torch.tensor([[1.0, 0.0]]), torch.ones(1), "spherical")(v).sum().backward()
+    assert torch.isfinite(v.grad).all()
+
+
+def test_bad_prompt_distances():
+    p = torch.randn(2, 4)
+    with pytest.raises(ValueError, match="distance must be one of dot, cosine, spherical, but got 'l2'"):
+        losses.PromptDistance(p, torch.ones(2), "l2")
+    with pytest.raises(ValueError, match=r"must not cancel out, but \[1.0, -1.0\] sum to 0"):
+        losses.PromptDistance(p, torch.tensor([1.0, -1.0]))
+    with pytest.raises(ValueError, match=r"targets must be \[P, D\] and weights \[P\]"):
+        losses.PromptDistance(p, torch.ones(3))
+
+
+# Cutouts
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_cutouts_are_parts_of_the_torus():
+    rgb = torch.rand(2, 3, 12, 16)
+    squares = losses.cutouts(rgb, (6, 6), 5, generator(), smallest=0.5, largest=0.5).reshape(5, 2, 3, 6, 6)
+    torus = rgb.repeat(1, 1, 2, 2)
+    for k in range(5):
+        places = [
+            (y, x) for y in range(12) for x in range(16) if torch.equal(torus[:, :, y : y + 6, x : x + 6], squares[k])
+        ]
+        assert len(places) == 1  # and the same place for both pictures
+
+
+def test_cutouts_without_wrapping_stay_inside():
+    rgb = torch.arange(10.0).expand(1, 3, 10, 10)
+    squares = losses.cutouts(rgb, (5, 5), 40, generator(), smallest=0.5, largest=0.5, wrap=False)
+    assert (squares[..., 1:] > squares[..., :-1]).all()
+    assert {int(square[0, 0, 0]) for square in squares} == set(range(6))
+
+
+def test_cutouts_of_all_sizes_are_resized():
+    squares = losses.cutouts(torch.rand(1, 3, 20, 20), (8, 8), 6, generator(), smallest=0.2, largest=1.0)
+    assert squares.shape == (6, 3, 8, 8)
+
+
+def test_cutouts_are_disturbed_only_when_asked():
+    flat = torch.full((1, 3, 8, 8), 0.3)
+    options = {"size": (8, 8), "count": 4, "generator": generator()}
+    assert torch.equal(losses.cutouts(flat, **options), flat.expand(4, 3, 8, 8))
+    assert (losses.cutouts(flat, **options, noise=0.1).std(dim=(1, 2, 3)) > 0).all()
+    shades = losses.cutouts(flat, **options, jitter=0.2)[:, 0, 0, 0]
+    assert len(set(shades.tolist())) == 4
+    assert (shades - 0.3).abs().max() <= 0.2 * 0.2 + 0.1 + 1e-6
+
+
+def test_cutouts_are_decided_by_their_generator():
+    rgb = torch.rand(1, 3, 9, 9)
+    options = {"size": (4, 4), "count": 3, "noise": 0.1, "jitter": 0.1}
+    first = losses.cutouts(rgb, generator=generator(1), **options)
+    torch.rand(3)
+    assert torch.equal(first, losses.cutouts(rgb, generator=generator(1), **options))
+    assert not torch.equal(first, losses.cutouts(rgb, generator=generator(2), **options))
+
+
+@pytest.mark.parametrize(("count", "smallest", "largest"), [(0, 0.5, 1), (1, 0, 1), (1, 0.9, 0.5), (1, 0.5, 1.5)])
+def test_bad_cutouts(count, smallest, largest):
+    with pytest.raises(ValueError, match="cutouts must be at least 1 of sizes in"):
+        losses.cutouts(torch.rand(1, 3, 8, 8), (4, 4), count, generator(), smallest=smallest, largest=largest)
+
+
+def test_whole_is_bilinear():
+    ramp = torch.arange(4.0).expand(1, 3, 4, 4)
+    assert losses.whole(ramp, (4, 8))[0, 0, 0].tolist() == pytest.approx([0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
+
+
+def test_open_clip_is_imported_late():
+    import subprocess
+    import sys
+
+    code = "import sys, nca_fast, nca_fast.losses.clip; sys.exit('open_clip' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
