@@ -1,0 +1,1 @@
+"""Models around an automaton: networks that write its weights."""

@@ -1,0 +1,146 @@
+"""Sets of pictures: what is read, and one clear error for what is not."""
+
+import gzip
+import pickle
+import struct
+
+import pytest
+import torch
+
+from nca_fast.datasets import load_pictures, picture, read_cifar, read_idx
+from nca_fast.images import save_image
+
+
+def idx(*sizes, magic=b"\0\0\x08\x03", values=None):
+    count = 1
+    for size in sizes:
+        count *= size
+    values = bytes(i % 256 for i in range(count)) if values is None else values
+    return magic + struct.pack(f">{len(sizes)}I", *sizes) + values
+
+
+def write_mnist(folder, train=6, test=2, zipped=False):
+    for name, count in (("train", train), ("t10k", test)):
+        content = idx(count, 28, 28)
+        path = folder / f"{name}-images-idx3-ubyte{'.gz' if zipped else ''}"
+        path.write_bytes(gzip.compress(content) if zipped else content)
+
+
+def test_digits():
+    digits = load_pictures("digits", 28, grey=True)
+    assert digits.train.shape == (1438, 1, 28, 28) and digits.test.shape == (359, 1, 28, 28)
+    assert digits.train.min() == 0 and 0.95 < digits.train.max() <= 1
+    again = load_pictures("digits", 28, grey=True)
+    assert torch.equal(digits.test, again.test)
+
+
+def test_faces():
+    faces = load_pictures("faces", 40, grey=False)
+    assert faces.train.shape == (80, 3, 40, 40) and faces.test.shape == (20, 3, 40, 40)
+    assert torch.equal(faces.train[:, 0], faces.train[:, 2])  # they are grey
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_mnist(tmp_path, zipped):
+    write_mnist(tmp_path, zipped=zipped)
+    mnist = load_pictures(str(tmp_path), 28, grey=True)
+    assert mnist.train.shape == (6, 1, 28, 28) and mnist.test.shape == (2, 1, 28, 28)
+    values = torch.arange(28 * 28).remainder(256) / 255
+    assert torch.equal(mnist.test[0].flatten(), values)
+
+
+def test_cifar(tmp_path):
+    record = bytes([7]) + bytes([10] * 1024 + [20] * 1024 + [30] * 1024)
+    for name in ("data_batch_1.bin", "data_batch_2.bin", "test_batch.bin"):
+        (tmp_path / name).write_bytes(record * 3)
+    cifar = load_pictures(str(tmp_path), 32, grey=False)
+    assert cifar.train.shape == (6, 3, 32, 32) and cifar.test.shape == (3, 3, 32, 32)
+    assert torch.equal(cifar.train[5, :, 3, 4] * 255, torch.tensor([10.0, 20.0, 30.0]))
+
+
+def test_folder_of_pictures(tmp_path):
+    for n in range(6):
+        save_image(torch.full((3, 20, 30), n / 10), tmp_path / f"{n}.png")
+    (tmp_path / "notes.txt").write_text("no picture")
+    pictures = load_pictures(str(tmp_path), 16, grey=False)
+    assert pictures.train.shape == (5, 3, 16, 16) and pictures.test.shape == (1, 3, 16, 16)
+    torch.testing.assert_close(pictures.test, torch.full((1, 3, 16, 16), 0.4), rtol=0, atol=0.501 / 255)  # 8 bits
+
+
+def test_one_picture_is_its_middle_square(tmp_path):
+    image = torch.zeros(3, 10, 30)
+    image[:, :, 10:20] = 1
+    save_image(image, tmp_path / "a.png")
+    assert torch.equal(picture(str(tmp_path / "a.png"), 10, grey=True), torch.ones(1, 1, 10, 10))
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"\x89PNG\r\n", "must begin with the magic number of an IDX file of bytes, .* begins with 89 50 4e 47"),
+        (idx(2, 2, 2, magic=b"\0\0\x0d\x03"), "00 00 08 and 01 or 03, but begins with 00 00 0d 03"),
+        (b"\0\0\x08\x03\0\0", "must hold 3 sizes, but ends after 6 bytes"),
+        (idx(2, 3, 4)[:-1], "must have 40 bytes for 2 x 3 x 4 values, but has 39"),
+        (idx(2, 3, 4) + b"x", "must have 40 bytes .* but has 41"),
+        (idx(2**32 - 1, 2**32 - 1, 2**32 - 1, values=b""), "bytes for 4294967295 x"),
+        (b"", "magic number"),
+    ],
+)
+def test_bad_idx_files(tmp_path, content, message):
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_idx(path)
+
+
+def test_damaged_gzip(tmp_path):
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(idx(20, 28, 28))[:-30])
+    with pytest.raises(ValueError, match="cannot be read.*Download it again"):
+        read_idx(path)
+
+
+@pytest.mark.parametrize("size", [0, 3072, 3074])
+def test_cifar_files_of_the_wrong_size(tmp_path, size):
+    path = tmp_path / "test_batch.bin"
+    path.write_bytes(bytes(size))
+    with pytest.raises(ValueError, match=f"must have a multiple of 3073 bytes .* but has {size}"):
+        read_cifar(path)
+
+
+class Trap:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was loaded",))
+
+
+def test_pickles_are_refused_unopened(tmp_path):
+    (tmp_path / "data_batch_1").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(ValueError, match="binary version of CIFAR-10, but holds the pickled one.*never loaded"):
+        load_pictures(str(tmp_path), 32, grey=False)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda folder: write_mnist(folder) or (folder / "t10k-images-idx3-ubyte").unlink(), "but one is missing"),
+        (lambda folder: (folder / "test_batch.bin").write_bytes(bytes(3073)), "one of them is missing"),
+        (lambda folder: None, "at least 5 pictures, but holds 0"),
+        (lambda folder: (folder / "train-images-idx3-ubyte").write_bytes(idx(4)), "one is missing"),
+    ],
+)
+def test_incomplete_folders(tmp_path, make, message):
+    make(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load_pictures(str(tmp_path), 28, grey=True)
+
+
+def test_labels_are_no_pictures(tmp_path):
+    write_mnist(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(9, magic=b"\0\0\x08\x01"))
+    with pytest.raises(ValueError, match=r"count x rows x columns, but holds \[9\]"):
+        load_pictures(str(tmp_path), 28, grey=True)
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match="must be digits, faces or a folder, but there is none called 'letters'"):
+        load_pictures("letters", 28, grey=True)

@@ -1,0 +1,166 @@
+"""Growing automata: the picture with transparency, the recipe, and runs that resume to the bit."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from nca_fast import NCA, checkpoint, cli
+from nca_fast.damage import circles
+from nca_fast.images import load_rgba
+from nca_fast.training import growing
+from nca_fast.training.growing import train_growing
+from nca_fast.training.growing_config import GrowingConfig
+
+CONFIG = GrowingConfig(
+    image_size=8,
+    image_margin=2,
+    iterations=4,
+    pool_size=6,
+    batch_size=3,
+    damage=1,
+    steps_min=2,
+    steps_max=4,
+    lr_milestones=(2,),
+    checkpoint_every=1,
+    preview_every=2,
+    video_steps=8,
+    threads=1,
+)
+
+
+@pytest.fixture
+def picture():
+    target = torch.zeros(4, 8, 8)
+    target[0, 2:6, 2:6], target[3, 2:6, 2:6] = 0.8, 1
+    return target
+
+
+def test_shipped_picture_is_what_its_script_draws(monkeypatch):
+    examples = Path(__file__).parents[1] / "examples"
+    monkeypatch.syspath_prepend(examples)
+    from ladybird import ladybird
+
+    with Image.open(examples / "ladybird.png") as shipped:
+        assert shipped.mode == "RGBA" and shipped.tobytes() == ladybird().tobytes()
+
+
+def test_transparency_is_kept_and_multiplied(tmp_path):
+    image = Image.new("RGBA", (3, 2), (200, 100, 50, 0))
+    image.putpixel((1, 0), (255, 51, 0, 102))
+    image.save(tmp_path / "a.png")
+    rgba = load_rgba(tmp_path / "a.png", 10)
+    assert rgba.shape == (4, 2, 3)
+    torch.testing.assert_close(rgba[:, 0, 1], torch.tensor([0.4, 0.08, 0, 0.4]))
+    assert rgba[:, 0, 0].tolist() == [0, 0, 0, 0]
+    Image.new("RGB", (40, 20), "white").save(tmp_path / "b.png")
+    assert torch.equal(load_rgba(tmp_path / "b.png", 10), torch.ones(4, 5, 10))
+    with pytest.raises(ValueError, match="there is no"):
+        load_rgba(tmp_path / "c.png", 10)
+
+
+def test_preset_is_the_notebooks():
+    nca = NCA.preset("growing")
+    assert sum(p.numel() for p in nca.parameters()) == 8336
+    x = nca.initial_state(2, 9, 11)
+    assert x.sum() == 2 * 13 and (x[:, 3:, 4, 5] == 1).all()
+    assert torch.equal(nca.to_rgb(torch.zeros(1, 16, 2, 2)), torch.ones(1, 3, 2, 2))  # nothing is white
+    y = nca(x, 3)
+    assert torch.equal(y, x)  # untrained, the cell stays as it is
+
+
+def test_circles():
+    left = circles(40, 60, 1, 0.4, 0.4, torch.Generator().manual_seed(1))
+    assert left.shape == (40, 60) and set(left.unique().tolist()) == {0.0, 1.0}
+    erased = (1 - left).mean()
+    assert erased.item() == pytest.approx(
+        torch.pi * 0.4**2 / 4, rel=0.05
+    )  # of the square from -1 to 1; cells are coarse
+    assert (circles(9, 9, 0, 0.1, 0.2, torch.Generator()) == 1).all()
+
+
+def test_worst_starts_afresh_and_best_are_damaged(picture):
+    target = torch.nn.functional.pad(picture, [2] * 4)
+    nca = NCA.preset("growing")
+    states = torch.zeros(3, 16, 12, 12)
+    states[0, :4], states[1, :4], states[2, :4] = target * 0.9, target * 5, target * 0.5
+    states[:, 4:] = 1
+    alter = growing._alteration(CONFIG, target, nca)
+    after = alter(states.clone(), torch.Generator().manual_seed(0))
+    assert torch.equal(after[1], nca.initial_state(1, 12, 12)[0])
+    assert torch.equal(after[2], states[2])
+    erased = (after[0, 4:] == 0).all(0)
+    assert 0 < erased.sum() < 144 and torch.equal(after[0] * ~erased, states[0] * ~erased)
+
+
+def assert_same_run(folder, expected):
+    for name in ("model.safetensors", "training.safetensors"):
+        tensors, wanted = checkpoint.load(folder / name)[0], checkpoint.load(expected / name)[0]
+        assert tensors.keys() == wanted.keys()
+        assert all(torch.equal(tensors[key], wanted[key]) for key in wanted), name
+    for name in ("regrowth.png", "growing.mp4", "preview.png"):
+        assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+def test_an_interrupted_run_ends_as_one_that_was_left_alone(picture, tmp_path):
+    whole = train_growing(CONFIG, picture, tmp_path / "whole", progress=False)
+    assert all(path.exists() for path in whole.files)
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [1, 2, 3, 4]
+    train_growing(replace(CONFIG, iterations=2), picture, tmp_path / "parts", progress=False)
+    train_growing(CONFIG, None, tmp_path / "parts", resume=True, progress=False)
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+    with pytest.raises(ValueError, match="image must be that of the run"):
+        train_growing(CONFIG, picture / 2, tmp_path / "parts", resume=True, progress=False)
+
+
+def test_regrowth_is_measured(picture):
+    target = torch.nn.functional.pad(picture, [2] * 4)
+    nca = NCA.preset("growing")  # untrained: what is cut stays cut
+    left = growing.wound(12, 12)
+    result = growing.regrowth(nca, target, left, steps=3)
+    start = nca.initial_state(1, 12, 12)
+    assert result.before == pytest.approx(growing.errors(start, target).item())
+    assert 0.1 < (1 - left).mean() < 0.25 and (left[:, 0] == 1).all()
+    assert torch.equal(result.states[1], start * left) and result.after == result.damaged
+
+
+def test_command(tmp_path, capsys):
+    image, out = str(Path(__file__).parents[1] / "examples" / "ladybird.png"), str(tmp_path / "run")
+    short = "--image-size 8 --image-margin 2 --iterations 2 --pool-size 4 --batch-size 2 --damage 1 --video-steps 4"
+    assert cli.main(["grow", image, "--out", out, *short.split(), "--threads", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "regrowth.png" in printed and "growing.mp4" in printed
+    assert cli.main(["grow", "--out", out, "--resume", "--iterations", "3"]) == 0
+    assert cli.main(["render", out, "--height", "20", "--width", "20", "--steps", "3", "--out", f"{out}/a.png"]) == 0
+    assert cli.main(["grow", "missing.png", "--out", str(tmp_path / "b")]) == 2
+    assert "there is no 'missing.png'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"damage": 3}, "damage must be below batch_size=3, but got 3"),
+        ({"image_size": 0}, "image_size must be at least 1"),
+        ({"video_steps": 3}, "video_steps must be at least 4"),
+    ],
+)
+def test_bad_settings(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **change)
+
+
+def test_bad_pictures(picture, tmp_path):
+    for image, message in (
+        (picture[:3], r"image must be \[4, h, w\]"),
+        (picture * 0, "must have pixels that are not transparent"),
+        (torch.ones(4, 9, 9), "must be at most image_size=8 pixels"),
+        (None, "image must be given to begin a run"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train_growing(CONFIG, image, tmp_path, progress=False)
+    with pytest.raises(ValueError, match="preset must be an automaton that grows from a cell.*'texture'"):
+        train_growing(replace(CONFIG, preset="texture"), picture, tmp_path, progress=False)
