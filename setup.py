@@ -5,7 +5,7 @@ setup(
     version="0.1.0",
     description="Fast neural cellular automata in PyTorch",
     packages=["nca_fast"]
-    + [f"nca_fast.{name}" for name in ("features", "kernels", "losses", "models", "rendering", "training")],
+    + [f"nca_fast.{name}" for name in ("commands", "features", "kernels", "losses", "models", "rendering", "training")],
     package_dir={"nca_fast.kernels": "kernels"},  # never a top-level "kernels": that name is taken
     package_data={"nca_fast.kernels": ["*.cpp", "*.h"], "nca_fast.features": ["small_clip/*"]},
     python_requires=">=3.10",

@@ -11,6 +11,7 @@ from PIL import Image
 
 import nca_fast
 from nca_fast import checkpoint, cli
+from nca_fast.commands import learn
 from nca_fast.images import load_image, save_image
 
 TINY = "--image-size 16 --iterations 2 --pool-size 4 --batch-size 2 --steps-min 2 --steps-max 4 --threads 1 "
@@ -102,7 +103,7 @@ def test_ctrl_c_in_training_says_how_to_go_on(tmp_path, picture, capsys, monkeyp
         (tmp_path / "run" / "training.safetensors").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "train_texture", interrupt)
+    monkeypatch.setattr(learn, "train_texture", interrupt)
     assert run(f"texture {{0}} --out {{1}} {TINY}", picture, tmp_path / "run") == 130
     remedy = f"go on with: nca-fast texture --out {tmp_path / 'run'} --resume"
     assert capsys.readouterr().err == f"nca-fast: interrupted; {remedy}\n"

@@ -12,6 +12,7 @@ import torch
 
 import nca_fast
 from nca_fast import checkpoint, cli
+from nca_fast.commands import learn
 from nca_fast.features.clip import ClipModel
 from nca_fast.images import load_image, save_image
 from nca_fast.losses.clip import PromptDistance, whole
@@ -269,7 +270,7 @@ def test_recipe_is_where_the_options_begin(monkeypatch, tmp_path):
         asked.update(config=config, prompts=prompts)
         raise ValueError("seen enough")
 
-    monkeypatch.setattr(cli, "train_clip", train)
+    monkeypatch.setattr(learn, "train_clip", train)
     assert cli.main(["clip", "noses", "--recipe", "deb", "--out", str(tmp_path / "x"), "--pool-size", "9"]) == 2
     assert asked == {"config": replace(RECIPES["deb"], pool_size=9), "prompts": ("noses",)}
 

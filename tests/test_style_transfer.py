@@ -16,6 +16,7 @@ from PIL import Image
 
 import nca_fast
 from nca_fast import checkpoint, cli
+from nca_fast.commands import learn
 from nca_fast.images import load_image, save_image
 from nca_fast.presets import style_filters
 from nca_fast.rendering.apply import apply
@@ -625,7 +626,7 @@ def test_ctrl_c_in_training_says_how_to_go_on(tmp_path, pictures, capsys, monkey
         (tmp_path / "run" / "training.safetensors").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "train_style", interrupt)
+    monkeypatch.setattr(learn, "train_style", interrupt)
     command = ["style", "a.png", "--content", "b.png", "--out", str(tmp_path / "run")]
     assert cli.main(command) == 130
     remedy = f"go on with: nca-fast style --out {tmp_path / 'run'} --resume"

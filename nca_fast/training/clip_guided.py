@@ -262,4 +262,5 @@ def _show(
             size = 2 * config.image_size
             film(nca, size, size, speed_ramp(config.video_steps), out / names[1], zoom=2, **same)
     names += ["preview.png", run_folder.MODEL_FILE, "log.jsonl", run_folder.TRAINING_FILE]
-    return tuple(out / name for name in (names + [run_folder.PICTURES_FILE] if pictures else names))
+    names += [run_folder.PICTURES_FILE] if pictures else []
+    return tuple(out / name for name in names if (out / name).exists())  # a short run may have no preview

@@ -204,4 +204,4 @@ def _show(config: StyleConfig, nca: NCA, image: Tensor, out: Path, progress: boo
         names.append("restyled.mp4")
         film(nca, height, width, even_speed(config.video_steps, 1), out / names[1], **same)
     names += ["preview.png", run_folder.MODEL_FILE, "log.jsonl", run_folder.TRAINING_FILE, run_folder.PICTURES_FILE]
-    return tuple(out / name for name in names)
+    return tuple(out / name for name in names if (out / name).exists())  # a short run may have no preview

@@ -1,0 +1,36 @@
+"""What the commands say on the terminal."""
+
+import contextlib
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from nca_fast.training import run_folder
+from nca_fast.training.session import TrainingResult
+from nca_fast.training.vae import VAEResult
+
+
+@contextlib.contextmanager
+def says_how_to_go_on(command: str, out: Path) -> Iterator[None]:
+    """Adds to a Ctrl-C in training with which command the run in folder `out` is resumed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (out / run_folder.TRAINING_FILE).exists():
+            raise KeyboardInterrupt(f"go on with: nca-fast {command} --out {shlex.quote(str(out))} --resume") from None
+        raise
+
+
+def print_result(result: TrainingResult | VAEResult) -> None:
+    """How long and how fast a training was, and what it wrote."""
+    if result.cell_steps_per_second:
+        speed = result.cell_steps_per_second / 1e6
+        print(f"{result.iterations} iterations, {result.seconds:.0f} s, {speed:.1f} million cell-steps/s in training")
+    print_files(result.files)
+
+
+def print_files(paths: Sequence[Path]) -> None:
+    """Files and their sizes."""
+    width = max((len(str(path)) for path in paths), default=0)
+    for path in paths:
+        print(f"{path!s:<{width}}  {path.stat().st_size / 1024:9.1f} KB")
