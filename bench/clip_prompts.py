@@ -26,6 +26,7 @@ from nca_fast.training.clip_guided import train_clip
 HUES = {"red": 0, "orange": 30, "yellow": 56, "green": 120, "cyan": 180, "blue": 226, "purple": 278, "pink": 330}
 HUE_TOLERANCE = 22  # degrees
 ANGLE_TOLERANCE = 20  # degrees
+LEAST_CONTRAST = 0.03  # of the brightness: less is one colour, whatever its spectrum
 LINES = {"horizontal": (0,), "vertical": (90,), "diagonal": (45, 135)}  # directions of the lines themselves
 
 
@@ -135,7 +136,8 @@ def kept(promise: Promise, seen: Seen) -> dict[str, bool]:
         lines = seen.shares[promise.lines] >= 0.6
     else:
         lines = max(seen.shares["horizontal"], seen.shares["vertical"]) < 0.75
-    return {"hue": hue, "lines": lines, "period": promise.periods[0] <= seen.period <= promise.periods[1]}
+    period = promise.periods[0] <= seen.period <= promise.periods[1]
+    return {"hue": hue, "lines": lines, "period": period, "pattern": seen.contrast >= LEAST_CONTRAST}
 
 
 def run(promise: Promise, config: ClipConfig) -> tuple[dict, Image.Image]:
