@@ -20,7 +20,7 @@ MUTANTS = [
     ("canvas.h", "store(slope + i, c - a)", "store(slope + i, a - c)"),
     ("filters.h", "weights[3] = {(a + c) / 2, (c - a) / 2, b - a - c}", "weights[3] = {(a + c) / 2, (c - a) / 2, b}"),
     ("canvas.h", "none = !s.circular && (column < 0 || column >= s.W)", "none = false"),
-    ("canvas.h", "copy_column(row, left + width + i - 1, width + i - 1);", ""),
+    ("canvas.h", ", copy_column(row, left + width + i - 1, width + i - 1);", ";"),
     ("canvas.h", "store(y + k * S + p, load(y + k * S + cells + p))", "store(y + k * S + p, load(y + k * S + p))"),
     ("canvas.h", "std::max(block.from - cells, 0)", "block.from"),
     ("network.h", "relu(a[r][v])", "a[r][v]"),
