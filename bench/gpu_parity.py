@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from bench.harness import RESULTS, header, write_result
+from bench.large_canvas import WINDOW, windows_equal
 from bench.rollout import FLOORS
 from nca_fast import Rule, rollout
 from nca_fast.presets import PRESETS
@@ -67,23 +68,19 @@ def check(name: str, shape: tuple[int, int, int], precision: str, dtype: torch.d
 
 def check_above_2_31() -> dict:
     """A canvas of more than 2**31 numbers: windows equal those computed from a copy of their surroundings."""
-    side, window, rule = 16384, 64, Rule()
+    side, rule = 16384, Rule()
     torch.manual_seed(0)
     weights = [
         (torch.randn(o, i, device="cuda") * 0.05, torch.randn(o, device="cuda") * 0.1 if bias else None)
         for o, i, bias in rule.layers
     ]
+
+    def step(x, origin):
+        return rollout(x, weights, rule, 1, seed=1, origin=origin, precision="fp16")
+
     x = torch.rand(1, 12, side, side, device="cuda")
-    y = rollout(x, weights, rule, 1, seed=1, precision="fp16")
-    equal = []
-    for row, column in [(0, 0), (side // 2, 123), (side - window, side - window)]:
-        rows = torch.arange(row - 1, row + window + 1, device="cuda") % side
-        columns = torch.arange(column - 1, column + window + 1, device="cuda") % side
-        around = x[:, :, rows][:, :, :, columns].contiguous()
-        origin = ((row - 1) % 2**32, (column - 1) % 2**32)
-        part = rollout(around, weights, rule, 1, seed=1, origin=origin, precision="fp16")[:, :, 1:-1, 1:-1]
-        whole = y[:, :, row : row + window, column : column + window]
-        equal.append(torch.equal(part, whole))
+    windows = [(0, 0), (side // 2, 123), (side - WINDOW, side - WINDOW)]
+    equal = windows_equal(x, step(x, (0, 0)), windows, step)
     return {"numbers": x.numel(), "windows_equal": equal}
 
 

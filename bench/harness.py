@@ -67,7 +67,7 @@ def interleaved(
     """Times every run once per round, so that what disturbs the machine disturbs all of them.
 
     Args:
-        runs: What to time, by name; each is run twice before, for compilation, caches and what is kept of a first run.
+        runs: What to time, by name; each is run once before, for compilation and caches.
         repeats: Rounds.
         synchronize: Waits until a device has done what it was told.
 
@@ -76,7 +76,6 @@ def interleaved(
     """
     for run in runs.values():
         run()
-        run()  # a GPU may replay from its second time on
         synchronize()
     seconds = {name: [] for name in runs}
     for _ in range(repeats):

@@ -33,7 +33,7 @@ MUTANTS = [
     (MATRICES, "return tl.where(mask, a.to(tl.float32), 0.0).to(DOT)", "return a"),
     (LAYERS, "tl.maximum(a, 0.0, propagate_nan=tl.PropagateNan.ALL)", "tl.maximum(a, 0.0)"),
     (LAYERS, "tl.maximum(a, 0.0, propagate_nan=tl.PropagateNan.ALL)", "a"),
-    (LAYERS, "a += b[j // IN]", "a += b[0]"),
+    (LAYERS, "a += b[j]", "a += b[0]"),
     (FORWARD, "(cell + origin_column)", "(cell)"),
     (FORWARD, "written = (i < W)[:, None]", "written = there"),
     (FORWARD, "weights += sample.to(tl.int64) * weights_stride", "weights += 0"),

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from bench import captioned_patterns as patterns
+from bench import pattern_drawings as drawings
 from bench import zero_shot
 from bench.harness import RESULTS, header, write_result
 from nca_fast.features.clip import SMALL_CLIP
@@ -40,7 +41,7 @@ CONTEXT = 16
 MERGES_FILE, WORDS_FILE = "merges.txt.gz", "words.txt"
 MODEL = {
     "embed_dim": 128,
-    "vision_cfg": {"image_size": patterns.SIZE, "layers": [1, 1, 1, 1], "width": 16, "head_width": 32},
+    "vision_cfg": {"image_size": drawings.SIZE, "layers": [1, 1, 1, 1], "width": 16, "head_width": 32},
     "text_cfg": {"context_length": CONTEXT, "width": 128, "heads": 4, "layers": 2},
 }
 # What tells most pictures of a batch apart is all that it teaches. So of three batches one has few pairs of colours,
@@ -132,7 +133,7 @@ class Trainer:
         chosen = zero_shot.compositions(self.batch, self.draw, pairs=pairs, kinds=kinds)
         texts = [patterns.caption(what, self.draw, complete=self.draw.random() < 0.4) for what in chosen]
         tokens = self.tokenizer(texts)
-        pictures = disturbed(patterns.render(chosen, self.generator).clamp(0, 1), self.generator)
+        pictures = disturbed(drawings.render(chosen, self.generator).clamp(0, 1), self.generator)
         texts = self.model.encode_text(tokens, normalize=True)
         if self.radius and index >= self.steps * ATTACKED_FROM:
             pictures = self.attacked(pictures, texts.detach())

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench import captioned_patterns as patterns
+from bench import pattern_drawings as drawings
 
 CLASSES = 500  # held-out compositions among which the right one has to be found
 TEMPLATES = 4  # sentences for each, whose vectors are averaged
@@ -75,7 +76,7 @@ def accuracy(
         vectors = torch.cat([encode_texts(texts[i : i + 512]) for i in range(0, len(texts), 512)])
         return F.normalize(F.normalize(vectors, dim=1).reshape(len(wanted), TEMPLATES, -1).mean(1), dim=1)
 
-    pictures = patterns.render(classes, generator).clamp(0, 1)
+    pictures = drawings.render(classes, generator).clamp(0, 1)
     images = torch.cat([F.normalize(encode_pictures(part), dim=1) for part in pictures.split(128)])
     right = (images @ class_vectors(classes).T).argmax(1) == torch.arange(count)
     result = {"classes": count, "top1": round(right.float().mean().item(), 4), "kinds": {}, "attributes": {}}

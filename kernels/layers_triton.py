@@ -68,21 +68,27 @@ def load_bias(b, TO: tl.constexpr):
 
 
 @triton.jit
+def units(
+    inputs, w, b, j: tl.constexpr, BIAS: tl.constexpr, RELU: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.constexpr
+):
+    """Chunk j of W inputs + b; with RELU, cut at zero and rounded to DOT for the next layer."""
+    a = zeros(inputs[0].shape[0], w[j * len(inputs)].shape[1])
+    if BIAS:
+        a += b[j]
+    for i in tl.static_range(len(inputs)):
+        a = dot(inputs[i], w[j * len(inputs) + i], a, DOT, PRODUCT)
+    if RELU:
+        return relu(a, DOT, PRODUCT)
+    else:
+        return a
+
+
+@triton.jit
 def layer(inputs, w, b, BIAS: tl.constexpr, RELU: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.constexpr):
-    """The chunks of W inputs + b; with RELU, cut at zero and rounded to DOT for the next layer."""
-    IN: tl.constexpr = len(inputs)
-    BW: tl.constexpr = inputs[0].shape[0]
+    """All chunks of a layer, see `units`."""
     outputs = ()
-    for j in tl.static_range(0, len(w), IN):
-        a = zeros(BW, w[j].shape[1])
-        if BIAS:
-            a += b[j // IN]
-        for i in tl.static_range(IN):
-            a = dot(inputs[i], w[j + i], a, DOT, PRODUCT)
-        if RELU:
-            outputs = outputs + (relu(a, DOT, PRODUCT),)
-        else:
-            outputs = outputs + (a,)
+    for j in tl.static_range(len(w) // len(inputs)):
+        outputs = outputs + (units(inputs, w, b, j, BIAS, RELU, DOT, PRODUCT),)
     return outputs
 
 
@@ -100,17 +106,6 @@ def gated(grad, h, DOT: tl.constexpr, PRODUCT: tl.constexpr):
         )
     else:
         return tl.where(h.to(tl.float32) > 0, grad, 0.0).to(DOT)
-
-
-@triton.jit
-def hidden(inputs, w, b, j: tl.constexpr, BIAS: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.constexpr):
-    """Chunk j of the hidden units of a layer, rounded to DOT."""
-    a = zeros(inputs[0].shape[0], w[j * len(inputs)].shape[1])
-    if BIAS:
-        a += b[j]
-    for i in tl.static_range(len(inputs)):
-        a = dot(inputs[i], w[j * len(inputs) + i], a, DOT, PRODUCT)
-    return relu(a, DOT, PRODUCT)
 
 
 @triton.jit

@@ -153,14 +153,14 @@ class Weights:
 
     Args:
         params: All layers' weights [out, in] and biases in a row, float32 [P]; or, one rule per sample, [B, P].
-        about: What the rule is: stencils [F, 3, 3], layers, frozen, circular.
+        about: What a kernel needs to know of a rule (`ops.About`).
         precision: What the matrix products multiply.
     """
 
     def __init__(self, params: Tensor, about, precision: str):
-        stencils, layers, frozen, circular = about[:4]
-        nested = tuple(tuple(tuple(row) for row in stencil) for stencil in stencils.tolist())
-        self.packing, self.precision = _packing(nested, layers, frozen, circular), precision
+        stencils = tuple(tuple(tuple(row) for row in stencil) for stencil in about.stencils.tolist())
+        self.packing = _packing(stencils, about.layers, about.frozen, about.circular)
+        self.precision = precision
         self.per_sample = params.ndim == 2
         self.index, first_bias = _indices(self.packing, params.device)
         packed = params.new_zeros(*params.shape[:-1], self.packing.packed).index_add_(-1, self.index, params)

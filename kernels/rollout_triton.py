@@ -93,12 +93,14 @@ def _word(value):
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 
+WARPS = 4  # of a program
+
+
 class Tile(NamedTuple):
-    """Columns and rows of one program, and its warps."""
+    """Columns and rows of one program."""
 
     columns: int
     rows: int
-    warps: int
 
 
 class Pass(NamedTuple):
@@ -108,13 +110,12 @@ class Pass(NamedTuple):
     GRAD_W1: bool
     GRAD_W: bool
     CARRIED: bool
-    warps: int = 4
+    warps: int = WARPS
 
 
-# Columns and warps of one program: as many as the registers hold (see bench/triton_table.py). Of its columns the
+# Columns of one program: as many as the registers hold (see bench/triton_table.py). Of its columns the
 # backward kernel writes all but two where it computes grad_x.
 COLUMNS = {"fp32": 16, "tf32": 64, "fp16": 64, "bf16": 64}
-WARPS = 4
 _PROGRAMS = 1024  # of a forward step, if there are rows enough: several per multiprocessor of any GPU
 
 
@@ -137,13 +138,13 @@ def passes(weights: Weights, per_cell: bool) -> tuple[Pass, ...]:
 def _forward_tile(precision, B, H, W) -> Tile:
     columns = COLUMNS[precision]
     rows = triton.cdiv(B * H * triton.cdiv(W, columns), _PROGRAMS)
-    return Tile(columns, max(4, min(32, -(-rows // 2) * 2)), WARPS)  # even, because the loop takes two rows at once
+    return Tile(columns, max(4, min(32, -(-rows // 2) * 2)))  # even, because the loop takes two rows at once
 
 
 def _backward_tile(precision, B, H, W) -> Tile:
     columns = COLUMNS[precision]
     rows = triton.cdiv(B * H * triton.cdiv(W, columns - 2), _GRADIENT_PROGRAMS)
-    return Tile(columns, max(4, rows), WARPS)
+    return Tile(columns, max(4, rows))
 
 
 def _programs(tile, columns, B, H, W):
@@ -162,7 +163,7 @@ def advance(x: Tensor, params: Prepared, fire: Tensor, about, place, first_step:
         x: [B, H, W, C4], see `enter`; contiguous, as all tensors here.
         params: What `prepare` gave.
         fire: A cell fires when its hash is below: int64, [] or a map [H, W].
-        about: (stencils [F, 3, 3], layers ((out, in, has bias), ...), frozen, circular).
+        about: What a kernel needs to know of a rule (`ops.About`).
         place: (seed as a signed integer, origin row, origin column, first sample).
         first_step: Number of the first step.
         states: Written. [n, B, H, W, C4].
@@ -194,7 +195,7 @@ def advance(x: Tensor, params: Prepared, fire: Tensor, about, place, first_step:
                     _word(place[2]),
                     **constants,
                     BW=tile.columns,
-                    num_warps=tile.warps,
+                    num_warps=WARPS,
                     num_stages=1,  # more would take the loads through shared memory
                 )
             x = out

@@ -28,10 +28,10 @@ from nca_fast.kernels.layers_triton import (
     back,
     dot,
     gated,
-    hidden,
     layer,
     load_bias,
     load_layer,
+    units,
     zero_tiles,
     zeros,
 )
@@ -223,7 +223,7 @@ def step_bwd(
 
         if UNITS2 == 0:
             for j in tl.static_range(len(w)):
-                h = hidden(y, w1, b1, j, BIAS1, DOT, PRODUCT)
+                h = units(y, w1, b1, j, BIAS1, True, DOT, PRODUCT)
                 grad_h = gated(back((grad_u,), (w[j],), 0, 1, DOT, PRODUCT), h, DOT, PRODUCT)
                 if GRAD_W:
                     sums_w = sums_w + (dot(tl.trans(h), own_grad_u, grad_w[j], DOT, PRODUCT),)
@@ -239,7 +239,7 @@ def step_bwd(
             sums_w2 = ()
             sums_b2 = ()
             for j in tl.static_range(len(w)):
-                h = hidden(h1, w2, b2, j, BIAS2, DOT, PRODUCT)
+                h = units(h1, w2, b2, j, BIAS2, True, DOT, PRODUCT)
                 grad_h = gated(back((grad_u,), (w[j],), 0, 1, DOT, PRODUCT), h, DOT, PRODUCT)
                 grad_h2 = grad_h2 + (grad_h,)
                 if GRAD_W:

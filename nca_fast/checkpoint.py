@@ -7,16 +7,18 @@ there, whose JSON says all that the tensors do not: what the automaton is, how i
 import datetime
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
-from torch import Tensor
+from torch import Tensor, nn
 
 from nca_fast.files import atomic_path
+
+Module = TypeVar("Module", bound=nn.Module)
 
 HEADER_KEY = "nca_fast"
 
@@ -108,6 +110,30 @@ def _opened(path: Path) -> safe_open:
         raise ValueError(
             f"model file {path} must be {rule} ({path.stat().st_size} bytes: {error}). {remedy}"
         ) from error
+
+
+def load_module(path: Path, key: str, what: str, make: Callable[[dict], Module]) -> Module:
+    """A module with the weights of a model file.
+
+    Args:
+        path: The file.
+        key: Where its metadata has the module's configuration.
+        what: What the file must hold, for the error: "an automaton".
+        make: The module of a configuration.
+
+    Raises:
+        OSError, ValueError: There is no such file, or it does not hold such a module.
+    """
+    tensors, metadata = load(path)
+    if key not in metadata:
+        raise ValueError(f"{path} must hold {what}, but its metadata has only {sorted(metadata)}.")
+    module = make(metadata[key])
+    expected = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    if expected != found:
+        raise ValueError(f"{path} must hold the tensors {expected}, but holds {found}.")
+    module.load_state_dict(tensors)
+    return module
 
 
 def _metadata(file: safe_open, path: Path) -> dict[str, Any]:

@@ -238,16 +238,7 @@ class NCA(nn.Module):
             from huggingface_hub import hf_hub_download
 
             path = Path(hf_hub_download(str(model), _FILE))
-        tensors, metadata = checkpoint.load(path)
-        if "nca" not in metadata:
-            raise ValueError(f"{path} must hold an automaton, but its metadata has only {sorted(metadata)}.")
-        nca = cls.from_config(metadata["nca"])
-        expected = {name: tuple(t.shape) for name, t in nca.state_dict().items()}
-        found = {name: tuple(t.shape) for name, t in tensors.items()}
-        if expected != found:
-            raise ValueError(f"{path} must hold the tensors {expected}, but holds {found}.")
-        nca.load_state_dict(tensors)
-        return nca
+        return checkpoint.load_module(path, "nca", "an automaton", cls.from_config)
 
     def extra_repr(self) -> str:
         rule = self.rule

@@ -143,10 +143,7 @@ def _choose(backend, rule, x, precision):
     if backend == "reference" or (backend is None and x.dtype == torch.float64):
         return "reference"
     name = backend or ("triton" if x.device.type == "cuda" else "cpu")
-    if name == "cpu":
-        refusal = _cpu_refusal(rule, x, precision)
-    else:
-        refusal = _triton_rule_refusal(rule) or _triton_refusal(rule, x, precision)
+    refusal = {"cpu": _cpu_refusal, "triton": _triton_refusal}[name](rule, x, precision)
     if refusal is not None and backend is not None:
         raise ValueError(f'backend="{backend}" cannot serve: {refusal} Use backend=None or "reference".')
     if torch.compiler.is_compiling():  # the kernel is built when the compiled model first runs
@@ -167,17 +164,6 @@ def _choose(backend, rule, x, precision):
     return "reference"
 
 
-def _triton_rule_refusal(rule):
-    """Why the Triton kernels cannot do this on any machine, or None."""
-    if max([filter.size for filter in rule.filters], default=0) > 3:
-        return "filters larger than 3x3 have no Triton kernel yet."
-    if rule.maximum_window is not None:
-        return "the local maximum (maximum_window) has no Triton kernel yet."
-    if rule.alive_channel is not None:
-        return "the alive mask (alive_channel) has no Triton kernel yet."
-    return None
-
-
 def _cpu_refusal(rule, x, precision):
     """Why the C++ kernel cannot do this, or None."""
     if x.device.type != "cpu":
@@ -193,6 +179,12 @@ def _cpu_refusal(rule, x, precision):
 
 def _triton_refusal(rule, x, precision):
     """Why the Triton kernels cannot do this, or None."""
+    if max([filter.size for filter in rule.filters], default=0) > 3:
+        return "filters larger than 3x3 have no Triton kernel yet."
+    if rule.maximum_window is not None:
+        return "the local maximum (maximum_window) has no Triton kernel yet."
+    if rule.alive_channel is not None:
+        return "the alive mask (alive_channel) has no Triton kernel yet."
     interpreted = x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
     if x.device.type != "cuda" and not interpreted:
         return f"the Triton kernels take states on a GPU, but x is on {x.device.type}: use x.cuda()."
@@ -370,24 +362,7 @@ def _rollout_backward_op(
 
 
 @_rollout_backward_op.register_fake
-def _(
-    grad_y,
-    x,
-    params,
-    fire,
-    saved,
-    rule,
-    backend,
-    steps,
-    seed,
-    first_step,
-    origin_row,
-    origin_column,
-    first_sample,
-    every,
-    passed,
-    precision="fp32",
-):
+def _(grad_y, x, params, *_):
     return torch.empty_like(x), torch.empty_like(params)
 
 

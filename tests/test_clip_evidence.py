@@ -8,6 +8,7 @@ import torch
 
 from bench import captioned_patterns as patterns
 from bench import clip_prompts, zero_shot
+from bench import pattern_drawings as drawings
 from bench.harness import RESULTS
 from nca_fast.features.clip import SMALL_CLIP, ClipModel
 
@@ -45,7 +46,7 @@ def test_vocabulary_of_the_model_is_that_of_the_captions(small):
 
 def test_pictures_are_decided_by_their_generator():
     chosen = zero_shot.compositions(60, random.Random(5))
-    first, second, other = (patterns.render(chosen, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first, second, other = (drawings.render(chosen, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert first.shape == (60, 3, 64, 64)
     assert torch.equal(first, second)
     assert not torch.equal(first, other)

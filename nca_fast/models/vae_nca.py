@@ -187,16 +187,7 @@ class VAENCA(nn.Module):
 
         path = Path(model)
         path = path / MODEL_FILE if path.is_dir() else path
-        tensors, metadata = checkpoint.load(path)
-        if "vae" not in metadata:
-            raise ValueError(f"{path} must hold a VAE-NCA, but its metadata has only {sorted(metadata)}.")
-        vae = cls.from_config(metadata["vae"])
-        expected = {name: tuple(t.shape) for name, t in vae.state_dict().items()}
-        found = {name: tuple(t.shape) for name, t in tensors.items()}
-        if expected != found:
-            raise ValueError(f"{path} must hold the tensors {expected}, but holds {found}.")
-        vae.load_state_dict(tensors)
-        return vae
+        return checkpoint.load_module(path, "vae", "a VAE-NCA", cls.from_config)
 
 
 def _perceptron(architecture, outputs):

@@ -27,7 +27,7 @@ from nca_fast.training import distributed, run_folder, session
 from nca_fast.training.clip_config import FREE_ON_RESUME, ClipConfig
 from nca_fast.training.content import ContentPictures, shrunk
 from nca_fast.training.listeners import PreviewStrip
-from nca_fast.training.loop import default_milestones, derived_generator, derived_seed
+from nca_fast.training.loop import derived_generator, derived_seed
 from nca_fast.training.session import TrainingResult
 
 
@@ -63,13 +63,13 @@ def train_clip(
     """
     out = Path(out)
     saved = run_folder.open_run(out, resume)
+    config = run_folder.settled_config(config, saved, FREE_ON_RESUME, out)
     asked = {"prompts": list(prompts), "content": [_name(source) for source in content]}
     if saved is None:
         if not prompts and not config.image_prompts:
             raise ValueError(f"a prompt must be given to begin a run, and folder {out} holds none to resume.")
         config = replace(
             config,
-            lr_milestones=config.lr_milestones or default_milestones(config.iterations),
             preset=config.preset or ("image-manipulation" if content else "clip"),
         )
         _check_start(config.preset, bool(content))
@@ -82,7 +82,6 @@ def train_clip(
             checkpoint.save(out / run_folder.PICTURES_FILE, pictures.tensors(), {})
         names = asked
     else:
-        config = run_folder.agreed_config(config, saved.metadata["config"], FREE_ON_RESUME, out)
         names = {key: saved.metadata[key] for key in asked}
         for key, value in asked.items():
             if value and value != names[key]:

@@ -4,7 +4,7 @@ Source: Mordvintsev, Randazzo, Niklasson and Levin, "Growing Neural Cellular Aut
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from nca_fast.rendering.video import VideoWriter
 from nca_fast.training import run_folder, session
 from nca_fast.training.growing_config import FREE_ON_RESUME, GrowingConfig
 from nca_fast.training.listeners import PreviewStrip
-from nca_fast.training.loop import default_milestones, derived_seed
+from nca_fast.training.loop import derived_seed
 from nca_fast.training.session import TrainingResult
 
 RADII = (0.1, 0.6)  # of the circles that a training erases; 1 is half the side of the canvas. (The notebook: to 0.4.)
@@ -54,13 +54,12 @@ def train_growing(
     """
     out = Path(out)
     saved = run_folder.open_run(out, resume)
+    config = run_folder.settled_config(config, saved, FREE_ON_RESUME, out)
     if saved is None:
         if image is None:
             raise ValueError(f"image must be given to begin a run, and folder {out} holds none to resume.")
-        config = replace(config, lr_milestones=config.lr_milestones or default_milestones(config.iterations))
         target = _target(image, config)
     else:
-        config = run_folder.agreed_config(config, saved.metadata["config"], FREE_ON_RESUME, out)
         target = saved.tensors["target"]
         if image is not None and not torch.equal(_target(image, config), target):
             raise ValueError(f"image must be that of the run in {out}, but {image} shows something else. Leave it out.")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nca_fast import checkpoint
 from nca_fast.training import distributed
+from nca_fast.training.loop import default_milestones
 
 TRAINING_FILE = "training.safetensors"
 MODEL_FILE = "model.safetensors"
@@ -71,6 +72,13 @@ def stored_config(config_class: type[Config], values: Mapping[str, Any], folder:
             "Resume it with the version of nca_fast that began it."
         )
     return config_class(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def settled_config(given: Config, saved: SavedRun | None, free: tuple[str, ...], folder: Path) -> Config:
+    """The settings of a run: with milestones where it begins, those of `agreed_config` where it goes on."""
+    if saved is None:
+        return replace(given, lr_milestones=given.lr_milestones or default_milestones(given.iterations))
+    return agreed_config(given, saved.metadata["config"], free, folder)
 
 
 def agreed_config(given: Config, values: Mapping[str, Any], free: tuple[str, ...], folder: Path) -> Config:

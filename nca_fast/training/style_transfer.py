@@ -26,7 +26,7 @@ from nca_fast.rendering.show import film, picture
 from nca_fast.training import distributed, run_folder, session
 from nca_fast.training.content import ContentPictures, first_picture, shrunk
 from nca_fast.training.listeners import PreviewStrip
-from nca_fast.training.loop import default_milestones, derived_generator, derived_seed
+from nca_fast.training.loop import derived_generator, derived_seed
 from nca_fast.training.session import TrainingResult
 from nca_fast.training.style_config import FREE_ON_RESUME, SMALLEST_STYLE, StyleConfig
 
@@ -63,16 +63,15 @@ def train_style(
     """
     out = Path(out)
     saved = run_folder.open_run(out, resume)
+    config = run_folder.settled_config(config, saved, FREE_ON_RESUME, out)
     if saved is None:
         if style_image is None or not content:
             raise ValueError(f"style and content must be given to begin a run, and folder {out} holds none to resume.")
-        config = replace(config, lr_milestones=config.lr_milestones or default_milestones(config.iterations))
         target = _style(style_image, config.style_size)
         pictures = ContentPictures.read(content, config.content_size, config.content_zoom)
         large = first_picture(content, config.picture_size)
         names = {"style": _name(style_image), "content": [_name(source) for source in content]}
     else:
-        config = run_folder.agreed_config(config, saved.metadata["config"], FREE_ON_RESUME, out)
         target = saved.tensors["target"]
         names = {key: saved.metadata[key] for key in ("style", "content")}
         if style_image is not None and not torch.equal(_style(style_image, config.style_size), target):

@@ -6,7 +6,6 @@ Source: Niklasson, Mordvintsev, Randazzo and Levin, "Self-Organising Textures", 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,7 +21,7 @@ from nca_fast.rendering.canvas import render, speed_ramp
 from nca_fast.rendering.show import film, picture
 from nca_fast.training import distributed, run_folder, session
 from nca_fast.training.listeners import PreviewStrip
-from nca_fast.training.loop import default_milestones, derived_seed
+from nca_fast.training.loop import derived_seed
 from nca_fast.training.session import TrainingResult
 from nca_fast.training.texture_config import FREE_ON_RESUME, SMALLEST_IMAGE, TextureConfig
 
@@ -61,13 +60,12 @@ def train_texture(
     """
     out = Path(out)
     saved = run_folder.open_run(out, resume)
+    config = run_folder.settled_config(config, saved, FREE_ON_RESUME, out)
     if saved is None:
         if image is None:
             raise ValueError(f"image must be given to begin a run, and folder {out} holds none to resume.")
-        config = replace(config, lr_milestones=config.lr_milestones or default_milestones(config.iterations))
         target = _target(image, config.image_crop, config.image_size)
     else:
-        config = run_folder.agreed_config(config, saved.metadata["config"], FREE_ON_RESUME, out)
         target = saved.tensors["target"]
         if image is not None and not torch.equal(_target(image, config.image_crop, config.image_size), target):
             raise ValueError(f"image must be that of the run in {out}, but {image} shows something else. Leave it out.")

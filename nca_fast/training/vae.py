@@ -12,7 +12,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -31,7 +31,6 @@ from nca_fast.training import run_folder
 from nca_fast.training.listeners import Checkpoints, JsonLog, PreviewStrip, ProgressBar
 from nca_fast.training.loop import (
     Report,
-    default_milestones,
     deferred_interrupt,
     derived_generator,
     derived_seed,
@@ -127,12 +126,11 @@ def train_vae(
     """
     out = Path(out)
     saved = run_folder.open_run(out, resume)
+    config = run_folder.settled_config(config, saved, FREE_ON_RESUME, out)
     if saved is None:
         if dataset is None:
             raise ValueError(f"a data set must be given to begin a run, and folder {out} holds none to resume.")
-        config = replace(config, lr_milestones=config.lr_milestones or default_milestones(config.iterations))
     else:
-        config = run_folder.agreed_config(config, saved.metadata["config"], FREE_ON_RESUME, out)
         dataset = dataset or saved.metadata["dataset"]
     architecture = ARCHITECTURES[config.preset]
     pictures = load_pictures(dataset, architecture.size, architecture.grey)
