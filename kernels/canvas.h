@@ -19,12 +19,12 @@ struct Step {
   // The static description of the rule: stencils [F, S, S]; shapes (out, in, has bias) of every layer; a window of 0 for no
   // local maximum; an alive channel below 0 for no alive mask.
   struct About { const at::Tensor& stencils; at::IntArrayRef shapes; int64_t frozen; bool circular; int64_t window, alive_channel; double alive_threshold; };
-  struct Place { int64_t seed, row, column, sample; };  // of the first cell, in the whole canvas and batch
+  struct Place { int64_t seed, row, column, sample, height; };  // of the first cell, in the whole canvas and batch; rows of that canvas
 
   Step(const at::Tensor& x, const at::Tensor& networks, const at::Tensor& fire, const About& about, const Place& place)
       : B(x.size(0)), C(x.size(1)), H(x.size(2)), W(x.size(3)), F(about.stencils.size(0)), frozen(about.frozen), circular(about.circular),
         window(int(about.window)), alive_channel(about.alive_channel), alive_threshold(float(about.alive_threshold)), seed(place.seed),
-        row0(place.row), column0(place.column), sample0(place.sample), fire(fire.data_ptr<int64_t>()), fire_map(fire.dim() == 2),
+        canvas_height(place.height), row0(place.row), column0(place.column), sample0(place.sample), fire(fire.data_ptr<int64_t>()), fire_map(fire.dim() == 2),
         filters(about.stencils), reach(std::max(filters.reach, window / 2)), parameters(parameter_count(about.shapes)), rules(networks.size(0)) {
     for (int64_t rule = 0; rule < rules; ++rule) {
       const float* at = networks.data_ptr<float>() + rule * networks.size(1);
@@ -49,7 +49,8 @@ struct Step {
   int64_t alive_channel;
   float alive_threshold;
   uint64_t seed;
-  uint32_t row0, column0, sample0;
+  int64_t canvas_height, row0;
+  uint32_t column0, sample0;
   uint32_t step = 0;
   const int64_t* fire;  // a cell fires when its hash is below: one number, or a map [H][W]
   bool fire_map;
@@ -62,7 +63,7 @@ struct Step {
 struct RowKey { uint32_t k0, k1; };
 
 inline RowKey philox_row_key(const Step& s, int64_t sample, int64_t row) {  // Philox4x32-10, see nca_fast/fire_mask.py
-  uint32_t c0 = s.row0 + uint32_t(row), c1 = s.sample0 + uint32_t(sample), c2 = s.step, c3 = 0;
+  uint32_t c0 = uint32_t((s.row0 + row) % s.canvas_height), c1 = s.sample0 + uint32_t(sample), c2 = s.step, c3 = 0;
   uint32_t k0 = uint32_t(s.seed), k1 = uint32_t(s.seed >> 32);
   for (int i = 0; i < 10; ++i) {
     const uint64_t p0 = uint64_t(0xD2511F53u) * c0, p1 = uint64_t(0xCD9E8D57u) * c2;

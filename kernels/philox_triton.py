@@ -18,19 +18,22 @@ def philox(c0, c1, c2, c3, k0, k1):
     return c0, c1
 
 
-@triton.jit(do_not_specialize=["seed_low", "seed_high", "first_step", "first_sample", "origin_row"])
+@triton.jit(do_not_specialize=["seed_low", "seed_high", "first_step", "first_sample", "origin_row", "last_row"])
 def row_keys(
-    keys, count, B, H, seed_low, seed_high, first_step, first_sample, origin_row, BLOCK: tl.constexpr
+    keys, count, B, H, seed_low, seed_high, first_step, first_sample, origin_row, last_row, BLOCK: tl.constexpr
 ):  # fmt: skip
     """keys[n, b, r] = the words k0, k1 of row r of sample b in step first_step + n; int32 [steps, B, H, 2].
 
-    One program per BLOCK rows of the `count` = steps * B * H. Numbers are 32-bit words, taken modulo 2**32.
+    One program per BLOCK rows of the `count` = steps * B * H. Numbers are 32-bit words, taken modulo 2**32; the row
+    after last_row, the last of the canvas, is row 0.
     """
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     row, sample, step = i % H, i // H % B, i // (H * B)
     zero = i.to(tl.uint32) * 0
+    below = row.to(tl.int64) + (zero + origin_row.to(tl.uint32)).to(tl.int64)
+    canvas_height = (zero + last_row.to(tl.uint32)).to(tl.int64) + 1
     k0, k1 = philox(
-        (row + origin_row).to(tl.uint32),
+        (below % canvas_height).to(tl.uint32),
         (sample + first_sample).to(tl.uint32),
         (step + first_step).to(tl.uint32),
         zero,

@@ -107,9 +107,9 @@ void step_sample(const Step& s, Forward& forward, Alive* alive, const float* fro
 // states[j] = x after (j + 1) * every steps.
 void advance(const at::Tensor& x, const at::Tensor& networks, const at::Tensor& fire, const at::Tensor& stencils, at::IntArrayRef layers,
              int64_t frozen, bool circular, int64_t window, int64_t alive_channel, double alive_threshold, int64_t seed, int64_t origin_row,
-             int64_t origin_column, int64_t first_sample, int64_t first_step, at::Tensor states, int64_t every) {
+             int64_t origin_column, int64_t first_sample, int64_t canvas_height, int64_t first_step, at::Tensor states, int64_t every) {
   Step s(x, networks, fire, {stencils, layers, frozen, circular, window, alive_channel, alive_threshold},
-         {seed, origin_row, origin_column, first_sample});
+         {seed, origin_row, origin_column, first_sample, canvas_height});
   const int64_t size = x.numel(), steps = states.size(0) * every;
   const at::Tensor scratch = every > 1 ? at::empty_like(x) : at::Tensor();
   prefer_large_pages(states);
@@ -147,9 +147,9 @@ void advance(const at::Tensor& x, const at::Tensor& networks, const at::Tensor& 
 // grad_x = gradient of x when one step is taken from x and `grad` is that of its result; grad_params is added to.
 void retreat(const at::Tensor& x, const at::Tensor& grad, const at::Tensor& networks, const at::Tensor& fire, const at::Tensor& stencils,
              at::IntArrayRef layers, int64_t frozen, bool circular, int64_t window, int64_t alive_channel, double alive_threshold, int64_t seed,
-             int64_t origin_row, int64_t origin_column, int64_t first_sample, int64_t step, at::Tensor grad_x, at::Tensor grad_params) {
+             int64_t origin_row, int64_t origin_column, int64_t first_sample, int64_t canvas_height, int64_t step, at::Tensor grad_x, at::Tensor grad_params) {
   Step s(x, networks, fire, {stencils, layers, frozen, circular, window, alive_channel, alive_threshold},
-         {seed, origin_row, origin_column, first_sample});
+         {seed, origin_row, origin_column, first_sample, canvas_height});
   s.step = uint32_t(step);
   float* out = grad_x.data_ptr<float>();
   const int64_t shares = share_count(s), columns = std::min(s.W, TILE);
@@ -194,9 +194,9 @@ void retreat(const at::Tensor& x, const at::Tensor& grad, const at::Tensor& netw
 TORCH_LIBRARY(NCA_FAST_NAMESPACE, m) {
   m.def("pack(Tensor params, int[] layers) -> Tensor", &nca_fast::pack);
   m.def("advance(Tensor x, Tensor networks, Tensor fire, Tensor stencils, int[] layers, int frozen, bool circular, int window, "
-        "int alive_channel, float alive_threshold, int seed, int origin_row, int origin_column, int first_sample, int first_step, "
+        "int alive_channel, float alive_threshold, int seed, int origin_row, int origin_column, int first_sample, int canvas_height, int first_step, "
         "Tensor(a!) states, int every) -> ()", &nca_fast::advance);
   m.def("retreat(Tensor x, Tensor grad, Tensor networks, Tensor fire, Tensor stencils, int[] layers, int frozen, bool circular, int window, "
-        "int alive_channel, float alive_threshold, int seed, int origin_row, int origin_column, int first_sample, int step, "
+        "int alive_channel, float alive_threshold, int seed, int origin_row, int origin_column, int first_sample, int canvas_height, int step, "
         "Tensor(a!) grad_x, Tensor(b!) grad_params) -> ()", &nca_fast::retreat);
 }

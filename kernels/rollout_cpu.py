@@ -159,7 +159,7 @@ def advance(x: Tensor, weights: Prepared, fire: Tensor, about, place, first_step
             sample [B, P].
         fire: A cell fires when its hash is below: int64, [] or a map [H, W].
         about: What a kernel needs to know of a rule (`ops.About`).
-        place: (seed as a signed integer, origin row, origin column, first sample).
+        place: (seed as a signed integer, origin row, origin column, first sample, canvas height).
         first_step: Number of the first step.
         states: Written. [n, B, C, H, W].
         every: Steps between two states.

@@ -54,10 +54,10 @@ class Prepared:
         if step not in self.key_steps:
             steps = max(1, min(64, _KEY_ROWS // (B * H)))
             start = step // steps * steps
-            seed, row, _, sample = place
+            seed, row, _, sample, height = place
             count, block = steps * B * H, 1024 if INTERPRETED else 128
             self.keys = torch.empty(steps, B, H, 2, dtype=torch.int32, device=self.weights.matrices.device)
-            words = map(_word, (seed, seed >> 32, start, sample, row))
+            words = map(_word, (seed, seed >> 32, start, sample, row, height - 1))
             with _on_device(self.keys):
                 row_keys[(triton.cdiv(count, block),)](self.keys, count, B, H, *words, BLOCK=block)
             self.key_steps = range(start, start + steps)
@@ -164,7 +164,7 @@ def advance(x: Tensor, params: Prepared, fire: Tensor, about, place, first_step:
         params: What `prepare` gave.
         fire: A cell fires when its hash is below: int64, [] or a map [H, W].
         about: What a kernel needs to know of a rule (`ops.About`).
-        place: (seed as a signed integer, origin row, origin column, first sample).
+        place: (seed as a signed integer, origin row, origin column, first sample, canvas height).
         first_step: Number of the first step.
         states: Written. [n, B, H, W, C4].
         every: Steps between two states.

@@ -52,7 +52,7 @@ def check_weights(x: Tensor, weights, rule: Rule) -> None:
                 raise ValueError(f"{name} must be finite, but holds NaN or infinity: the training has diverged.")
 
 
-def check_numbers(steps, seed, first_step, origin, first_sample, checkpoint_every, bptt_steps) -> None:
+def check_numbers(steps, seed, first_step, origin, first_sample, canvas_height, checkpoint_every, bptt_steps) -> None:
     """All are integers in their ranges."""
 
     def check(name, value, low, high):
@@ -69,6 +69,8 @@ def check_numbers(steps, seed, first_step, origin, first_sample, checkpoint_ever
     check("origin row", origin[0], 0, 2**32 - 1)
     check("origin column", origin[1], 0, 2**32 - 1)
     check("first_sample", first_sample, 0, 2**32 - 1)
+    if canvas_height is not None:
+        check("canvas_height", canvas_height, 1, 2**32)
     if checkpoint_every is not None:
         check("checkpoint_every", checkpoint_every, 1, 2**32 - 1)
     if bptt_steps is not None:

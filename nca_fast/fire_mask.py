@@ -59,6 +59,7 @@ def fire_mask(
     fire_rate: float | Tensor,
     origin: tuple[int, int] = (0, 0),
     first_sample: int = 0,
+    canvas_height: int | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
     """Which cells take their update in a step.
@@ -70,6 +71,7 @@ def fire_mask(
         fire_rate: Probability that a cell fires, in [0, 1]: a number, or a map [height, width].
         origin: Row and column of the first cell in the whole canvas, so that parts of a canvas agree with the whole.
         first_sample: Number of the first sample in the whole batch, likewise.
+        canvas_height: Rows of the whole canvas, where the part wraps around it: below its last row lies its row 0.
         device: Where the mask is made; that of the map when there is one.
 
     Returns:
@@ -77,7 +79,7 @@ def fire_mask(
     """
     if isinstance(fire_rate, Tensor):
         device = fire_rate.device
-    rows = ((origin[0] + torch.arange(height, device=device)) & _WORD).expand(batch, height)
+    rows = ((origin[0] + torch.arange(height, device=device)) % (canvas_height or 2**32)).expand(batch, height)
     samples = (first_sample + torch.arange(batch, device=device))[:, None].expand(batch, height)
     counter = (rows, samples, torch.full_like(rows, step), torch.zeros_like(rows))
     k0, k1, _, _ = philox(counter, (seed & _WORD, seed >> 32))

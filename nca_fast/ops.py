@@ -32,6 +32,7 @@ def rollout(
     first_step: int = 0,
     origin: tuple[int, int] = (0, 0),
     first_sample: int = 0,
+    canvas_height: int | None = None,
     fire_rate: Tensor | None = None,
     backend: str | None = None,
     precision: str = "fp32",
@@ -55,6 +56,8 @@ def rollout(
         first_step: Number of the first step. At least 0.
         origin: Row and column of x's first cell in the whole canvas, in cells. At least 0.
         first_sample: Number of x's first sample in the whole batch. At least 0.
+        canvas_height: Rows of the whole canvas, where x wraps around it: after its last row x goes on with its row 0.
+            For a strip of a torus with some rows above the first; None where x does not wrap.
         fire_rate: A map [H, W] in [0, 1] instead of the rule's single number: parts of a canvas at different speeds.
         backend: One of `BACKENDS`; None picks the fused kernel of x's device, or the reference, saying so once.
         precision: What the matrix products multiply: "fp32", "tf32", "fp16" or "bf16". Accumulation is float32.
@@ -73,7 +76,7 @@ def rollout(
     """
     arguments.check_state(x, rule)
     arguments.check_weights(x, weights, rule)
-    arguments.check_numbers(steps, seed, first_step, origin, first_sample, checkpoint_every, bptt_steps)
+    arguments.check_numbers(steps, seed, first_step, origin, first_sample, canvas_height, checkpoint_every, bptt_steps)
     if fire_rate is not None:
         arguments.check_fire_rate(x, fire_rate)
     if precision not in PRECISIONS:
@@ -90,6 +93,7 @@ def rollout(
             first_step=first_step,
             origin=origin,
             first_sample=first_sample,
+            canvas_height=canvas_height,
             fire_rate=fire_rate,
             precision=precision,
             checkpoint_every=checkpoint_every,
@@ -113,6 +117,7 @@ def rollout(
         first_step,
         *origin,
         first_sample,
+        canvas_height or 2**32,
         every,
         passed,
         precision,
@@ -280,6 +285,7 @@ def _rollout_op(
     origin_row: int,
     origin_column: int,
     first_sample: int,
+    canvas_height: int,
     every: int,
     passed: int,
     precision: str = "fp32",
@@ -287,7 +293,7 @@ def _rollout_op(
     """The states after the last step, and the states at which the segments begin, as the kernels lay them out (x itself
     left out)."""
     kernels, about = _kernels(backend), _about(rule)
-    place = (seed, origin_row, origin_column, first_sample)
+    place = (seed, origin_row, origin_column, first_sample, canvas_height)
     starts = [s for s in _segments(steps, every, passed) if s > 0]
     weights, state, now = kernels.prepare(params, about, precision), kernels.enter(x), 0
     saved = state.new_empty(len(starts), *state.shape)
@@ -313,6 +319,7 @@ def _(
     origin_row,
     origin_column,
     first_sample,
+    canvas_height,
     every,
     passed,
     precision="fp32",
@@ -336,13 +343,14 @@ def _rollout_backward_op(
     origin_row: int,
     origin_column: int,
     first_sample: int,
+    canvas_height: int,
     every: int,
     passed: int,
     precision: str = "fp32",
 ) -> tuple[Tensor, Tensor]:
     """Gradients in x and in params."""
     kernels, about = _kernels(backend), _about(rule)
-    place = (seed, origin_row, origin_column, first_sample)
+    place = (seed, origin_row, origin_column, first_sample, canvas_height)
     weights, grad, scratch = kernels.prepare(params, about, precision), kernels.enter(grad_y), None
     begin = _segments(steps, every, passed)
     inner = grad.new_empty(min(every, passed) - 1, *grad.shape)

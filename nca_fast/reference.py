@@ -86,6 +86,7 @@ def rollout(
     first_step: int = 0,
     origin: tuple[int, int] = (0, 0),
     first_sample: int = 0,
+    canvas_height: int | None = None,
     fire_rate: Tensor | None = None,
     precision: str = "fp32",
     checkpoint_every: int | None = None,
@@ -102,7 +103,7 @@ def rollout(
     def advance(x, start, count):
         for n in range(start, start + count):
             rate = rule.fire_rate if fire_rate is None else fire_rate
-            mask = fire_mask(seed, first_step + n, B, H, W, rate, origin, first_sample, x.device)
+            mask = fire_mask(seed, first_step + n, B, H, W, rate, origin, first_sample, canvas_height, x.device)
             x = step(x.to(dtype), weights, rule, mask, precision).to(x.dtype)
         return x
 

@@ -43,6 +43,12 @@ def test_mask_by_its_formula_in_python_integers():
                 assert mask[b, 0, r, c].item() == (z < 0.3 * 2**32)
 
 
+def test_a_part_that_wraps_around_the_canvas():
+    whole = fire_mask(5, 2, 2, 7, 9, 0.5)
+    part = fire_mask(5, 2, 2, 9, 9, 0.5, origin=(5, 0), canvas_height=7)
+    assert torch.equal(part, whole[:, :, [5, 6, 0, 1, 2, 3, 4, 5, 6]])
+
+
 def test_rates_at_the_ends():
     assert fire_mask(1, 0, 1, 64, 64, 1.0).all()
     assert not fire_mask(1, 0, 1, 64, 64, 0.0).any()

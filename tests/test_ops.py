@@ -51,6 +51,7 @@ def nan_weights():
         ({"origin": (0, -1)}, ValueError, "origin column must be from 0"),
         ({"origin": (1, 2, 3)}, ValueError, r"origin must be \(row, column\)"),
         ({"first_sample": -1}, ValueError, "first_sample must be from 0"),
+        ({"canvas_height": 0}, ValueError, "canvas_height must be from 1"),
         ({"fire_rate": torch.full((5, 6), 1.5)}, ValueError, r"fire_rate must be in \[0, 1\], but got values from 1.5"),
         ({"fire_rate": torch.full((5, 6), float("nan"))}, ValueError, r"fire_rate must be in \[0, 1\]"),
         ({"fire_rate": torch.ones(6, 5)}, ValueError, r"fire_rate must have shape \[5, 6\], but got \[6, 5\]"),
@@ -139,7 +140,7 @@ def test_opcheck(every, passed):
     if every:
         x.requires_grad_(), params.requires_grad_()
     result = opcheck(
-        torch.ops.nca_fast.rollout.default, (x, params, fire, RULE.to_json(), "cpu", 4, 7, 0, 0, 0, 0, every, passed)
+        torch.ops.nca_fast.rollout.default, (x, params, fire, RULE.to_json(), "cpu", 4, 7, 0, 0, 0, 0, 5, every, passed)
     )
     assert set(result.values()) == {"SUCCESS"}
 
@@ -148,7 +149,7 @@ def test_opcheck_of_rules_per_sample():
     rule = Rule(channels=4, hidden=(5,), filters=("sobel_x5",), maximum_window=3, alive_channel=0, padding="zero")
     params = torch.cat([t.reshape(3, -1) for pair in random_weights(rule, 3) for t in pair if t is not None], dim=1)
     x = torch.randn(3, 4, 5, 6, requires_grad=True)
-    arguments = (x, params.requires_grad_(), torch.tensor(2**31), rule.to_json(), "cpu", 4, 7, 0, 0, 0, 0, 2, 4)
+    arguments = (x, params.requires_grad_(), torch.tensor(2**31), rule.to_json(), "cpu", 4, 7, 0, 0, 0, 0, 5, 2, 4)
     assert set(opcheck(torch.ops.nca_fast.rollout.default, arguments).values()) == {"SUCCESS"}
 
 

@@ -266,6 +266,17 @@ def test_a_part_of_a_canvas_equals_the_whole(backend):
     assert torch.equal(part[:, :, inner, inner], whole[1:, :, 7:31, 5:45][:, :, inner, inner])
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_strip_around_the_edge_of_the_torus_equals_the_whole(backend):
+    """The strip begins above row 0, so its rows go on with row 0 after the canvas's last."""
+    rule, steps = Rule(), 3
+    x, weights = torch.randn(1, 12, 21, 40), random_weights(rule)
+    whole = rollout(x, weights, rule, steps, seed=8, backend=backend)
+    rows = [*range(16, 21), *range(9)]
+    strip = rollout(x[:, :, rows], weights, rule, steps, seed=8, origin=(16, 0), canvas_height=21, backend=backend)
+    assert torch.equal(strip[:, :, steps:-steps], whole[:, :, rows][:, :, steps:-steps])
+
+
 def test_same_bits_again_and_with_other_threads_the_same_values():
     """Gradients are partial sums in a fixed order: the same bits for the same threads. Values never depend on them."""
     rule, x = Rule(), torch.randn(2, 12, 33, 47)

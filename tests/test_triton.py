@@ -204,7 +204,7 @@ def test_fire_mask_bit_for_bit(rate):
         (2**64 - 1, 2**32 - 1, (2**32 - 2, 2**32 - 3), 2**31),
         (0x123456789ABCDEF0, 70, (5, 2**31 - 7), 3),
     ):
-        place = {"origin": origin, "first_sample": sample}
+        place = {"origin": origin, "first_sample": sample, "canvas_height": 2**32 - 1 if seed else None}
         y = rollout(x, weights, rule, 1, seed=seed, first_step=step, fire_rate=fire_rate, backend="triton", **place)
         mask = fire_mask(seed, step, 2, 7, 70, rate, device=DEVICE, **place)
         assert torch.equal(y, mask.expand(2, 4, 7, 70).float())
