@@ -16,7 +16,8 @@ from bench.harness import RESULTS, header, write_result
 MUTANTS = [
     ("canvas.h", "c0 = uint32_t(p1 >> 32) ^ c1 ^ k0", "c0 = uint32_t(p1 >> 32) ^ c1"),
     ("canvas.h", "s.column0 + uint32_t(column)", "uint32_t(column)"),
-    ("canvas.h", "s.row0 + uint32_t(row)", "uint32_t(row)"),
+    ("canvas.h", "(s.row0 + row) % s.canvas_height", "row % s.canvas_height"),
+    ("canvas.h", "(s.row0 + row) % s.canvas_height", "s.row0 + row"),
     ("canvas.h", "store(slope + i, c - a)", "store(slope + i, a - c)"),
     ("filters.h", "weights[3] = {(a + c) / 2, (c - a) / 2, b - a - c}", "weights[3] = {(a + c) / 2, (c - a) / 2, b}"),
     ("canvas.h", "none = !s.circular && (column < 0 || column >= s.W)", "none = false"),

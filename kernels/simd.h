@@ -34,25 +34,34 @@ inline vu lane_numbers() {
   return v;
 }
 
+#if defined(__AVX512F__)
+inline __mmask16 first_lanes(int64_t n) { return __mmask16((1u << n) - 1); }  // n below VL
+#endif
+
 // The first n floats at p (all VL of them when n >= VL), zeros after them: reads nothing beyond.
 inline vf load_some(const float* p, int64_t n) {
   if (n >= VL) return load(p);
+#if defined(__AVX512F__)
+  return reinterpret_cast<vf>(_mm512_maskz_loadu_ps(first_lanes(n), p));
+#else
   vf v{};
   for (int i = 0; i < n; ++i) v[i] = p[i];
   return v;
-}
-
-// Adds v to the first n floats at p (all VL of them when n >= VL).
-inline void add_some(float* p, vf v, int64_t n) {
-  if (n >= VL) return store(p, load(p) + v);
-  for (int i = 0; i < n; ++i) p[i] += v[i];
+#endif
 }
 
 // Stores the first n floats of v (all VL of them when n >= VL).
 inline void store_some(float* p, vf v, int64_t n) {
   if (n >= VL) return store(p, v);
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, first_lanes(n), reinterpret_cast<__m512>(v));
+#else
   for (int i = 0; i < n; ++i) p[i] = v[i];
+#endif
 }
+
+// Adds v to the first n floats at p (all VL of them when n >= VL).
+inline void add_some(float* p, vf v, int64_t n) { store_some(p, load_some(p, n) + v, n); }
 
 // The larger one; NaN wins, as in PyTorch.
 inline vf larger(vf a, vf b) { return ((b > a) | (b != b)) ? b : a; }
