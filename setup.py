@@ -7,7 +7,11 @@ setup(
     packages=["nca_fast"]
     + [f"nca_fast.{name}" for name in ("commands", "features", "kernels", "losses", "models", "rendering", "training")],
     package_dir={"nca_fast.kernels": "kernels"},  # never a top-level "kernels": that name is taken
-    package_data={"nca_fast.kernels": ["*.cpp", "*.h"], "nca_fast.features": ["small_clip/*"]},
+    package_data={
+        "nca_fast.kernels": ["*.cpp", "*.h"],
+        "nca_fast.features": ["small_clip/*"],
+        "nca_fast.rendering": ["viewer.html"],
+    },
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",
@@ -21,6 +25,7 @@ setup(
         "tyro>=0.9",
         "tqdm",
         "imageio-ffmpeg",
+        "tifffile>=2024.1.30",
     ],
     extras_require={
         "examples": ["scikit-image", "scikit-learn"],

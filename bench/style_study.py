@@ -1,10 +1,10 @@
 """Hinno's comparisons as picture grids: style losses, weights of the losses, filters. `python -m bench.style_study`
 
-Trains one automaton for each cell on pictures that come with scikit-image, everything but the named setting at its
-default, and lets it restyle a picture of the training and one that it never saw. Writes examples/style_losses.jpg,
-style_weights.jpg and style_filters.jpg, and bench/results/style_study.json with settings, losses, times and the sizes
-of the models on disk. A run that was interrupted goes on where it stopped when it is started again with the same
---folder and --iterations.
+Trains one automaton for each cell on pictures that come with scikit-image, in short rollouts, everything else but the
+named setting at its default, and lets it restyle a picture of the training and one that it never saw. Writes
+examples/style_losses.jpg, style_weights.jpg and style_filters.jpg, and bench/results/style_study.json with settings,
+losses, times and the sizes of the models on disk. A run that was interrupted goes on where it stopped when it is started
+again with the same --folder and --iterations.
 
 Source of the comparisons: Hinno, "Neural Cellular Automata for style transfer", 2024.
 """
@@ -33,7 +33,17 @@ SHOWN = ("skimage:astronaut", "skimage:camera")
 SIDE, LABEL, GAP = 192, 16, 4  # pixels: shown pictures at most, the text above each, the space between
 ACROSS = 3  # automata in a row of a page
 MODEL_BYTES = 88 * 1024
-BASE = StyleConfig(iterations=500, video_steps=0, picture_size=64, threads=1, checkpoint_seconds=20.0)
+# Short rollouts only: the style of a training, without the second half of its time, which makes it last.
+BASE = StyleConfig(
+    iterations=500,
+    early_iterations=500,
+    lr_milestones=(250, 400),
+    picture_steps=48,
+    video_steps=0,
+    picture_size=64,
+    threads=1,
+    checkpoint_seconds=20.0,
+)
 LAST = 50  # iterations over which losses are averaged
 
 LOSSES = {loss: {"loss": loss} for loss in ("ot", "w2", "gram")}

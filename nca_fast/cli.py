@@ -15,11 +15,11 @@ from typing import Annotated, Union
 import tyro
 
 import nca_fast
-from nca_fast import checkpoint
+from nca_fast import checkpoint, processes
 from nca_fast.commands.learn import Clip, Grow, Style, Texture
 from nca_fast.commands.show import Apply, Render
 from nca_fast.commands.vae import Vae, VaeFuse, VaeOutpaint, VaeRepair
-from nca_fast.training import distributed, run_folder
+from nca_fast.training import run_folder
 from nca_fast.training.clip_config import RECIPES, ClipConfig
 from nca_fast.training.growing_config import GrowingConfig
 from nca_fast.training.style_config import StyleConfig
@@ -101,10 +101,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     who = "nca-fast"
     try:
-        with distributed.process_group():
-            who = f"nca-fast, process {distributed.rank()}" if distributed.rank() else who
+        with processes.process_group():
+            who = f"nca-fast, process {processes.rank()}" if processes.rank() else who
             command = _parse(arguments)
-            with contextlib.redirect_stdout(io.StringIO()) if distributed.rank() else contextlib.nullcontext():
+            if processes.count() > 1 and arguments[0] not in (*CONFIGS, "render"):
+                raise ValueError(f"{arguments[0]} must be one process, but torchrun started {processes.count()}.")
+            with contextlib.redirect_stdout(io.StringIO()) if processes.rank() else contextlib.nullcontext():
                 command.run(shlex.join(["nca-fast", *arguments]))
     except KeyboardInterrupt as interrupt:
         print(f"{who}: interrupted{f'; {interrupt}' if interrupt.args else ''}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: every writer of the package goes through `atomic_path`."""
+"""Files that are either whole or absent: every writer of the package goes through `atomic_path` or `atomic_folder`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,42 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     except BaseException:
         _remove(temporary)
         raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """As `atomic_path`, for a folder: gives an empty one beside `path`, which takes its place when the block ends.
+
+    Args:
+        path: the folder to write, in one that exists. What it held before is removed: callers see to it that it is
+            theirs.
+
+    Yields:
+        The folder to write to: hidden, `.name.<hex>.tmp`.
+
+    Raises:
+        OSError: of the same kind as the failed operation, naming `path`.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    old = temporary.with_suffix(".old")
+    try:
+        temporary.mkdir()
+        yield temporary
+        if target.exists():
+            target.rename(old)  # no system swaps folders everywhere, so for a moment there is none
+        try:
+            temporary.rename(target)
+        except BaseException:
+            if old.exists():
+                old.rename(target)
+            raise
+    except OSError as error:
+        raise _explained(error, f"cannot write {os.fspath(path)!r}", "nothing was left half-written") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def check_writable(folder: str | os.PathLike) -> Path:

@@ -118,10 +118,14 @@ def save_image(image: torch.Tensor, path: str | os.PathLike) -> None:
         raise ValueError(
             f"the picture's name must end in one of {', '.join(sorted(_FORMATS))}, but got {os.fspath(path)!r}."
         )
-    picture = Image.fromarray(to_uint8(image))
-    picture_format, options = _FORMATS[suffix]
+    save_pixels(to_uint8(image), path)
+
+
+def save_pixels(pixels: np.ndarray, path: str | os.PathLike) -> None:
+    """As `save_image`, for bytes: uint8 [H, W, 3]."""
+    picture_format, options = _FORMATS[Path(path).suffix.lower()]
     with atomic_path(path) as temporary:
-        picture.save(temporary, format=picture_format, **options)
+        Image.fromarray(pixels).save(temporary, format=picture_format, **options)
 
 
 def image_grid(images: Sequence[torch.Tensor], columns: int, pad: int = 2) -> torch.Tensor:

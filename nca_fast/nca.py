@@ -152,11 +152,7 @@ class NCA(nn.Module):
             return x
         generator = torch.Generator().manual_seed(seed)
         if self.start == "noise":
-            x = torch.randn(shape, generator=generator)
-            x -= x.amin(1, keepdim=True)
-            # A single channel has no spread to scale by; it stays 0.
-            x /= x.amax(1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
-            return x.to(weight)
+            return scaled_to_unit(torch.randn(shape, generator=generator)).to(weight)
         if image.shape not in ((3, height, width), (batch, 3, height, width)):
             raise ValueError(
                 f"image must have shape [3, {height}, {width}] or with the batch before, but got {list(image.shape)}."
@@ -247,3 +243,10 @@ class NCA(nn.Module):
         return (
             f"{rule.channels} channels, {len(rule.filters)} filters, hidden {rule.hidden}, fire rate {rule.fire_rate}"
         )
+
+
+def scaled_to_unit(x: Tensor) -> Tensor:
+    """Noise whose channels span [0, 1] in every cell; changes x. [..., C, H, W] -> same. A single channel becomes 0."""
+    x -= x.amin(-3, keepdim=True)
+    x /= x.amax(-3, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)  # a single channel has no spread to scale by
+    return x

@@ -2,9 +2,15 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import nca_fast
+from nca_fast.images import load_image, save_image
 from nca_fast.rendering.canvas import even_speed, render, speed_ramp
+from nca_fast.rendering.canvas_config import CanvasConfig
+from nca_fast.rendering.memory import parse_bytes
+from nca_fast.rendering.run import Run
+from nca_fast.rendering.start import file_size, find_start
 
 
 @pytest.fixture
@@ -34,7 +40,7 @@ def test_render_is_one_rollout(nca):
 
 def test_frames_do_not_change_the_result(nca):
     seen = []
-    state = render(nca, 12, 20, 9, seed=3, frames=[1, 2, 6], on_frame=lambda x, done: seen.append((x, done)))
+    state = render(nca, 12, 20, 9, seed=3, frames=[1, 2, 6], on_frame=lambda x, done: seen.append((x.clone(), done)))
     assert torch.equal(state, render(nca, 12, 20, 9, seed=3))
     assert [done for _, done in seen] == [1, 3, 9]
     assert torch.equal(seen[1][0], render(nca, 12, 20, 3, seed=3))
@@ -62,3 +68,142 @@ def test_bad_sizes(nca, sizes, message):
 def test_frames_must_sum_to_the_steps(nca, frames):
     with pytest.raises(ValueError, match="frames must be positive and sum to the 4 steps"):
         render(nca, 4, 4, 4, frames=frames)
+
+
+def grown(nca, height, width, steps, config, **options):
+    with Run(nca, height, width, steps, config, seed=3, **options) as run:
+        run.go()
+        return run.rows(0, height).clone()
+
+
+@pytest.mark.parametrize("memory", ["1MiB", "6kB", "9kB"])
+@torch.no_grad()
+def test_a_canvas_that_grows_keeps_its_middle(nca, tmp_path, memory):
+    config = CanvasConfig(grow_every=4, grow_by=3, memory=memory)
+    x = nca.initial_state(1, 8, 10, seed=3)  # 20 x 22 less twice 6
+    for first, steps in ((0, 4), (4, 4), (8, 2)):
+        x = nca(x, steps, seed=3, first_step=first)
+        if first < 8:
+            larger = nca.initial_state(1, x.shape[2] + 6, x.shape[3] + 6, seed=3)
+            larger[:, :, 3:-3, 3:-3] = x
+            x = larger
+    assert x.shape[2:] == (20, 22)
+    assert torch.equal(grown(nca, 20, 22, 10, config, path=tmp_path / "x.png"), x[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_canvas_that_grows_goes_on_after_an_interruption(nca, tmp_path):
+    config, path = CanvasConfig(grow_every=4, grow_by=3, resumable=True, steps_per_pass=1), tmp_path / "x.png"
+    expected = grown(nca, 20, 22, 10, CanvasConfig(grow_every=4, grow_by=3))
+    for until in (2, 4, 5, 8, 9):
+        with pytest.raises(KeyboardInterrupt), Run(nca, 20, 22, 10, config, seed=3, path=path, keep=True) as run:
+            run.go(until)
+            raise KeyboardInterrupt
+        with Run(nca, 20, 22, 10, config, seed=3, path=path, keep=True, resume=True) as run:
+            total, done = run.cell_steps()
+            assert 0 < done < total == 4 * 8 * 10 + 4 * 14 * 16 + 2 * 20 * 22
+            run.go()
+            assert run.cell_steps() == (total, total)
+            assert torch.equal(run.rows(0, 20), expected)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_canvas_cannot_begin_with_nothing(nca):
+    with pytest.raises(
+        ValueError, match="height and width must be above 12, because the canvas grows 2 times by 3 cells"
+    ):
+        Run(nca, 12, 22, 10, CanvasConfig(grow_every=4, grow_by=3))
+
+
+@torch.no_grad()
+def test_steps_go_on_counting_from_a_saved_state(nca, tmp_path):
+    with Run(nca, 12, 20, 5, seed=3) as run:
+        run.go()
+        run.save_state(tmp_path / "x.safetensors")
+    config = CanvasConfig(start=str(tmp_path / "x.safetensors"))
+    assert torch.equal(grown(nca, 12, 20, 4, config), render(nca, 12, 20, 9, seed=3)[0])
+    assert torch.equal(load_file(tmp_path / "x.safetensors")["state"], render(nca, 12, 20, 5, seed=3)[0])
+    other = nca_fast.NCA(nca_fast.Rule(channels=5, hidden=(4,), filters=("identity",)), init_gain=0.3)
+    x = render(nca, 12, 20, 5, seed=3)
+    assert torch.equal(grown(other, 12, 20, 4, config), other(x, 4, seed=3, first_step=5)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_state_that_somebody_else_saved(nca, tmp_path, dtype):
+    state = torch.rand(5, 12, 20).to(dtype)
+    save_file({"state": state}, tmp_path / "x.safetensors")
+    found = find_start(CanvasConfig(start=str(tmp_path / "x.safetensors")), nca)
+    assert torch.equal(found.state.rows(3, 4), state[:, 3:7].float())
+    assert file_size(tmp_path / "x.safetensors") == (12, 20)
+
+
+def test_a_file_that_is_no_state(nca, tmp_path):
+    path = tmp_path / "x.safetensors"
+    config = CanvasConfig(start=str(path))
+    with pytest.raises(FileNotFoundError):
+        find_start(config, nca)
+    for content in (
+        b"",
+        b"some text that is longer than eight bytes",
+        b"\x02\0\0\0\0\0\0\0{}",
+        b"\x02\0\0\0\0\0\0\0[]",
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="a state must be a safetensors file with a tensor 'state'"):
+            find_start(config, nca)
+    save_file({"state": torch.rand(5, 12, 20)}, path)
+    with pytest.raises(ValueError, match="must be 5 channels of 12 x 21 cells, but it is 5 of 12 x 20"):
+        Run(nca, 12, 21, 4, config)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="must be complete, but it is cut short"):
+        find_start(config, nca)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("cell", "start=cell needs an automaton with an alive channel"),
+        ("picture.png", r"image must have shape \[3, 12, 20\], but got \[3, 12, 21\]"),
+        ("missing.png", "missing.png"),
+    ],
+)
+def test_starts_that_do_not_fit(nca, tmp_path, start, message):
+    save_image(torch.rand(3, 12, 21), tmp_path / "picture.png")
+    start = start if start == "cell" else str(tmp_path / start)
+    with pytest.raises(ValueError, match=message):
+        Run(nca, 12, 20, 4, CanvasConfig(start=start))
+
+
+@torch.no_grad()
+def test_any_automaton_starts_from_a_picture_or_from_nothing(nca, tmp_path):
+    image = torch.rand(3, 12, 20)
+    save_image(image, tmp_path / "picture.png")
+    painter = nca_fast.NCA(nca.rule, start="image")
+    painter.load_state_dict(nca.state_dict())
+    image = load_image(tmp_path / "picture.png")
+    expected = painter(painter.initial_state(1, 12, 20, seed=3, image=image), 4, seed=3)
+    assert torch.equal(grown(nca, 12, 20, 4, CanvasConfig(start=str(tmp_path / "picture.png"))), expected[0])
+    assert torch.equal(grown(nca, 12, 20, 4, CanvasConfig(start="zeros")), nca(torch.zeros(1, 5, 12, 20), 4, seed=3)[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps_per_pass": 0}, "steps_per_pass must be at least 1, but got 0"),
+        ({"memory": "much"}, "memory must be a size such as 2GiB or 500MB, but got 'much'"),
+        ({"memory": "0GiB"}, "memory must be a size"),
+        ({"grow_every": 3}, "grow_every and grow_by must be given together"),
+        ({"map": "x.png"}, "map and graft must be given together"),
+    ],
+)
+def test_settings_that_cannot_be(nca, settings, message):
+    with pytest.raises(ValueError, match=message):
+        Run(nca, 4, 4, 4, CanvasConfig(**settings))
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("2GiB", 2**31), ("500MB", 500_000_000), ("1.5 g", 1_500_000_000), ("4096", 4096), ("3kib", 3072)],
+)
+def test_sizes_as_people_write_them(text, size):
+    assert parse_bytes(text) == size

@@ -13,6 +13,8 @@ import nca_fast
 from nca_fast import checkpoint, cli
 from nca_fast.commands import learn
 from nca_fast.images import load_image, save_image
+from nca_fast.rendering import show
+from nca_fast.rendering.automata import Automata
 
 TINY = "--image-size 16 --iterations 2 --pool-size 4 --batch-size 2 --steps-min 2 --steps-max 4 --threads 1 "
 TINY += "--picture-steps 3 --video-steps 3 --backend reference"
@@ -144,7 +146,19 @@ def test_same_command_same_file(tmp_path, model):
         ("--height 4 --width 4 --steps 4 --zoom 0", "zoom must be at least 1, but got 0"),
         ("--height 4 --width 4 --steps 4 --fps 10", "steps_per_frame and fps must go with a film"),
         ("--height 4 --width 4 --steps 4 --seed -1", "seed must be .*-1"),
-        ("--height 9000000 --width 9000000 --steps 4", "canvas must fit into memory"),
+        ("--height 9000000 --width 9000000 --steps 4", r"the disk of .* must have \d+\.\d TiB for the state"),
+        ("--height 4 --steps 4", "height and width must be given where --start names no file"),
+        ("--height 4 --width 4 --steps 4 --memory lots", "memory must be a size such as 2GiB"),
+        ("--height 4 --width 4 --steps 4 --memory 1kB", "memory must be at least .* MiB"),
+        ("--height 4 --width 4 --steps 4 --map mask.png", "map and graft must be given together"),
+        ("--height 4 --width 4 --steps 4 --grow-every 1", "grow_every and grow_by must be given together"),
+        ("--height 4 --width 4 --steps 4 --grow-every 1 --grow-by 1", "height and width must be above 6"),
+        ("--height 4 --width 4 --steps 4 --start cell", "start=cell needs an automaton with an alive channel"),
+        ("--height 4 --width 4 --steps 4 --start nothing.png", "nothing.png"),
+        ("--height 4 --width 4 --steps 4 --save-state x.png", "save_state must end in .safetensors"),
+        ("--height 4 --width 4 --steps 4 --resume", "a run to resume must have left"),
+        ("--height 4 --width 4 --steps 4 --device cuda", "device cuda needs a GPU"),
+        ("--height 4 --width 4 --steps 4 --device cuda --backend cpu", "backend cpu must go with device cpu"),
     ],
 )
 def test_bad_render_options(tmp_path, model, capsys, options, message):
@@ -204,16 +218,82 @@ def test_unknown_option(tmp_path, picture, capsys):
     assert "--iteratoins" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--resume", "--resumable"])
+def test_a_film_cannot_be_resumed(tmp_path, model, capsys, option):
+    assert run(f"render {{0}} --height 4 --width 4 --steps 4 {option} --out {{1}}", model, tmp_path / "x.gif") == 2
+    assert_one_line(capsys.readouterr(), "resume and resumable must go with a picture")
+
+
+@pytest.mark.parametrize("memory", ["5.1MiB", "1GiB"])
+def test_render_stays_the_same_with_little_memory(tmp_path, model, memory):
+    """5.1 MiB are hardly more than what writing a PNG takes."""
+    for name, options in (("a", ""), ("b", f"--memory {memory}")):
+        command = f"render {{0}} --height 100 --width 120 --steps 9 --zoom 2 {options} --out {{1}}"
+        assert run(command, model, tmp_path / f"{name}.png") == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "model"]
+
+
+def test_a_film_stays_the_same_with_little_memory(tmp_path, model):
+    for name, options in (("a", ""), ("b", "--memory 210kB")):  # 173 kB of it for frames; a state has 48
+        command = f"render {{0}} --height 60 --width 40 --steps 6 --steps-per-frame 2 {options} --out {{1}}"
+        assert run(command, model, tmp_path / f"{name}.gif") == 0
+    assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.gif", "b.gif", "model"]
+
+
+def test_render_goes_on_from_a_state(tmp_path, model):
+    command = "render {0} --height 12 --width 20 --steps 5 --out {1} --save-state {2}"
+    assert run(command, model, tmp_path / "a.png", tmp_path / "a.safetensors") == 0
+    assert run("render {0} --steps 4 --start {2} --out {1}", model, tmp_path / "b.tif", tmp_path / "a.safetensors") == 0
+    assert run("render {0} --height 12 --width 20 --steps 9 --out {1}", model, tmp_path / "c.png") == 0
+    assert torch.equal(load_image(tmp_path / "b.tif"), load_image(tmp_path / "c.png"))
+
+
+def test_render_films_a_canvas_that_grows(tmp_path, model):
+    out = tmp_path / "x.gif"
+    command = "render {0} --height 12 --width 20 --steps 6 --grow-every 2 --grow-by 1 --steps-per-frame 1 --out {1}"
+    assert run(command, model, out) == 0
+    with Image.open(out) as film:
+        assert (film.n_frames, film.size) == (6, (20, 12))
+        corners = []
+        for frame in range(6):
+            film.seek(frame)
+            rgb = film.convert("RGB")
+            corners.append([rgb.getpixel((i, i)) == (255, 255, 255) for i in range(3)])
+    # Before the first growth two cells are missing at each side, then one, then none.
+    assert corners == [[True, True, False]] * 2 + [[True, False, False]] * 2 + [[False] * 3] * 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_an_interrupted_rendering_says_how_to_go_on(tmp_path, model, capsys, monkeypatch, error):
+    command = f"render {model} --height 12 --width 20 --steps 9 --resumable --out {tmp_path / 'x.png'}"
+
+    def write_picture(*args):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(show, "write_picture", write_picture)
+        assert run(command) == (130 if error is KeyboardInterrupt else 2)
+    assert capsys.readouterr().err.endswith(f"go on with: nca-fast {command} --resume\n")
+    assert run(command) == 2
+    assert "must not have an interrupted run" in capsys.readouterr().err
+    assert run(f"{command} --resume") == 0
+    assert run(f"render {model} --height 12 --width 20 --steps 9 --out {tmp_path / 'y.png'}") == 0
+    assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "x.png", "y.png"]
+
+
 @pytest.mark.parametrize("name", ["x.png", "x.mp4", "x.gif"])
 def test_ctrl_c_in_rendering_leaves_no_file(tmp_path, model, capsys, monkeypatch, name):
-    original = nca_fast.NCA.forward
+    original = Automata.advance
 
-    def forward(self, *args, first_step=0, **options):
-        if first_step > 0:
+    def advance(self, x, spare, row, first_step, steps):
+        if first_step + steps > 5:
             raise KeyboardInterrupt
-        return original(self, *args, **options)
+        return original(self, x, spare, row, first_step, steps)
 
-    monkeypatch.setattr(nca_fast.NCA, "forward", forward)
+    monkeypatch.setattr(Automata, "advance", advance)
     assert run("render {0} --height 8 --width 8 --steps 40 --out {1}", model, tmp_path / name) == 130
     assert capsys.readouterr().err.endswith("nca-fast: interrupted\n")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

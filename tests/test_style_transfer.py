@@ -35,6 +35,7 @@ TINY = StyleConfig(
     reseed_every=2,
     steps_min=2,
     steps_max=4,
+    early_iterations=0,
     lr_milestones=(2, 4),
     checkpoint_every=1,
     preview_every=2,
@@ -257,6 +258,16 @@ def test_training_brings_a_picture_nearer_to_the_style(tmp_path, loss, content_l
     assert after < 0.8 * before, after / before
 
 
+def test_early_iterations_are_short(tmp_path):
+    config = replace(TINY, early_iterations=None, early_steps_min=1, early_steps_max=1, iterations=5)
+    train_style(config, noise(1), [noise(2)], tmp_path, progress=False)
+    # A run that is made longer keeps its early iterations: None means "as before", not seven tenths of the new length.
+    train_style(replace(config, iterations=6), None, [], tmp_path, resume=True, progress=False)
+    steps = [line["steps"] for line in map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())]
+    assert steps[:3] == [1, 1, 1]
+    assert min(steps[3:]) >= 2
+
+
 def test_bptt_steps_truncate(tmp_path, pictures, whole_run):
     for name, steps in (("one", 1), ("all", 4)):
         config = replace(TINY, bptt_steps=steps, iterations=3)
@@ -396,6 +407,8 @@ def test_a_run_keeps_its_settings_and_pictures(tmp_path, pictures, whole_run):
         ({"style_weight": 0.0, "content_weight": 0.0, "color_weight": 0.0}, "must be above 0, but all are 0"),
         ({"loss": "gram", "projections": 8}, "projections must go with loss 'ot'"),
         ({"steps_min": 99}, "steps_min must be at most steps_max"),
+        ({"early_steps_max": 3}, "early_steps_max must be at least 4, but got 3"),
+        ({"early_iterations": -1}, "early_iterations must be at least 0, but got -1"),
     ],
 )
 def test_bad_settings(change, message):
@@ -638,7 +651,7 @@ def test_the_loop_starts_from_the_given_states():
     pool = ContentPictures([gradient(40, 90)], 16)
     run = loop.Run(nca, torch.optim.Adam(nca.parameters()), loop.Pool(pool.starts(nca)(3, 0)), seed=5)
     before = run.pool.states[:, :3].clone()
-    settings = {"batch_size": 2, "steps_min": 1, "steps_max": 1, "learning_rate": lambda i: 1e-3}
+    settings = {"batch_size": 2, "steps": lambda i: (1, 1), "learning_rate": lambda i: 1e-3}
     options = {"start": pool.starts(nca), "backend": "reference", "reseed_every": 1}
     loop.train(run, lambda states, generator: {"power": states.square().sum()}, iterations=1, **settings, **options)
     changed = [i for i in range(3) if not torch.equal(before[i], run.pool.states[i, :3])]

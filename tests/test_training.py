@@ -17,7 +17,7 @@ import torch
 import nca_fast
 from nca_fast import checkpoint
 from nca_fast.images import save_image
-from nca_fast.training import listeners, loop, run_folder
+from nca_fast.training import listeners, loop, run_folder, settings
 from nca_fast.training.pool import Pool
 from nca_fast.training.texture import TextureConfig, train_texture
 
@@ -91,7 +91,7 @@ def test_derived_seeds():
     [(5000, (2500, 4000)), (300, (150, 240)), (2, (1,)), (1, (1,))],
 )
 def test_default_milestones(iterations, milestones):
-    assert loop.default_milestones(iterations) == milestones
+    assert settings.default_milestones(iterations) == milestones
 
 
 def test_learning_rate_is_that_of_multisteplr():
@@ -129,7 +129,7 @@ def small_run():
 
 
 def train_small(run, iterations, objective=None, **options):
-    settings = {"batch_size": 2, "reseed_every": 0, "steps_min": 2, "steps_max": 4, "learning_rate": lambda i: 1e-2}
+    settings = {"batch_size": 2, "reseed_every": 0, "steps": lambda i: (2, 4), "learning_rate": lambda i: 1e-2}
     objective = objective or (lambda states, generator: {"power": states.square().sum()})
     return loop.train(run, objective, iterations=iterations, backend="reference", **settings | options)
 

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from nca_fast.rendering.journal import journal_path
 from nca_fast.training import run_folder
 from nca_fast.training.session import TrainingResult
 from nca_fast.training.vae import VAEResult
@@ -19,6 +20,20 @@ def says_how_to_go_on(command: str, out: Path) -> Iterator[None]:
         if (out / run_folder.TRAINING_FILE).exists():
             raise KeyboardInterrupt(f"go on with: nca-fast {command} --out {shlex.quote(str(out))} --resume") from None
         raise
+
+
+@contextlib.contextmanager
+def says_how_to_resume(command: str, out: Path) -> Iterator[None]:
+    """Adds to a Ctrl-C in rendering, or a disk that fails, with which command a run that left its state goes on."""
+    try:
+        yield
+    except (KeyboardInterrupt, OSError) as error:
+        if isinstance(error, FileExistsError) or not journal_path(out).exists():
+            raise
+        remedy = f"go on with: {command}{'' if '--resume' in command.split() else ' --resume'}"
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt("; ".join([*error.args, remedy])) from None
+        raise OSError(f"{error} The state is kept; {remedy}") from error
 
 
 def print_result(result: TrainingResult | VAEResult) -> None:

@@ -1,19 +1,25 @@
 """Commands that draw what an automaton has learned."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
 
-from nca_fast.commands.report import print_files
+from nca_fast import processes
+from nca_fast.commands.report import print_files, says_how_to_resume
 from nca_fast.files import check_writable
 from nca_fast.nca import NCA
+from nca_fast.rendering import distributed
 from nca_fast.rendering.apply import FILMS, apply, shown_steps
 from nca_fast.rendering.canvas import even_speed, speed_ramp
+from nca_fast.rendering.canvas_config import CanvasConfig
 from nca_fast.rendering.show import film, picture
+from nca_fast.rendering.start import file_size
+from nca_fast.rendering.writers import LARGEST_SIDES
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+PICTURES = tuple(LARGEST_SIDES)
 
 Positional = tyro.conf.Positional
 
@@ -33,7 +39,8 @@ class Apply:
     image: Annotated[Positional[str], tyro.conf.arg(metavar="IMAGE_OR_FOLDER")]
     """Picture to redraw, skimage:NAME, or a folder of pictures."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE_OR_FOLDER")]
-    """Picture (.png .jpg .webp) or film of the process (.mp4 .gif); for a folder, the folder for its pictures (.png).
+    """Picture (.png .tif .dzi .jpg .webp) or film of the process (.mp4 .gif); for a folder, the folder for its pictures
+    (.png).
     Existing files are replaced."""
     steps: int | None = None
     """Updates of every cell. None: as many as the training took for its own pictures (picture_steps). Several times as
@@ -84,18 +91,28 @@ class Render:
     For example, after `nca-fast texture skimage:brick --out runs/brick`:
         nca-fast render runs/brick --height 1024 --width 1024 --steps 300 --out brick.png
         nca-fast render runs/brick --height 256 --width 256 --steps 1890 --zoom 2 --out brick.mp4
+
+    Larger than memory, as a picture that a browser opens; --resume goes on after Ctrl-C or a crash:
+        nca-fast render runs/brick --height 65536 --width 65536 --steps 100 --memory 4GiB --out wall.dzi
+
+    On two processes, or GPUs, each with a band of the canvas:
+        torchrun --nproc-per-node 2 -m nca_fast render runs/brick --height 8192 --width 8192 --steps 99 --out wall.png
+
+    Gravel where a mask is white, with a soft border where it is grey:
+        nca-fast render runs/brick --graft runs/gravel --map mask.png --height 512 --width 512 --steps 99 --out path.png
     """
 
     model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")]
     """model.safetensors of a training, or its folder."""
-    height: int
-    """Rows of the canvas, in cells."""
-    width: int
-    """Columns of the canvas, in cells."""
     steps: int
     """Updates of every cell. A texture is there after about 100."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """Picture (.png .jpg .webp) of the last step, or film (.mp4 .gif). An existing file is replaced."""
+    """Picture of the last step (.png, .tif, .dzi, a pyramid that browsers open, of any size; .jpg, .webp, held in
+    memory), or film (.mp4 .gif). An existing file is replaced."""
+    height: int | None = None
+    """Rows of the canvas, in cells. None: those of the file in --start."""
+    width: int | None = None
+    """Columns of the canvas, in cells. None: those of the file in --start."""
     steps_per_frame: int | None = None
     """Film: steps between two frames. None: 1 in the first second, then 2, 4, and 8."""
     fps: int = 30
@@ -106,6 +123,13 @@ class Render:
     """Fixes all randomness: the same seed draws the same cells."""
     backend: Literal["reference", "cpu"] | None = None
     """What computes. None: the fastest that this machine has."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where it computes. What does not fit into the memory of a GPU is brought there strip by strip."""
+    save_state: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """File (.safetensors) for the last state too, from which --start goes on."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Go on with the same command that was interrupted, whose state lies beside the output."""
+    config: Annotated[CanvasConfig, tyro.conf.arg(name="")] = field(default_factory=CanvasConfig)
 
     def check(self) -> None:
         """Raises ValueError for what cannot be rendered."""
@@ -115,22 +139,50 @@ class Render:
                 raise ValueError(f"{name} must be at least 1, but got {value}.")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, but got {self.seed}.")
-        if self.out.suffix.lower() not in PICTURES + FILMS:
+        if self.config.start_file is None and None in (self.height, self.width):
+            raise ValueError("height and width must be given where --start names no file that has them.")
+        suffix = self.out.suffix.lower()
+        if suffix not in PICTURES + FILMS:
             raise ValueError(f"out must end in one of {', '.join(PICTURES + FILMS)}, but got {str(self.out)!r}.")
-        still = self.out.suffix.lower() in PICTURES
-        if still and (self.steps_per_frame, self.fps) != (None, type(self).fps):
+        if suffix in PICTURES and (self.steps_per_frame, self.fps) != (None, type(self).fps):
             raise ValueError(f"steps_per_frame and fps must go with a film (.mp4, .gif), but out is {str(self.out)!r}.")
+        if suffix in FILMS and (self.resume or self.config.resumable):
+            raise ValueError(f"resume and resumable must go with a picture, but out is the film {str(self.out)!r}.")
+        if suffix in FILMS and processes.count() > 1:
+            raise ValueError(f"a film must be made by one process, but torchrun started {processes.count()}.")
+        if self.save_state is not None and self.save_state.suffix.lower() != ".safetensors":
+            raise ValueError(f"save_state must end in .safetensors, but got {str(self.save_state)!r}.")
+        if self.device == "cuda" and self.backend == "cpu":
+            raise ValueError("backend cpu must go with device cpu, but got device cuda.")
+        self.config.check()
 
     def run(self, command: str) -> None:
         """Renders, and says what was written."""
         self.check()
-        nca = NCA.from_pretrained(self.model)
-        check_writable(self.out.parent)
-        same = {"seed": self.seed, "backend": self.backend, "zoom": self.zoom, "progress": True}
-        if self.out.suffix.lower() in PICTURES:
-            picture(nca, self.height, self.width, self.steps, self.out, **same)
-        else:
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device cuda needs a GPU that PyTorch can use, but there is none: use --device cpu.")
+        nca = NCA.from_pretrained(self.model).to(self.device)
+        for file in (self.out, self.save_state):
+            if file is not None:
+                check_writable(file.parent)
+        height, width = self._size()
+        same = {"seed": self.seed, "backend": self.backend, "zoom": self.zoom, "config": self.config}
+        same |= {"save_state": self.save_state, "progress": True}
+        if self.out.suffix.lower() in FILMS:
             every = self.steps_per_frame
             frames = speed_ramp(self.steps) if every is None else even_speed(self.steps, every)
-            film(nca, self.height, self.width, frames, self.out, fps=self.fps, **same)
-        print_files([self.out])
+            files = film(nca, height, width, frames, self.out, fps=self.fps, **same)
+        elif processes.count() > 1:
+            command = command.replace("nca-fast", f"torchrun --nproc-per-node {processes.local_count()} -m nca_fast", 1)
+            with says_how_to_resume(command, distributed.band_path(self.out)):
+                files = distributed.picture(nca, height, width, self.steps, self.out, resume=self.resume, **same)
+        else:
+            with says_how_to_resume(command, self.out):
+                files = picture(nca, height, width, self.steps, self.out, resume=self.resume, **same)
+        print_files(files)
+
+    def _size(self) -> tuple[int, int]:
+        if None not in (self.height, self.width):
+            return self.height, self.width
+        height, width = file_size(self.config.start_file)
+        return self.height or height, self.width or width

@@ -89,12 +89,12 @@ class VAENCA(nn.Module):
         code = self.encoder(pictures)
         return (code, None) if self.deterministic else tuple(code.chunk(2, dim=1))
 
-    def latent(self, mean: Tensor, log_variance: Tensor | None, generator: torch.Generator) -> Tensor:
-        """A latent vector drawn from what `encode` gave: mean + exp(log_variance / 2) noise. [B, latent]"""
-        if log_variance is None:
-            return mean
-        noise = torch.randn(mean.shape, generator=generator).to(mean)
-        return mean + (log_variance / 2).exp() * noise
+    def latent(self, mean: Tensor, log_variance: Tensor | None, noise: Tensor) -> Tensor:
+        """A latent vector drawn from what `encode` gave, by standard normal noise. All [B, latent].
+
+        mean + exp(log_variance / 2) noise
+        """
+        return mean if log_variance is None else mean + (log_variance / 2).exp() * noise.to(mean)
 
     def weights(self, z: Tensor) -> list[tuple[Tensor, Tensor | None]]:
         """The rules that latent vectors [B, latent] stand for, as `nca_fast.rollout` takes them."""
@@ -122,6 +122,7 @@ class VAENCA(nn.Module):
         steps: int | None = None,
         seed: int = 0,
         first_step: int = 0,
+        first_sample: int = 0,
         backend: str | None = None,
     ) -> Tensor:
         """Runs the rules that `weights` gave, one for each sample.
@@ -130,15 +131,15 @@ class VAENCA(nn.Module):
             weights: Of B rules.
             state: [B, C, H, W]; None for one living cell on a canvas of the pictures' size.
             steps: Updates; None for the architecture's.
-            seed, first_step, backend: As in `nca_fast.rollout`.
+            seed, first_step, first_sample, backend: As in `nca_fast.rollout`.
 
         Returns:
             The states after them. [B, C, H, W]
         """
         state = self.initial_state(len(weights[0][0])) if state is None else state
         steps = self.architecture.steps if steps is None else steps
-        rule = self.architecture.rule
-        return ops.rollout(state, weights, rule, steps, seed=seed, first_step=first_step, backend=backend)
+        options = {"seed": seed, "first_step": first_step, "first_sample": first_sample, "backend": backend}
+        return ops.rollout(state, weights, self.architecture.rule, steps, **options)
 
     def target(self, pictures: Tensor) -> Tensor:
         """What the first channels of a state should be: alpha, or RGBA with alpha 1. [B, 1 or 4, H, W]"""

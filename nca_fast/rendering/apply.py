@@ -45,8 +45,8 @@ def apply(
     Args:
         nca: An automaton that starts from a picture.
         source: Picture file, "skimage:NAME", or a folder: the picture files in it, not those of its folders.
-        out: For a picture, the file to write: .png, .jpg, .webp, or .mp4 or .gif for a film that begins with the
-            picture as it was. For a folder, the folder to write to: a .png for each picture, of the same name.
+        out: For a picture, the file to write: .png, .tif, .dzi, .jpg, .webp, or .mp4 or .gif for a film that begins
+            with the picture as it was. For a folder, the folder to write to: a .png for each picture, of the same name.
         steps: Updates of every cell.
         max_size: Longest side in pixels, to which larger pictures are shrunk; None: as large as they are.
         seed: Fixes the noise of the start state and all fire masks.
@@ -71,10 +71,8 @@ def apply(
         image = load_image(source, max_size=max_size)
         same = {"seed": seed, "backend": backend, "image": image, "progress": progress}
         if out.suffix.lower() in FILMS:
-            film(nca, *image.shape[1:], even_speed(steps, steps_per_frame), out, fps=fps, **same)
-        else:
-            picture(nca, *image.shape[1:], steps, out, **same)
-        return [out], []
+            return film(nca, *image.shape[1:], even_speed(steps, steps_per_frame), out, fps=fps, **same), []
+        return picture(nca, *image.shape[1:], steps, out, **same), []
 
     files = picture_files(source)
     targets = [out / f"{file.stem}.png" for file in files]

@@ -3,13 +3,14 @@
 A cell sees nothing but its neighbourhood, so a canvas needs neither the size nor the shape of the training canvas.
 """
 
-import os
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from nca_fast.nca import NCA
+from nca_fast.rendering.canvas_config import CanvasConfig
+from nca_fast.rendering.run import Run
 
 
 def speed_ramp(steps: int, frames_per_speed: int = 30, fastest: int = 8) -> list[int]:
@@ -50,10 +51,11 @@ def render(
     seed: int = 0,
     backend: str | None = None,
     image: Tensor | None = None,
+    config: CanvasConfig | None = None,
     frames: Sequence[int] | None = None,
     on_frame: Callable[[Tensor, int], None] | None = None,
 ) -> Tensor:
-    """Rolls an automaton out from its start state.
+    """Rolls an automaton out from its start state, in memory. `run.Run` is for canvases that do not fit.
 
     Args:
         nca: The automaton; the canvas lives on its device.
@@ -63,8 +65,10 @@ def render(
         seed: Fixes the start state and all fire masks; the same result whatever the frames.
         backend: As in `nca_fast.rollout`.
         image: For automata that start from a picture: [3, height, width] in [0, 1].
+        config: Another start, maps, growth; None is none of it.
         frames: Portions that sum to `steps`, such as `speed_ramp(steps)`; None is a single portion.
-        on_frame: Called after each portion with the state [1, C, H, W] and the number of steps done so far.
+        on_frame: Called after each portion with the state [1, C, H, W] and the number of steps done so far. The next
+            portion overwrites the state.
 
     Returns:
         The final state. [1, C, H, W]
@@ -73,33 +77,12 @@ def render(
         ValueError: A size or the number of steps is not positive, the frames do not sum to it, the canvas does not
             fit into memory, or the image is missing or of another size.
     """
-    for name, value in (("height", height), ("width", width), ("steps", steps)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, but got {value}.")
     frames = [steps] if frames is None else list(frames)
-    if sum(frames) != steps or min(frames) < 1:
+    if steps >= 1 and (sum(frames) != steps or min(frames) < 1):
         raise ValueError(f"frames must be positive and sum to the {steps} steps, but they sum to {sum(frames)}.")
-    if next(nca.parameters()).device.type == "cpu":
-        _check_memory(nca.rule.channels, height, width)
-
-    state, done = nca.initial_state(1, height, width, seed=seed, image=image), 0
-    for portion in frames:
-        state = nca(state, steps=portion, seed=seed, first_step=done, backend=backend)
-        done += portion
-        if on_frame is not None:
-            on_frame(state, done)
-    return state
-
-
-def _check_memory(channels: int, height: int, width: int) -> None:
-    """Refuses a canvas for which the operating system would kill the process."""
-    needed = 3 * 4 * channels * height * width  # two float32 states that take turns, and room for the picture
-    try:
-        present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return
-    if needed > present:
-        raise ValueError(
-            f"canvas must fit into memory, but {height} x {width} cells of {channels} channels need "
-            f"{needed / 2**30:.1f} GiB and this machine has {present / 2**30:.1f} GiB. Choose a smaller canvas."
-        )
+    with Run(nca, height, width, steps, config, seed=seed, backend=backend, image=image, longest=max(frames)) as run:
+        for portion in frames:
+            run.go(run.done + portion)
+            if on_frame is not None:
+                on_frame(run.state(), run.done)
+        return run.state()

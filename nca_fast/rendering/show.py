@@ -1,17 +1,19 @@
 """Pictures and films of a trained automaton, as files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nca_fast.images import save_image
 from nca_fast.nca import NCA
-from nca_fast.rendering.canvas import even_speed, render
-from nca_fast.rendering.video import VideoWriter
-
-STEPS_BETWEEN_LOOKS = 16  # how often the rollout of a picture moves its progress bar and can be interrupted
+from nca_fast.rendering.canvas_config import CanvasConfig
+from nca_fast.rendering.run import Run
+from nca_fast.rendering.state_file import state_bytes
+from nca_fast.rendering.video import VideoWriter, check_film
+from nca_fast.rendering.writers import bytes_held, bytes_needed, check_picture, write_picture
 
 
 def picture(
@@ -25,8 +27,11 @@ def picture(
     backend: str | None = None,
     image: Tensor | None = None,
     zoom: int = 1,
+    config: CanvasConfig | None = None,
+    save_state: Path | None = None,
+    resume: bool | None = None,
     progress: bool = False,
-) -> None:
+) -> list[Path]:
     """Writes a picture of the state that an automaton reaches from its start state.
 
     Args:
@@ -34,30 +39,51 @@ def picture(
         height: Rows of the canvas, in cells.
         width: Columns of the canvas, in cells.
         steps: Updates of every cell.
-        path: `.png`, `.jpg` or `.webp`; it appears when the picture is complete.
+        path: `.png`, `.tif`, `.dzi`, `.jpg` or `.webp`; it appears when the picture is complete.
         seed: Fixes the start state and all fire masks.
         backend: As in `nca_fast.rollout`.
         image: As in `render`.
         zoom: Pixels along the side of a cell.
+        config: Memory, start, maps, growth.
+        save_state: File to write the state to, too.
+        resume: Whether to go on with a run that was interrupted, or to begin one that can be gone on with if its state
+            lies in a file. None: an interrupted run leaves nothing.
         progress: Show a progress bar on stderr.
 
+    Returns:
+        The files written, as by `write_picture`, and `save_state`.
+
     Raises:
-        ValueError, OSError: As `render` and `save_image`.
+        ValueError, OSError: As `Run` and `write_picture`.
     """
+    path = Path(path)
     _check_zoom(zoom)
-    with tqdm(total=steps, desc=Path(path).name, unit="step", dynamic_ncols=True, disable=not progress) as bar:
-        state = render(
+    size = (height * zoom, width * zoom)
+    check_picture(path, *size)
+    with progress_bar(path, progress) as bar:
+        run = Run(
             nca,
             height,
             width,
             steps,
+            config,
             seed=seed,
             backend=backend,
             image=image,
-            frames=even_speed(steps, STEPS_BETWEEN_LOOKS),
-            on_frame=lambda _, done: bar.update(done - bar.n),
+            path=path,
+            keep=resume is not None,
+            resume=bool(resume),
+            held_after=bytes_held(path, *size),
+            disk=bytes_needed(path, *size) + _state_disk(nca, height, width, save_state),
+            on_cells=bar.update,
         )
-        save_image(_enlarged(nca.to_rgb(state)[0], zoom), path)
+        with run:
+            bar.total, bar.initial = run.cell_steps()
+            bar.update(bar.initial)
+            run.go()
+            run.release()
+            files = write_picture(path, *size, run.pixels(zoom))
+            return files + _save_state(run, save_state)
 
 
 def film(
@@ -72,40 +98,84 @@ def film(
     image: Tensor | None = None,
     zoom: int = 1,
     fps: int = 30,
+    config: CanvasConfig | None = None,
+    save_state: Path | None = None,
     progress: bool = False,
-) -> None:
+) -> list[Path]:
     """Writes a film of an automaton that grows from its start state.
 
     Args:
-        nca, height, width, seed, backend, progress: As in `picture`.
-        image: As in `render`; it is then the first frame.
+        nca, height, width, seed, backend, config, save_state, progress: As in `picture`.
+        image: As in `render`. A picture to start from is the first frame, unless the canvas grows.
         frames: Steps before each frame, such as `speed_ramp(steps)`.
         path: `.mp4` or `.gif`; it appears when the film is complete.
         zoom: Pixels along the side of a cell. (An mp4 keeps colours at half its resolution: 2 shows every cell.)
         fps: Frames per second.
 
+    Returns:
+        The files written.
+
     Raises:
-        ValueError, OSError: As `render` and `VideoWriter`.
+        ValueError, OSError: As `Run` and `VideoWriter`.
     """
+    path = Path(path)
     _check_zoom(zoom)
+    check_film(path, height * zoom, width * zoom)
+    with progress_bar(path, progress) as bar, VideoWriter(path, fps=fps) as video:
+        run = Run(
+            nca,
+            height,
+            width,
+            sum(frames),
+            config,
+            seed=seed,
+            backend=backend,
+            image=image,
+            path=path,
+            longest=max(frames),
+            held=height * width * (24 + 48 * zoom * zoom),  # a frame, enlarged, and on its way to bytes
+            disk=_state_disk(nca, height, width, save_state),
+            on_cells=bar.update,
+        )
+        with run:
+            bar.total, _ = run.cell_steps()
+            if run.start.image is not None and len(run.stages) == 1:
+                video.add(_enlarged(run.start.image, zoom))
+            for portion in frames:
+                run.go(run.done + portion)
+                video.add(_enlarged(_shown(run), zoom))
+            return [path, *_save_state(run, save_state)]
 
-    def add(state: Tensor, done: int) -> None:
-        video.add(_enlarged(nca.to_rgb(state)[0], zoom))
-        bar.update(done - bar.n)
 
-    with (
-        tqdm(total=sum(frames), desc=Path(path).name, unit="step", dynamic_ncols=True, disable=not progress) as bar,
-        VideoWriter(path, fps=fps) as video,
-    ):
-        if image is not None:
-            video.add(_enlarged(image, zoom))
-        same = {"seed": seed, "backend": backend, "image": image}
-        render(nca, height, width, sum(frames), **same, frames=frames, on_frame=add)
+@contextmanager
+def progress_bar(path: Path, progress: bool) -> Iterator[tqdm]:
+    """A bar that counts cell-steps, on stderr, if it is asked for."""
+    options = {"unit": "cell-steps", "unit_scale": True, "dynamic_ncols": True, "smoothing": 0.1}
+    with tqdm(total=0, desc=path.name, disable=not progress, **options) as bar:
+        yield bar
+
+
+def _state_disk(nca, height, width, path):
+    return 0 if path is None else state_bytes(nca.rule.channels, height, width)
+
+
+def _save_state(run, path):
+    if path is None:
+        return []
+    run.save_state(path)
+    return [path]
 
 
 def _check_zoom(zoom: int) -> None:
     if zoom < 1:
         raise ValueError(f"zoom must be at least 1, but got {zoom}.")
+
+
+def _shown(run: Run) -> Tensor:
+    """What the state of a run looks like [3, H, W]; white surrounds a canvas that has not grown to its size yet."""
+    shown = torch.cat([run.nca.to_rgb(block[None])[0] for block in run.blocks()], 1)
+    top, left = (run.height - shown.shape[1]) // 2, (run.width - shown.shape[2]) // 2
+    return torch.nn.functional.pad(shown, (left, left, top, top), value=1.0)
 
 
 def _enlarged(rgb: Tensor, zoom: int) -> Tensor:

@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import GifImagePlugin, Image
 
 from nca_fast.files import atomic_path
 from nca_fast.images import to_uint8
 
+MP4_SIDE = 16384  # x264 takes no more,
+MP4_AREA = 2**28  # and ffmpeg wants (height + 128) * (width + 128) below this
+GIF_SIDE = 65535
+
+
+def check_film(path: str | os.PathLike, height: int, width: int) -> None:
+    """Refuse frames, of so many pixels, that the format does not take. (Many players stop at 4096 x 2304.)
+
+    Raises:
+        ValueError: a side or the area is too large.
+    """
+    if Path(path).suffix.lower() == ".gif":
+        if max(height, width) > GIF_SIDE:
+            raise ValueError(f"sides of a GIF must be at most {GIF_SIDE} pixels, but frames are {height} x {width}.")
+    elif max(height, width) > MP4_SIDE or (height + 129) * (width + 129) >= MP4_AREA:  # an odd side grows by one
+        raise ValueError(
+            f"frames of an MP4 must have sides of at most {MP4_SIDE} and some {MP4_AREA // 10**6} million pixels, but "
+            f"they are {height} x {width}. Film a smaller canvas, or write a picture of the end."
+        )
+
 
 class VideoWriter:
-    """Write frames one by one; the file appears when the block ends without an error, and not otherwise.
+    """Write frames one by one, and hold none; the file appears when the block ends without an error, and not otherwise.
 
         with VideoWriter("texture.mp4", fps=30) as video:
             video.add(frame)
@@ -32,7 +52,7 @@ class VideoWriter:
         fps: frames per second, above 0; at most 50 for GIF, because players slow shorter frames down to 10 a second.
 
     Raises:
-        ValueError: wrong ending or fps; a frame of another size; no frames.
+        ValueError: wrong ending or fps; a frame of another size, or too large (`check_film`); no frames.
         OSError: the file cannot be written.
         ImportError: MP4 without imageio-ffmpeg.
     """
@@ -52,11 +72,14 @@ class VideoWriter:
     def __enter__(self):
         self._executable = _find_ffmpeg() if self._suffix == ".mp4" else None
         self._shape: tuple[int, ...] | None = None
-        self._gif_frames: list[Image.Image] = []
+        self._frames = 0
         self._encoder: subprocess.Popen | None = None
         self._open = contextlib.ExitStack()
         self._temporary = self._open.enter_context(atomic_path(self.path))
-        self._log = self._open.enter_context(tempfile.TemporaryFile()) if self._executable else None
+        if self._suffix == ".gif":
+            self._gif = self._open.enter_context(open(self._temporary, "wb"))
+        else:
+            self._log = self._open.enter_context(tempfile.TemporaryFile())
         return self
 
     def add(self, frame: torch.Tensor) -> None:
@@ -69,11 +92,12 @@ class VideoWriter:
             raise ValueError("frames can be added only inside a `with VideoWriter(...)` block.")
         pixels = to_uint8(frame)
         if self._shape is None:
+            check_film(self.path, *pixels.shape[:2])
             self._shape = pixels.shape
         if pixels.shape != self._shape:
             raise ValueError(f"all frames must be {self._shape[:2]} (height, width), but got {pixels.shape[:2]}.")
         if self._suffix == ".gif":
-            self._gif_frames.append(Image.fromarray(pixels).quantize(256))
+            self._add_to_gif(pixels)
             return
         pixels = np.pad(pixels, ((0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)), mode="edge")
         if self._encoder is None:
@@ -95,7 +119,7 @@ class VideoWriter:
             if self._shape is None:
                 raise ValueError(f"a film needs at least one frame, but {str(self.path)!r} got none.")
             if self._suffix == ".gif":
-                self._save_gif()
+                self._gif.write(b";")
             else:
                 self._finish_ffmpeg()
 
@@ -119,11 +143,17 @@ class VideoWriter:
             lines = self._log.read().decode(errors="replace").strip().splitlines()
             raise OSError(f"ffmpeg failed with status {encoder.returncode}: {lines[-1] if lines else 'no message'}")
 
-    def _save_gif(self) -> None:
-        ticks = [round(100 * index / self.fps) for index in range(len(self._gif_frames) + 1)]
-        durations = [10 * (after - before) for before, after in itertools.pairwise(ticks)]
-        first, *others = self._gif_frames
-        first.save(self._temporary, format="GIF", save_all=True, append_images=others, duration=durations, loop=0)
+    def _add_to_gif(self, pixels: np.ndarray) -> None:
+        # Image.save(save_all=True) would hold all frames until the last has come.
+        if self._frames == 0:
+            height, width, _ = pixels.shape
+            self._gif.write(b"GIF89a" + struct.pack("<HHBBB", width, height, 0x70, 0, 0))  # every frame has its colors
+            self._gif.write(b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")  # played over and over
+        ticks = [round(100 * index / self.fps) for index in (self._frames, self._frames + 1)]
+        frame = Image.fromarray(pixels).quantize(256)
+        duration = 10 * (ticks[1] - ticks[0])
+        self._gif.write(b"".join(GifImagePlugin.getdata(frame, duration=duration, include_color_table=True)))
+        self._frames += 1
 
 
 def _find_ffmpeg() -> str:

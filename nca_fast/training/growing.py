@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nca_fast import processes
 from nca_fast.damage import circles
 from nca_fast.files import check_writable
 from nca_fast.images import load_rgba, save_image
@@ -92,7 +93,7 @@ def train_growing(
             command=command,
             progress=progress,
         )
-        files = _show(config, run.nca, target, out)
+        files = _show(config, run.nca, target, out) if processes.rank() == 0 else ()
     return TrainingResult(run.nca, files, run.iteration, seconds, speed)
 
 

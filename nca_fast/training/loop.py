@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nca_fast.training import distributed
+from nca_fast import processes
 from nca_fast.training.pool import Pool
 
 
@@ -33,15 +33,6 @@ def derived_seed(seed: int, purpose: str, iteration: int = 0) -> int:
 def derived_generator(seed: int, purpose: str, iteration: int = 0) -> torch.Generator:
     """A fresh generator on the CPU for one purpose in one iteration."""
     return torch.Generator().manual_seed(derived_seed(seed, purpose, iteration))
-
-
-def default_milestones(iterations: int) -> tuple[int, ...]:
-    """When to lower the learning rate where the user does not say: after half and four fifths of the run.
-
-    The notebook does it after 1000 and 2000 of 5000. In short runs small steps gain nothing before the large ones have
-    brought the weights somewhere.
-    """
-    return tuple(sorted({max(1, iterations // 2), max(1, iterations * 4 // 5)}))
 
 
 def learning_rate_at(iteration: int, base: float, milestones: Iterable[int], gamma: float) -> float:
@@ -134,8 +125,7 @@ def train(
     iterations: int,
     batch_size: int,
     reseed_every: int,
-    steps_min: int,
-    steps_max: int,
+    steps: Callable[[int], tuple[int, int]],
     learning_rate: Callable[[int], float],
     normalize: bool = True,
     state_limit: float = math.inf,
@@ -152,10 +142,10 @@ def train(
         objective: (states [B, C, H, W], generator) -> named scalar losses, whose sum is minimised. They must be sums
             over samples, because each of several processes sees its share of the batch alone.
         iterations: Where to stop, counted from the beginning of the run.
-        batch_size: Samples in an iteration; several processes share them evenly (see `distributed`).
+        batch_size: Samples in an iteration; several processes share them evenly (see `processes`).
         reseed_every: So often the first sample of the batch is replaced by a start state; 0 never does.
-        steps_min: A rollout takes a number of steps drawn evenly from steps_min to steps_max,
-        steps_max: both included (the notebook's randint(32, 96) ends at 95).
+        steps: iteration -> the shortest and the longest rollout. The number of steps is drawn evenly between them, both
+            included (the notebook's randint(32, 96) ends at 95).
         learning_rate: iteration -> learning rate.
         normalize: Scale the gradient of each parameter tensor to unit length.
         state_limit: A sample whose state went beyond this in any value starts afresh. Left in the pool, it would grow
@@ -175,17 +165,18 @@ def train(
     """
     parameters = list(run.nca.parameters())
     height, width = run.pool.states.shape[2:]
-    share = distributed.share(batch_size)
+    share = processes.share(batch_size)
     if start is None:
 
         def start(count: int, seed: int) -> Tensor:
             return run.nca.initial_state(count, height, width, seed=seed)
 
     with deferred_interrupt() as interrupted:
-        while run.iteration < iterations and not distributed.any_true(interrupted.is_set()):
+        while run.iteration < iterations and not processes.any_true(interrupted.is_set()):
             begin, i = time.perf_counter(), run.iteration
             draw = derived_generator(run.seed, "pool", i)
-            steps = int(torch.randint(steps_min, steps_max + 1, (), generator=draw))
+            shortest, longest = steps(i)
+            count = int(torch.randint(shortest, longest + 1, (), generator=draw))
             indices, states = run.pool.sample(batch_size, draw)
             if reseed_every and i % reseed_every == 0:
                 states[:1] = start(1, derived_seed(run.seed, "start", i))
@@ -194,7 +185,7 @@ def train(
             fire = derived_seed(run.seed, "fire", i)
             states = run.nca(
                 states[share],
-                steps=steps,
+                steps=count,
                 seed=fire,
                 first_sample=share.start,
                 bptt_steps=bptt_steps,
@@ -202,7 +193,7 @@ def train(
             )
             terms = objective(states, derived_generator(run.seed, "objective", i))
             loss = sum(terms.values())
-            value, *values = distributed.summed([float(term.detach()) for term in (loss, *terms.values())])
+            value, *values = processes.summed([float(term.detach()) for term in (loss, *terms.values())])
             if not math.isfinite(value):
                 raise FloatingPointError(
                     f"loss must stay finite, but it is {value} in iteration {i + 1}. "
@@ -211,14 +202,14 @@ def train(
 
             run.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            distributed.sum_gradients(parameters)
+            processes.sum_gradients(parameters)
             if normalize:
                 normalize_gradients(parameters)
             rate = learning_rate(i)
             for group in run.optimizer.param_groups:
                 group["lr"] = rate
             run.optimizer.step()
-            states = distributed.gathered(states.detach())
+            states = processes.gathered(states.detach())
             healthy = states.abs().amax(dim=(1, 2, 3), keepdim=True) <= state_limit
             if not healthy.all():
                 fresh = start(batch_size, derived_seed(run.seed, "restart", i))
@@ -231,8 +222,8 @@ def train(
                 loss=value,
                 terms=dict(zip(terms, values, strict=True)),
                 learning_rate=rate,
-                steps=steps,
-                cell_steps=batch_size * height * width * steps,
+                steps=count,
+                cell_steps=batch_size * height * width * count,
                 seconds=time.perf_counter() - begin,
             )
             for listener in listeners:

@@ -10,9 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from nca_fast import checkpoint
-from nca_fast.training import distributed
-from nca_fast.training.loop import default_milestones
+from nca_fast import checkpoint, processes
 
 TRAINING_FILE = "training.safetensors"
 MODEL_FILE = "model.safetensors"
@@ -35,7 +33,7 @@ def open_run(folder: Path, resume: bool) -> SavedRun | None:
     Raises:
         FileExistsError: The folder holds a run and `resume` is False, or a model without a run.
     """
-    if resume and distributed.rank() == 0:
+    if resume and processes.rank() == 0:
         _remove_leftovers(folder)
     if (folder / TRAINING_FILE).exists():
         if resume:
@@ -75,9 +73,9 @@ def stored_config(config_class: type[Config], values: Mapping[str, Any], folder:
 
 
 def settled_config(given: Config, saved: SavedRun | None, free: tuple[str, ...], folder: Path) -> Config:
-    """The settings of a run: with milestones where it begins, those of `agreed_config` where it goes on."""
+    """The settings of a run: `settled` where it begins, those of `agreed_config` where it goes on."""
     if saved is None:
-        return replace(given, lr_milestones=given.lr_milestones or default_milestones(given.iterations))
+        return given.settled()
     return agreed_config(given, saved.metadata["config"], free, folder)
 
 

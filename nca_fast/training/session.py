@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nca_fast import checkpoint
+from nca_fast import checkpoint, processes
 from nca_fast.nca import NCA
-from nca_fast.training import distributed, run_folder
+from nca_fast.training import run_folder
 from nca_fast.training.listeners import Checkpoints, JsonLog, PreviewStrip, ProgressBar
 from nca_fast.training.loop import Report, Run, derived_seed, learning_rate_at, train
 from nca_fast.training.pool import Pool
@@ -121,11 +121,11 @@ def conduct(
         facts = {"command": command, "seed": config.seed, "iterations": run.iteration, **names}
         run.nca.save_pretrained(out, provenance=facts | {"config": asdict(config)})
 
-    distributed.share(config.batch_size)  # raises where it cannot be shared
+    processes.share(config.batch_size)  # raises where it cannot be shared
     with torch.no_grad():  # the first rollout compiles the kernel, or says why the backend cannot serve
         run.nca(run.pool.states[:1], steps=1, backend=config.backend)
-    distributed.barrier()  # no process writes into the folder before all have seen what is in it
-    first_process = distributed.rank() == 0
+    processes.barrier()  # no process writes into the folder before all have seen what is in it
+    first_process = processes.rank() == 0
     if run.iteration == 0 and first_process:
         save()  # a full disk shows now, and a run killed in its first minute can be resumed
     first, cell_steps, begin = run.iteration, 0, time.perf_counter()
@@ -149,8 +149,7 @@ def conduct(
             iterations=config.iterations,
             batch_size=config.batch_size,
             reseed_every=config.reseed_every,
-            steps_min=config.steps_min,
-            steps_max=config.steps_max,
+            steps=config.steps_at,
             learning_rate=rate,
             normalize=config.normalize_gradients,
             state_limit=config.state_limit,

@@ -1,6 +1,6 @@
 """The settings that all training tasks share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 Backend = Literal["reference", "cpu"]
@@ -11,34 +11,29 @@ Features = Literal["random", "patches", "vgg16", "vgg19"]
 FREE_ON_RESUME = ("iterations", "threads", "checkpoint_every", "checkpoint_seconds", "preview_every")
 
 
+def default_milestones(iterations: int) -> tuple[int, ...]:
+    """When to lower the learning rate where the user does not say: after half and four fifths of the run.
+
+    The notebook does it after 1000 and 2000 of 5000. In short runs small steps gain nothing before the large ones have
+    brought the weights somewhere.
+    """
+    return tuple(sorted({max(1, iterations // 2), max(1, iterations * 4 // 5)}))
+
+
 @dataclass(frozen=True)
-class TrainingConfig:
-    """Settings of the loop, the pool and what is saved; tasks add theirs and may change the defaults."""
+class RunConfig:
+    """Settings of every training: its length, learning rate, seed, and what is saved."""
 
     iterations: int = 2000
     """Length of the training. May be raised when a run is resumed."""
+    batch_size: int = 1
+    """Samples of an iteration."""
     learning_rate: float = 2e-3
     """Step size of Adam, before the milestones."""
     lr_milestones: tuple[int, ...] | None = None
     """Iterations at which the learning rate is lowered. None: after half and four fifths of the run."""
     lr_gamma: float = 0.3
     """Factor by which each milestone lowers the learning rate."""
-    normalize_gradients: bool = True
-    """Scale the gradient of each parameter tensor to unit length."""
-    pool_size: int = 32
-    """States that live on between iterations."""
-    batch_size: int = 1
-    """States that an iteration takes from the pool. More make it slower and its gradient less noisy."""
-    state_limit: float = 5.0
-    """A state that has run away, with a value beyond plus or minus this, starts afresh."""
-    reseed_every: int = 16
-    """So often one state of the batch starts afresh, that the automaton does not forget how to begin. 0: never."""
-    steps_min: int = 32
-    """Shortest rollout of an iteration."""
-    steps_max: int = 64
-    """Longest rollout of an iteration."""
-    overflow_weight: float = 1.0
-    """Weight of the loss that keeps all channels of all cells between -1 and 1."""
     seed: int = 0
     """Fixes all randomness: the same seed gives the same result on the same machine with the same threads."""
     backend: Backend | None = None
@@ -53,17 +48,16 @@ class TrainingConfig:
     """Add a picture to preview.png after so many iterations. None: eleven pictures in the run."""
 
     def __post_init__(self) -> None:
-        self.check_least(reseed_every=0, overflow_weight=0, seed=0, state_limit=1)
-        self.check_least(**dict.fromkeys(("iterations", "pool_size", "batch_size", "steps_min", "steps_max"), 1))
+        self.check_least(seed=0, iterations=1, batch_size=1)
         self.check_least(**dict.fromkeys(("threads", "checkpoint_every", "checkpoint_seconds", "preview_every"), 1))
         self.check_positive("learning_rate", "lr_gamma")
-        if self.batch_size > self.pool_size:
-            raise ValueError(f"batch_size must be at most pool_size={self.pool_size}, but got {self.batch_size}.")
-        if self.steps_min > self.steps_max:
-            raise ValueError(f"steps_min must be at most steps_max={self.steps_max}, but got {self.steps_min}.")
         if any(milestone < 1 for milestone in self.lr_milestones or ()):
             raise ValueError(f"lr_milestones must be at least 1, but got {self.lr_milestones}.")
         self.check_choices(backend=Backend)
+
+    def settled(self) -> "RunConfig":
+        """These settings with numbers for those that depend on the length of the run, which may be raised later."""
+        return replace(self, lr_milestones=self.lr_milestones or default_milestones(self.iterations))
 
     def check_least(self, **bounds: float) -> None:
         """Raises ValueError for a field, not None, that is below its bound, infinite or NaN."""
@@ -84,6 +78,41 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value not in get_args(choices):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, but got {value!r}.")
+
+
+@dataclass(frozen=True)
+class TrainingConfig(RunConfig):
+    """Settings of the loop over a pool of states; tasks add theirs and may change the defaults."""
+
+    normalize_gradients: bool = True
+    """Scale the gradient of each parameter tensor to unit length."""
+    pool_size: int = 32
+    """States that live on between iterations."""
+    batch_size: int = 1
+    """States that an iteration takes from the pool. More make it slower and its gradient less noisy."""
+    state_limit: float = 5.0
+    """A state that has run away, with a value beyond plus or minus this, starts afresh."""
+    reseed_every: int = 16
+    """So often one state of the batch starts afresh, that the automaton does not forget how to begin. 0: never."""
+    steps_min: int = 32
+    """Shortest rollout of an iteration."""
+    steps_max: int = 64
+    """Longest rollout of an iteration."""
+    overflow_weight: float = 1.0
+    """Weight of the loss that keeps all channels of all cells between -1 and 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_least(reseed_every=0, overflow_weight=0, state_limit=1)
+        self.check_least(**dict.fromkeys(("pool_size", "steps_min", "steps_max"), 1))
+        if self.batch_size > self.pool_size:
+            raise ValueError(f"batch_size must be at most pool_size={self.pool_size}, but got {self.batch_size}.")
+        if self.steps_min > self.steps_max:
+            raise ValueError(f"steps_min must be at most steps_max={self.steps_max}, but got {self.steps_min}.")
+
+    def steps_at(self, iteration: int) -> tuple[int, int]:
+        """The shortest and the longest rollout of an iteration, in steps."""
+        return self.steps_min, self.steps_max
 
     def check_style_loss(self) -> None:
         """Raises ValueError for what does not go together in loss, projections, features and weights."""

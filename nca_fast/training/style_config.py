@@ -1,6 +1,6 @@
 """The settings of a style training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from nca_fast.training import settings
@@ -18,8 +18,8 @@ class StyleConfig(TrainingConfig):
     """Settings of a style training.
 
     The defaults give a style that one sees on pictures that one still recognises after minutes on a CPU, with features
-    that need no download (see bench/style_study.py): small canvases, short rollouts, one state an iteration. Brackets
-    say what the published systems do, where that is known.
+    that need no download (see bench/style_study.py), and that lasts for hundreds of steps: small canvases, one state an
+    iteration, short rollouts before long ones. Brackets say what the published systems do, where that is known.
     """
 
     style_size: int = 128
@@ -38,21 +38,30 @@ class StyleConfig(TrainingConfig):
     init_gain: float | None = None
     """A factor on PyTorch's default weights and biases to begin with. None: 1, and zeros in the last layer, so that
     training begins with pictures as they are. (Petersen: 0.15.)"""
-    iterations: int = 2000
+    iterations: int = 1500
     """Length of the training. May be raised when a run is resumed. (Petersen: 4000.)"""
     learning_rate: float = 1.5e-3
     """Step size of Adam, before the milestones. (Petersen: 1e-3.)"""
+    lr_milestones: tuple[int, ...] | None = None
+    """Iterations at which the learning rate is lowered. None: where the long rollouts begin, which run away at the rate
+    that suits short ones, and after nine tenths of the run."""
     reseed_every: int = 4
-    """So often one state of the batch starts afresh, from a new picture. 0: never. States live through this times
-    batch_size rollouts on average; much longer runs of `nca-fast apply` drift. (Petersen: 5, with batches of 4.)"""
+    """So often one state of the batch starts afresh, from a new picture. 0: never. (Petersen: 5, with batches
+    of 4.)"""
     pool_size: int = 32
     """States that live on between iterations. They take memory and disk: 0.3 MB each at 64 x 64 cells. (Petersen:
     400.)"""
-    steps_min: int = 4
-    """Shortest rollout of an iteration. Short ones leave time for more iterations, and the pool makes long ones of
-    them. (Petersen, Hinno: 32.)"""
-    steps_max: int = 12
-    """Longest rollout of an iteration. (Petersen: 95, Hinno: 96.)"""
+    steps_min: int = 32
+    """Shortest rollout of an iteration, after the early ones. (Petersen, Hinno: 32.)"""
+    steps_max: int = 96
+    """Longest rollout of an iteration, after the early ones. (Petersen: 95, Hinno: 96.)"""
+    early_iterations: int | None = None
+    """So many iterations at the beginning are short, and learn the style in a fraction of the time; the long ones after
+    them learn to keep it for hundreds of steps. None: seven tenths of the run. (Petersen, Hinno: 0.)"""
+    early_steps_min: int = 4
+    """Shortest rollout of the early iterations."""
+    early_steps_max: int = 12
+    """Longest rollout of the early iterations."""
     bptt_steps: int | None = None
     """Gradients pass through so many of the last steps. None: through all. (The published notebook: 1, by accident.)"""
     loss: StyleLoss = "ot"
@@ -80,7 +89,7 @@ class StyleConfig(TrainingConfig):
     """Width of the kernel that counts a color into bins, in units of log ratios. (Petersen: 0.02.)"""
     variation_weight: float = 0.0
     """Weight of the loss that smooths: differences of neighbouring pixels."""
-    picture_steps: int = 48
+    picture_steps: int = 96
     """Steps after which pictures are restyled: those of preview.png and restyled.png, and of `nca-fast apply`."""
     picture_size: int = 512
     """Longer side of restyled.png and restyled.mp4, in pixels; a smaller picture is not enlarged."""
@@ -92,6 +101,7 @@ class StyleConfig(TrainingConfig):
         weights = ("style_weight", "content_weight", "color_weight", "variation_weight")
         self.check_least(**dict.fromkeys(weights, 0), video_steps=0, picture_steps=1)
         self.check_least(bptt_steps=1, content_zoom=1, color_bins=2)
+        self.check_least(early_iterations=0, early_steps_min=1, early_steps_max=self.early_steps_min)
         self.check_least(style_size=SMALLEST_STYLE, content_size=SMALLEST_STYLE, picture_size=SMALLEST_STYLE)
         self.check_positive("color_sigma", *(["init_gain"] if self.init_gain is not None else []))
         self.check_style_loss()
@@ -103,3 +113,15 @@ class StyleConfig(TrainingConfig):
             raise ValueError(f"content_layers must be one or more numbers from 0, but got {self.content_layers}.")
         if not any(getattr(self, name) for name in weights[:3]):
             raise ValueError("style_weight, content_weight or color_weight must be above 0, but all are 0.")
+
+    def settled(self) -> "StyleConfig":
+        """As `TrainingConfig.settled`, with a number of early iterations."""
+        early = self.iterations * 7 // 10 if self.early_iterations is None else self.early_iterations
+        milestones = self.lr_milestones or tuple(sorted({max(1, early), max(1, self.iterations * 9 // 10)}))
+        return replace(self, early_iterations=early, lr_milestones=milestones)
+
+    def steps_at(self, iteration: int) -> tuple[int, int]:
+        """The shortest and the longest rollout of an iteration, in steps, of settled settings."""
+        if iteration < self.early_iterations:
+            return self.early_steps_min, self.early_steps_max
+        return self.steps_min, self.steps_max

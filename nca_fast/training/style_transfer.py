@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nca_fast import checkpoint, features
+from nca_fast import checkpoint, features, processes
 from nca_fast.files import check_writable
 from nca_fast.images import load_image
 from nca_fast.losses import regularizers, style
@@ -23,7 +23,7 @@ from nca_fast.nca import NCA
 from nca_fast.presets import PRESETS, style_filters
 from nca_fast.rendering.canvas import even_speed, render
 from nca_fast.rendering.show import film, picture
-from nca_fast.training import distributed, run_folder, session
+from nca_fast.training import run_folder, session
 from nca_fast.training.content import ContentPictures, first_picture, shrunk
 from nca_fast.training.listeners import PreviewStrip
 from nca_fast.training.loop import derived_generator, derived_seed
@@ -93,7 +93,7 @@ def train_style(
             pictures=saved.tensors["previews"] if saved else (shown[None] * 255).round().to(torch.uint8),
         )
         objective = style_objective(config, target, run.nca)
-        if saved is None and distributed.rank() == 0:
+        if saved is None and processes.rank() == 0:
             checkpoint.save(out / run_folder.PICTURES_FILE, pictures.tensors() | {"first": large}, {})
         seconds, speed = session.conduct(
             config,
@@ -108,7 +108,7 @@ def train_style(
             command=command,
             progress=progress,
         )
-        files = _show(config, run.nca, large / 255, out, progress) if distributed.rank() == 0 else ()
+        files = _show(config, run.nca, large / 255, out, progress) if processes.rank() == 0 else ()
     return TrainingResult(run.nca, files, run.iteration, seconds, speed)
 
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nca_fast import features
+from nca_fast import features, processes
 from nca_fast.files import check_writable
 from nca_fast.images import load_image
 from nca_fast.losses import regularizers, style
 from nca_fast.nca import NCA
 from nca_fast.rendering.canvas import render, speed_ramp
 from nca_fast.rendering.show import film, picture
-from nca_fast.training import distributed, run_folder, session
+from nca_fast.training import run_folder, session
 from nca_fast.training.listeners import PreviewStrip
 from nca_fast.training.loop import derived_seed
 from nca_fast.training.session import TrainingResult
@@ -98,7 +98,7 @@ def train_texture(
             command=command,
             progress=progress,
         )
-        files = _show(config, run.nca, out, progress) if distributed.rank() == 0 else ()
+        files = _show(config, run.nca, out, progress) if processes.rank() == 0 else ()
     return TrainingResult(run.nca, files, run.iteration, seconds, speed)
 
 

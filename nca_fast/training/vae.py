@@ -8,6 +8,7 @@ bits that the uninterrupted one would have.
 Source: Chen and Wang, "Image Generation With Neural Cellular Automatas" (2020), and its published code.
 """
 
+import contextlib
 import hashlib
 import math
 import time
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nca_fast import checkpoint
+from nca_fast import checkpoint, processes
 from nca_fast.damage import circles
 from nca_fast.datasets import Pictures, load_pictures
 from nca_fast.files import check_writable
@@ -137,6 +138,7 @@ def train_vae(
     fingerprint = hashlib.sha256(pictures.train.numpy().tobytes()).hexdigest()
     if saved is not None and saved.metadata["fingerprint"] != fingerprint:
         raise ValueError(f"the data set must be that of the run in {out}, but the pictures in {dataset} are others.")
+    processes.share(config.batch_size)  # raises where it cannot be shared
     check_writable(out)
 
     with run_folder.cpu_threads(config.threads):
@@ -153,19 +155,25 @@ def train_vae(
             checkpoint.save(out / run_folder.TRAINING_FILE, run.tensors() | strip.tensors(), metadata)
             run.vae.save_pretrained(out, provenance=facts | {"command": command, "iterations": run.iteration})
 
-        if saved is None:
+        processes.barrier()  # no process writes into the folder before all have seen what is in it
+        first_process = processes.rank() == 0
+        if saved is None and first_process:
             save()  # a full disk shows now, and a run killed in its first minute can be resumed
         first, begin = run.iteration, time.perf_counter()
-        with JsonLog(out / "log.jsonl", first) as log, ProgressBar(config.iterations, first, progress) as bar:
-            listeners = (log, bar, strip, Checkpoints(save, config.checkpoint_every, config.checkpoint_seconds))
+        with contextlib.ExitStack() as stack:
+            listeners = []
+            if first_process:
+                listeners.append(stack.enter_context(JsonLog(out / "log.jsonl", first)))
+                listeners.append(stack.enter_context(ProgressBar(config.iterations, first, progress)))
+                listeners += [strip, Checkpoints(save, config.checkpoint_every, config.checkpoint_seconds)]
             complete = optimize(config, run, pictures.train, listeners)
         seconds = time.perf_counter() - begin
-        if run.iteration > first:
+        if run.iteration > first and first_process:
             save()
         if not complete:
             raise KeyboardInterrupt
         test_error, mean_error = errors(config, run.vae, pictures)
-        files = _show(config, run.vae, pictures, out)
+        files = _show(config, run.vae, pictures, out) if first_process else ()
     cells = config.batch_size * architecture.size**2 * architecture.steps * (run.iteration - first)
     return VAEResult(run.vae, files, run.iteration, seconds, cells / seconds, test_error, mean_error)
 
@@ -194,13 +202,13 @@ def optimize(config: VAEConfig, run: Run, pictures: Tensor, listeners: Sequence[
     """
     architecture = run.vae.architecture
     with deferred_interrupt() as interrupted:
-        while run.iteration < config.iterations and not interrupted.is_set():
+        while run.iteration < config.iterations and not processes.any_true(interrupted.is_set()):
             begin, i = time.perf_counter(), run.iteration
             draw = derived_generator(config.seed, "batch", i)
             batch = pictures[torch.randint(len(pictures), (config.batch_size,), generator=draw)]
             terms = losses(config, run.vae, batch, draw, derived_seed(config.seed, "fire", i))
             loss = sum(terms.values())
-            value = float(loss.detach())
+            value, *values = processes.summed([float(term.detach()) for term in (loss, *terms.values())])
             if not math.isfinite(value):
                 raise FloatingPointError(
                     f"loss must stay finite, but it is {value} in iteration {i + 1}. "
@@ -208,6 +216,7 @@ def optimize(config: VAEConfig, run: Run, pictures: Tensor, listeners: Sequence[
                 )
             run.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            processes.sum_gradients(run.vae.parameters())
             torch.nn.utils.clip_grad_norm_(run.vae.parameters(), config.gradient_limit)
             rate = learning_rate_at(i, config.learning_rate, config.lr_milestones, config.lr_gamma)
             for group in run.optimizer.param_groups:
@@ -217,7 +226,7 @@ def optimize(config: VAEConfig, run: Run, pictures: Tensor, listeners: Sequence[
             report = Report(
                 iteration=run.iteration,
                 loss=value,
-                terms={name: float(term.detach()) for name, term in terms.items()},
+                terms=dict(zip(terms, values, strict=True)),
                 learning_rate=rate,
                 steps=architecture.steps,
                 cell_steps=config.batch_size * architecture.size**2 * architecture.steps,
@@ -229,21 +238,27 @@ def optimize(config: VAEConfig, run: Run, pictures: Tensor, listeners: Sequence[
 
 
 def losses(config: VAEConfig, vae: VAENCA, batch: Tensor, draw: torch.Generator, seed: int) -> dict[str, Tensor]:
-    """The two terms of the loss of a batch of pictures [B, 1 or 3, size, size]."""
-    seen = batch
+    """The two terms of the loss of a batch of pictures [B, 1 or 3, size, size].
+
+    Of several processes each takes its share of the batch, and their terms sum to those of the whole.
+    """
+    share = processes.share(len(batch))
+    seen = batch  # what is drawn for it is drawn for all of it, the same in every process
     if config.damage:
         seen = torch.stack([damaged(picture, config.damage, config.damage_radius, draw) for picture in batch])
-    mean, log_variance = vae.encode(seen)
-    z = vae.latent(mean, log_variance, draw)
-    grown = vae.shown(vae.grow(vae.weights(z), seed=seed, backend=config.backend))
-    target = vae.target(batch)
+    noise = torch.randn(len(batch), vae.architecture.latent, generator=draw)
+    mean, log_variance = vae.encode(seen[share])
+    weights = vae.weights(vae.latent(mean, log_variance, noise[share]))
+    grown = vae.shown(vae.grow(weights, seed=seed, first_sample=share.start, backend=config.backend))
+    target = vae.target(batch[share])
     if config.loss == "bce":
         # The published code clamps and so stops the gradient of a pixel that is too dark or too bright for good.
         probability = grown + (grown.clamp(1e-3, 1 - 1e-3) - grown).detach()
         error = F.binary_cross_entropy(probability, target)
     else:
         error = F.mse_loss(grown, target)
-    return {config.loss: error, "divergence": config.beta * divergence(mean, log_variance).mean()}
+    terms = {config.loss: error, "divergence": config.beta * divergence(mean, log_variance).mean()}
+    return {name: term / processes.count() for name, term in terms.items()}
 
 
 def damaged(picture: Tensor, count: int, radius: float, generator: torch.Generator) -> Tensor:

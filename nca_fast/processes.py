@@ -1,0 +1,165 @@
+"""Several processes that work on one thing, started by torchrun: each takes its share.
+
+    torchrun --nproc-per-node 2 -m nca_fast clip "red bricks" --batch-size 2 --out runs/bricks
+    torchrun --nproc-per-node 2 -m nca_fast render runs/bricks --height 8192 --width 8192 --steps 200 --out bricks.png
+
+In a training it is a share of every batch. All processes hold the same weights and the same pool and make the same
+random choices, so a run on N processes is the run on one, up to the rounding of sums: they add up the gradients of
+their shares and exchange the states that go back into the pool. A rendering shares out the canvas: see
+`rendering.distributed`. The first process alone writes files, shows progress and prints. Without torchrun there is one
+process, and nothing here does anything.
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+PATIENCE = timedelta(days=7)  # a process that ends is missed at once; one that has more to do is waited for
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[None]:
+    """Joins the processes that torchrun started, for the length of a block.
+
+    When one of them ends, torchrun sends SIGTERM to the others: here a KeyboardInterrupt, after which nothing is left
+    half-written.
+    """
+    if not dist.is_available() or not dist.is_torchelastic_launched():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if have_gpus() else "gloo", timeout=PATIENCE)
+    before = signal.signal(signal.SIGTERM, _stopped)
+    try:
+        yield
+    except BaseException:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this process is about to end, and has to say why first
+        raise
+    else:
+        signal.signal(signal.SIGTERM, before)
+    finally:
+        dist.destroy_process_group()
+
+
+def _stopped(number: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt(
+        "torchrun stopped this process, because another one has ended or torchrun itself was stopped"
+    )
+
+
+@contextlib.contextmanager
+def lost() -> Iterator[None]:
+    """Says, of an exchange in a block that fails, that another process is gone.
+
+    Raises:
+        ConnectionError: So it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionError(
+            f"all {count()} processes must go on, but one has ended. If it gave no reason, it was killed (for want of "
+            "memory?). What was saved is whole, and --resume goes on from there."
+        ) from error
+
+
+def count() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is; 0 is the one that writes."""
+    return dist.get_rank() if count() > 1 else 0
+
+
+def local_count() -> int:
+    """How many of them share this machine, its memory and its disk."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if count() > 1 else 1
+
+
+def have_gpus() -> bool:
+    """Whether each has a GPU of its own, so that tensors on them can be exchanged."""
+    enough = torch.cuda.is_available() and torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
+    return enough and dist.is_nccl_available()
+
+
+def share(batch_size: int) -> slice:
+    """The samples of a batch that this process takes.
+
+    Raises:
+        ValueError: The batch cannot be shared evenly.
+    """
+    each, rest = divmod(batch_size, count())
+    if rest:
+        raise ValueError(f"batch_size must be a multiple of the {count()} processes, but got {batch_size}.")
+    return slice(rank() * each, (rank() + 1) * each)
+
+
+def barrier() -> None:
+    """Waits until all processes are here."""
+    any_true(False)  # dist.barrier would start up NCCL where there are GPUs
+
+
+def everyones(value: Any) -> list[Any]:
+    """What each process says, in their order. JSON-able."""
+    values = [value] * count()
+    if count() > 1:
+        with lost():
+            dist.all_gather_object(values, value)
+    return values
+
+
+def agreed(value: Any) -> Any:
+    """What the first process says, in all of them. JSON-able."""
+    if count() == 1:
+        return value
+    values = [value]
+    with lost():
+        dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def any_true(flag: bool) -> bool:
+    """Whether one process at least says so; the same answer in all."""
+    return bool(_sum(torch.tensor(float(flag)))) if count() > 1 else flag
+
+
+def summed(values: Sequence[float]) -> list[float]:
+    """The sums over all processes."""
+    return _sum(torch.tensor(values, dtype=torch.float64)).tolist() if count() > 1 else list(values)
+
+
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replaces the gradient of each parameter by the sum over all processes; all of them in one message."""
+    if count() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    total = _sum(torch.cat([gradient.flatten() for gradient in gradients]))
+    for gradient, part in zip(gradients, total.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.reshape(gradient.shape))
+
+
+def gathered(states: Tensor) -> Tensor:
+    """The states of the whole batch, of which these are this process's share. [b, C, H, W] -> [B, C, H, W]"""
+    if count() == 1:
+        return states
+    parts = [torch.empty_like(states, memory_format=torch.contiguous_format) for _ in range(count())]
+    with lost():
+        dist.all_gather(parts, states.contiguous())
+    return torch.cat(parts)
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    with lost():
+        dist.all_reduce(tensor)
+    return tensor

@@ -1,0 +1,88 @@
+"""How much memory and disk there is, and sizes as people write them."""
+
+import contextlib
+import mmap
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a size such as "2GiB", "500MB" or "4 G".
+
+    Raises:
+        ValueError: It is no such size, or not above 0.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?i?)b?\s*", text.lower())
+    try:
+        size = int(float(match[1]) * UNITS[match[2]])
+    except (TypeError, ValueError, KeyError):
+        size = 0
+    if size < 1:
+        raise ValueError(f"memory must be a size such as 2GiB or 500MB, but got {text!r}.")
+    return size
+
+
+def in_words(size: float) -> str:
+    """A number of bytes for people: "3.2 GiB", "640.0 MiB"."""
+    for unit, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size / 1024:.1f} KiB"
+
+
+def free_memory() -> int:
+    """Bytes of memory that a program may take now: seven eighths of what nothing else needs.
+
+    Linux knows; on other systems it is half of what the machine has, and 2 GiB where even that is unknown (Windows).
+    """
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        try:
+            free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        except (AttributeError, ValueError, OSError):
+            return 2**31
+    try:  # of a container (control groups, version 2)
+        group = Path("/sys/fs/cgroup")
+        limit, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
+        free = min(free, max(int(limit) - int(used), 0))
+    except (OSError, ValueError):
+        pass
+    return free * 7 // 8
+
+
+def zeros(shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Tensor:
+    """Zeros, for large tensors on Linux in pages of 2 MiB: rows of all channels of a canvas lie in many pages.
+
+    The memory is there when it is first written to.
+    """
+    size = torch.Size(shape).numel() * dtype.itemsize
+    if size < 2**24 or not hasattr(mmap, "MADV_HUGEPAGE") or (device is not None and device.type != "cpu"):
+        return torch.zeros(shape, dtype=dtype, device=device)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel may have been built without them
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
+
+
+def check_disk(folder: Path, needed: int, for_what: str) -> None:
+    """Refuses work for which the disk has no room.
+
+    Raises:
+        OSError: The folder's file system has fewer than `needed` bytes.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"the disk of {folder} must have {in_words(needed)} for {for_what}, but it has {in_words(free)}. "
+            "Write to another disk, or choose a smaller canvas."
+        )

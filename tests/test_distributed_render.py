@@ -1,0 +1,258 @@
+"""A canvas on several processes: the bits of one, and runs that go on after one of them was killed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import nca_fast
+from nca_fast import NCA, Rule, cli, processes
+from nca_fast.images import save_image
+from nca_fast.rendering import distributed, memory
+from nca_fast.rendering.plan import Plan
+from nca_fast.rendering.strips import Position
+
+ROOT = Path(nca_fast.__file__).parents[1]
+
+# Each process draws the same canvases together, and the first draws them alone too.
+SCRIPT = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from nca_fast import NCA, processes
+from nca_fast.images import load_image
+from nca_fast.rendering import budget, distributed
+from nca_fast.rendering.canvas_config import CanvasConfig
+from nca_fast.rendering.run import Run
+from nca_fast.rendering.writers import write_picture
+
+torch.set_num_threads(1)
+make_plan = budget.make_plan
+
+
+def bands_in_strips(*size, whole_canvas, **options):
+    plan = make_plan(*size, whole_canvas=whole_canvas, **options)
+    if whole_canvas:
+        return plan
+    if name.startswith("whole"):  # as on GPUs
+        return replace(plan, in_memory=True, whole=True, ahead=False)
+    return replace(plan, strip_rows=7, ahead=True)
+
+
+budget.make_plan = bands_in_strips
+folder = Path(sys.argv[1])
+zero, torus, other, alive = (NCA.from_pretrained(folder / name) for name in ("zero", "torus", "other", "alive"))
+maps = {"map": str(folder / "map.png"), "speed_map": str(folder / "speed.png")}
+photo = load_image(folder / "photo.png")
+CASES = {  # height, width, steps, name of the picture, settings, options
+    "torus": (torus, 61, 40, 11, "a.png", CanvasConfig(steps_per_pass=4), {}),
+    "edges": (zero, 50, 33, 9, "b.tif", None, {"image": photo}),
+    "alive": (alive, 47, 20, 7, "c.png", CanvasConfig(steps_per_pass=3, start="noise"), {}),
+    "maps": (torus, 40, 30, 8, "d.png", CanvasConfig(steps_per_pass=5, graft=(folder / "other",), **maps), {}),
+    "pyramid": (torus, 300, 300, 2, "e.dzi", None, {}),
+    "whole torus": (torus, 41, 40, 11, "f.png", CanvasConfig(steps_per_pass=4), {}),
+    "whole edges": (zero, 50, 33, 7, "g.png", CanvasConfig(steps_per_pass=2), {"image": photo}),
+}
+with processes.process_group():
+    rank, count = processes.rank(), processes.count()
+    for name, (nca, height, width, steps, picture, config, options) in CASES.items():
+        path = folder / picture
+        files = distributed.picture(nca, height, width, steps, path, config=config, seed=5, zoom=2, **options)
+        assert path in files and all(file.exists() for file in files), (name, files)
+        if rank == 0:
+            with Run(nca, height, width, steps, config, seed=5, path=folder / "x", **options) as run:
+                run.go()
+                write_picture(folder / "alone" / picture, 2 * height, 2 * width, run.pixels(2))
+    print(f"{rank} of {count}\\n", end="")  # in one piece
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    grown = {"init_gain": 0.3}
+    NCA(Rule(channels=5, hidden=(8,)), start="noise", **grown).save_pretrained(folder / "torus")
+    NCA(Rule(channels=5, hidden=(6,)), start="noise", **grown).save_pretrained(folder / "other")
+    NCA(Rule(channels=5, hidden=(8,), padding="zero"), start="image", **grown).save_pretrained(folder / "zero")
+    rule = Rule(channels=5, hidden=(8,), alive_channel=3, maximum_window=3, alive_threshold=0.0)
+    NCA(rule, start="cell", **grown).save_pretrained(folder / "alive")
+    save_image(torch.linspace(0, 1, 9).expand(3, 7, 9), folder / "map.png")
+    save_image(torch.linspace(0.2, 1, 11)[:, None].expand(3, 11, 6), folder / "speed.png")
+    save_image(torch.rand(3, 50, 33), folder / "photo.png")
+    (folder / "alone").mkdir()
+    return folder
+
+
+def torchrun(count, script, *arguments, expected=0, **environment):
+    """Runs a script on several processes; returns what they said."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
+    command += [str(script), *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == expected, done.stderr
+    return done
+
+
+def contents(path):
+    """What a picture consists of."""
+    folder = path.with_name(f"{path.stem}_files")
+    tiles = {tile.relative_to(folder): tile.read_bytes() for tile in folder.rglob("*.jpg")}
+    return path.read_bytes(), tiles
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_bands_are_the_canvas_bit_for_bit(models, tmp_path, count):
+    """Bands of 2 processes have two neighbours that are one; of 3, none of the heights is a multiple."""
+    (tmp_path / "draw.py").write_text(SCRIPT)
+    done = torchrun(count, tmp_path / "draw.py", models)
+    assert sorted(done.stdout.split("\n")[:-1]) == [f"{rank} of {count}" for rank in range(count)]
+    for name in ("a.png", "b.tif", "c.png", "d.png", "e.dzi", "f.png", "g.png"):
+        assert contents(models / name) == contents(models / "alone" / name), name
+    assert not [path.name for path in models.iterdir() if "-of-" in path.name or path.name.startswith(".")]
+
+
+def test_bands_share_the_rows():
+    assert distributed.bands(10, 3, 3) == [(0, 3), (3, 6), (6, 10)]
+    assert distributed.bands(2, 2, 0) == [(0, 1), (1, 2)]
+    for height, count, halo, least, smallest in ((10, 3, 4, 4, 3), (2, 3, 0, 1, 0)):
+        with pytest.raises(ValueError, match=f"at least the {least} rows .* for {count} processes leave {smallest}"):
+            distributed.bands(height, count, halo)
+
+
+def test_passes_of_all_bands_are_as_long_as_the_least_memory_allows(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    run = SimpleNamespace(plans=[Plan(20, 8, 16, False, False, True)], height=90)
+    monkeypatch.setattr(processes, "everyones", lambda value: [value, (3, False)])
+    distributed._agree(run)
+    assert run.plans == [Plan(20, 3, 6, False, False, True)]
+    run.height = 11
+    with pytest.raises(ValueError, match="at least the 6 rows .* but 11 rows for 2 processes leave 5"):
+        distributed._agree(run)
+    monkeypatch.setattr(processes, "everyones", lambda value: [value, (3, True)])
+    with pytest.raises(ValueError, match="must fit into their GPUs or none"):
+        distributed._agree(run)
+
+
+# (step, steps of the pass whose halo is stored, next row) of two bands, and whether the first must store its halo anew.
+LEFT = {
+    "both between passes": ((8, 0, 0), (8, 0, 0), False),
+    "both within a pass": ((8, 4, 5), (8, 4, 0), False),
+    "the other has no halo yet": ((8, 4, 0), (8, 0, 0), True),
+    "the other is a pass behind": ((12, 4, 0), (8, 4, 7), True),
+    "the other is a pass ahead": ((8, 4, 7), (12, 4, 0), False),
+    "the other is still in the pass before": ((12, 0, 0), (8, 4, 0), False),
+}
+
+
+@pytest.mark.parametrize("case", LEFT)
+def test_bands_that_were_left_at_different_moments_go_on_together(monkeypatch, case):
+    mine, other, anew = LEFT[case]
+    run = SimpleNamespace(position=Position(step=mine[0], pass_steps=mine[1], row=mine[2]), path=Path("x"))
+    monkeypatch.setattr(processes, "everyones", lambda value: [value, (other[0], other[1] > 0)])
+    distributed._align(run)
+    assert run.position == Position(step=mine[0], pass_steps=0 if anew else mine[1], row=mine[2])
+    run.position = Position(step=20, pass_steps=4, row=3)
+    with pytest.raises(OSError, match="x.state does not go with the others"):
+        distributed._align(run)
+
+
+# The second process kills itself, when it has new rows for its band in a pass.
+KILLED = """
+import os
+import signal
+import sys
+
+from nca_fast import cli
+from nca_fast.rendering.band import Band
+
+passes = []
+write_next = Band.write_next
+
+
+def write_or_die(*arguments):
+    passes.append(arguments)
+    if os.environ["RANK"] == "1" and len(passes) == int(os.environ.get("KILLED_IN_PASS", 0)):
+        os.kill(os.getpid(), signal.SIGKILL)
+    write_next(*arguments)
+
+
+Band.write_next = write_or_die
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_process_that_is_killed_ends_the_job_and_all_can_go_on(models, tmp_path):
+    (tmp_path / "render.py").write_text(KILLED)
+    out, state = tmp_path / "out" / "a.png", tmp_path / "out" / "a.safetensors"
+    arguments = ["render", models / "torus", "--height", 61, "--width", 40, "--steps", 9, "--steps-per-pass", 3]
+    arguments += ["--out", out, "--save-state", state]
+    done = torchrun(2, tmp_path / "render.py", *arguments, expected=1, KILLED_IN_PASS="2")
+    # The other one notices, or is stopped by torchrun, which does.
+    assert "one has ended" in done.stderr or "torchrun stopped this process" in done.stderr
+    assert "go on with: torchrun --nproc-per-node 2 -m nca_fast render" in done.stderr
+    kept = {f"a.png.{rank}-of-2.{kind}" for rank in (1, 2) for kind in ("journal", "state")}
+    assert {path.name for path in out.parent.iterdir()} == kept
+    done = torchrun(2, tmp_path / "render.py", *arguments, "--resume")
+    assert done.stdout.count(str(out)) == 1  # the first process alone prints
+    assert {path.name for path in out.parent.iterdir()} == {"a.png", "a.safetensors"}
+    alone = tmp_path / "alone"
+    arguments = [*map(str, arguments[:-4]), "--out", f"{alone}/a.png", "--save-state", f"{alone}/a.safetensors"]
+    assert cli.main(arguments) == 0
+    assert out.read_bytes() == (alone / "a.png").read_bytes()
+    assert torch.equal(load_file(state)["state"], load_file(alone / "a.safetensors")["state"])
+
+
+def test_a_disk_must_have_room_for_all_bands(monkeypatch, tmp_path):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "rank", lambda: 0)
+    monkeypatch.setattr(processes, "everyones", lambda value: [value, value])
+    monkeypatch.setattr(memory.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**30))
+    about = {
+        "height": 2048,
+        "width": 1024,
+        "dtype": torch.float32,
+        "path": tmp_path / "a.png",
+        "nca": NCA(Rule(channels=4, hidden=(2,))),
+    }
+    run = SimpleNamespace(plans=[Plan(1024, 8, 8, False, False)], **about)
+    # A band has its 1024 rows, 8 of a halo, and 8 + 1024 by which new rows are shifted.
+    distributed._check_disk(run, 2**30 - 2 * 2064 * 1024 * 4 * 4)
+    with pytest.raises(OSError, match="must have 1.0 GiB for the states and the output"):
+        distributed._check_disk(run, 2**30 - 2 * 2064 * 1024 * 4 * 4 + 1)
+    run.plans = [Plan(1024, 8, 8, True, True)]
+    distributed._check_disk(run, 2**30)
+
+
+def test_other_processes_than_those_that_were_interrupted(monkeypatch, tmp_path):
+    (tmp_path / "a.png.2-of-3.journal").touch()
+    (tmp_path / "b.png.2-of-3.journal").touch()
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "barrier", lambda: None)
+    with pytest.raises(FileExistsError, match="a.png.2-of-3.journal is one of 3. Start 3 processes with --resume"):
+        distributed._check_others(tmp_path / "a.png")
+    distributed._check_others(tmp_path / "c.png")
+    monkeypatch.setattr(processes, "count", lambda: 3)
+    distributed._check_others(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["apply", "m", "x.png", "--out", "y.png"],
+        ["render", "m", "--height", "8", "--width", "8", "--steps", "2", "--out", "a.gif"],
+    ],
+)
+def test_what_one_process_does(monkeypatch, capsys, arguments):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "rank", lambda: 0)
+    assert cli.main(arguments) == 2
+    assert "one process, but torchrun started 2" in capsys.readouterr().err

@@ -1,0 +1,48 @@
+"""Rollouts in two buffers: the bits of `rollout`, and nothing else written."""
+
+import pytest
+import torch
+
+import nca_fast
+from nca_fast.stepping import advance
+
+
+@pytest.fixture
+def nca():
+    torch.manual_seed(0)
+    return nca_fast.NCA(nca_fast.Rule(channels=5, hidden=(8,)), start="noise", init_gain=0.3)
+
+
+@pytest.mark.parametrize("backend", [None, "cpu", "reference"])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"seed": 2**63 + 5, "first_step": 7},
+        {"origin": (9, 3), "canvas_height": 12},
+        {"fire_rate": torch.linspace(0, 1, 11 * 17).view(11, 17)},
+    ],
+)
+def test_two_buffers_give_the_bits_of_a_rollout(nca, backend, steps, options):
+    x = nca.initial_state(2, 11, 17)
+    expected = nca(x, steps, backend=backend, **options).detach()
+    buffers = x.clone(), torch.full_like(x, torch.nan)
+    result, other = advance(nca, *buffers, steps, backend=backend, **options)
+    assert torch.equal(result, expected)
+    assert {result.data_ptr(), other.data_ptr()} == {buffer.data_ptr() for buffer in buffers}
+    if steps == 1:  # what blends of several automata stand on
+        assert torch.equal(other, x)
+
+
+def test_what_rollout_refuses_is_refused(nca):
+    x = nca.initial_state(1, 4, 4)
+    with pytest.raises(ValueError, match=r"spare must be a buffer like x, \[1, 5, 4, 4\], but got \[1, 5, 4, 3\]"):
+        advance(nca, x, x[..., 1:], 2)
+    for options, message in (
+        ({"steps": 0}, "steps must be from 1"),
+        ({"seed": -1}, "seed must be from 0"),
+        ({"fire_rate": torch.rand(3, 4)}, "fire_rate must have shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            advance(nca, x, torch.empty_like(x), **({"steps": 2} | options))
