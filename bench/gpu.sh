@@ -2,6 +2,7 @@
 # Everything that is asked of a GPU machine, in ten minutes: parity, tuning, speed. Nothing is installed.
 #
 #     bench/gpu.sh [FOLDER]     results as JSON and logs in FOLDER, by default $OUT or bench/results
+#     SMOKE=--smoke bench/gpu.sh FOLDER     every part with tiny sizes, without a GPU too: does the script work?
 #
 # Every part writes what it has as it goes, and none can take another's time.
 set -uo pipefail
@@ -21,11 +22,15 @@ part() { # part SECONDS NAME COMMAND...
   [ "$status" = 0 ] || { echo "== $name ended with $status" && failed=1; }
 }
 
-part 150 parity "$python" -m pytest -q tests/test_triton.py -p no:cacheprovider
-part 110 large "$python" -m bench.gpu_parity --out "$folder/gpu_parity.json"
-part 120 tune "$python" -m bench.tune_triton --out "$folder/tune_triton.json"
-part 90 fp16 "$python" -m bench.rollout --device cuda --precision fp16 --repeats 3 --out "$folder/rollout_cuda_12ch_fp16.json"
-part 50 fp32 "$python" -m bench.rollout --device cuda --precision fp32 --repeats 2 --out "$folder/rollout_cuda_12ch_fp32.json"
-part 60 bf16 "$python" -m bench.rollout --device cuda --precision bf16 --state bf16 --channels 16 --repeats 2 \
+smoke=${SMOKE:+--smoke}
+part 150 parity "$python" -m pytest -q -p no:cacheprovider tests/test_triton_graphs.py tests/test_triton.py tests/test_triton_memory.py \
+  ${smoke:+-k "powers or capture_of_the_caller"}
+part 110 large "$python" -m bench.gpu_parity $smoke --out "$folder/gpu_parity.json"
+part 120 tune "$python" -m bench.tune_triton $smoke --out "$folder/tune_triton.json"
+part 90 fp16 "$python" -m bench.rollout --device cuda $smoke --precision fp16 --repeats 3 \
+  --out "$folder/rollout_cuda_12ch_fp16.json"
+part 50 fp32 "$python" -m bench.rollout --device cuda $smoke --precision fp32 --repeats 2 \
+  --out "$folder/rollout_cuda_12ch_fp32.json"
+part 60 bf16 "$python" -m bench.rollout --device cuda $smoke --precision bf16 --state bf16 --channels 16 --repeats 2 \
   --out "$folder/rollout_cuda_16ch_bf16.json"
 exit "$failed"

@@ -1,12 +1,16 @@
 """Are the Triton kernels right on a GPU at real sizes, in every precision, and twice the same?
 
     python -m bench.gpu_parity [--out FILE]
+    python -m bench.gpu_parity --smoke      tiny, without a GPU in Triton's interpreter: does the script work?
 
 Values and every gradient against the float64 reference with the same masks, on the same GPU; at most twice the error of
-plain PyTorch at the same precision. tests/test_triton.py checks all kinds of rules at small sizes.
+plain PyTorch at the same precision. The second run of each kind is launched step by step, the third and fourth are
+CUDA graphs: all must have the same bits. Of "fp16" and its like the error over a long rollout is noted too, which says
+whether it may be a default. tests/test_triton.py and test_triton_graphs.py check all kinds of rules at small sizes.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -28,57 +32,81 @@ RULES = {
 SHAPES = [(4, 128, 128), (2, 257, 509), (1, 1000, 1023)]
 PRECISIONS = [("fp32", torch.float32), ("tf32", torch.float32), ("fp16", torch.float32), ("fp16", torch.float16)]
 PRECISIONS += [("bf16", torch.float32), ("bf16", torch.bfloat16)]
-STEPS = 3
+STEPS, GRAPH_STEPS = 3, 6  # 6 on the first shape, which is small enough for graphs; more would let errors grow
 
 
-def gradients(rule, weights, x, grad_y, dtype, **options) -> list[torch.Tensor]:
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def weights_of(rule: Rule, scale: float) -> list:
+    """Random weights; `scale` is that of the outputs of a layer."""
+    return [
+        (
+            torch.randn(o, i, device=device()) * (scale / i**0.5),
+            torch.randn(o, device=device()) * 0.1 if bias else None,
+        )
+        for o, i, bias in rule.layers
+    ]
+
+
+def gradients(rule, weights, x, grad_y, dtype, steps, **options) -> list[torch.Tensor]:
     """[y, grad_x, grad_W1, ...] of one rollout; weights are float32 at least."""
     x = x.to(dtype, copy=True).requires_grad_()
     of = torch.float64 if dtype == torch.float64 else torch.float32
     weights = [tuple(None if t is None else t.to(of, copy=True).requires_grad_() for t in pair) for pair in weights]
-    y = rollout(x, weights, rule, STEPS, seed=5, origin=(3, 2**31 - 9), **options)
+    y = rollout(x, weights, rule, steps, seed=5, origin=(3, 2**31 - 9), **options)
     y.backward(grad_y.to(dtype))
     return [y.detach(), x.grad] + [t.grad for pair in weights for t in pair if t is not None]
 
 
-def check(name: str, shape: tuple[int, int, int], precision: str, dtype: torch.dtype) -> dict:
+def errors(got, exact) -> list[float]:
+    """Norm of each difference over norm of the exact value."""
+    return [((a.double() - e).norm() / e.norm()).item() for a, e in zip(got, exact, strict=True)]
+
+
+def check(name: str, shape: tuple[int, int, int], precision: str, dtype: torch.dtype, steps: int) -> dict:
     """One row of the result."""
     rule = RULES[name]
     B, H, W = shape
     torch.manual_seed(B + H + W)
-    weights = [
-        (torch.randn(o, i, device="cuda") * (0.3 / i**0.5), torch.randn(o, device="cuda") * 0.1 if bias else None)
-        for o, i, bias in rule.layers
-    ]
-    x = (torch.randn(B, rule.channels, H, W, device="cuda") * 0.5).to(dtype)
+    weights = weights_of(rule, 0.3)
+    x = (torch.randn(B, rule.channels, H, W, device=device()) * 0.5).to(dtype)
     grad_y = torch.randn_like(x)
-    exact = gradients(rule, weights, x, grad_y, torch.float64, backend="reference")
-    plain = gradients(rule, weights, x, grad_y, dtype, backend="reference", precision=precision)
-    fused, again = (gradients(rule, weights, x, grad_y, dtype, backend="triton", precision=precision) for _ in range(2))
-
-    def errors(got):
-        return [((a.double() - e).norm() / e.norm()).item() for a, e in zip(got, exact, strict=True)]
-
-    errors_plain, errors_fused = errors(plain), errors(fused)
+    exact = gradients(rule, weights, x, grad_y, torch.float64, steps, backend="reference")
+    plain = gradients(rule, weights, x, grad_y, dtype, steps, backend="reference", precision=precision)
+    fused, *again = (
+        gradients(rule, weights, x, grad_y, dtype, steps, backend="triton", precision=precision) for _ in range(4)
+    )
+    errors_plain, errors_fused = errors(plain, exact), errors(fused, exact)
     good = all(f <= max(2 * p, FLOORS["fp32"]) for f, p in zip(errors_fused, errors_plain, strict=True))
-    same = all(torch.equal(a, b) for a, b in zip(fused, again, strict=True))
-    facts = {"rule": name, "shape": shape, "precision": precision, "state": str(dtype).split(".")[1]}
-    return facts | {"plain": errors_plain, "fused": errors_fused, "parity": good, "same_bits_twice": same}
+    same = all(torch.equal(a, b) for run in again for a, b in zip(fused, run, strict=True))
+    facts = {"rule": name, "shape": shape, "precision": precision, "state": str(dtype).split(".")[1], "steps": steps}
+    return facts | {"plain": errors_plain, "fused": errors_fused, "parity": good, "same_bits_always": same}
 
 
-def check_above_2_31() -> dict:
-    """A canvas of more than 2**31 numbers: windows equal those computed from a copy of their surroundings."""
-    side, rule = 16384, Rule()
+def long_rollout(precision: str, side: int, steps: int) -> dict:
+    """Errors of the state and of the gradients after many steps, which are those of the precision, and of chance."""
+    rule = RULES["texture"]
     torch.manual_seed(0)
-    weights = [
-        (torch.randn(o, i, device="cuda") * 0.05, torch.randn(o, device="cuda") * 0.1 if bias else None)
-        for o, i, bias in rule.layers
-    ]
+    weights = weights_of(rule, 0.1)
+    x = torch.randn(1, rule.channels, side, side, device=device()) * 0.3
+    arguments = (rule, weights, x, torch.randn_like(x))
+    exact = gradients(*arguments, torch.float64, steps, backend="reference", checkpoint_every=8)
+    got = gradients(*arguments, torch.float32, steps, backend="triton", precision=precision)
+    return {"precision": precision, "side": side, "steps": steps, "errors": errors(got, exact)}
+
+
+def check_above_2_31(side: int) -> dict:
+    """A canvas of more than 2**31 numbers: windows equal those computed from a copy of their surroundings."""
+    rule = Rule()
+    torch.manual_seed(0)
+    weights = weights_of(rule, 0.3)
 
     def step(x, origin):
-        return rollout(x, weights, rule, 1, seed=1, origin=origin, precision="fp16")
+        return rollout(x, weights, rule, 1, seed=1, origin=origin, backend="triton", precision="fp16")
 
-    x = torch.rand(1, 12, side, side, device="cuda")
+    x = torch.rand(1, 12, side, side, device=device())
     windows = [(0, 0), (side // 2, 123), (side - WINDOW, side - WINDOW)]
     equal = windows_equal(x, step(x, (0, 0)), windows, step)
     return {"numbers": x.numel(), "windows_equal": equal}
@@ -87,25 +115,36 @@ def check_above_2_31() -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS / "gpu_parity.json", help="result file")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes; without a GPU in the interpreter")
     options = parser.parse_args()
-    if not torch.cuda.is_available():
+    if options.smoke and not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
+    elif not torch.cuda.is_available():
         parser.error("this needs a GPU that torch sees, but there is none.")
-    result = {"header": header() | {"gpu": torch.cuda.get_device_name()}, "rows": []}
+    rules, precisions, shapes = list(RULES), PRECISIONS, SHAPES
+    if options.smoke:
+        rules, precisions, shapes = ["texture"], [("fp16", torch.float32)], [(1, 3, 5)]
+    result = {"header": header() | {"gpu": torch.cuda.get_device_name() if device() == "cuda" else None}, "rows": []}
     red = 0
-    for name in RULES:
-        for precision, dtype in PRECISIONS:
-            for shape in SHAPES:
+    for name in rules:
+        for precision, dtype in precisions:
+            for i, shape in enumerate(shapes):
+                steps = STEPS if i else GRAPH_STEPS
                 try:
-                    row = check(name, shape, precision, dtype)
+                    row = check(name, shape, precision, dtype, 2 if options.smoke else steps)
                 except ValueError as refused:  # what a kernel does not serve
                     row = {"rule": name, "shape": shape, "precision": precision, "refused": str(refused)}
                 result["rows"].append(row)
                 worst = max(row.get("fused", [0]))
-                good = "refused" in row or (row["parity"] and row["same_bits_twice"])
+                good = "refused" in row or (row["parity"] and row["same_bits_always"])
                 red += not good
                 print("green" if good else "RED  ", name, shape, precision, dtype, f"{worst:.1e}", flush=True)
                 write_result(options.out, result)
-    result["above_2_31"] = check_above_2_31()
+    result["long"] = [long_rollout(p, *((4, 2) if options.smoke else (128, 64))) for p in dict(precisions)]
+    write_result(options.out, result)
+    if options.smoke:
+        return
+    result["above_2_31"] = check_above_2_31(16384)
     print(result["above_2_31"])
     write_result(options.out, result)
     if red or not all(result["above_2_31"]["windows_equal"]):

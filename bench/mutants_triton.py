@@ -1,9 +1,12 @@
 """Do the tests of the Triton kernels notice a mistake? Plants mistakes in them, one at a time, and runs them.
 
-python -m bench.mutants_triton        about ten minutes; writes bench/results/mutants_triton.json
+python -m bench.mutants_triton            of the single pass; writes bench/results/mutants_triton.json
+python -m bench.mutants_triton memory     of the kernels that keep perception in memory; mutants_triton_memory.json
 
 The kernels run in Triton's interpreter: what only the compiled kernels do (inline PTX) is out of its sight.
 """
+
+import sys
 
 from bench.mutants import hunt
 
@@ -16,7 +19,8 @@ MUTANTS = [
     (PHILOX, "high1 ^ c1 ^ k0", "high1 ^ k0"),
     (PHILOX, "k1 + 0xBB67AE85", "k1"),
     (PHILOX, "i // H % B", "i // H"),
-    (PHILOX, "(step + first_step)", "(step)"),
+    (PHILOX, "(step + tl.load(place + 2))", "step"),
+    (PHILOX, "(below % canvas_height)", "below"),
     (PHILOX, "z ^= k1\n    return", "return"),
     (PHILOX, "z <= (below - 1)", "z < (below - 1)"),
     (PHILOX, " & (below > 0)", ""),
@@ -51,14 +55,68 @@ MUTANTS = [
     (BACKWARD, "add_layer(partial, grad_w1, down,", "add_layer(partial, grad_w1, 1.0,"),
     (BACKWARD, "biases += sample.to(tl.int64) * biases_stride", "biases += 0"),
     (BACKWARD, "sample * (tl.cdiv(W, BW - 2) * bands)", "sample"),
-    (HOST, "first_step + j * every + n", "first_step + n"),
-    (HOST, "start = step // steps * steps", "start = 0"),
+    (HOST, "keys_of(j * every + n)", "keys_of(n)"),
+    (HOST, "first_step + made * block", "first_step"),
     (HOST, "(every - 1 - n) % 2", "n % 2"),
     (PACKING, "packed[..., first_bias + 1] = bias - high", "packed[..., first_bias + 1] = 0"),
     (PACKING, "channels = frozen + torch.arange(written)", "channels = torch.arange(written)"),
     (PACKING, "distinct.index(stencil) for stencil in stencils", "i for i, _ in enumerate(stencils)"),
 ]
 
+NEIGHBOURS, ALIVE, MEMORY = "neighbours_triton.py", "alive_triton.py", "perceived_triton.py"
+LAYER_PACKING = "layer_packing_triton.py"
+PERCEIVE, PERCEIVE_BACK = "perceive_fwd_triton.py", "perceive_bwd_triton.py"
+NETWORK, NETWORK_BACK, SUMS = "network_fwd_triton.py", "network_bwd_triton.py", "network_weights_triton.py"
+
+# In the kernels that keep perception in memory.
+MEMORY_MUTANTS = [
+    (NEIGHBOURS, "cell = first_cell + tl.minimum", "cell = tl.minimum"),
+    (NEIGHBOURS, "* H * W + (first_cell + begin)", "* H * W + begin"),
+    (NEIGHBOURS, "sample * cells + begin, cell // W", "begin, cell // W"),
+    (NEIGHBOURS, "(i + by >= 0) & (i + by < n)", "i + by < n"),
+    (NEIGHBOURS, "(i + by >= 0) & (i + by < n)", "i + by >= 0"),
+    (PERCEIVE, "(rival > most)", "(rival >= most)"),
+    (PERCEIVE, " | (rival != rival)", ""),
+    (PERCEIVE, 'v if CIRCULAR else tl.where(here, v, -float("inf"))', "v"),
+    (PERCEIVE, "i * (2 * R + 1) + j", "j * (2 * R + 1) + i"),
+    (PERCEIVE, "and i <= R + HALF", "and i <= R"),
+    (PERCEIVE, "tl.program_id(1) * CHUNK", "0"),
+    (PERCEIVE_BACK, "beside(row, R - i, H)", "beside(row, i - R, H)"),
+    (PERCEIVE_BACK, "load_neighbour(at + F * C", "load_neighbour(at"),
+    (PERCEIVE_BACK, "total *= 1.0 / tl.load(scale)", "total *= 1.0"),
+    (PERCEIVE_BACK, "winners += sample * H * W * C", "winners += 0"),
+    (ALIVE, "was & is_now", "is_now"),
+    (ALIVE, "was & is_now", "was"),
+    (ALIVE, ">= FROZEN", ">= 0"),
+    (ALIVE, " | (v != v)", ""),
+    (ALIVE, "tl.where(written, v * mask, v)", "tl.where(written & (mask == 0), 0.0, v)"),
+    (NETWORK, "m[:, None] & (o >= FROZEN)[None, :]", "m[:, None]"),
+    (NETWORK, "m[:, None] & (o >= FROZEN)[None, :]", "(o >= FROZEN)[None, :]"),
+    (NETWORK, "weights += sample * weights_stride", "weights += 0"),
+    (NETWORK, "biases + (UNITS1 + UNITS) + o", "biases + UNITS1 + o"),
+    (NETWORK, "(column + origin_column)", "column"),
+    (NETWORK, "(sample * H + row) * 2", "row * 2"),
+    (NETWORK_BACK, "g *= tl.load(scale)", "g *= 1.0"),
+    (NETWORK_BACK, "gated(back_a, a, DOT, PRODUCT)", "back_a.to(DOT)"),
+    (NETWORK_BACK, "gated(sums[k], inputs[k], DOT, PRODUCT)", "sums[k].to(DOT)"),
+    (NETWORK_BACK, "biases += sample * biases_stride", "biases += 0"),
+    (NETWORK_BACK, "store_chunks(grad_y + whole * K", "store_chunks(grad_y + place * K"),
+    (SUMS, "tl.load(at, mask=kept, other=0.0) + sums * down", "sums * down"),
+    (SUMS, "+ bias * down", "+ bias"),
+    (SUMS, "line % parts * (part_blocks * BM)", "line * 0"),
+    (SUMS, "there = i < count", "there = i >= 0"),
+    (SUMS, "(first_row + line)", "line"),
+    (SUMS, "grad_out += group * count * OUT", "grad_out += 0"),
+    (MEMORY, "samples, cells, first_sample * parts", "samples, cells, 0"),
+    (MEMORY, "not self.alive or len(ranges) > 1", "not self.alive"),
+    (MEMORY, "self._bury(x, after, grad, buried)", "self._bury(x, x, grad, buried)"),
+    (LAYER_PACKING, "for stencil in stencils] + [len(distinct)]", "for stencil in distinct] + [len(distinct)]"),
+    (LAYER_PACKING, "[*order[1:], frozen + torch.arange(written)]", "[*order[1:], torch.arange(written)]"),
+    (LAYER_PACKING, "abs(j - reach)) <= half", "abs(j - reach)) < half"),
+]
+
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["memory"]:
+        hunt(MEMORY_MUTANTS, ["tests/test_triton_memory.py", "-k", "not presets"], "mutants_triton_memory.json")
     hunt(MUTANTS, ["tests/test_triton.py", "-k", "not compiled"], "mutants_triton.json")

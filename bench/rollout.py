@@ -3,6 +3,7 @@
     python -m bench.rollout --device cpu            all sizes, peak memory; a result file under bench/results
     python -m bench.rollout --device cpu --quick    half a minute: what `make demo` shows
     python -m bench.rollout --device cuda --precision fp16 --channels 16 --state bf16    on a GPU, some four minutes
+    python -m bench.rollout --device cuda --smoke   the same with tiny sizes, without a GPU on the CPU: does it work?
 
 Parity with the float64 reference is checked first: no speed is printed when it fails.
 """
@@ -18,8 +19,8 @@ import torch
 from bench.harness import RESULTS, copy_bandwidth, fma_peak, header, interleaved, matrix_rate, write_result
 from bench.stock import StockNCA
 from nca_fast import NCA, Rule, rollout
+from nca_fast.backends import PRECISIONS
 from nca_fast.kernels import rollout_cpu
-from nca_fast.ops import PRECISIONS
 
 # (batch, side of the canvas, steps) of one timed rollout
 FORWARD = {
@@ -27,6 +28,7 @@ FORWARD = {
     "cuda": [(4, 128, 64), (1, 256, 64), (1, 1024, 32), (1, 4096, 8)],
 }
 TRAINING = {"cpu": [(4, 128, 32)], "cuda": [(4, 128, 64), (1, 256, 64), (1, 1024, 32), (1, 4096, 4)]}
+SMOKE = [(1, 8, 5)]
 STATES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Error against float64 that is rounding alone, whatever plain PyTorch's is.
 FLOORS = {"fp32": 3e-7, "tf32": 2e-3, "fp16": 2e-3, "bf16": 2e-2}
@@ -74,9 +76,9 @@ def check_parity(nca: NCA, device: str = "cpu", precision: str = "fp32") -> dict
     return errors
 
 
-def contestants(nca: NCA, precision: str = "fp32") -> dict:
+def contestants(nca: NCA, precision: str = "fp32", stock: StockNCA | None = None) -> dict:
     """A function (x, steps) -> x for each implementation."""
-    stock = StockNCA(nca).to(next(nca.parameters()).device)
+    stock = stock or StockNCA(nca).to(next(nca.parameters()).device)
     compiled = torch.compile(stock)
 
     def repeat(step):
@@ -117,6 +119,27 @@ def time_training(runs: dict, x: torch.Tensor, steps: int, repeats: int) -> dict
         return call
 
     return _rates({name: timed(run) for name, run in runs.items()}, x, steps, repeats)
+
+
+def time_iterations(runs: dict, x: torch.Tensor, steps: int, repeats: int, parameters: dict) -> dict:
+    """Median cell-steps per second of whole training iterations: rollout, loss, gradients, a step of Adam.
+
+    Args:
+        parameters: Those that each implementation trains.
+    """
+
+    def timed(run, trained):
+        # A rate of zero, so that all repeats run on the same automaton.
+        optimizer = torch.optim.Adam(trained, lr=0.0)
+
+        def call():
+            optimizer.zero_grad()
+            run(x, steps).float().square().mean().backward()
+            optimizer.step()
+
+        return call
+
+    return _rates({name: timed(run, parameters[name]) for name, run in runs.items()}, x, steps, repeats)
 
 
 def _rates(calls, x, steps, repeats):
@@ -177,34 +200,46 @@ def show(title: str, rates: dict, note: str = "") -> None:
 
 def measure_cuda(options) -> None:
     """The comparison on a GPU, written after every size, so that a cut-off run leaves what it had."""
-    x = torch.empty(1, device="cuda")
+    gpu = torch.cuda.is_available()
+    device = "cuda" if gpu else "cpu"
+    if not gpu:  # --smoke
+        options.precision = options.state = "fp32"
     facts = header() | {"precision": options.precision, "state": options.state, "channels": options.channels}
-    facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda or torch.version.hip}
+    facts |= {"gpu": torch.cuda.get_device_name() if gpu else None, "cuda": torch.version.cuda or torch.version.hip}
     print(f"{facts['gpu']}, torch {facts['torch']}, triton {facts['triton']}, commit {facts['commit']}")
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.precision != "fp32"
-    nca = automaton(options.channels).cuda()
-    parity = check_parity(nca, "cuda", options.precision)
+    nca = automaton(options.channels).to(device)
+    parity = check_parity(nca, device, options.precision)
     print(f"parity is green: worst error {max(parity['fused']):.1e}, plain PyTorch {max(parity['plain']):.1e}")
-    runs = contestants(nca, options.precision)
-    bandwidth, rate = copy_bandwidth(), matrix_rate()
+    stock = StockNCA(nca).to(device)
+    runs = contestants(nca, options.precision, stock)
+    trained = {name: list((nca if name == "fused" else stock).parameters()) for name in runs}
+    bandwidth, rate = (copy_bandwidth(), matrix_rate()) if gpu else (1.0, 1.0)
     name = f"rollout_{facts['gpu']}_{options.channels}ch_{options.precision}_{options.state}".lower()
     path = options.out or RESULTS / (re.sub(r"[^a-z0-9_]+", "-", name) + ".json")
     result = {"header": facts, "parity": parity, "copy_bytes_per_second": bandwidth, "fp16_flops": rate}
     state = STATES[options.state]
-    for kind, time_it in (("forward", time_forward), ("training", time_training)):
+    kinds = (("training", time_training), ("forward", time_forward), ("iteration", time_iterations))
+    for kind, time_it in kinds:
         result[kind] = []
-        for batch, side, steps in (TRAINING if kind == "training" else FORWARD)["cuda"]:
-            x = (torch.randn(batch, options.channels, side, side, device="cuda") * 0.3).to(state)
+        sizes = {"forward": FORWARD, "training": TRAINING, "iteration": {"cuda": TRAINING["cuda"][:1]}}[kind]["cuda"]
+        for batch, side, steps in SMOKE if options.smoke else sizes:
+            x = (torch.randn(batch, options.channels, side, side, device=device) * 0.3).to(state)
             now = dict(runs)
-            if kind == "training" and side >= 4096:  # what stock PyTorch saves would not fit
+            if kind != "forward" and side >= 4096:  # what stock PyTorch saves would not fit
                 now = {"fused": runs["fused"]}
-            rates = time_it(now, x, steps, options.repeats)
-            moved = 2 * x.element_size() * options.channels * rates["fused"]["cell_steps_per_second"]
-            row = {"batch": batch, "side": side, "steps": steps, "rates": rates, "share_of_copy": moved / bandwidth}
+            more = (trained,) if kind == "iteration" else ()
+            rates = time_it(now, x, steps, options.repeats, *more)
+            speed = rates["fused"]["cell_steps_per_second"]
+            row = {"batch": batch, "side": side, "steps": steps, "rates": rates}
+            # Of states read and written, and of the network's products: forward, and with the backward pass's.
+            states, products = (2, 1) if kind == "forward" else (5, 3.8)
+            row["share_of_copy"] = states * x.element_size() * options.channels * speed / bandwidth
+            row["share_of_matrix_rate"] = products * operations_per_fired_cell(nca) * speed / rate
             if kind == "training":
-                row["peak_memory_bytes"] = {n: peak_device_memory(run, x, steps) for n, run in now.items()}
                 row["state_bytes"] = x.nbytes
+                row["peak_memory_bytes"] = {n: peak_device_memory(run, x, steps) for n, run in now.items() if gpu}
             result[kind].append(row)
             show(f"{kind}, {batch} x {side} x {side}, {steps} steps", rates)
             write_result(path, result)
@@ -215,6 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="what to measure")
     parser.add_argument("--quick", action="store_true", help="two sizes, no torch.compile, no memory, no result file")
+    parser.add_argument("--smoke", action="store_true", help="on a GPU, or in its place: tiny sizes")
     parser.add_argument("--isa", default="native", help="compile the kernel for another -march, such as haswell (AVX2)")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help="on a GPU (default fp16)")
     parser.add_argument("--state", choices=list(STATES), default="fp32", help="on a GPU (default fp32)")
@@ -225,7 +261,7 @@ def main() -> None:
     if options.repeats < 1:
         parser.error(f"--repeats must be at least 1, but got {options.repeats}.")
     if options.device == "cuda":
-        if not torch.cuda.is_available():
+        if not torch.cuda.is_available() and not options.smoke:
             parser.error("--device cuda needs a GPU that torch sees, but there is none.")
         measure_cuda(options)
     else:

@@ -1,34 +1,47 @@
 """What the compilers make of the Triton kernels, without a GPU: registers, spills, shared memory, instructions.
 
-    python -m bench.triton_table                    every variant for every target, about six minutes; writes
+    python -m bench.triton_table                    every variant for every target, 15 minutes; writes
                                                     bench/results/triton_table.json
     python -m bench.triton_table sm_90 texture      prints the variants of one target whose names hold a word
 
-Instructions are what one warp issues for its share, per cell, in a program of 32 rows: everything outside loops, and 32
-rows of the loop. They say nothing about time, but a spill or a growth shows here first.
+Instructions are what one warp issues for its share, per cell: everything outside loops, and all turns of the loop: 32
+rows or blocks of cells, or the chunks of a layer. Those of several launches are added up. They say nothing about time,
+but a spill or a growth shows here first.
 """
 
+import ast
+import contextlib
+import hashlib
+import itertools
+import math
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
 
 import torch
 
 from bench.harness import RESULTS, header, write_result
-from nca_fast import Rule, ops
+from nca_fast import Rule, backends
+from nca_fast.fire_mask import threshold
 from nca_fast.presets import PRESETS
 
 TABLE = RESULTS / "triton_table.json"
+KERNELS = Path(__file__).parents[1] / "kernels"
 ROWS = 32
 
-_GROWING = Rule(
-    channels=16, hidden=(128,), filters=("identity", "sobel_x/8", "sobel_y/8"), padding="zero", output_bias=True
-)
+_GROWING = PRESETS["growing"]["rule"]
+# As much as the kernels take.
+_SEVEN = ("identity", "sobel_x", "sobel_y", "laplacian", "sobel_x9", "sobel_y9", "sobel_x5")
+_WIDEST = Rule(channels=32, hidden=(256,), filters=_SEVEN, maximum_window=9, output_bias=True)
+_DEEPEST = Rule(channels=64, hidden=(128, 128), filters=_SEVEN[:3], maximum_window=3, alive_channel=3, output_bias=True)
 _STYLE = Rule(channels=18, hidden=(90, 90), frozen=3, fire_rate=1.0, output_bias=True)
-_TWO_FILTERS = PRESETS["style-two-filters"]["rule"]
 
 # name: (rule, precision, state); each one forward and backward
 VARIANTS = {
@@ -42,63 +55,154 @@ VARIANTS = {
     "texture fp32": (Rule(), "fp32", "fp32"),
     "clip fp16": (Rule(hidden=(128,)), "fp16", "fp32"),
     "16 channels fp16": (Rule(channels=16), "fp16", "fp32"),
+    "growing without its mask fp16": (replace(_GROWING, alive_channel=None), "fp16", "fp32"),
     "growing fp16": (_GROWING, "fp16", "fp32"),
     "style fp16": (_STYLE, "fp16", "fp32"),
-    "style-two-filters fp16": (_TWO_FILTERS, "fp16", "fp32"),
+    "style-two-filters fp16": (PRESETS["style-two-filters"]["rule"], "fp16", "fp32"),
+    "vae-mnist fp16": (PRESETS["vae-mnist"]["rule"], "fp16", "fp32"),
+    "vae-cifar fp16": (PRESETS["vae-cifar"]["rule"], "fp16", "fp32"),
+    "vae-face fp16": (PRESETS["vae-face"]["rule"], "fp16", "fp32"),
+    "vae-face bf16, state bf16": (PRESETS["vae-face"]["rule"], "bf16", "bf16"),
+    "vae-face tf32": (PRESETS["vae-face"]["rule"], "tf32", "fp32"),
+    "vae-face fp32": (PRESETS["vae-face"]["rule"], "fp32", "fp32"),
+    "the widest fp16": (_WIDEST, "fp16", "fp32"),
+    "the widest fp32": (_WIDEST, "fp32", "fp32"),
+    "the deepest fp16": (_DEEPEST, "fp16", "fp32"),
 }
+STATES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+POINTERS = {dtype: name for name, dtype in STATES.items()} | {torch.int8: "i8", torch.int32: "i32", torch.int64: "i64"}
 TARGETS = {
-    "sm_80": ("cuda", 80, 32),
     "sm_90": ("cuda", 90, 32),
+    "sm_80": ("cuda", 80, 32),
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
 }
 
 
-def compiled(name: str, direction: str, target: str) -> list:
-    """A variant, compiled ahead of time: (Triton's kernel, columns, rows and columns computed twice, rows per turn,
-    warps) of every launch.
+class Launch(NamedTuple):
+    """One launch of a kernel: what it is compiled for, and the share of a program."""
+
+    kernel: object
+    arguments: dict
+    constants: dict
+    warps: int
+    stages: int
+
+    @property
+    def turns(self) -> float:
+        """Of the loop, in a program of ROWS rows, or blocks of cells, or with all chunks of a layer."""
+        c = self.constants
+        if "BW" in c:
+            return (ROWS + 2 * c.get("GRAD_X", False)) / c.get("UNROLL", 1)
+        return ROWS if "BO" in c else c["UNITS"] / c["BN"] if "BN" in c else 0
+
+    @property
+    def cells(self) -> float:
+        """Of a program; tiles of a layer's weights share theirs."""
+        c = self.constants
+        if "BW" in c:
+            return ROWS * (c["BW"] - 2 * c.get("GRAD_X", False))
+        if "BO" in c:
+            return ROWS * c["BM"] / (math.ceil(c["OUT"] / c["BO"]) * math.ceil(c["IN"] / c["BI"]))
+        if "CHUNK" in c and "ALIVE" not in c:  # which takes all channels, the others a chunk
+            return c["BM"] * c["CHUNK"] / c["C"]
+        return c["BM"]
+
+
+class _Recorder:
+    """Stands for a kernel and keeps what it is launched with."""
+
+    def __init__(self, kernel, launches):
+        self.kernel, self.launches = kernel, launches
+
+    def __getitem__(self, grid):
+        return self.launch
+
+    def launch(self, *arguments, num_warps=4, num_stages=3, **constants):
+        named = dict(zip(self.kernel.arg_names, arguments, strict=False))
+        self.launches.append(Launch(self.kernel, named, constants, num_warps, num_stages))
+
+
+def launches(name: str, direction: str) -> list[Launch]:
+    """What the host launches for one step of a variant.
 
     Args:
         name: One of VARIANTS.
         direction: "forward" or "backward".
-        target: One of TARGETS.
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise RuntimeError("kernels must be compiled without the interpreter, but TRITON_INTERPRET=1: unset it.")
+    from nca_fast.kernels import perceived_triton, rollout_triton, steps_triton
+
+    found = []
+    rule, precision, state = VARIANTS[name]
+    params = torch.zeros(sum(out * (inputs + has_bias) for out, inputs, has_bias in rule.layers))
+    about = backends.about(rule.to_json())
+    fire = threshold(torch.zeros(2, 2) if name.endswith("map") else rule.fire_rate)
+    x = rollout_triton.enter(torch.zeros(1, rule.channels, 2, 2, dtype=STATES[state]))
+    with contextlib.ExitStack() as stack:
+        for module, kernels in (
+            (steps_triton, ("step_fwd", "step_bwd")),
+            (
+                perceived_triton,
+                ("perceive_fwd", "perceive_bwd", "network_fwd", "network_bwd", "network_weights", "bury"),
+            ),
+        ):
+            recorders = {kernel: _Recorder(getattr(module, kernel), found) for kernel in kernels}
+            stack.enter_context(mock.patch.multiple(module, **recorders))
+        prepared = rollout_triton.prepare(params, about, precision)
+        out, keys = torch.empty_like(x), torch.empty(*x.shape[:2], 2, dtype=torch.int32)
+        if direction == "forward":
+            steps_triton.forward_step(x, out, prepared, keys, fire, 0)
+        else:
+            sums, scale = steps_triton.gradients(prepared, x), torch.ones(())
+            steps_triton.backward_step(x, x, out, sums, prepared, scale, keys, fire, 0)
+    return found
+
+
+def compiled(launch: Launch, target: str):
+    """Triton's kernel of a launch, compiled ahead of time for one of TARGETS."""
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # the default, which triton 3.9 warns will change
     import triton
     from nca_fast.kernels.packing_triton import product
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from nca_fast.kernels import rollout_triton as kernels
+    constants, names = dict(launch.constants), launch.kernel.arg_names
+    if "PRODUCT" in constants:
+        precision = next(p for p in ("fp32", "fp16", "bf16") if p == str(constants["DOT"]))
+        precision = "tf32" if constants["PRODUCT"] == "tf32" else precision
+        constants["PRODUCT"] = product(precision, hip=target.startswith("gfx"))
+    pointers = {n: "*" + POINTERS[v.dtype] for n, v in launch.arguments.items() if isinstance(v, torch.Tensor)}
+    signature = {n: "constexpr" if n in constants else pointers.get(n, "i32") for n in names}
+    # As at a launch: numbers too are known to be multiples of 16, unless they differ from launch to launch.
+    multiples = {n for n, v in launch.arguments.items() if isinstance(v, int) and v % 16 == 0}
+    multiples -= {p.name for p in launch.kernel.params if p.do_not_specialize}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n in pointers or n in multiples}
+    source = ASTSource(launch.kernel, signature=signature, constexprs=constants, attrs=aligned)
+    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
 
-    rule, precision, state = VARIANTS[name]
-    params = torch.zeros(sum(out * (inputs + has_bias) for out, inputs, has_bias in rule.layers))
-    prepared = kernels.prepare(params, ops._about(rule.to_json()), precision)
-    weights, per_cell = prepared.weights, name.endswith("map")
-    product_of = {"PRODUCT": product(precision, hip=target.startswith("gfx"))}
-    if direction == "forward":
-        launches = [(kernels.step_fwd, kernels.WARPS, weights.forward_constants(per_cell))]
-    else:
-        constants = weights.backward_constants(per_cell)
-        passes = [p._asdict() for p in kernels.passes(weights, per_cell)]
-        launches = [(kernels.step_bwd, p.pop("warps"), constants | p) for p in passes]
-    operand = {"fp16": "*fp16", "bf16": "*bf16"}.get(precision, "*fp32")
-    types = dict.fromkeys(("x", "out", "grad", "grad_x"), "*" + state) | {"keys": "*i32", "fire": "*i64"}
-    types |= {"weights": operand, "biases": "*fp32", "partial": "*fp32", "scale": "*fp32"}
-    columns, results = kernels.COLUMNS[precision], []
-    for kernel, warps, constants in launches:
-        constants |= product_of | {"BW": columns}
-        names = kernel.arg_names
-        signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in names}
-        aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature[n].startswith("*")}
-        source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=aligned)
-        options = {"num_warps": warps, "num_stages": 1}
-        kernel = triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
-        halo = 2 * constants.get("GRAD_X", False)
-        results.append((kernel, columns - halo, halo, constants.get("UNROLL", 1), warps))
-    return results
+
+def digest() -> str:
+    """Changes with whatever the table depends on: the kernels, but for their comments, and what the host launches."""
+    from triton.runtime.jit import JITFunction
+
+    modules = [import_module(f"nca_fast.kernels.{path.stem}") for path in sorted(KERNELS.glob("*_triton.py"))]
+    sources = {f.src for module in modules for f in vars(module).values() if isinstance(f, JITFunction)}
+    parts = sorted(ast.unparse(_without_docstrings(ast.parse(source))) for source in sources)
+    for name, direction in itertools.product(VARIANTS, ("forward", "backward")):
+        for launch in launches(name, direction):
+            types = {n: str(v.dtype) if isinstance(v, torch.Tensor) else v for n, v in launch.arguments.items()}
+            parts.append(repr((name, types, launch.constants, launch.warps, launch.stages)))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _without_docstrings(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree
 
 
 def _loops(lines, label, branch):
@@ -147,15 +251,16 @@ def _amd(kernel):
 
 def row(name: str, direction: str, target: str) -> dict:
     """A row of the table, see the top of this file; of several launches the largest of each, instructions added up."""
-    launches = [_launch(*launch, target) for launch in compiled(name, direction, target)]
-    together = {"launches": len(launches)}
-    for quantity in launches[0]:
-        of = [launch[quantity] for launch in launches]
+    rows = [_figures(launch, target) for launch in launches(name, direction)]
+    together = {"launches": len(rows)}
+    for quantity in rows[0]:
+        of = [figures[quantity] for figures in rows]
         together[quantity] = max(of) if quantity in ("registers", "shared_bytes") else round(sum(of), 2)
     return {"variant": name, "direction": direction, "target": target} | together
 
 
-def _launch(kernel, cells, halo, unroll, warps, target):
+def _figures(launch, target):
+    kernel = compiled(launch, target)
     loops, instructions, registers, spill, matrix = (_amd if target.startswith("gfx") else _nvidia)(kernel)
     instructions = ["NOP" if i.startswith(("NOP", "s_nop")) else i for i in instructions]
     begin, end = max(loops, key=lambda loop: loop[1] - loop[0], default=(0, -1))
@@ -169,22 +274,22 @@ def _launch(kernel, cells, halo, unroll, warps, target):
         "shared_bytes": kernel.metadata.shared,
         "instructions": sum(i != "NOP" for i in instructions),
         "loop_instructions": len(body),
-        "loop_matrix_instructions": sum(bool(re.match(matrix, i)) for i in body),
-        "warp_instructions_per_cell": (len(outside) + (ROWS + halo) / unroll * len(body)) * warps / (ROWS * cells),
+        "matrix_instructions": sum(bool(re.match(matrix, i)) for i in instructions),
+        "warp_instructions_per_cell": (len(outside) + launch.turns * len(body)) * launch.warps / launch.cells,
     }
 
 
 def main(arguments: list[str]) -> None:
     target, word = (*arguments, "", "")[:2]
-    rows = []
+    rows, facts = [], header() | {"digest": digest()}
     for t in [target] if target else TARGETS:
         for name in VARIANTS:
             for direction in ("forward", "backward"):
                 if word in name:
                     rows.append(row(name, direction, t))
-                    print(*(f"{v:>7}" if n > 2 else f"{v:<26}" for n, v in enumerate(rows[-1].values())), flush=True)
-    if not arguments:
-        write_result(TABLE, {"header": header(), "rows": rows})
+                    print(*(f"{v:>7}" if n > 2 else f"{v:<30}" for n, v in enumerate(rows[-1].values())), flush=True)
+                    if not arguments:
+                        write_result(TABLE, {"header": facts, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,19 +1,25 @@
 """Which sizes of programs are fastest on this GPU, and is the way that the kernels go the right one?
 
     python -m bench.tune_triton [--out FILE]
+    python -m bench.tune_triton --smoke     tiny, without a GPU in Triton's interpreter: does the script work?
 
 Times one forward and one backward step at 128 x 128 x 4 and at 2048 x 2048 over rows per program, and what is decided
-without a measurement: one backward launch against two, float32 as three tf32 products, and the forward kernel against
-one thread per cell (thread_per_cell.cu, if nvcc is there). Every variant is compared with the default first.
+without a measurement: one backward launch against two, float32 as three tf32 products, whole rollouts as CUDA graphs
+against single launches, and the forward kernel against one thread per cell (thread_per_cell.cu, if nvcc is there).
+Every variant is compared with the default first, and float32 products with the float64 reference.
 """
 
 import argparse
 import contextlib
 import ctypes
 import itertools
+import os
 import shutil
 import subprocess
 import tempfile
+import time
+from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -21,11 +27,14 @@ import torch
 
 from bench.harness import RESULTS, header, write_result
 from bench.rollout import automaton
-from nca_fast import ops
+from nca_fast import backends, rollout
 from nca_fast.fire_mask import threshold
 
 SIZES = [(4, 128, 128), (1, 2048, 2048)]
+GRAPH_SIZES = [(1, 64, 64), (1, 128, 128), (4, 128, 128), (1, 512, 512), (1, 640, 640), (1, 1024, 1024)]
+THREAD_SIZES = [(4, 128, 128), (1, 256, 256), (1, 1024, 1024), (1, 4096, 4096)]
 ROWS = [2, 4, 8, 16, 32, 64, 128]
+STEPS = 64  # of the rollouts
 
 
 class Step:
@@ -34,15 +43,16 @@ class Step:
     def __init__(self, kernels, shape, precision, dtype=torch.float32):
         nca = automaton()
         B, H, W = shape
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         # automaton() has seeded the generator: all steps of a shape start from the same numbers
-        self.kernels, self.cells, self.place = kernels, B * H * W, (7, 0, 0, 0)
-        self.about = ops._about(nca.rule.to_json())
-        self.fire = threshold(nca.rule.fire_rate, torch.device("cuda"))
+        self.kernels, self.cells, self.place = kernels, B * H * W, (7, 0, 0, 0, 2**32)
+        self.about = backends.about(nca.rule.to_json())
+        self.fire = threshold(nca.rule.fire_rate, torch.device(device))
         tensors = [t.detach().reshape(-1) for pair in nca.weights for t in pair if t is not None]
-        self.weights = kernels.prepare(torch.cat(tensors).cuda(), self.about, precision)
-        x = (torch.randn(B, nca.rule.channels, H, W, device="cuda") * 0.3).to(dtype)
+        self.weights = kernels.prepare(torch.cat(tensors).to(device), self.about, precision)
+        x = (torch.randn(B, nca.rule.channels, H, W) * 0.3).to(device, dtype)
         self.x, self.grad = kernels.enter(x), kernels.enter(torch.randn_like(x))
-        self.out, self.grad_x = torch.empty_like(self.x), torch.empty_like(self.x)
+        self.out = torch.empty_like(self.x)
         self.sums = kernels.gradients(self.weights, self.x)
 
     def forward(self):
@@ -51,43 +61,55 @@ class Step:
 
     def backward(self):
         self.sums.zero_()
-        self.kernels.retreat(
-            self.x, self.grad, self.weights, self.fire, self.about, self.place, 0, self.grad_x, self.sums
-        )
-        return [self.grad_x, self.kernels.total(self.sums, self.weights)]
+        grad = self.grad.clone()
+        grad = self.kernels.retreat(self.x[None], grad, self.weights, self.fire, self.about, self.place, 0, self.sums)
+        return [grad, self.kernels.total(self.sums, self.weights)]
 
 
 def timed(run) -> float:
-    """Median seconds of a call."""
+    """Median seconds of a call; without a GPU those of one call, to see that it works."""
+    if not torch.cuda.is_available():
+        begin = time.perf_counter()
+        run()
+        return time.perf_counter() - begin
     from triton.testing import do_bench
 
     return do_bench(run, warmup=20, rep=60, return_mode="median") / 1e3
 
 
-def variants(kernels, direction, precision):
+def variants(steps, direction, precision, rows):
     """(description, names to patch in modules of nca_fast.kernels) of everything that is tried."""
-    tile = kernels._forward_tile if direction == "forward" else kernels._backward_tile
+    tile = steps._forward_tile if direction == "forward" else steps._backward_tile
     yield {}, {}
-    for rows in ROWS:
-        patched = {tile.__name__: lambda *a, rows=rows: tile(*a)._replace(rows=rows)}
-        yield {"rows": rows}, {"rollout_triton": patched}
+    for count in rows:
+        patched = {tile.__name__: lambda *a, count=count: tile(*a)._replace(rows=count)}
+        yield {"rows": count}, {"steps_triton": patched}
     if direction == "backward":
-        split = (kernels.Pass(True, False, False, True), kernels.Pass(False, True, True, True))
-        fused = (kernels.Pass(True, True, True, False),)
-        carried = (kernels.Pass(True, True, True, True),)
+        split = (steps.Pass(True, False, False, True), steps.Pass(False, True, True, True))
+        fused = (steps.Pass(True, True, True, False),)
+        carried = (steps.Pass(True, True, True, True),)
         for what, passes in (("split", split), ("fused", fused), ("fused, carried", carried)):
-            yield {"passes": what}, {"rollout_triton": {"passes": lambda *a, passes=passes: passes}}
+            yield {"passes": what}, {"steps_triton": {"passes": lambda *a, passes=passes: passes}}
     if precision == "fp32":
-        for columns in (32, 64):
+        for columns in (16, 32, 64):
             products = {"packing_triton": {"product": lambda *a: "tf32x3"}}
-            sizes = {"rollout_triton": {"COLUMNS": {"fp32": columns}}}
+            sizes = {"steps_triton": {"COLUMNS": {"fp32": columns}}}
             yield {"product": "tf32x3", "columns": columns}, products | sizes
+
+
+def exactly(step) -> torch.Tensor:
+    """The state after a step in float64, by the reference."""
+    nca = automaton()
+    x = step.kernels.leave(step.x, nca.rule.channels).double()
+    weights = [(w.to(x.device), None if b is None else b.to(x.device)) for w, b in nca.weights]
+    return rollout(x, weights, nca.rule, 1, seed=step.place[0], backend="reference")
 
 
 def try_out(kernels, direction, precision, shape, change, patches) -> dict:
     """One row: time and error of a variant against the default."""
     with torch.no_grad():
-        expected = [t.clone() for t in getattr(Step(kernels, shape, precision), direction)()]
+        default = Step(kernels, shape, precision)
+        expected = [t.clone() for t in getattr(default, direction)()]
         with contextlib.ExitStack() as stack:
             for module, names in patches.items():
                 stack.enter_context(mock.patch.multiple(f"nca_fast.kernels.{module}", **names))
@@ -96,13 +118,49 @@ def try_out(kernels, direction, precision, shape, change, patches) -> dict:
             got = run()
             error = max(((a - e).norm() / e.norm()).item() for a, e in zip(got, expected, strict=True))
             seconds = timed(run)
-    rate = step.cells / seconds
-    facts = {"direction": direction, "precision": precision, "shape": shape, "change": change}
-    return facts | {"seconds": seconds, "cells_per_second": rate, "difference_from_default": error}
+        row = {"direction": direction, "precision": precision, "shape": shape, "change": change}
+        row |= {"seconds": seconds, "cells_per_second": step.cells / seconds, "difference_from_default": error}
+        if direction == "forward" and step.cells <= 1 << 17:
+            exact = exactly(step)
+            y = kernels.leave(got[0], exact.shape[1])
+            row["error_against_float64"] = ((y - exact).norm() / exact.norm()).item()
+    return row
+
+
+def graphs_against_launches(shape, precision, steps=STEPS) -> dict:
+    """One row: seconds of a whole rollout, and of one with its gradients, replayed and launched step by step.
+
+    It decides `graphs_triton.LARGEST_STATE`, below which rollouts are replayed.
+    """
+    from nca_fast.kernels import graphs_triton
+
+    nca = automaton()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    nca, x = nca.to(device), (torch.randn(shape[0], nca.rule.channels, *shape[1:]) * 0.3).to(device)
+
+    def forward():
+        with torch.no_grad():
+            return nca(x, steps, backend="triton", precision=precision)
+
+    def training():
+        nca(x, steps, backend="triton", precision=precision).square().mean().backward()
+
+    row = {"graphs": shape, "precision": precision, "steps": steps, "state_bytes": x.nbytes}
+    for what, largest in (("replayed", 1 << 62), ("launched", 0)):
+        with mock.patch.multiple(graphs_triton, LARGEST_STATE=largest, _frames=OrderedDict()):
+            for name, run in (("forward", forward), ("training", training)):
+                for _ in range(3):  # the first is launched, the second makes a frame
+                    run()
+                row[f"{name}_{what}"] = timed(run)
+            row[f"y_{what}"] = forward()
+    row["same_bits"] = torch.equal(row.pop("y_replayed"), row.pop("y_launched"))
+    return row
 
 
 def thread_per_cell(kernels, shape) -> dict:
     """The naive kernel's row; its result is compared with the Triton kernel's in float32."""
+    from nca_fast.kernels.philox_triton import RowKeys
+
     source = Path(__file__).with_name("thread_per_cell.cu")
     step, nca = Step(kernels, shape, "fp32"), automaton().cuda()
     with tempfile.TemporaryDirectory() as folder:
@@ -114,8 +172,10 @@ def thread_per_cell(kernels, shape) -> dict:
     (w1, b1), (w2, _) = nca.weights
     B, H, W = shape
     x = kernels.leave(step.x, nca.rule.channels)
-    out, keys = torch.empty_like(x), step.weights.row_keys(step.place, 0, B, H)
-    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (x, out, w1.detach(), b1.detach(), w2.detach(), keys)]
+    out, keys = torch.empty_like(x), RowKeys(1, step.x)
+    keys.put(step.place, 0)
+    keys.make(1)
+    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (x, out, w1.detach(), b1.detach(), w2.detach(), keys.table)]
     below, stream = ctypes.c_ulonglong(int(step.fire)), ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
 
     def run():
@@ -137,28 +197,43 @@ def thread_per_cell(kernels, shape) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS / "tune_triton.json", help="result file")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes; without a GPU in the interpreter")
     options = parser.parse_args()
-    if not torch.cuda.is_available():
+    sizes, graph_sizes, rows, precisions = SIZES, GRAPH_SIZES, ROWS, ("fp16", "fp32", "bf16")
+    if options.smoke:
+        sizes, graph_sizes, rows, precisions = [(1, 3, 5)], [(1, 3, 5)], [2], ("fp16", "fp32")
+        if not torch.cuda.is_available():
+            os.environ["TRITON_INTERPRET"] = "1"
+    elif not torch.cuda.is_available():
         parser.error("this needs a GPU that torch sees, but there is none.")
     from nca_fast.kernels import rollout_triton as kernels
+    from nca_fast.kernels import steps_triton
 
-    result = {"header": header() | {"gpu": torch.cuda.get_device_name()}, "rows": []}
+    facts = header() | {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
+    result = {"header": facts, "rows": []}
 
-    def keep(row):
+    def keep(make, **facts):
+        try:
+            row = make()
+        except Exception as error:  # one that does not compile must not cost the others their numbers
+            if options.smoke:
+                raise
+            row = facts | {"error": repr(error)[:300]}
         result["rows"].append(row)
         print(row, flush=True)
         write_result(options.out, result)
 
-    for shape in SIZES:
-        if shutil.which("nvcc"):
-            keep(thread_per_cell(kernels, shape))
-    for precision, direction in itertools.product(("fp16", "bf16", "fp32"), ("forward", "backward")):
-        for shape in SIZES:
-            for change, patches in variants(kernels, direction, precision):
-                try:
-                    keep(try_out(kernels, direction, precision, shape, change, patches))
-                except Exception as error:  # one that does not compile must not cost the others their numbers
-                    keep({"precision": precision, "direction": direction, "change": change, "error": repr(error)[:300]})
+    for shape in THREAD_SIZES:
+        if shutil.which("nvcc") and torch.cuda.is_available():
+            keep(partial(thread_per_cell, kernels, shape), shape=shape, change={"kernel": "one thread per cell"})
+    for shape in graph_sizes:
+        steps = 2 if options.smoke else STEPS
+        keep(partial(graphs_against_launches, shape, "fp16", steps), precision="fp16", graphs=shape)
+    for precision, direction in itertools.product(precisions, ("forward", "backward")):
+        for shape in sizes:
+            for change, patches in variants(steps_triton, direction, precision, rows):
+                make = partial(try_out, kernels, direction, precision, shape, change, patches)
+                keep(make, precision=precision, direction=direction, change=change)
 
 
 if __name__ == "__main__":

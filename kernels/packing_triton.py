@@ -13,8 +13,8 @@ from torch import Tensor
 # Whether Triton's interpreter runs the kernels, on the CPU; decided when triton is imported.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
-_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_TRITON_DTYPES = {"fp32": tl.float32, "tf32": tl.float32, "fp16": tl.float16, "bf16": tl.bfloat16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TRITON_DTYPES = {"fp32": tl.float32, "tf32": tl.float32, "fp16": tl.float16, "bf16": tl.bfloat16}
 
 
 def product(precision: str, hip: bool) -> str:
@@ -24,7 +24,7 @@ def product(precision: str, hip: bool) -> str:
     return {"fp32": "ieee", "tf32": "ieee" if hip else "tf32"}.get(precision, "plain" if hip else "ptx")
 
 
-def _chunks(width):
+def chunks(width):
     """(start, width, start, width, ...) of chunks of 64, 32 or 16 units, `width` rounded up to a multiple of 16."""
     chunks, start = [], 0
     while start < width:
@@ -60,7 +60,7 @@ def _high(bias, precision):
         return bias
     if precision == "tf32":
         return (bias.view(torch.int32) & ~0x1FFF).view(torch.float32)
-    return bias.to(_DTYPES[precision]).float()
+    return bias.to(DTYPES[precision]).float()
 
 
 class Packing:
@@ -95,7 +95,7 @@ class Packing:
         elif FP > F:
             ones = F * 8
 
-        hidden1, hidden2 = _chunks(units1), _chunks(middle[0][0]) if middle else ()
+        hidden1, hidden2 = chunks(units1), chunks(middle[0][0]) if middle else ()
         units = [sum(hidden[1::2]) for hidden in (hidden1, hidden2) if hidden]
         inputs = tuple(v for k in range(0, slots, 2) for v in (k * 8 * FP, min(2, slots - k) * 8 * FP))
         outputs = 16 if slots <= 2 else 32
@@ -136,9 +136,19 @@ class Packing:
         self.index = torch.cat(kept)
 
 
+def stencils(about):
+    """The filters of a rule (`backends.About`), as nested tuples."""
+    return tuple(tuple(tuple(row) for row in stencil) for stencil in about.stencils.tolist())
+
+
 @lru_cache(maxsize=256)
-def _packing(stencils, layers, frozen, circular):
-    return Packing(stencils, layers, frozen, circular)
+def _packing(*settings):
+    return Packing(*settings)
+
+
+def packing(about) -> Packing:
+    """The packing of a rule (`backends.About`), the same object for the same rule."""
+    return _packing(stencils(about), about.layers, about.frozen, about.circular)
 
 
 @lru_cache(maxsize=256)
@@ -153,13 +163,12 @@ class Weights:
 
     Args:
         params: All layers' weights [out, in] and biases in a row, float32 [P]; or, one rule per sample, [B, P].
-        about: What a kernel needs to know of a rule (`ops.About`).
+        packing: Where they go: a `Packing`, or a `LayerPacking` (layer_packing_triton.py).
         precision: What the matrix products multiply.
     """
 
-    def __init__(self, params: Tensor, about, precision: str):
-        stencils = tuple(tuple(tuple(row) for row in stencil) for stencil in about.stencils.tolist())
-        self.packing = _packing(stencils, about.layers, about.frozen, about.circular)
+    def __init__(self, params: Tensor, packing, precision: str):
+        self.packing = packing
         self.precision = precision
         self.per_sample = params.ndim == 2
         self.index, first_bias = _indices(self.packing, params.device)
@@ -169,7 +178,7 @@ class Weights:
             high = _high(bias, precision)
             packed[..., first_bias] = high
             packed[..., first_bias + 1] = bias - high
-        self.matrices = packed[..., : self.packing.weights].to(_DTYPES[precision]).contiguous()
+        self.matrices = packed[..., : self.packing.weights].to(DTYPES[precision]).contiguous()
         self.biases = packed[..., self.packing.weights :].clone(memory_format=torch.contiguous_format)
 
     @property
@@ -183,7 +192,7 @@ class Weights:
         small = constants["C"] * len(constants["TERMS"]) <= 64 and not constants["HIDDEN2"]  # registers for two rows
         return constants | {
             "MAP": per_cell,
-            "DOT": _TRITON_DTYPES[self.precision],
+            "DOT": TRITON_DTYPES[self.precision],
             "PRODUCT": product(self.precision, torch.version.hip is not None),
             "UNROLL": 2 if small and self.matrices.element_size() == 2 else 1,
         }
@@ -191,5 +200,6 @@ class Weights:
     def backward_constants(self, per_cell: bool) -> dict:
         """What `step_bwd` is compiled for, but for the tile and the pass."""
         constants = self.forward_constants(per_cell)
-        del constants["UNROLL"]
+        for name in ("UNROLL", "HIDDEN2", "UNITS2", "BIAS2"):  # rules of two layers have another backward pass
+            del constants[name]
         return constants | {"TRANSPOSED": self.packing.transposed, "SCALED": self.precision == "fp16"}

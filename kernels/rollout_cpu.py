@@ -158,7 +158,7 @@ def advance(x: Tensor, weights: Prepared, fire: Tensor, about, place, first_step
         weights: What `prepare` made of all layers' weights [out, in] and biases in a row [P], or of one such row per
             sample [B, P].
         fire: A cell fires when its hash is below: int64, [] or a map [H, W].
-        about: What a kernel needs to know of a rule (`ops.About`).
+        about: What a kernel needs to know of a rule (`backends.About`).
         place: (seed as a signed integer, origin row, origin column, first sample, canvas height).
         first_step: Number of the first step.
         states: Written. [n, B, C, H, W].
@@ -177,13 +177,20 @@ def advance(x: Tensor, weights: Prepared, fire: Tensor, about, place, first_step
             x, done = states[j], done + count
 
 
-def retreat(x: Tensor, grad: Tensor, weights: Prepared, fire: Tensor, about, place, step: int, grad_x, grad_params):
-    """The gradient of one step, taken from x.
+def retreat(
+    states: Tensor, grad: Tensor, weights: Prepared, fire: Tensor, about, place, first_step: int, grad_params: Tensor
+) -> Tensor:
+    """The gradient of states[0], in the memory of grad or in new memory.
 
     Args:
-        grad: Gradient of the state after the step. [B, C, H, W] float32; it must not be grad_x.
-        grad_x: Written: gradient of x. [B, C, H, W] float32.
+        states: Before each of some consecutive steps. [n, B, C, H, W] float32.
+        grad: Gradient of the state after the last of them; overwritten. [B, C, H, W] float32.
+        first_step: Number of the step taken from states[0].
         grad_params: Added to: gradient of what `prepare` was given. float64.
         The others as in `advance`.
     """
-    load().retreat(x, grad, *_settings(weights, fire, about, place), step, grad_x, grad_params)
+    kernel, settings, scratch = load(), _settings(weights, fire, about, place), torch.empty_like(grad)
+    for n in reversed(range(len(states))):
+        kernel.retreat(states[n], grad, *settings, first_step + n, scratch, grad_params)
+        grad, scratch = scratch, grad
+    return grad

@@ -4,6 +4,8 @@
     grad_x = grad + filters^T grad_y
     grad_W = sum of grad_u h^T        grad_W1 = sum of grad_h y^T        grad_b = sum of grad_u, ... over all cells
 
+For one hidden layer; the gradient of two goes through memory (perceived_triton.py).
+
 A program takes BW - 2 columns and slides down R rows, as in step_fwd_triton. grad_x of a cell needs grad_y of its eight
 neighbours, so the program computes one column more at either side and one row more at either end. With P, T and Z the
 sums over the filters, and over the rows above, of and below a cell, of grad_y times the filters' weights on the
@@ -28,14 +30,13 @@ from nca_fast.kernels.layers_triton import (
     back,
     dot,
     gated,
-    layer,
     load_bias,
     load_layer,
     units,
     zero_tiles,
     zeros,
 )
-from nca_fast.kernels.matrices_triton import kept, matrices, output_matrix, perceived, to_matrix_rows
+from nca_fast.kernels.matrices_triton import matrices, output_matrix, perceived, to_matrix_rows
 from nca_fast.kernels.perception_triton import (
     add_through_filters,
     blank,
@@ -72,12 +73,9 @@ def step_bwd(
     TRANSPOSED: tl.constexpr,
     INPUTS: tl.constexpr,
     HIDDEN1: tl.constexpr,
-    HIDDEN2: tl.constexpr,
     OUTPUTS: tl.constexpr,
     UNITS1: tl.constexpr,
-    UNITS2: tl.constexpr,
     BIAS1: tl.constexpr,
-    BIAS2: tl.constexpr,
     OUT_BIAS: tl.constexpr,
     CIRCULAR: tl.constexpr,
     MAP: tl.constexpr,
@@ -106,9 +104,7 @@ def step_bwd(
     CHUNKS: tl.constexpr = (C + 7) // 8
     K: tl.constexpr = CHUNKS * 8 * FP
     COLUMNS: tl.constexpr = OUTPUTS[1]
-    PACKED: tl.constexpr = (
-        UNITS1 * K + UNITS2 * UNITS1 + COLUMNS * (UNITS2 if UNITS2 > 0 else UNITS1) + UNITS1 + UNITS2 + COLUMNS
-    )
+    PACKED: tl.constexpr = UNITS1 * K + COLUMNS * UNITS1 + UNITS1 + COLUMNS
     HALO: tl.constexpr = 1 if GRAD_X else 0
     columns = tl.cdiv(W, BW - 2 * HALO)
     bands = tl.cdiv(H, R)
@@ -151,24 +147,14 @@ def step_bwd(
     biases += sample.to(tl.int64) * biases_stride
     w1 = load_layer(weights, K, INPUTS, HIDDEN1)
     b1 = load_bias(biases, HIDDEN1)
-    if UNITS2 > 0:
-        w2 = load_layer(weights + UNITS1 * K, UNITS1, HIDDEN1, HIDDEN2)
-        b2 = load_bias(biases + UNITS1, HIDDEN2)
-        w = load_layer(weights + UNITS1 * (K + UNITS2), UNITS2, HIDDEN2, OUTPUTS)
-    else:
-        w = load_layer(weights + UNITS1 * K, UNITS1, HIDDEN1, OUTPUTS)
+    w = load_layer(weights + UNITS1 * K, UNITS1, HIDDEN1, OUTPUTS)
 
     ROW: tl.constexpr = (0, 16)  # a row of sums is the first of 16, the fewest that the matrix unit computes
     if GRAD_W1:
         grad_w1 = zero_tiles(INPUTS, HIDDEN1)
         grad_b1 = zero_tiles(ROW, HIDDEN1)
     if GRAD_W:
-        if UNITS2 > 0:
-            grad_w2 = zero_tiles(HIDDEN1, HIDDEN2)
-            grad_b2 = zero_tiles(ROW, HIDDEN2)
-            grad_w = zero_tiles(HIDDEN2, OUTPUTS)
-        else:
-            grad_w = zero_tiles(HIDDEN1, OUTPUTS)
+        grad_w = zero_tiles(HIDDEN1, OUTPUTS)
         grad_b = zero_tiles(ROW, OUTPUTS)
 
     # Unfinished rows of grad_x: P, T, Z over the rows read so far, for the row above the next and for the next itself.
@@ -221,52 +207,23 @@ def step_bwd(
         for i in tl.static_range(len(y)):
             grad_y = grad_y + (zeros(BW, y[i].shape[1]),)
 
-        if UNITS2 == 0:
-            for j in tl.static_range(len(w)):
-                h = units(y, w1, b1, j, BIAS1, True, DOT, PRODUCT)
-                grad_h = gated(back((grad_u,), (w[j],), 0, 1, DOT, PRODUCT), h, DOT, PRODUCT)
-                if GRAD_W:
-                    sums_w = sums_w + (dot(tl.trans(h), own_grad_u, grad_w[j], DOT, PRODUCT),)
-                if GRAD_W1:
-                    sums_w1 = sums_w1 + add_products(grad_w1, own_y, grad_h, j, DOT, PRODUCT)
-                    if BIAS1:
-                        sums_b1 = sums_b1 + (dot(own_row, grad_h, grad_b1[j], DOT, PRODUCT),)
-                if GRAD_X:
-                    grad_y = add_back(grad_y, grad_h, w1, j, DOT, PRODUCT)
-        else:
-            h1 = layer(y, w1, b1, BIAS1, True, DOT, PRODUCT)
-            grad_h2 = ()
-            sums_w2 = ()
-            sums_b2 = ()
-            for j in tl.static_range(len(w)):
-                h = units(h1, w2, b2, j, BIAS2, True, DOT, PRODUCT)
-                grad_h = gated(back((grad_u,), (w[j],), 0, 1, DOT, PRODUCT), h, DOT, PRODUCT)
-                grad_h2 = grad_h2 + (grad_h,)
-                if GRAD_W:
-                    if GRAD_X:
-                        grad_h = kept(grad_h, own_rows, DOT, PRODUCT)
-                    sums_w = sums_w + (dot(tl.trans(h), own_grad_u, grad_w[j], DOT, PRODUCT),)
-                    sums_w2 = sums_w2 + add_products(grad_w2, h1, grad_h, j, DOT, PRODUCT)
-                    if BIAS2:
-                        sums_b2 = sums_b2 + (dot(own_row, grad_h, grad_b2[j], DOT, PRODUCT),)
-            for j in tl.static_range(len(h1)):
-                grad_h = gated(back(grad_h2, w2, j, len(h1), DOT, PRODUCT), h1[j], DOT, PRODUCT)
-                if GRAD_W1:
-                    sums_w1 = sums_w1 + add_products(grad_w1, own_y, grad_h, j, DOT, PRODUCT)
-                    if BIAS1:
-                        sums_b1 = sums_b1 + (dot(own_row, grad_h, grad_b1[j], DOT, PRODUCT),)
-                if GRAD_X:
-                    grad_y = add_back(grad_y, grad_h, w1, j, DOT, PRODUCT)
+        for j in tl.static_range(len(w)):
+            h = units(y, w1, b1, j, BIAS1, True, DOT, PRODUCT)
+            grad_h = gated(back((grad_u,), (w[j],), 0, 1, DOT, PRODUCT), h, DOT, PRODUCT)
+            if GRAD_W:
+                sums_w = sums_w + (dot(tl.trans(h), own_grad_u, grad_w[j], DOT, PRODUCT),)
+            if GRAD_W1:
+                sums_w1 = sums_w1 + add_products(grad_w1, own_y, grad_h, j, DOT, PRODUCT)
+                if BIAS1:
+                    sums_b1 = sums_b1 + (dot(own_row, grad_h, grad_b1[j], DOT, PRODUCT),)
+            if GRAD_X:
+                grad_y = add_back(grad_y, grad_h, w1, j, DOT, PRODUCT)
         if GRAD_W1:
             grad_w1 = sums_w1
             if BIAS1:
                 grad_b1 = sums_b1
         if GRAD_W:
             grad_w = sums_w
-            if UNITS2 > 0:
-                grad_w2 = sums_w2
-                if BIAS2:
-                    grad_b2 = sums_b2
             if OUT_BIAS:
                 grad_b = (dot(own_row, own_grad_u, grad_b[0], DOT, PRODUCT),)
 
@@ -300,18 +257,12 @@ def step_bwd(
             here = below
 
     partial += (sample * (tl.cdiv(W, BW - 2) * bands) + program % (columns * bands)).to(tl.int64) * PACKED
-    to_biases = partial + (PACKED - UNITS1 - UNITS2 - COLUMNS)
+    to_biases = partial + (PACKED - UNITS1 - COLUMNS)
     if GRAD_W1:
         add_layer(partial, grad_w1, down, K, INPUTS, HIDDEN1)
         if BIAS1:
             add_bias(to_biases, grad_b1, down, HIDDEN1)
     if GRAD_W:
-        if UNITS2 > 0:
-            add_layer(partial + UNITS1 * K, grad_w2, down, UNITS1, HIDDEN1, HIDDEN2)
-            add_layer(partial + UNITS1 * (K + UNITS2), grad_w, down, UNITS2, HIDDEN2, OUTPUTS)
-        else:
-            add_layer(partial + UNITS1 * K, grad_w, down, UNITS1, HIDDEN1, OUTPUTS)
-        if BIAS2:
-            add_bias(to_biases + UNITS1, grad_b2, down, HIDDEN2)
+        add_layer(partial + UNITS1 * K, grad_w, down, UNITS1, HIDDEN1, OUTPUTS)
         if OUT_BIAS:
-            add_bias(to_biases + (UNITS1 + UNITS2), grad_b, down, OUTPUTS)
+            add_bias(to_biases + UNITS1, grad_b, down, OUTPUTS)

@@ -9,9 +9,10 @@ import torch
 from rollouts import random_weights, relative_error
 from torch.library import opcheck
 
-from nca_fast import NCA, Rule, ops, rollout
+from nca_fast import NCA, Rule, backends, rollout
 
 RULE = Rule(channels=4, hidden=(6,))
+PLACE = [0, 7, 0, 0, 0, 5]  # first step, seed, origin, first sample, rows of the canvas
 
 
 def call(**changes):
@@ -81,7 +82,7 @@ def test_what_the_cpu_kernel_does_not_do_is_refused_by_name_and_else_served_by_t
     options = {"precision": how.get("precision", "fp32")}
     with pytest.raises(ValueError, match=f'backend="cpu" cannot serve: .*{reason}'):
         rollout(x, weights, rule, 2, backend="cpu", **options)
-    ops._said.clear()
+    backends._said.clear()
     with pytest.warns(UserWarning, match=f"slow reference: .*{reason}"):
         y = rollout(x, weights, rule, 2, **options)
     assert torch.equal(y, rollout(x, weights, rule, 2, backend="reference", **options))
@@ -92,7 +93,7 @@ def test_what_the_cpu_kernel_does_not_do_is_refused_by_name_and_else_served_by_t
 
 def test_default_backend_is_the_kernel_for_float32_and_the_reference_for_float64(monkeypatch):
     ran = []
-    kernels = ops._kernels("cpu")
+    kernels = backends.kernels("cpu")
     advance = kernels.advance
     monkeypatch.setattr(kernels, "advance", lambda *a: ran.append(1) or advance(*a))
     call()
@@ -140,7 +141,7 @@ def test_opcheck(every, passed):
     if every:
         x.requires_grad_(), params.requires_grad_()
     result = opcheck(
-        torch.ops.nca_fast.rollout.default, (x, params, fire, RULE.to_json(), "cpu", 4, 7, 0, 0, 0, 0, 5, every, passed)
+        torch.ops.nca_fast.rollout.default, (x, params, fire, RULE.to_json(), "cpu", "fp32", 4, every, passed, PLACE)
     )
     assert set(result.values()) == {"SUCCESS"}
 
@@ -149,7 +150,7 @@ def test_opcheck_of_rules_per_sample():
     rule = Rule(channels=4, hidden=(5,), filters=("sobel_x5",), maximum_window=3, alive_channel=0, padding="zero")
     params = torch.cat([t.reshape(3, -1) for pair in random_weights(rule, 3) for t in pair if t is not None], dim=1)
     x = torch.randn(3, 4, 5, 6, requires_grad=True)
-    arguments = (x, params.requires_grad_(), torch.tensor(2**31), rule.to_json(), "cpu", 4, 7, 0, 0, 0, 0, 5, 2, 4)
+    arguments = (x, params.requires_grad_(), torch.tensor(2**31), rule.to_json(), "cpu", "fp32", 4, 2, 4, PLACE)
     assert set(opcheck(torch.ops.nca_fast.rollout.default, arguments).values()) == {"SUCCESS"}
 
 

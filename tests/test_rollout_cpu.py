@@ -10,7 +10,7 @@ import pytest
 import torch
 from rollouts import random_weights, relative_error, values_and_gradients
 
-from nca_fast import Rule, ops, rollout
+from nca_fast import Rule, backends, rollout
 from nca_fast.kernels import rollout_cpu
 
 RULES = [
@@ -87,7 +87,7 @@ print(*set(re.findall(r"\\S*/lib(?:gomp|iomp5|omp)\\S*\\.so\\S*", maps)))
 def fresh_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     rollout_cpu.load.cache_clear()
-    ops._said.clear()
+    backends._said.clear()
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_an_unwritable_cache_is_one_clear_refusal(tmp_path, monkeypatch):
     blocked.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     rollout_cpu.load.cache_clear()
-    ops._said.clear()
+    backends._said.clear()
     with pytest.raises(RuntimeError, match="cannot be kept in .*XDG_CACHE_HOME"):
         rollout(X, WEIGHTS, RULE, 2, backend="cpu")
     with pytest.warns(UserWarning, match="slow reference"):

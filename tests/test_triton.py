@@ -14,63 +14,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from rollouts import random_weights, relative_error, values_and_gradients
+from rollouts import random_weights, relative_error
+from triton_rollouts import DEVICE, FLOOR, INTERPRETED, bfloat16_factor, check, mixed, small_programs, weights_of
 
-from nca_fast import Rule, fire_mask, ops, rollout
+from nca_fast import Rule, backends, fire_mask, rollout
 
 pytest.importorskip("triton", reason="the Triton kernels need triton: pip install triton")
-
-FLOOR = 5e-7  # as in test_rollout; worst seen 4.3e-7: the single bias of one channel
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-INTERPRETED = DEVICE == "cpu"
 
 
 @pytest.fixture(autouse=True)
 def columns(request, monkeypatch):
-    """Programs of 64 columns, in the interpreter the fastest, or as many as the test says."""
-    from nca_fast.kernels import rollout_triton
-
-    count = getattr(request, "param", 64 if INTERPRETED else None)
-    for precision in rollout_triton.COLUMNS if count else ():
-        monkeypatch.setitem(rollout_triton.COLUMNS, precision, count)
-
-
-def weights_of(rule, batch=None):
-    """Random weights, beside the states."""
-    return [tuple(None if t is None else t.to(DEVICE) for t in pair) for pair in random_weights(rule, batch)]
-
-
-def check(
-    rule, shape, steps=2, dtype=torch.float32, precision="fp32", factor=2, floor=FLOOR, per_sample=False, **options
-):
-    """At most `factor` times the error of plain PyTorch at the same precision; see test_rollout for the policy."""
-    B, H, W = shape
-    torch.manual_seed(1)
-    weights = weights_of(rule, B if per_sample else None)
-    x = (torch.randn(B, rule.channels, H, W) * 0.5).to(DEVICE, dtype)
-    grad_y = torch.randn(x.shape).to(DEVICE, dtype)
-    options = {"seed": 11, "origin": (3, 2**32 - 4), "first_sample": 2} | options
-    exact = values_and_gradients(
-        rule, weights, x.double(), grad_y, steps, backend="reference", dtype=torch.float64, **options
-    )
-    plain, fused = (
-        mixed(rule, weights, x, grad_y, steps, backend=b, precision=precision, **options)
-        for b in ("reference", "triton")
-    )
-    for e, p, f in zip(exact, plain, fused, strict=True):
-        assert (e is None) == (f is None)
-        if e is not None:
-            assert f.dtype == p.dtype and f.device == p.device
-            assert relative_error(f, e) <= max(factor * relative_error(p, e), floor)
-
-
-def mixed(rule, weights, x, grad_y, steps, **options):
-    """`values_and_gradients` of float32 weights and a state of any type."""
-    x = x.clone().requires_grad_()
-    weights = [tuple(None if t is None else t.clone().requires_grad_() for t in pair) for pair in weights]
-    y = rollout(x, weights, rule, steps, **options)
-    y.backward(grad_y)
-    return [y.detach(), x.grad] + [t.grad for pair in weights for t in pair if t is not None]
+    """Programs of 64 columns or as many as the test says, see `small_programs`."""
+    small_programs(monkeypatch, getattr(request, "param", None))
 
 
 SMALL = Rule(channels=4, hidden=(8,))
@@ -142,14 +97,13 @@ def test_one_rule_per_sample(rule, poisoned):
     check(rule, (3, 9, 63), per_sample=True)
 
 
-def test_more_channels_layers_and_filters_than_the_kernels_take_are_refused():
+def test_more_channels_units_and_perception_than_the_kernels_take_are_refused():
     for rule, reason in (
-        (Rule(channels=33), "at most 32 channels, but the rule has 33"),
-        (Rule(channels=4, hidden=(4, 4, 4)), "one or two hidden layers"),
-        (Rule(channels=4, hidden=(129,)), "at most 128 units"),
-        (Rule(channels=4, filters=("identity",) * 9), "at most 8 filters"),
-        (Rule(channels=4, filters=("sobel_x5",)), "larger than 3x3"),
-        (Rule(channels=4, alive_channel=3), "alive_channel"),
+        (Rule(channels=65), "at most 64 channels, but the rule has 65"),
+        (Rule(channels=4, hidden=(4, 4, 4)), "two of at most 128"),
+        (Rule(channels=4, hidden=(257,)), "at most 256 units"),
+        (Rule(channels=4, hidden=(4, 129)), "two of at most 128"),
+        (Rule(channels=64, maximum_window=3), "at most 256 numbers of perception .* but the rule has 320"),
     ):
         x = torch.zeros(1, rule.channels, 2, 2, device=DEVICE)
         weights = weights_of(rule)
@@ -161,7 +115,7 @@ def test_refusals_of_the_machine_name_the_remedy(monkeypatch):
     x, weights = torch.zeros(1, 4, 2, 2), random_weights(SMALL)
     with pytest.raises(ValueError, match=r"but x is torch.float64: use x.float\(\)"):
         rollout(x.double(), weights, SMALL, 1, backend="triton") if INTERPRETED else pytest.skip("needs no GPU")
-    monkeypatch.setattr(ops, "find_spec", lambda name: None)
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="triton, which is not installed: run `pip install triton`"):
         rollout(x, weights, SMALL, 1, backend="triton")
     monkeypatch.delenv("TRITON_INTERPRET")
@@ -170,7 +124,7 @@ def test_refusals_of_the_machine_name_the_remedy(monkeypatch):
 
 
 class GPUTensor:
-    """What `_triton_refusal` asks of a tensor."""
+    """What `triton_refusal` asks of a tensor."""
 
     device, dtype, is_cuda = torch.device("cuda", 0), torch.float32, True
 
@@ -180,12 +134,12 @@ def test_gpus_that_are_too_old_or_too_small_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: small)
-    message = ops._triton_refusal(SMALL, GPUTensor, "fp32")
+    message = backends.triton_refusal(SMALL, GPUTensor, "fp32")
     assert "8.0 (Ampere) or later" in message and message.endswith("but Tesla T4 has 7.5.")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
-    assert ops._triton_refusal(SMALL, GPUTensor, "fp32") is None
-    assert "need 187 KiB of shared memory" in ops._triton_refusal(RULES["style"], GPUTensor, "fp16")
-    assert 'use precision="fp16"' in ops._triton_refusal(RULES["style"], GPUTensor, "tf32")
+    assert backends.triton_refusal(SMALL, GPUTensor, "fp32") is None
+    assert "need 187 KiB of shared memory" in backends.triton_refusal(RULES["style"], GPUTensor, "fp16")
+    assert 'use precision="fp16"' in backends.triton_refusal(RULES["style"], GPUTensor, "tf32")
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0, "map"])
@@ -222,11 +176,6 @@ def test_fire_rate_map(poisoned):
 def test_precisions(precision, dtype, poisoned):
     """float16 also with gradients of 1e-7, which would be zero or coarse in float16 if they were not scaled."""
     check(Rule(), (1, 5, 20), precision=precision, dtype=dtype, seed=3, floor=2e-3 if precision == "tf32" else FLOOR)
-
-
-def bfloat16_factor(dtype):
-    """The interpreter cuts to bfloat16 where a GPU rounds: twice the error each time, and always towards zero."""
-    return 8 if INTERPRETED and dtype == torch.bfloat16 else 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -300,24 +249,29 @@ def test_input_is_not_changed_and_may_be_any_view():
 
 
 def test_compiled_kernels_do_not_spill_or_grow():
-    """A few variants, compiled ahead of time for sm_90, against the table that `python -m bench.triton_table` wrote."""
+    """The table that `python -m bench.triton_table` wrote is that of these kernels and has no spill on sm_90.
+
+    A few of its variants are compiled again, to see whether this machine's compiler makes the same of them.
+    """
     root = Path(__file__).parents[1]
     table = json.loads((root / "bench/results/triton_table.json").read_text())
     if table["header"]["triton"] != metadata.version("triton"):
         pytest.skip(f"the table was made with triton {table['header']['triton']}, here is another one")
-    want = [
-        row
-        for row in table["rows"]
-        if row["target"] == "sm_90" and row["variant"] in ("texture fp16", "texture bf16, state bf16", "growing fp16")
-    ]
+    rows = [row for row in table["rows"] if row["target"] == "sm_90"]
+    assert [row for row in rows if row["spills"]] == []
+    want = [row for row in rows if row["variant"] in ("texture fp16", "texture bf16, state bf16", "vae-mnist fp16")]
     variants = [(row["variant"], row["direction"], row["target"]) for row in want]
-    code = f"import json; from bench.triton_table import row; print(json.dumps([row(*v) for v in {variants}]))"
+    code = f"""import json
+from bench.triton_table import VARIANTS, digest, row
+print(json.dumps([digest(), list(VARIANTS), [row(*v) for v in {variants}]]))"""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env=environment)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert len(want) == 6
-    for old, new in zip(want, json.loads(result.stdout), strict=True):
-        assert new["spills"] == old["spills"] == 0, new
+    now, names, compiled = json.loads(result.stdout)
+    assert now == table["header"]["digest"], "the kernels changed: run `python -m bench.triton_table`, look and commit"
+    assert [row["variant"] for row in rows] == [name for name in names for _ in range(2)] and len(want) == 6
+    for old, new in zip(want, compiled, strict=True):
+        assert new["spills"] == 0, new
         for quantity in ("registers", "shared_bytes", "warp_instructions_per_cell"):
             assert new[quantity] <= 1.05 * old[quantity], (quantity, new)
-        assert new["loop_matrix_instructions"] > 0, new
+        assert new["matrix_instructions"] > 0, new

@@ -1,0 +1,132 @@
+"""The Triton kernels that keep perception in memory: larger filters, maxima, the alive mask, wide and several layers.
+
+As in test_triton.py: values and every gradient against the float64 reference, in the interpreter where there is no GPU.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from triton_rollouts import DEVICE, FLOOR, bfloat16_factor, check, small_programs, weights_of
+
+from nca_fast import Rule, backends, rollout
+from nca_fast.presets import PRESETS
+
+pytest.importorskip("triton", reason="the Triton kernels need triton: pip install triton")
+
+
+@pytest.fixture(autouse=True)
+def cells(request, monkeypatch):
+    """Programs of 64 cells or as many as the test says, see `small_programs`."""
+    small_programs(monkeypatch, getattr(request, "param", None))
+
+
+SEVEN = tuple(tuple((3 * i + 5 * j) % 7 / 10 - 0.3 for j in range(7)) for i in range(7))  # no symmetry
+LARGE = Rule(channels=4, hidden=(8,), filters=("identity", SEVEN, "sobel_y5"))
+GROWS = Rule(channels=5, hidden=(9,), filters=("sobel_x",), maximum_window=3, frozen=1, alive_channel=3)
+
+
+@pytest.mark.parametrize("padding", ["circular", "zero"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 5), (1, 9, 20)], ids=str)
+def test_larger_filters(shape, padding, poisoned):
+    check(replace(LARGE, padding=padding), shape)
+
+
+@pytest.mark.parametrize("padding", ["circular", "zero"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 5), (1, 7, 13)], ids=str)
+def test_maximum_with_ties_and_alive_mask(shape, padding, poisoned):
+    check(replace(GROWS, padding=padding), shape, spacing=0.5)
+
+
+WIDE_RULES = {
+    "nothing but the maximum, of 5x5": Rule(channels=3, hidden=(7,), filters=(), maximum_window=5),
+    "a maximum larger than the filters": Rule(channels=6, hidden=(7,), filters=("sobel_x",) * 2, maximum_window=5),
+    "9x9, no bias": Rule(channels=2, hidden=(5,), filters=("sobel_x9",), hidden_bias=False, output_bias=True),
+    "alive channel is frozen": Rule(channels=4, hidden=(8,), frozen=2, alive_channel=1, alive_threshold=0.7),
+    "160 units": Rule(channels=4, hidden=(160,), filters=("identity",), output_bias=True),
+    "256 units": Rule(channels=4, hidden=(256,), filters=("sobel_x",)),
+    "40 channels": Rule(channels=40, hidden=(20,), filters=("laplacian",)),
+    "nine filters": Rule(channels=3, hidden=(7,), filters=("identity", "sobel_x5", "sobel_y") * 3),
+    "two layers": Rule(channels=5, hidden=(20, 40), filters=("sobel_x5",), frozen=1, output_bias=True),
+    "two layers, no bias": Rule(channels=4, hidden=(33, 6), maximum_window=3, hidden_bias=False),
+}
+
+
+@pytest.mark.parametrize("name", WIDE_RULES)
+def test_rules(name, poisoned):
+    check(WIDE_RULES[name], (1, 4, 9))
+
+
+@pytest.mark.parametrize("preset", ["vae-mnist", "vae-cifar", "vae-face"])
+def test_presets_with_a_rule_per_sample(preset, poisoned):
+    check(PRESETS[preset]["rule"], (2, 2, 3), 1, per_sample=True)
+
+
+@pytest.mark.parametrize("cells", [16], indirect=True)
+@pytest.mark.parametrize(
+    "most, per_sample", [(10, True), (40, True), (40, False)], ids=["parts of a sample", "samples", "samples, one rule"]
+)
+def test_ranges_of_cells(most, per_sample, cells, poisoned, monkeypatch):
+    """Scratch for a few cells: steps in several ranges, of several programs, and several parts with their own sums."""
+    from nca_fast.kernels import perceived_triton
+
+    numbers = 16 + 2 * 16 + 16  # 2 kinds of 8 channels; h and grad_h; grad_u
+    monkeypatch.setattr(perceived_triton, "_SCRATCH", 4 * numbers * most)
+    monkeypatch.setattr(perceived_triton, "ELEMENTS", 128)
+    check(GROWS, (3, 2, 9), 1, per_sample=per_sample, spacing=0.5)
+
+
+@pytest.mark.parametrize(
+    "precision, dtype",
+    [
+        ("fp16", torch.float32),
+        ("fp16", torch.float16),
+        ("tf32", torch.float32),
+        ("bf16", torch.float32),
+        ("bf16", torch.bfloat16),
+    ],
+)
+def test_precisions(precision, dtype, poisoned):
+    rule = Rule(channels=8, hidden=(24,), filters=("identity", "sobel_x5/8"), maximum_window=3, alive_channel=3)
+    # Where rounding flips the gate of a unit of one cell, gradients of 40 cells are off by 5e-2; here none is.
+    factor = bfloat16_factor(torch.bfloat16 if precision == "bf16" else dtype)
+    check(
+        rule, (1, 5, 8), precision=precision, dtype=dtype, factor=factor, floor=2e-3 if precision == "tf32" else FLOOR
+    )
+
+
+def test_fire_rate_map(poisoned):
+    rate = torch.rand(3, 25, device=DEVICE)
+    rate[:1], rate[-1:], rate[:, 10:14] = 0, 1, 0.5
+    check(replace(LARGE, filters=("sobel_x5",)), (2, 3, 25), fire_rate=rate)
+
+
+def test_a_state_that_blew_up_stays_where_it_is():
+    """Frozen channels stay what they are, and so do cells that the alive mask would have buried."""
+    blur = ((0.04,) * 5,) * 5  # without zeros, by which the reference multiplies infinity and the kernels nothing
+    rule = Rule(channels=6, frozen=2, hidden=(5,), filters=(blur,), maximum_window=3, alive_channel=3, fire_rate=0.7)
+    x = torch.randn(1, 6, 9, 30, device=DEVICE) - 0.5
+    x[0, 3, 5, 20], x[0, 5, 1, 7] = float("inf"), float("nan")
+    weights = weights_of(rule)
+    got, want = (rollout(x, weights, rule, 1, backend=b) for b in ("triton", "reference"))
+    assert torch.equal(got.isfinite(), want.isfinite()) and not got[:, 2:].isfinite().all()
+    assert torch.equal(got[:, :2], x[:, :2])
+
+
+def test_scratch_is_allocated_once_per_rollout():
+    from nca_fast.kernels import steps_triton
+
+    params = torch.cat([t.flatten() for pair in weights_of(GROWS) for t in pair if t is not None])
+    prepared = steps_triton.Prepared(params, backends.about(GROWS.to_json()), "fp32")
+    x, keys = torch.randn(1, 2, 3, 8, device=DEVICE), torch.zeros(1, 2, 2, dtype=torch.int32, device=DEVICE)
+    fire, scale, sums = (
+        torch.tensor(2**31, device=DEVICE),
+        torch.ones((), device=DEVICE),
+        prepared.perceived.gradients(x),
+    )
+    places = []
+    for _ in range(2):
+        prepared.perceived.advance(x, torch.empty_like(x), keys, fire, 0)
+        prepared.perceived.retreat(x, x, torch.empty_like(x), sums, scale, keys, fire, 0)
+        places.append({name: t.data_ptr() for name, t in prepared.perceived.kept.items()})
+    assert places[0] == places[1] and len(places[0]) > 5

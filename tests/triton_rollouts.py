@@ -1,0 +1,76 @@
+"""Triton rollouts to compare: on a GPU if there is one, else in Triton's interpreter."""
+
+import torch
+from rollouts import random_weights, relative_error, values_and_gradients
+
+from nca_fast import rollout
+
+FLOOR = 5e-7  # as in test_rollout; worst seen 4.3e-7: the single bias of one channel
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+INTERPRETED = DEVICE == "cpu"
+
+
+def small_programs(monkeypatch, count=None):
+    """Programs of `count` columns or cells; None: in the interpreter 64, the fastest, on a GPU as they are."""
+    from nca_fast.kernels import perceived_triton, steps_triton
+
+    count = count or (64 if INTERPRETED else None)
+    for sizes in (steps_triton.COLUMNS, perceived_triton.CELLS, perceived_triton.UNITS) if count else ():
+        for precision in sizes:
+            monkeypatch.setitem(sizes, precision, count)
+
+
+def weights_of(rule, batch=None):
+    """Random weights, beside the states."""
+    return [tuple(None if t is None else t.to(DEVICE) for t in pair) for pair in random_weights(rule, batch)]
+
+
+def check(
+    rule,
+    shape,
+    steps=2,
+    dtype=torch.float32,
+    precision="fp32",
+    factor=2,
+    floor=FLOOR,
+    per_sample=False,
+    spacing=None,
+    **options,
+):
+    """At most `factor` times the error of plain PyTorch at the same precision; see test_rollout for the policy.
+
+    With spacing, states are its multiples, so that many are equal.
+    """
+    B, H, W = shape
+    torch.manual_seed(1)
+    weights = weights_of(rule, B if per_sample else None)
+    x = torch.randn(B, rule.channels, H, W) * 0.5
+    x = (x if spacing is None else (x / spacing).round() * spacing).to(DEVICE, dtype)
+    grad_y = torch.randn(x.shape).to(DEVICE, dtype)
+    options = {"seed": 11, "origin": (3, 2**32 - 4), "first_sample": 2} | options
+    exact = values_and_gradients(
+        rule, weights, x.double(), grad_y, steps, backend="reference", dtype=torch.float64, **options
+    )
+    plain, fused = (
+        mixed(rule, weights, x, grad_y, steps, backend=b, precision=precision, **options)
+        for b in ("reference", "triton")
+    )
+    for e, p, f in zip(exact, plain, fused, strict=True):
+        assert (e is None) == (f is None)
+        if e is not None:
+            assert f.dtype == p.dtype and f.device == p.device
+            assert relative_error(f, e) <= max(factor * relative_error(p, e), floor)
+
+
+def mixed(rule, weights, x, grad_y, steps, **options):
+    """`values_and_gradients` of float32 weights and a state of any type."""
+    x = x.clone().requires_grad_()
+    weights = [tuple(None if t is None else t.clone().requires_grad_() for t in pair) for pair in weights]
+    y = rollout(x, weights, rule, steps, **options)
+    y.backward(grad_y)
+    return [y.detach(), x.grad] + [t.grad for pair in weights for t in pair if t is not None]
+
+
+def bfloat16_factor(dtype):
+    """The interpreter cuts to bfloat16 where a GPU rounds: twice the error each time, and always towards zero."""
+    return 8 if INTERPRETED and dtype == torch.bfloat16 else 2
