@@ -28,6 +28,8 @@ RULES = {
     "16 channels, zero padding": Rule(channels=16, padding="zero"),
     "style": PRESETS["style"]["rule"],
     "style-two-filters": PRESETS["style-two-filters"]["rule"],
+    "growing": PRESETS["growing"]["rule"],
+    "vae-mnist": PRESETS["vae-mnist"]["rule"],
 }
 SHAPES = [(4, 128, 128), (2, 257, 509), (1, 1000, 1023)]
 PRECISIONS = [("fp32", torch.float32), ("tf32", torch.float32), ("fp16", torch.float32), ("fp16", torch.float16)]

@@ -3,8 +3,8 @@
 Trains one automaton for each cell on pictures that come with scikit-image, in short rollouts, everything else but the
 named setting at its default, and lets it restyle a picture of the training and one that it never saw. Writes
 examples/style_losses.jpg, style_weights.jpg and style_filters.jpg, and bench/results/style_study.json with settings,
-losses, times and the sizes of the models on disk. A run that was interrupted goes on where it stopped when it is started
-again with the same --folder and --iterations.
+losses, times and the sizes of the models on disk. A run that was interrupted goes on where it stopped when it is
+started again with the same --folder and --iterations.
 
 Source of the comparisons: Hinno, "Neural Cellular Automata for style transfer", 2024.
 """

@@ -224,9 +224,9 @@ def test_a_film_cannot_be_resumed(tmp_path, model, capsys, option):
     assert_one_line(capsys.readouterr(), "resume and resumable must go with a picture")
 
 
-@pytest.mark.parametrize("memory", ["5.1MiB", "1GiB"])
+@pytest.mark.parametrize("memory", ["6.1MiB", "1GiB"])
 def test_render_stays_the_same_with_little_memory(tmp_path, model, memory):
-    """5.1 MiB are hardly more than what writing a PNG takes."""
+    """6.1 MiB are hardly more than what writing a PNG takes."""
     for name, options in (("a", ""), ("b", f"--memory {memory}")):
         command = f"render {{0}} --height 100 --width 120 --steps 9 --zoom 2 {options} --out {{1}}"
         assert run(command, model, tmp_path / f"{name}.png") == 0
