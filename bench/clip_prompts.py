@@ -10,7 +10,7 @@ import argparse
 import colorsys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,7 +26,9 @@ from nca_fast.training.clip_guided import train_clip
 HUES = {"red": 0, "orange": 30, "yellow": 56, "green": 120, "cyan": 180, "blue": 226, "purple": 278, "pink": 330}
 HUE_TOLERANCE = 22  # degrees
 ANGLE_TOLERANCE = 20  # degrees
-LEAST_CONTRAST = 0.03  # of the brightness: less is one colour, whatever its spectrum
+LEAST_CONTRAST = 0.08  # less is one colour, whatever its spectrum; training itself asks for no more than 0.06
+# One thread, to compare machines; a run in a temporary folder needs no film and no checkpoint to be resumed from.
+CONFIG = replace(ClipConfig(), threads=1, video_steps=0, checkpoint_seconds=1e9)
 LINES = {"horizontal": (0,), "vertical": (90,), "diagonal": (45, 135)}  # directions of the lines themselves
 
 
@@ -36,28 +38,30 @@ class Promise:
 
     Args:
         prompt: The text.
-        hues: The dominant hue must be one of these; empty: no hue (black, white and grey).
-        lines: Direction of the lines: horizontal, vertical, diagonal; None: the power must be spread over directions.
+        hues: These make up most of what is coloured, each a tenth of it or more; empty: no hue (black, white and grey).
+        lines: Direction of the lines: horizontal, vertical, diagonal, any (but one); None: there must be none.
         periods: Least and greatest period, in cells.
+        share: Least share of the power in lines of that direction. Waves have slopes, so less.
     """
 
     prompt: str
     hues: tuple[str, ...]
     lines: str | None
     periods: tuple[float, float] = (3, 32)
+    share: float = 0.6
 
 
 PROMISES = (
     Promise("thin blue horizontal stripes", ("blue",), "horizontal", (3, 10)),
     Promise("thick red vertical stripes", ("red",), "vertical", (10, 32)),
     Promise("thin purple and yellow diagonal stripes", ("purple", "yellow"), "diagonal", (3, 10)),
-    Promise("black and white zebra", (), None),
+    Promise("black and white zebra", (), "any"),
     Promise("large green dots on a white background", ("green",), None, (10, 32)),
     Promise("small yellow and black checks", ("yellow",), None, (4, 14)),
     Promise("red brick wall", ("red",), None),
     Promise("orange leopard fur", ("orange",), None),
     Promise("cyan rings on black", ("cyan",), None),
-    Promise("horizontal green waves", ("green",), "horizontal"),
+    Promise("horizontal green waves", ("green",), "horizontal", share=0.15),
     Promise("pink maze on white", ("pink",), None),
     Promise("blue honeycomb", ("blue",), None),
 )
@@ -69,20 +73,22 @@ class Seen:
 
     Args:
         hue: Dominant hue in degrees: the fullest window of a histogram weighted by chroma.
-        hue_share: Share of all chroma that lies in this window, 2 * HUE_TOLERANCE wide.
+        hues: Share of all chroma that lies within HUE_TOLERANCE of each named hue.
         chroma: Mean of max(r, g, b) - min(r, g, b) over the cells.
-        contrast: Standard deviation of the brightness.
+        contrast: Standard deviation of the three colours, root mean square.
         shares: Share of the power in lines of each direction, ANGLE_TOLERANCE to both sides. (0.22 where there is no
             direction; diagonal counts both diagonals: 0.44.)
+        parallel: 1 when all lines run in one direction, 0 when no direction stands out.
         period: Cells; the median of the power over periods.
     """
 
     hue: float
-    hue_share: float
+    hues: dict[str, float]
     chroma: float
     contrast: float
-    shares: dict[str, float] = field(default_factory=dict)
-    period: float = 0.0
+    shares: dict[str, float]
+    parallel: float
+    period: float
 
 
 def measure(rgb: Tensor) -> Seen:
@@ -98,6 +104,10 @@ def measure(rgb: Tensor) -> Seen:
     weights = doubled[degrees]
     hue = float((degrees * weights).sum() / weights.sum().clamp(min=1e-9)) % 360
 
+    degrees = torch.arange(360)
+    share = histogram / histogram.sum().clamp(min=1e-9)
+    named = {name: float(share[_off(degrees, at, 360) <= HUE_TOLERANCE].sum()) for name, at in HUES.items()}
+
     grey = rgb - rgb.mean((1, 2), keepdim=True)
     power = torch.fft.fft2(grey).abs().square().sum(0)
     side = rgb.shape[1]
@@ -109,33 +119,42 @@ def measure(rgb: Tensor) -> Seen:
     direction = (torch.rad2deg(torch.atan2(rows, columns)) + 90) % 180
     shares = {}
     for name, angles in LINES.items():
-        off = torch.stack([((direction - angle + 90) % 180 - 90).abs() for angle in angles]).amin(0)
+        off = torch.stack([_off(direction, angle, 180) for angle in angles]).amin(0)
         shares[name] = round(float(power[off <= ANGLE_TOLERANCE].sum() / total), 3)
+    parallel = float((power * torch.exp(2j * torch.deg2rad(direction))).sum().abs() / total)
     order = frequency.flatten().argsort()
     middle = int(torch.searchsorted(power.flatten()[order].cumsum(0), total / 2))
     period = 1 / float(frequency.flatten()[order[middle]].clamp(min=1e-9))
-    share = float(windows[start] / histogram.sum().clamp(min=1e-9))
     return Seen(
-        round(hue, 1),
-        round(share, 3),
-        round(float(chroma.mean()), 3),
-        round(float(rgb.mean(0).std()), 3),
-        shares,
-        round(period, 1),
+        hue=round(hue, 1),
+        hues={name: round(value, 3) for name, value in named.items() if value >= 0.05},
+        chroma=round(float(chroma.mean()), 3),
+        contrast=round(float(rgb.var((1, 2)).mean().sqrt()), 3),
+        shares=shares,
+        parallel=round(parallel, 3),
+        period=round(period, 1),
     )
+
+
+def _off(angles: Tensor, wanted: float, turn: int) -> Tensor:
+    """How far angles are from the wanted one, in degrees; directions of lines repeat after half a turn."""
+    return ((angles - wanted + turn / 2) % turn - turn / 2).abs()
 
 
 def kept(promise: Promise, seen: Seen) -> dict[str, bool]:
     """Which parts of a promise a picture keeps."""
     if promise.hues:
-        off = min(abs((seen.hue - HUES[name] + 180) % 360 - 180) for name in promise.hues)
-        hue = off <= HUE_TOLERANCE and seen.hue_share >= 0.35 and seen.chroma >= 0.1
+        found = [seen.hues.get(name, 0.0) for name in promise.hues]
+        hue = seen.chroma >= 0.05 and min(found) >= 0.1 and sum(found) >= 0.5
     else:
         hue = seen.chroma < 0.12 and seen.contrast > 0.2
-    if promise.lines:
-        lines = seen.shares[promise.lines] >= 0.6
+    if promise.lines == "any":
+        lines = seen.parallel >= 0.4
+    elif promise.lines:
+        across = {"horizontal": "vertical", "vertical": "horizontal"}.get(promise.lines)
+        lines = seen.shares[promise.lines] >= max(promise.share, 3 * seen.shares.get(across, 0.0))
     else:
-        lines = max(seen.shares["horizontal"], seen.shares["vertical"]) < 0.75
+        lines = seen.parallel < 0.7
     period = promise.periods[0] <= seen.period <= promise.periods[1]
     return {"hue": hue, "lines": lines, "period": period, "pattern": seen.contrast >= LEAST_CONTRAST}
 
@@ -177,7 +196,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for clip_prompts.json and clip_prompts.png")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    config = replace(ClipConfig(), iterations=arguments.iterations, threads=1, video_steps=0, checkpoint_seconds=1e9)
+    config = replace(CONFIG, iterations=arguments.iterations)
     records, cells = [], []
     for index, promise in enumerate(PROMISES):
         if arguments.only and index not in arguments.only:

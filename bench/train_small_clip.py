@@ -3,7 +3,8 @@
 The model is open_clip's CLIP with a small ResNet and a small text transformer, trained with open_clip's ClipLoss on
 `bench.captioned_patterns`. It has to guide: what an optimiser does to a picture must look like the words, too. So each
 picture is first moved a step in the direction that the model likes least (adversarial training; Santurkar et al., Image
-synthesis with a single (robust) classifier, 2019), and pictures come noisy, blurred and with other contrasts.
+synthesis with a single (robust) classifier, 2019), and pictures come noisy, blurred and with other contrasts. In the
+last quarter of the training it also learns from `bench.hard_negatives`: pictures that it likes too much.
 
 One composition of attributes in ten is held out: it never occurs in training, and the accuracy that is written to
 bench/results/train_small_clip.json is measured on those alone.
@@ -28,6 +29,7 @@ from tqdm import tqdm
 from bench import captioned_patterns as patterns
 from bench import pattern_drawings as drawings
 from bench import zero_shot
+from bench.hard_negatives import Dreams, miscoloured
 from bench.harness import RESULTS, header, write_result
 from nca_fast.features.clip import SMALL_CLIP
 from nca_fast.files import atomic_path
@@ -47,7 +49,10 @@ MODEL = {
 # What tells most pictures of a batch apart is all that it teaches. So of three batches one has few pairs of colours,
 # and kinds, directions and scales have to be learned; one has few kinds, and colours have to be.
 PAIRS = 2
-ATTACKED_FROM = 0.5  # share of the steps after which pictures are attacked; earlier it slows learning down
+# Shares of the steps after which pictures are attacked and hard negatives are shown; earlier it slows learning down.
+ATTACKED_FROM = 0.375
+DREAMS_FROM = 0.75
+DREAMS, MISCOLOURED = 24, 16  # hard negatives beside a batch; the captions are those of as many of its pictures
 
 
 def word_merges(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -111,6 +116,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
         self.draw = random.Random(0)
         self.generator = torch.Generator().manual_seed(0)
+        self.dreams = None
         self.mean, self.std = (
             torch.tensor(values).reshape(1, 3, 1, 1)
             for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
@@ -125,29 +131,70 @@ class Trainer:
 
     def step(self, index: int) -> float:
         """One batch; returns its loss."""
+        if index >= self.steps * DREAMS_FROM:
+            loss = self.loss_with_hard_negatives(index)
+        else:
+            chosen, texts = self.captioned(self.batch, index)
+            vectors = self.model.encode_text(self.tokenizer(texts), normalize=True)
+            pictures = disturbed(drawings.render(chosen, self.generator).clamp(0, 1), self.generator)
+            if self.radius and index >= self.steps * ATTACKED_FROM:
+                pictures = self.attacked(pictures, vectors.detach())
+            loss = self.contrast(pictures, vectors)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate_at(index)
+        self.optimizer.step()
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, math.log(100))
+        return float(loss.detach())
+
+    def rate_at(self, index: int) -> float:
+        """A cosine to zero, and a second one, lower, for the part with hard negatives; both begin slowly."""
+        first = round(self.steps * DREAMS_FROM)
+        if index < first:
+            return self.rate * min(1.0, (index + 1) / 100) * 0.5 * (1 + math.cos(math.pi * index / first))
+        share = (index - first) / (self.steps - first)
+        return 0.4 * self.rate * min(1.0, (index - first + 1) / 50) * (0.05 + 0.475 * (1 + math.cos(math.pi * share)))
+
+    def captioned(self, count: int, index: int) -> tuple[list[patterns.Composition], list[str]]:
+        """Compositions and a sentence for each."""
         pairs = kinds = None
         if index % 3 == 1:
             pairs = [self.draw.sample(tuple(patterns.COLOURS), 2) for _ in range(PAIRS)]
         elif index % 3 == 2:
             kinds = self.draw.sample([name for name in patterns.KINDS if name != "noise"], 2)
-        chosen = zero_shot.compositions(self.batch, self.draw, pairs=pairs, kinds=kinds)
-        texts = [patterns.caption(what, self.draw, complete=self.draw.random() < 0.4) for what in chosen]
-        tokens = self.tokenizer(texts)
-        pictures = disturbed(drawings.render(chosen, self.generator).clamp(0, 1), self.generator)
-        texts = self.model.encode_text(tokens, normalize=True)
-        if self.radius and index >= self.steps * ATTACKED_FROM:
-            pictures = self.attacked(pictures, texts.detach())
-        loss = self.contrast(pictures, texts)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        warmup = min(1.0, (index + 1) / 100)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * warmup * 0.5 * (1 + math.cos(math.pi * index / self.steps))
-        self.optimizer.step()
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(0, math.log(100))
-        return float(loss.detach())
+        chosen = zero_shot.compositions(count, self.draw, pairs=pairs, kinds=kinds)
+        return chosen, [patterns.caption(what, self.draw, complete=self.draw.random() < 0.4) for what in chosen]
+
+    def loss_with_hard_negatives(self, index: int) -> Tensor:
+        """The contrastive loss, and that of finding a caption's drawing among drawings and hard negatives.
+
+        Batch normalisation uses the averages that it has by now, as it will when the model guides: what is learned must
+        not hang on how many of the pictures around are dreams.
+        """
+        if self.dreams is None:
+            self.dreams = Dreams(self.draw, self.generator)
+        indices = self.dreams.sample(DREAMS)
+        chosen, texts = self.captioned(self.batch - DREAMS, index)
+        chosen = [self.dreams.compositions[i] for i in indices] + chosen
+        texts = [self.dreams.captions[i] for i in indices] + texts
+        vectors = self.model.encode_text(self.tokenizer(texts), normalize=True)
+        self.model.eval()
+        dreamt = self.dreams.go_on(indices, vectors[:DREAMS].detach(), self.image_features)
+        drawn = drawings.render(chosen, self.generator).clamp(0, 1)
+        coloured = [i for i, what in enumerate(chosen) if what.kind != "noise"][-MISCOLOURED:]
+        wrong = torch.cat([dreamt, miscoloured(drawn[coloured], self.draw, self.generator)])
+        drawn = disturbed(drawn, self.generator)
+        if self.radius and index % 2:
+            drawn = self.attacked(drawn, vectors.detach())
+            self.model.eval()
+        images = self.image_features(torch.cat([drawn, disturbed(wrong, self.generator)]))
+        self.model.train()
+        scale = self.model.logit_scale.exp()
+        found = F.cross_entropy(scale * vectors @ images.T, torch.arange(self.batch))
+        return self.loss(images[: self.batch], vectors, scale) + found
 
     def attacked(self, pictures: Tensor, texts: Tensor) -> Tensor:
         """Each picture moved by up to `radius` (L2 length over all pixels) to where the loss is higher."""
@@ -203,7 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=SMALL_CLIP, help="folder for the model")
     parser.add_argument("--result", type=Path, default=RESULTS / "train_small_clip.json")
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1.2e-3, help="highest learning rate")
     parser.add_argument("--radius", type=float, default=2.0, help="longest adversarial step; 0: none")

@@ -324,6 +324,38 @@ def test_whole_is_bilinear():
     assert losses.whole(ramp, (4, 8))[0, 0, 0].tolist() == pytest.approx([0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
 
 
+def test_flatness_is_its_formula():
+    """One picture of deviation 0.1 in one colour of three, one above the bound, one flat."""
+    rows = torch.tensor([0.4, 0.6]).repeat(4)[:, None].expand(8, 8)
+    grey = torch.full((8, 8), 0.5)
+    rgb = torch.stack([torch.stack([rows, grey, grey]), torch.stack([rows, rows, rows]), torch.stack([grey] * 3)])
+    one, two, three = (float(losses.flatness(picture[None], 0.08)) for picture in rgb)
+    assert one == pytest.approx(64 * (1 - 0.1 / 3**0.5 / 0.08), rel=1e-4)
+    assert two == 0.0
+    assert three == pytest.approx(64, rel=2e-3)  # the constant under the root counts as a deviation of 1e-4
+    assert float(losses.flatness(rgb, 0.08)) == pytest.approx(one + three, rel=1e-6)
+
+
+def test_fringes_are_edges_of_colour_alone():
+    """Grey edges are free; of a red one beside black, red has 2/3 and green and blue have -1/3 without the mean."""
+    edge = torch.zeros(1, 3, 4, 6)
+    edge[..., 2:5] = 1
+    assert float(losses.fringes(edge)) == pytest.approx(0, abs=1e-5)
+    red = edge * torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+    assert float(losses.fringes(red)) == pytest.approx(2 * 4 * (2 / 3 + 1 / 3 + 1 / 3), rel=1e-5)
+
+
+def test_faint_patterns_grow_and_flat_ones_have_a_finite_slope():
+    faint = 0.5 + 1e-3 * torch.randn(1, 3, 8, 8, generator=generator())
+    faint.requires_grad_()
+    losses.flatness(faint, 0.06).backward()
+    centred = faint.detach() - faint.detach().mean((2, 3), keepdim=True)
+    assert float((faint.grad * centred).sum()) < 0
+    flat = torch.full((1, 3, 8, 8), 0.3, requires_grad=True)
+    losses.flatness(flat, 0.06).backward()
+    assert torch.isfinite(flat.grad).all()
+
+
 def test_open_clip_is_imported_late():
     import subprocess
     import sys

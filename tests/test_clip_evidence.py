@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -78,9 +79,58 @@ def test_broken_promises_are_seen():
         ("horizontal", "red", (6, 10), (False, True, True)),
         ("horizontal", "blue", (10, 20), (True, True, False)),
         (None, "blue", (6, 10), (True, False, True)),
+        ("any", "blue", (6, 10), (True, True, True)),
     ):
         kept = clip_prompts.kept(clip_prompts.Promise("x", (hue,), lines, periods), clip_prompts.measure(stripes))
         assert (kept["hue"], kept["lines"], kept["period"]) == wanted
     grey = clip_prompts.measure(striped(8, 0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
     assert clip_prompts.kept(clip_prompts.Promise("x", (), "horizontal"), grey)["hue"]
     assert not clip_prompts.kept(clip_prompts.Promise("x", ("red",), "horizontal"), grey)["hue"]
+    both = clip_prompts.measure(striped(8, 0, (0.9, 0.1, 0.1), (0.1, 0.2, 0.9)))
+    for hues, wanted in ((("red", "blue"), True), (("red", "green"), False)):
+        assert clip_prompts.kept(clip_prompts.Promise("x", hues, "horizontal"), both)["hue"] is wanted
+    flat = clip_prompts.measure(striped(8, 0, (0.1, 0.2, 0.9), (0.15, 0.25, 0.95)))
+    assert not clip_prompts.kept(clip_prompts.Promise("x", ("blue",), "horizontal"), flat)["pattern"]
+
+
+# What each prompt of the bench means, completed.
+MEANT = (
+    patterns.Composition("stripes", "blue", "white", "horizontal", "thin"),
+    patterns.Composition("stripes", "black", "red", "vertical", "thick"),
+    patterns.Composition("stripes", "purple", "yellow", "diagonal", "thin"),
+    patterns.Composition("zebra", "black", "white"),
+    patterns.Composition("dots", "green", "white", None, "large"),
+    patterns.Composition("checks", "black", "yellow", None, "small"),
+    patterns.Composition("bricks", "red", "grey"),
+    patterns.Composition("leopard", "black", "orange"),
+    patterns.Composition("rings", "cyan", "black"),
+    patterns.Composition("waves", "green", "white", "horizontal"),
+    patterns.Composition("maze", "pink", "white"),
+    patterns.Composition("honeycomb", "blue", "white"),
+)
+
+
+def test_drawings_keep_their_own_promises_and_hardly_another():
+    """What is asked of guided pictures can be done, and tells them apart."""
+    generator = torch.Generator().manual_seed(6)
+    kept = torch.zeros(len(MEANT), len(MEANT))
+    for row, what in enumerate(MEANT):
+        for picture in drawings.render([what] * 5, generator).clamp(0, 1):
+            seen = clip_prompts.measure(picture)
+            kept[row] += torch.tensor(
+                [all(clip_prompts.kept(promise, seen).values()) for promise in clip_prompts.PROMISES]
+            )
+    own = kept.diagonal()
+    # 4 of 5 at worst (dots in a green beyond the tolerance), 59 of 60 in all, 4 of another prompt's.
+    assert own.min() >= 3
+    assert own.sum() >= 0.85 * 5 * len(MEANT)
+    assert (kept.sum() - own.sum()) <= 0.1 * 5 * len(MEANT)
+
+
+def test_prompts_kept_are_those_of_the_result_file():
+    result = json.loads((RESULTS / "clip_prompts.json").read_text())
+    assert result["settings"] == json.loads(json.dumps(asdict(clip_prompts.CONFIG)))
+    assert [record["prompt"] for record in result["runs"]] == [promise.prompt for promise in clip_prompts.PROMISES]
+    for promise, record in zip(clip_prompts.PROMISES, result["runs"], strict=True):
+        assert clip_prompts.kept(promise, clip_prompts.Seen(**record["seen"])) == record["kept"]
+    assert sum(all(record["kept"].values()) for record in result["runs"]) == result["kept_in_all"] >= 8

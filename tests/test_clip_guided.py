@@ -11,13 +11,12 @@ import pytest
 import torch
 
 import nca_fast
-from nca_fast import checkpoint, cli
+from nca_fast import checkpoint, cli, processes
 from nca_fast.commands import learn
 from nca_fast.features.clip import ClipModel
 from nca_fast.images import load_image, save_image
-from nca_fast.losses.clip import PromptDistance, whole
+from nca_fast.losses.clip import PromptDistance, flatness, fringes, whole
 from nca_fast.losses.regularizers import overflow, total_variation
-from nca_fast.training import distributed
 from nca_fast.training.clip_config import RECIPES, ClipConfig
 from nca_fast.training.clip_guided import clip_objective, prompt_vectors, train_clip
 
@@ -133,24 +132,28 @@ def test_default_objective_is_a_sum_over_samples(small):
     """So that shares of a batch add up, and weights hold for all canvases."""
     nca = nca_fast.NCA.preset("clip")
     states = torch.rand(4, 12, 16, 16) * 2.5 - 1
-    config = replace(ClipConfig(), batch_size=4, variation_weight=0.1)
+    config = replace(ClipConfig(), batch_size=4, variation_weight=0.1, contrast=0.8, contrast_weight=0.5)
     targets, weights = prompt_vectors(small, ["red bricks", "noise:-0.5"])
     objective = clip_objective(config, small, PromptDistance(targets, weights), nca)
     together = objective(states, generator())
     shares = [objective(states[:1], generator()), objective(states[1:], generator())]
-    assert set(together) == {"clip", "overflow", "range", "variation"}
+    assert set(together) == {"clip", "overflow", "range", "contrast", "fringe", "variation"}
     for name, value in together.items():
         # Sums in another order.
         torch.testing.assert_close(shares[0][name] + shares[1][name], value, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(together["overflow"], overflow(states))
     rgb = states[:, :3] + 0.5
     torch.testing.assert_close(together["range"], (rgb - rgb.clamp(0, 1)).abs().sum())
+    assert together["contrast"] > 0
+    torch.testing.assert_close(together["contrast"], 0.5 * flatness(rgb.clamp(0, 1), 0.8))
+    torch.testing.assert_close(together["fringe"], 0.05 * fringes(rgb.clamp(0, 1)))
     torch.testing.assert_close(together["variation"], 0.1 * total_variation(states[:, :3]))
 
 
 def test_losses_without_weight_are_not_computed(small):
     nca = nca_fast.NCA.preset("image-manipulation")
-    config = replace(ClipConfig(), content_weight=0.0, overflow_weight=0.0, range_weight=0.0)
+    none = dict.fromkeys(("content", "overflow", "range", "contrast", "fringe"), 0.0)
+    config = replace(ClipConfig(), **{f"{name}_weight": weight for name, weight in none.items()})
     targets, weights = prompt_vectors(small, ["red bricks"])
     states = nca.initial_state(1, 16, 16, image=torch.rand(3, 16, 16))
     assert set(clip_objective(config, small, PromptDistance(targets, weights), nca)(states, generator())) == {"clip"}
@@ -179,6 +182,9 @@ def test_prompt_vectors(small, picture):
         ({"distance": "l2"}, "distance must be one of spherical, cosine, dot, but got 'l2'"),
         ({"clip_input": "x"}, "clip_input must be one of"),
         ({"clip_scale": "x"}, "clip_scale must be one of cells, mean"),
+        ({"contrast": 0.0}, "contrast must be positive"),
+        ({"contrast_weight": -1.0}, "contrast_weight must be at least 0"),
+        ({"fringe_weight": -1.0}, "fringe_weight must be at least 0"),
         ({"clip_weight": -1.0}, "clip_weight must be at least 0"),
         ({"aesthetic_target": 11}, "aesthetic_target must be from 0 to 10, but got 11"),
         ({"pretrained": "openai"}, "pretrained must go with a model"),
@@ -305,8 +311,8 @@ def test_two_processes_train_the_same_automaton(tmp_path, whole_run):
 
 
 def test_a_batch_must_be_shared_evenly(monkeypatch):
-    monkeypatch.setattr(distributed, "count", lambda: 2)
-    monkeypatch.setattr(distributed, "rank", lambda: 1)
-    assert distributed.share(6) == slice(3, 6)
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "rank", lambda: 1)
+    assert processes.share(6) == slice(3, 6)
     with pytest.raises(ValueError, match="batch_size must be a multiple of the 2 processes, but got 3"):
-        distributed.share(3)
+        processes.share(3)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nca_fast.losses.regularizers import total_variation
+
 DISTANCES = ("dot", "cosine", "spherical")
 
 
@@ -143,6 +145,35 @@ def cutouts(
             square = square + strength * torch.randn(3, *size, generator=generator).to(rgb)
         squares.append(square)
     return torch.cat(squares)
+
+
+def flatness(rgb: Tensor, least: float) -> Tensor:
+    """How much of a contrast pictures lack, times their cells.
+
+        sum over pictures of H W max(0, 1 - deviation / least)
+
+    A flat picture is a trap: whatever faint pattern comes next, CLIP's slope is all but zero there, and an automaton
+    that has learned to level its start state stays level. This slope is steepest there, and ends at `least`.
+
+    Args:
+        rgb: [B, 3, H, W].
+        least: Standard deviation over cells, the root mean square of the three colours'; above 0.
+
+    Returns:
+        Scalar; a sum over pictures and cells, as the other losses are.
+    """
+    # The small constant keeps the root's slope finite where all cells are equal, down to the last bit.
+    deviation = (rgb.var((2, 3), unbiased=False).mean(1) + 1e-8).sqrt()
+    return rgb.shape[2] * rgb.shape[3] * (1 - deviation / least).clamp(min=0).sum()
+
+
+def fringes(rgb: Tensor) -> Tensor:
+    """Total variation of what is left of pictures without their brightness. [B, 3, H, W] -> scalar
+
+    CLIP hardly sees coloured rims that cancel out over a few pixels, and automata, whose channels run after one
+    another, make them around everything.
+    """
+    return total_variation(rgb - rgb.mean(1, keepdim=True))
 
 
 def weights_of(prompts: Sequence[str]) -> tuple[list[str], list[float]]:

@@ -47,6 +47,14 @@ class ClipConfig(TrainingConfig):
     """Weight of the CLIP loss. (Petersen: 100.)"""
     range_weight: float = 1.0
     """Weight of the loss that keeps colours between 0 and 1, where they can be shown. (Deb, Petersen: 0.)"""
+    contrast: float = 0.06
+    """Contrast (standard deviation of the colours) below which a picture counts as flat; flat ones seldom recover."""
+    contrast_weight: float = 1.0
+    """Weight of the loss that raises flat pictures to that contrast; 0 for a prompt that wants one plain colour. (Deb,
+    Petersen: 0.)"""
+    fringe_weight: float = 0.05
+    """Weight of the loss against coloured rims, which CLIP hardly sees: differences of neighbouring pixels in colour,
+    not in brightness. (Deb, Petersen: 0.)"""
     aesthetic: str | None = None
     """File of a linear head that rates vectors of this CLIP model from 0 to 10 (.pth, .safetensors)."""
     aesthetic_target: float = 9.9
@@ -56,7 +64,7 @@ class ClipConfig(TrainingConfig):
     content_loss: ContentLoss = "structure"
     """With pictures to change: how they are compared with what becomes of them; by what is where, whatever its colours,
     with its colours (features), or by Gram matrices, which do not know where (Petersen)."""
-    content_weight: float = 0.3
+    content_weight: float = 0.1
     """With pictures to change: weight of the content loss."""
     content_layers: tuple[int, ...] = (2, 3)
     """Sets of features in which contents are compared; 0 is the pixels themselves, the last the coarsest."""
@@ -99,6 +107,8 @@ class ClipConfig(TrainingConfig):
         self.check_least(image_size=SMALLEST_CANVAS, picture_size=SMALLEST_CANVAS, picture_steps=1, bptt_steps=1)
         self.check_least(cutouts=0, cutout_noise=0, cutout_jitter=0, content_zoom=1, video_steps=0)
         self.check_least(clip_weight=0, aesthetic_weight=0, content_weight=0, variation_weight=0, range_weight=0)
+        self.check_least(contrast_weight=0, fringe_weight=0)
+        self.check_positive("contrast")
         self.check_choices(distance=Distance, clip_input=ClipInput, clip_scale=ClipScale, content_loss=ContentLoss)
         self.check_choices(features=Features)
         if not 0 < self.cutout_min <= self.cutout_max <= 1:
@@ -125,6 +135,8 @@ RECIPES = {
         clip_input="raw",
         clip_scale="mean",
         range_weight=0.0,
+        contrast_weight=0.0,
+        fringe_weight=0.0,
         image_size=128,
         iterations=1000,
         lr_milestones=(300, 500, 850),
@@ -141,6 +153,8 @@ RECIPES = {
         clip_input="halved",
         clip_scale="mean",
         range_weight=0.0,
+        contrast_weight=0.0,
+        fringe_weight=0.0,
         clip_weight=100,
         content_loss="gram",
         content_weight=1.0,

@@ -12,18 +12,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nca_fast import checkpoint, features
+from nca_fast import checkpoint, features, processes
 from nca_fast.features.clip import ClipModel
 from nca_fast.files import check_writable
 from nca_fast.images import load_image
 from nca_fast.losses import regularizers
 from nca_fast.losses.aesthetic import AestheticHead
-from nca_fast.losses.clip import PromptDistance, cutouts, weights_of, whole
+from nca_fast.losses.clip import PromptDistance, cutouts, flatness, fringes, weights_of, whole
 from nca_fast.losses.content import CONTENT_LOSSES
 from nca_fast.nca import NCA
 from nca_fast.rendering.canvas import even_speed, render, speed_ramp
 from nca_fast.rendering.show import film, picture
-from nca_fast.training import distributed, run_folder, session
+from nca_fast.training import run_folder, session
 from nca_fast.training.clip_config import FREE_ON_RESUME, ClipConfig
 from nca_fast.training.content import ContentPictures, shrunk
 from nca_fast.training.listeners import PreviewStrip
@@ -78,7 +78,7 @@ def train_clip(
         distance = PromptDistance(targets, weights, config.distance)
         pictures = ContentPictures.read(content, config.image_size, config.content_zoom) if content else None
         check_writable(out)
-        if pictures and distributed.rank() == 0:
+        if pictures and processes.rank() == 0:
             checkpoint.save(out / run_folder.PICTURES_FILE, pictures.tensors(), {})
         names = asked
     else:
@@ -125,7 +125,7 @@ def train_clip(
             command=command,
             progress=progress,
         )
-        files = _show(config, run.nca, pictures, out, progress) if distributed.rank() == 0 else ()
+        files = _show(config, run.nca, pictures, out, progress) if processes.rank() == 0 else ()
     return TrainingResult(run.nca, files, run.iteration, seconds, speed)
 
 
@@ -215,6 +215,10 @@ def clip_objective(
             losses["overflow"] = config.overflow_weight * regularizers.overflow(states)
         if config.range_weight:
             losses["range"] = config.range_weight * regularizers.overflow(rgb, 0.0, 1.0)
+        if config.contrast_weight:
+            losses["contrast"] = config.contrast_weight * flatness(rgb.clamp(0, 1), config.contrast)
+        if config.fringe_weight:
+            losses["fringe"] = config.fringe_weight * fringes(rgb.clamp(0, 1))
         if config.variation_weight:
             losses["variation"] = config.variation_weight * regularizers.total_variation(rgb)
         return losses
