@@ -25,7 +25,7 @@ from nca_fast.rendering.canvas import even_speed, render, speed_ramp
 from nca_fast.rendering.show import film, picture
 from nca_fast.training import run_folder, session
 from nca_fast.training.clip_config import FREE_ON_RESUME, ClipConfig
-from nca_fast.training.content import ContentPictures, shrunk
+from nca_fast.training.content import ContentPictures, shrunk, source_name
 from nca_fast.training.listeners import PreviewStrip
 from nca_fast.training.loop import derived_generator, derived_seed
 from nca_fast.training.session import TrainingResult
@@ -64,7 +64,7 @@ def train_clip(
     out = Path(out)
     saved = run_folder.open_run(out, resume)
     config = run_folder.settled_config(config, saved, FREE_ON_RESUME, out)
-    asked = {"prompts": list(prompts), "content": [_name(source) for source in content]}
+    asked = {"prompts": list(prompts), "content": [source_name(source) for source in content]}
     if saved is None:
         if not prompts and not config.image_prompts:
             raise ValueError(f"a prompt must be given to begin a run, and folder {out} holds none to resume.")
@@ -224,10 +224,6 @@ def clip_objective(
         return losses
 
     return objective
-
-
-def _name(image: str | Path | Tensor) -> str | None:
-    return None if isinstance(image, Tensor) else str(image)
 
 
 def _check_start(preset: str, with_content: bool) -> None:

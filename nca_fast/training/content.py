@@ -132,6 +132,11 @@ def first_picture(sources: Sequence[str | Path | Tensor], size: int) -> Tensor:
     raise ValueError(f"content folder {os.fspath(source)!r} must hold a readable picture, but has none.")
 
 
+def source_name(source: str | Path | Tensor) -> str | None:
+    """What a picture is called in the facts of a run: its file or "skimage:NAME"; None for numbers."""
+    return None if isinstance(source, Tensor) else str(source)
+
+
 def shrunk(picture: Tensor, size: int) -> Tensor:
     """A picture [3, h, w] in [0, 1] whose longer side has at most `size` pixels; a smaller one is left alone."""
     longer = max(picture.shape[1:])

@@ -24,7 +24,7 @@ from nca_fast.presets import PRESETS, style_filters
 from nca_fast.rendering.canvas import even_speed, render
 from nca_fast.rendering.show import film, picture
 from nca_fast.training import run_folder, session
-from nca_fast.training.content import ContentPictures, first_picture, shrunk
+from nca_fast.training.content import ContentPictures, first_picture, shrunk, source_name
 from nca_fast.training.listeners import PreviewStrip
 from nca_fast.training.loop import derived_generator, derived_seed
 from nca_fast.training.session import TrainingResult
@@ -70,13 +70,13 @@ def train_style(
         target = _style(style_image, config.style_size)
         pictures = ContentPictures.read(content, config.content_size, config.content_zoom)
         large = first_picture(content, config.picture_size)
-        names = {"style": _name(style_image), "content": [_name(source) for source in content]}
+        names = {"style": source_name(style_image), "content": [source_name(source) for source in content]}
     else:
         target = saved.tensors["target"]
         names = {key: saved.metadata[key] for key in ("style", "content")}
         if style_image is not None and not torch.equal(_style(style_image, config.style_size), target):
             raise ValueError(f"style must be that of the run in {out}, but {style_image} shows something else.")
-        if content and [_name(source) for source in content] != names["content"]:
+        if content and [source_name(source) for source in content] != names["content"]:
             raise ValueError(f"content must be that of the run in {out}, {names['content']}. Leave it out.")
         tensors, _ = checkpoint.load(out / run_folder.PICTURES_FILE)
         pictures, large = ContentPictures.restored(tensors, config.content_size), tensors["first"]
@@ -161,10 +161,6 @@ def style_objective(
         return losses
 
     return objective
-
-
-def _name(image: str | Path | Tensor) -> str | None:
-    return None if isinstance(image, Tensor) else str(image)
 
 
 def _style(image: str | Path | Tensor, size: int) -> Tensor:
