@@ -65,7 +65,8 @@ MUTANTS = [
 
 NEIGHBOURS, ALIVE, MEMORY = "neighbours_triton.py", "alive_triton.py", "perceived_triton.py"
 LAYER_PACKING = "layer_packing_triton.py"
-PERCEIVE, PERCEIVE_BACK = "perceive_fwd_triton.py", "perceive_bwd_triton.py"
+PERCEIVE, PERCEIVE_BACK, ROWS = "perceive_fwd_triton.py", "perceive_bwd_triton.py", "row_profiles_triton.py"
+STEPS = "steps_triton.py"
 NETWORK, NETWORK_BACK, SUMS = "network_fwd_triton.py", "network_bwd_triton.py", "network_weights_triton.py"
 
 # In the kernels that keep perception in memory.
@@ -75,16 +76,36 @@ MEMORY_MUTANTS = [
     (NEIGHBOURS, "sample * cells + begin, cell // W", "begin, cell // W"),
     (NEIGHBOURS, "(i + by >= 0) & (i + by < n)", "i + by < n"),
     (NEIGHBOURS, "(i + by >= 0) & (i + by < n)", "i + by >= 0"),
-    (PERCEIVE, "(rival > most)", "(rival >= most)"),
-    (PERCEIVE, " | (rival != rival)", ""),
-    (PERCEIVE, 'v if CIRCULAR else tl.where(here, v, -float("inf"))', "v"),
-    (PERCEIVE, "i * (2 * R + 1) + j", "j * (2 * R + 1) + i"),
-    (PERCEIVE, "and i <= R + HALF", "and i <= R"),
+    (NEIGHBOURS, "first_row + program // blocks", "program // blocks"),
+    (NEIGHBOURS, "tl.minimum(first + band, first_row + rows)", "first + band"),
+    (
+        NEIGHBOURS,
+        "program % blocks * BM + tl.arange(0, BM)\n    # The last column",
+        "tl.arange(0, BM)\n    # The last column",
+    ),
+    (NEIGHBOURS, "tl.where(in_rows, W, 0)", "(W + 0 * in_rows)"),
+    (ROWS, "(a + b) / 2 if j else a", "(a + b) / 2"),
+    (ROWS, "(a + b) / 2 if j else a", "a + b if j else a"),
+    (ROWS, "abs(a - weight * b)", "abs(a) - abs(weight * b)"),
+    (ROWS, "profiles[PROFILES[f][LAST - i]], WEIGHTS[f][LAST - i]", "profiles[PROFILES[f][i]], WEIGHTS[f][i]"),
+    (ROWS, "carried[BEGIN[f] + i]", "carried[i]"),
+    (ROWS, "v[R + j] - v[R - j]", "v[R - j] - v[R + j]"),
+    (PERCEIVE, "(rival > most) |", "(rival >= most) |"),
+    (PERCEIVE, "(rival > most) | (rival != rival)", "(rival > most)"),
+    (PERCEIVE, "(rival > most[i]) |", "(rival >= most[i]) |"),
+    (PERCEIVE, "(rival > most[i]) | (rival != rival)", "(rival > most[i])"),
+    (PERCEIVE, 'v[BEGIN + j] if CIRCULAR else tl.where(here[BEGIN + j], v[BEGIN + j], -float("inf"))', "v[BEGIN + j]"),
+    (PERCEIVE, "(MAXIMUM - 1 - i) * MAXIMUM + which", "i * MAXIMUM + which"),
+    (PERCEIVE, "done = row - len(seen) // 2", "done = row - REACH"),
+    (PERCEIVE, "mask=both(there, (done >= first) & (done < end))", "mask=both(there, done < end)"),
     (PERCEIVE, "tl.program_id(1) * CHUNK", "0"),
-    (PERCEIVE_BACK, "beside(row, R - i, H)", "beside(row, i - R, H)"),
-    (PERCEIVE_BACK, "load_neighbour(at + F * C", "load_neighbour(at"),
-    (PERCEIVE_BACK, "total *= 1.0 / tl.load(scale)", "total *= 1.0"),
+    (PERCEIVE, "(range_sample * rows - first_row)", "(range_sample * rows)"),
+    (PERCEIVE_BACK, "beside(column, REACH - j, W)", "beside(column, j - REACH, W)"),
+    (PERCEIVE_BACK, "column + (REACH - j)", "column + (j - REACH)"),
+    (PERCEIVE_BACK, "neighbours(line + FILTERS * C", "neighbours(line"),
+    (PERCEIVE_BACK, "down = 1.0 / tl.load(scale)", "down = 1.0"),
     (PERCEIVE_BACK, "winners += sample * H * W * C", "winners += 0"),
+    (PERCEIVE_BACK, "won == i * MAXIMUM + j", "won == j * MAXIMUM + i"),
     (ALIVE, "was & is_now", "is_now"),
     (ALIVE, "was & is_now", "was"),
     (ALIVE, ">= FROZEN", ">= 0"),
@@ -107,12 +128,13 @@ MEMORY_MUTANTS = [
     (SUMS, "there = i < count", "there = i >= 0"),
     (SUMS, "(first_row + line)", "line"),
     (SUMS, "grad_out += group * count * OUT", "grad_out += 0"),
-    (MEMORY, "samples, cells, first_sample * parts", "samples, cells, 0"),
-    (MEMORY, "not self.alive or len(ranges) > 1", "not self.alive"),
-    (MEMORY, "self._bury(x, after, grad, buried)", "self._bury(x, x, grad, buried)"),
+    (MEMORY, "part.samples, cells, part.first_sample * parts", "part.samples, cells, 0"),
+    (MEMORY, "            if not seen:\n", "            if False:\n"),
+    (MEMORY, "return len(ranges) == 1", "return True"),
+    (STEPS, "prepared.alive.bury(x, after, grad, buried)", "prepared.alive.bury(x, x, grad, buried)"),
+    (STEPS, "fire, origin_column, going_back=True)", "fire, origin_column)"),
     (LAYER_PACKING, "for stencil in stencils] + [len(distinct)]", "for stencil in distinct] + [len(distinct)]"),
     (LAYER_PACKING, "[*order[1:], frozen + torch.arange(written)]", "[*order[1:], torch.arange(written)]"),
-    (LAYER_PACKING, "abs(j - reach)) <= half", "abs(j - reach)) < half"),
 ]
 
 

@@ -94,6 +94,8 @@ class Launch(NamedTuple):
         c = self.constants
         if "BW" in c:
             return (ROWS + 2 * c.get("GRAD_X", False)) / c.get("UNROLL", 1)
+        if "REACH" in c:
+            return ROWS + 2 * c["REACH"]
         return ROWS if "BO" in c else c["UNITS"] / c["BN"] if "BN" in c else 0
 
     @property
@@ -104,8 +106,8 @@ class Launch(NamedTuple):
             return ROWS * (c["BW"] - 2 * c.get("GRAD_X", False))
         if "BO" in c:
             return ROWS * c["BM"] / (math.ceil(c["OUT"] / c["BO"]) * math.ceil(c["IN"] / c["BI"]))
-        if "CHUNK" in c and "ALIVE" not in c:  # which takes all channels, the others a chunk
-            return c["BM"] * c["CHUNK"] / c["C"]
+        if "REACH" in c:  # of a chunk of channels
+            return ROWS * c["BM"] * c["CHUNK"] / c["C"]
         return c["BM"]
 
 
@@ -132,21 +134,20 @@ def launches(name: str, direction: str) -> list[Launch]:
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise RuntimeError("kernels must be compiled without the interpreter, but TRITON_INTERPRET=1: unset it.")
-    from nca_fast.kernels import perceived_triton, rollout_triton, steps_triton
+    from nca_fast.kernels import alive_triton, perceive_triton, perceived_triton, rollout_triton, steps_triton
 
     found = []
     rule, precision, state = VARIANTS[name]
     params = torch.zeros(sum(out * (inputs + has_bias) for out, inputs, has_bias in rule.layers))
     about = backends.about(rule.to_json())
     fire = threshold(torch.zeros(2, 2) if name.endswith("map") else rule.fire_rate)
-    x = rollout_triton.enter(torch.zeros(1, rule.channels, 2, 2, dtype=STATES[state]))
+    x = rollout_triton.enter(torch.zeros(1, rule.channels, 2, 130, dtype=STATES[state]))
     with contextlib.ExitStack() as stack:
         for module, kernels in (
             (steps_triton, ("step_fwd", "step_bwd")),
-            (
-                perceived_triton,
-                ("perceive_fwd", "perceive_bwd", "network_fwd", "network_bwd", "network_weights", "bury"),
-            ),
+            (perceive_triton, ("perceive_fwd", "perceive_bwd")),
+            (perceived_triton, ("network_fwd", "network_bwd", "network_weights")),
+            (alive_triton, ("bury",)),
         ):
             recorders = {kernel: _Recorder(getattr(module, kernel), found) for kernel in kernels}
             stack.enter_context(mock.patch.multiple(module, **recorders))

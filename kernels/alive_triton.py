@@ -6,9 +6,14 @@ A kernel of its own, because whether a cell lives depends on what its neighbours
 after the update, backward the gradient of what it wrote: the mask itself passes none.
 """
 
+import torch
 import triton
 import triton.language as tl
 from nca_fast.kernels.neighbours_triton import beside, own_cells
+from nca_fast.kernels.scratch_triton import Scratch
+from torch import Tensor
+
+_CELLS = 128  # of a program: one for each of its threads
 
 
 @triton.jit
@@ -63,3 +68,38 @@ def bury(
         written = (begin + tl.arange(0, CHUNK) >= FROZEN)[None, :]
         v = tl.where(written, v * mask, v)  # a value that blew up stays NaN
         tl.store(out + own + begin, v.to(out.dtype.element_ty), mask=there[:, None])
+
+
+class AliveMask:
+    """The alive mask of a rollout: what the kernels of a step write before it, and its launch.
+
+    Args:
+        about: What a kernel needs to know of a rule (`backends.About`), which has an alive channel.
+        scratch: Of the rollout.
+    """
+
+    def __init__(self, about, scratch: Scratch):
+        channels = -(-(about.layers[-1][0] + about.frozen) // 4) * 4
+        self.scratch = scratch
+        self.constants = {
+            "C": channels,
+            "CHUNK": 8 if channels % 8 == 0 else 4,
+            "FROZEN": about.frozen,
+            "ALIVE": about.alive_channel,
+            "THRESHOLD": about.alive_threshold,
+            "CIRCULAR": about.circular,
+        }
+
+    def after(self, x: Tensor) -> Tensor:
+        """Room for the state after the update: float32, because a cell lives or dies before it is rounded."""
+        return self.scratch("after", x, *x.shape, dtype=torch.float32)
+
+    def buried(self, grad: Tensor) -> Tensor:
+        """Room for the gradient of what the kernels wrote."""
+        return self.scratch("buried", grad, *grad.shape, dtype=grad.dtype)
+
+    def bury(self, before: Tensor, after: Tensor, of: Tensor, out: Tensor) -> None:
+        """out = of, where the mask of the states before and after the update lets it live; see the kernel."""
+        B, H, W, _ = before.shape
+        blocks = B * triton.cdiv(H * W, _CELLS)
+        bury[(blocks,)](before, after, of, out, H * W, H, W, **self.constants, BM=_CELLS)

@@ -80,7 +80,7 @@ class Frame:
     @property
     def nbytes(self) -> int:
         """Of the memory that counts."""
-        kept = self.prepared.perceived.kept.values() if self.prepared.perceived else ()
+        kept = self.prepared.scratch.kept.values()
         return sum(t.nbytes for t in (self.states, self.grads, self.grad_params, *kept) if t is not None)
 
     def take(self, prepared: Prepared, fire: Tensor, place, first_step: int) -> None:

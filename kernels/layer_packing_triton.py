@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import torch
 from nca_fast.kernels.packing_triton import chunks, stencils
+from nca_fast.kernels.row_profiles_triton import row_profiles
 
 
 class LayerPacking:
@@ -25,26 +26,22 @@ class LayerPacking:
         maxima = maximum_window > 0
         C = written + frozen
         padded = -(-C // 4) * 4
-        size = max([maximum_window, 3, *(len(stencil) for stencil in stencils)])
-        distinct_padded = tuple(_padded(stencil, size) for stencil in distinct)
-        half, reach = maximum_window // 2, size // 2
-
-        def used(i, j):
-            in_window = maxima and max(abs(i - reach), abs(j - reach)) <= half
-            return in_window or any(stencil[i][j] for stencil in distinct_padded)
-
         width = _round_up((len(distinct) + maxima) * padded)
         hidden1 = chunks(units1) if middle else ()
         units1 = sum(hidden1[1::2])
         last, _, bias = middle[0] if middle else layers[0]
         units = _round_up(last)
         columns = max(16, 1 << (padded - 1).bit_length())
+        filters = self.filters = row_profiles(distinct, maximum_window)
         self.perception = {
             "C": padded,
             "CHUNK": 8 if padded % 8 == 0 else 4,
             "K": width,
-            "STENCILS": tuple(tuple(tap for row in stencil for tap in row) for stencil in distinct_padded),
-            "USED": tuple(tuple(used(i, j) for j in range(size)) for i in range(size)),
+            "REACH": filters.reach,
+            "EVEN": filters.even,
+            "ODD": filters.odd,
+            "PROFILES": filters.profiles,
+            "WEIGHTS": filters.weights,
             "MAXIMUM": maximum_window,
             "CIRCULAR": circular,
         }
@@ -82,13 +79,6 @@ class LayerPacking:
 def _round_up(width):
     """To a multiple of 16, of which the matrix unit makes its tiles."""
     return -(-width // 16) * 16
-
-
-def _padded(stencil, size):
-    """A stencil with zeros around it."""
-    side = (size - len(stencil)) // 2
-    rows = tuple((0.0,) * side + row + (0.0,) * side for row in stencil)
-    return ((0.0,) * size,) * side + rows + ((0.0,) * size,) * side
 
 
 @lru_cache(maxsize=256)

@@ -4,30 +4,28 @@
     y[n, F C + c] = maximum of x_c over a window around the cell
 
 A second way beside perception_triton.py, whose rows of three profiles hold filters of 3x3 only. A program takes BM
-cells and some of their channels, and reads every neighbour that a filter looks at once.
+columns and some of the channels and slides down a band of rows; see row_profiles_triton.py.
 """
 
 import triton
 import triton.language as tl
-from nca_fast.kernels.neighbours_triton import beside, load_neighbour, own_cells
+from nca_fast.kernels.neighbours_triton import beside, own_columns, row_here
+from nca_fast.kernels.perception_triton import both
+from nca_fast.kernels.row_profiles_triton import mirrored, neighbours, profile, slide
 
 
 @triton.jit
-def add_tap(total, v, STENCILS: tl.constexpr, tap: tl.constexpr, f: tl.constexpr):
-    """total + the weight of a tap of filter f times v."""
-    if STENCILS[f][tap] != 0.0:
-        return tl.fma(v, STENCILS[f][tap], total)
-    else:
-        return total
-
-
-@triton.jit
-def add_taps(totals, v, STENCILS: tl.constexpr, tap: tl.constexpr):
-    """The sums of all filters, after the neighbour v at a tap."""
-    sums = ()
-    for f in tl.static_range(len(totals)):
-        sums = sums + (add_tap(totals[f], v, STENCILS, tap, f),)
-    return sums
+def largest_of_row(v, here, MAXIMUM: tl.constexpr, CIRCULAR: tl.constexpr):
+    """The maximum of the MAXIMUM neighbours in the middle of a row, and which it is: the first of several."""
+    BEGIN: tl.constexpr = len(v) // 2 - MAXIMUM // 2
+    most = tl.full(v[0].shape, -float("inf"), tl.float32)
+    winner = tl.zeros(v[0].shape, tl.int32)
+    for j in tl.static_range(MAXIMUM):
+        rival = v[BEGIN + j] if CIRCULAR else tl.where(here[BEGIN + j], v[BEGIN + j], -float("inf"))
+        larger = (rival > most) | (rival != rival)  # NaN wins, as in PyTorch
+        most = tl.where(larger, rival, most)
+        winner = tl.where(larger, j, winner)
+    return most, winner
 
 
 @triton.jit
@@ -36,61 +34,108 @@ def perceive_fwd(
     y,
     winners,
     first_sample,
-    first_cell,
-    cells,
+    first_row,
+    rows,
     H,
     W,
+    band,
     C: tl.constexpr,
     CHUNK: tl.constexpr,
     K: tl.constexpr,
-    STENCILS: tl.constexpr,
-    USED: tl.constexpr,
+    REACH: tl.constexpr,
+    EVEN: tl.constexpr,
+    ODD: tl.constexpr,
+    PROFILES: tl.constexpr,
+    WEIGHTS: tl.constexpr,
+    BEGIN: tl.constexpr,
     MAXIMUM: tl.constexpr,
     WINNERS: tl.constexpr,
     CIRCULAR: tl.constexpr,
     BM: tl.constexpr,
 ):
-    """y = the perception of a range of cells, see neighbours_triton.py.
+    """y = the perception of a range of rows, see neighbours_triton.py.
 
     Args:
         x: [B, H, W, C], C a multiple of 4.
         y: Perception of the range, [cells, K]. Columns after the last kind are left alone.
         winners: With WINNERS, which neighbour is the maximum: its number in the window, the first of several;
             int8 [B, H, W, C].
+        band: Rows of a program.
         CHUNK: Channels of a program, a power of two that divides C.
-        STENCILS: Taps of the filters, [filters][(2 R + 1)^2]; without filters no kind but the maximum.
-        USED: [2 R + 1][2 R + 1], whether any filter or the maximum looks there.
-        MAXIMUM: Odd width of the window of the maximum, at most 2 R + 1; 0 for none.
+        REACH, EVEN, ODD, PROFILES, WEIGHTS, BEGIN: The filters, see `RowProfiles`; there may be none.
+        MAXIMUM: Odd width of the window of the maximum, at most 2 REACH + 1; 0 for none.
     """
-    R: tl.constexpr = len(USED) // 2
+    FILTERS: tl.constexpr = len(WEIGHTS)
+    CARRIED: tl.constexpr = BEGIN[FILTERS]
     HALF: tl.constexpr = MAXIMUM // 2
-    sample, whole, place, row, column, there = own_cells(first_sample, first_cell, cells, H, W, BM)
+    sample, range_sample, first, end, column, there = own_columns(first_sample, first_row, rows, W, band, BM)
     c = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)[None, :]
     x += sample * H * W * C
-    sums = ()
-    for _ in tl.static_range(len(STENCILS)):
-        sums = sums + (tl.zeros((BM, CHUNK), tl.float32),)
-    most = tl.full((BM, CHUNK), -float("inf"), tl.float32)
-    winner = tl.zeros((BM, CHUNK), tl.int32)
-    for i in tl.static_range(2 * R + 1):
-        down, in_rows = beside(row, i - R, H)
-        line = x + (down.to(tl.int64) * (W * C))[:, None]
-        for j in tl.static_range(2 * R + 1):
-            if USED[i][j]:
-                right, in_columns = beside(column, j - R, W)
-                here = (in_rows & in_columns)[:, None]
-                v = load_neighbour(line + ((right * C)[:, None] + c), here, CIRCULAR)
-                if MAXIMUM > 0 and i >= R - HALF and i <= R + HALF and j >= R - HALF and j <= R + HALF:
-                    rival = v if CIRCULAR else tl.where(here, v, -float("inf"))
-                    larger = (rival > most) | (rival != rival)  # NaN wins, as in PyTorch
-                    most = tl.where(larger, rival, most)
-                    winner = tl.where(larger, (i - R + HALF) * MAXIMUM + j - R + HALF, winner)
-                sums = add_taps(sums, v, STENCILS, i * (2 * R + 1) + j)
-    to = y + place * K + tl.arange(0, BM)[:, None] * K + c
-    for f in tl.static_range(len(STENCILS)):
-        tl.store(to + f * C, sums[f].to(y.dtype.element_ty), mask=there[:, None])
-    if MAXIMUM > 0:
-        tl.store(to + len(STENCILS) * C, most.to(y.dtype.element_ty), mask=there[:, None])
-        if WINNERS:
-            own = whole * C + tl.arange(0, BM)[:, None] * C + c
-            tl.store(winners + own, winner.to(tl.int8), mask=there[:, None])
+    winners += sample * H * W * C
+    y += (range_sample * rows - first_row) * W * K
+    to = (column * K)[:, None] + c
+    own = (column * C)[:, None] + c
+    columns = ()
+    offsets = ()
+    for j in tl.static_range(2 * REACH + 1):
+        beyond, _ = beside(column, j - REACH, W)
+        columns = columns + (column + (j - REACH),)
+        offsets = offsets + ((beyond * C)[:, None] + c,)
+
+    nothing = tl.zeros((BM, CHUNK), tl.float32)
+    carried = ()
+    for _ in tl.static_range(CARRIED):
+        carried = carried + (nothing,)
+    most = ()
+    winner = ()
+    for _ in tl.static_range(2 * HALF):
+        most = most + (nothing - float("inf"),)
+        winner = winner + (nothing.to(tl.int32),)
+    steps = end - first + 2 * REACH
+    tl.assume(steps > 0)  # else registers are kept for the case that there are none
+    for n in range(steps):
+        row = first - REACH + n
+        at, in_rows = beside(row, 0, H)
+        here = row_here(columns, in_rows, W)
+        v = neighbours(x + at.to(tl.int64) * (W * C), offsets, here, CIRCULAR)
+
+        sums, differences = mirrored(v)
+        profiles = ()
+        for p in tl.static_range(len(EVEN)):
+            profiles = profiles + (profile(sums, differences, EVEN, ODD, p),)
+        kept = ()
+        for f in tl.static_range(FILTERS):
+            seen = slide(carried, profiles, PROFILES, WEIGHTS, BEGIN, f)
+            done = row - len(seen) // 2
+            tl.store(
+                y + done.to(tl.int64) * (W * K) + to + f * C,
+                seen[0].to(y.dtype.element_ty),
+                mask=both(there, (done >= first) & (done < end)),
+            )
+            for i in tl.static_range(1, len(seen)):
+                kept = kept + (seen[i],)
+        carried = kept
+
+        if MAXIMUM > 0:
+            rival, which = largest_of_row(v, here, MAXIMUM, CIRCULAR)
+            new_most = ()
+            new_winner = ()
+            for i in tl.static_range(MAXIMUM):
+                # The row is number MAXIMUM - 1 - i in the window of these cells.
+                if i < 2 * HALF:
+                    larger = (rival > most[i]) | (rival != rival)
+                    new_most = new_most + (tl.where(larger, rival, most[i]),)
+                    new_winner = new_winner + (tl.where(larger, (MAXIMUM - 1 - i) * MAXIMUM + which, winner[i]),)
+                else:
+                    new_most = new_most + (rival,)
+                    new_winner = new_winner + (which,)
+            done = row - HALF
+            mask = both(there, (done >= first) & (done < end))
+            tl.store(y + done.to(tl.int64) * (W * K) + to + FILTERS * C, new_most[0].to(y.dtype.element_ty), mask=mask)
+            if WINNERS:
+                tl.store(winners + done.to(tl.int64) * (W * C) + own, new_winner[0].to(tl.int8), mask=mask)
+            most = ()
+            winner = ()
+            for i in tl.static_range(1, MAXIMUM):
+                most = most + (new_most[i],)
+                winner = winner + (new_winner[i],)

@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 import torch
 import triton
+from nca_fast.kernels.alive_triton import AliveMask
 from nca_fast.kernels.gradient_scale_triton import gradient_scale
 from nca_fast.kernels.packing_triton import Weights, packing
 from nca_fast.kernels.perceived_triton import Perceived, through_memory
+from nca_fast.kernels.scratch_triton import Scratch
 from nca_fast.kernels.step_bwd_triton import step_bwd
 from nca_fast.kernels.step_fwd_triton import step_fwd
 from torch import Tensor
@@ -36,7 +38,9 @@ class Prepared:
     def __init__(self, params: Tensor, about, precision: str):
         self.made_of = params, about, precision
         self.forward_through_memory, backward = through_memory(about, precision)
-        self.perceived = Perceived(params, about, precision) if backward else None
+        self.scratch = Scratch()
+        self.alive = None if about.alive_channel is None else AliveMask(about, self.scratch)
+        self.perceived = Perceived(params, about, precision, self.scratch) if backward else None
         if self.forward_through_memory:
             self.weights = self.perceived.weights
         else:
@@ -113,9 +117,18 @@ def forward_step(x: Tensor, out: Tensor, prepared: Prepared, keys: Tensor, fire:
         fire: A cell fires when its hash is below: int64, [] or a map [H, W].
         origin_column: Column of the first cell in the whole canvas, as a signed 32-bit word.
     """
+    if prepared.alive is None:
+        _update(x, out, prepared, keys, fire, origin_column)
+    else:
+        after = prepared.alive.after(x)
+        _update(x, after, prepared, keys, fire, origin_column)
+        prepared.alive.bury(x, after, after, out)
+
+
+def _update(x, out, prepared, keys, fire, origin_column, going_back=False):
+    """`forward_step` without the alive mask; returns what `Perceived.advance` does."""
     if prepared.forward_through_memory:
-        prepared.perceived.advance(x, out, keys, fire, origin_column)
-        return
+        return prepared.perceived.advance(x, out, keys, fire, origin_column, going_back)
     B, H, W, _ = x.shape
     weights = prepared.weights
     tile = _forward_tile(weights.precision, B, H, W)
@@ -136,6 +149,7 @@ def forward_step(x: Tensor, out: Tensor, prepared: Prepared, keys: Tensor, fire:
         num_warps=WARPS,
         num_stages=1,  # more would take the loads through shared memory
     )
+    return False
 
 
 def backward_step(
@@ -158,8 +172,14 @@ def backward_step(
         scale: For "fp16" the power of two that takes grad to about 1, float32; else not read.
         The others as in `forward_step`.
     """
+    seen = False
+    if prepared.alive:  # which cells were buried hangs on the state after the update
+        after, buried = prepared.alive.after(x), prepared.alive.buried(grad)
+        seen = _update(x, after, prepared, keys, fire, origin_column, going_back=True)
+        prepared.alive.bury(x, after, grad, buried)
+        grad = buried
     if prepared.perceived:
-        prepared.perceived.retreat(x, grad, grad_x, grad_params, scale, keys, fire, origin_column)
+        prepared.perceived.retreat(x, grad, grad_x, grad_params, scale, keys, fire, origin_column, seen)
         return
     B, H, W, _ = x.shape
     weights, tile = prepared.weights, _backward_tile(prepared.weights.precision, B, H, W)

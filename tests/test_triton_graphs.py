@@ -386,7 +386,7 @@ def test_threads_do_not_meet_in_a_frame(graphs, monkeypatch):
         def __init__(self, number):
             self.made_of = (number,)
             self.weights = SimpleNamespace(number=torch.full((), number), precision="fp32", per_sample=False)
-            self.perceived = None
+            self.scratch = SimpleNamespace(kept={})
 
         def take(self, other):
             self.weights.number.copy_(other.weights.number)

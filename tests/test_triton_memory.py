@@ -10,6 +10,7 @@ import torch
 from triton_rollouts import DEVICE, FLOOR, bfloat16_factor, check, small_programs, weights_of
 
 from nca_fast import Rule, backends, rollout
+from nca_fast.filters import as_filter
 from nca_fast.presets import PRESETS
 
 pytest.importorskip("triton", reason="the Triton kernels need triton: pip install triton")
@@ -22,6 +23,7 @@ def cells(request, monkeypatch):
 
 
 SEVEN = tuple(tuple((3 * i + 5 * j) % 7 / 10 - 0.3 for j in range(7)) for i in range(7))  # no symmetry
+BELL = tuple(tuple((5 - abs(i)) * (1 + 0.1 * j) / 50 for j in range(-4, 5)) for i in range(-4, 5))
 LARGE = Rule(channels=4, hidden=(8,), filters=("identity", SEVEN, "sobel_y5"))
 GROWS = Rule(channels=5, hidden=(9,), filters=("sobel_x",), maximum_window=3, frozen=1, alive_channel=3)
 
@@ -41,6 +43,7 @@ def test_maximum_with_ties_and_alive_mask(shape, padding, poisoned):
 WIDE_RULES = {
     "nothing but the maximum, of 5x5": Rule(channels=3, hidden=(7,), filters=(), maximum_window=5),
     "a maximum larger than the filters": Rule(channels=6, hidden=(7,), filters=("sobel_x",) * 2, maximum_window=5),
+    "separable 9x9 and nothing": Rule(channels=3, hidden=(4,), filters=(BELL, ((0,) * 5,) * 5)),
     "9x9, no bias": Rule(channels=2, hidden=(5,), filters=("sobel_x9",), hidden_bias=False, output_bias=True),
     "alive channel is frozen": Rule(channels=4, hidden=(8,), frozen=2, alive_channel=1, alive_threshold=0.7),
     "160 units": Rule(channels=4, hidden=(160,), filters=("identity",), output_bias=True),
@@ -57,6 +60,33 @@ def test_rules(name, poisoned):
     check(WIDE_RULES[name], (1, 4, 9))
 
 
+@pytest.mark.parametrize(
+    "filter, profiles, rows",
+    [(BELL, 1, 9), ("sobel_x7", 4, 7), ("sobel_y9", 4, 9), (SEVEN, 7, 7), ("identity", 1, 1), (((0,) * 5,) * 5, 1, 1)],
+    ids=["separable", "sobel_x7", "sobel_y9", "any", "identity", "nothing"],
+)
+def test_rows_of_filters_share_profiles(filter, profiles, rows):
+    from nca_fast.kernels.row_profiles_triton import row_profiles
+
+    kernel = as_filter(filter).kernel
+    found = row_profiles([tuple(map(tuple, kernel))], window=3)
+    assert len(found.even) == len(found.odd) == profiles and len(found.weights[0]) == rows
+    assert found.carried == (0, rows - 1) and found.reach == max(1, rows // 2)
+    even, odd = (torch.tensor(taps, dtype=torch.float64) for taps in (found.even, found.odd))
+    taps = torch.cat([(even - odd)[:, 1:].flip(1), even + odd], 1)
+    rebuilt = torch.tensor(found.weights[0], dtype=torch.float64)[:, None] * taps[list(found.profiles[0])]
+    here = torch.zeros(max(rows, len(kernel)), max(taps.shape[1], len(kernel)), dtype=torch.float64)
+    want = here.clone()
+    _middle(here, rebuilt)
+    _middle(want, torch.tensor(kernel, dtype=torch.float64))
+    assert (here - want).abs().max() <= 2**-22 * want.abs().max()
+
+
+def _middle(of, values):
+    top, left = ((a - b) // 2 for a, b in zip(of.shape, values.shape, strict=True))
+    of[top : top + len(values), left : left + values.shape[1]] = values
+
+
 @pytest.mark.parametrize("preset", ["vae-mnist", "vae-cifar", "vae-face"])
 def test_presets_with_a_rule_per_sample(preset, poisoned):
     check(PRESETS[preset]["rule"], (2, 2, 3), 1, per_sample=True)
@@ -68,11 +98,12 @@ def test_presets_with_a_rule_per_sample(preset, poisoned):
 )
 def test_ranges_of_cells(most, per_sample, cells, poisoned, monkeypatch):
     """Scratch for a few cells: steps in several ranges, of several programs, and several parts with their own sums."""
-    from nca_fast.kernels import perceived_triton
+    from nca_fast.kernels import alive_triton, perceive_triton, perceived_triton
 
     numbers = 16 + 2 * 16 + 16  # 2 kinds of 8 channels; h and grad_h; grad_u
     monkeypatch.setattr(perceived_triton, "_SCRATCH", 4 * numbers * most)
-    monkeypatch.setattr(perceived_triton, "ELEMENTS", 128)
+    monkeypatch.setattr(perceive_triton, "NUMBERS", 32)
+    monkeypatch.setattr(alive_triton, "_CELLS", 4)
     check(GROWS, (3, 2, 9), 1, per_sample=per_sample, spacing=0.5)
 
 
@@ -124,11 +155,11 @@ def test_scratch_is_allocated_once_per_rollout():
     fire, scale, sums = (
         torch.tensor(2**31, device=DEVICE),
         torch.ones((), device=DEVICE),
-        prepared.perceived.gradients(x),
+        steps_triton.gradients(prepared, x),
     )
     places = []
     for _ in range(2):
-        prepared.perceived.advance(x, torch.empty_like(x), keys, fire, 0)
-        prepared.perceived.retreat(x, x, torch.empty_like(x), sums, scale, keys, fire, 0)
-        places.append({name: t.data_ptr() for name, t in prepared.perceived.kept.items()})
+        steps_triton.forward_step(x, torch.empty_like(x), prepared, keys, fire, 0)
+        steps_triton.backward_step(x, x, torch.empty_like(x), sums, prepared, scale, keys, fire, 0)
+        places.append({name: t.data_ptr() for name, t in prepared.scratch.kept.items()})
     assert places[0] == places[1] and len(places[0]) > 5
