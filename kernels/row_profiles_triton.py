@@ -3,7 +3,7 @@
     p(r, c) = sum over j of tap_j x(r, c + j)            y(r, c) = sum over i of weight_i p_i(r + i, c)
 
 Rows of filters that are multiples of each other share a profile p. So a separable filter is a single profile and a sum
-down the column, 18 products in place of 81 for 9x9; and the Sobel filter of 9x9, which is not separable, has five
+down the column, 9 + 9 products in place of 81 for 9x9; and the Sobel filter of 9x9, which is not separable, has five
 profiles or four. All profiles are made of the sums and differences of mirrored neighbours:
 
     p = even_0 x(c) + sum over j > 0 of even_j (x(c + j) + x(c - j)) + odd_j (x(c + j) - x(c - j))
@@ -23,8 +23,8 @@ class RowProfiles(NamedTuple):
     Args:
         reach: Of the farthest neighbours that any filter sees.
         even, odd: For each profile the factors of the sums and differences, reach + 1 each; odd_0 is 0.
-        profiles, weights: For each filter the profile and the weight of each of its rows, as many as it has; the weight
-            is 0 where a row is.
+        profiles, weights: For each filter the profile and the weight of each of its rows, as many as it has; -1 and
+            0 for a row of zeros.
         used: For each filter its profiles, each once.
         carried: For each filter where its carried sums begin, see `slide`; and how many there are in all.
     """
@@ -53,7 +53,7 @@ def row_profiles(stencils, window: int = 0) -> RowProfiles:
     pairs = [[(row[reach + j], row[reach - j]) for j in range(reach + 1)] for row in known]
     even = tuple(tuple((a + b) / 2 if j else a for j, (a, b) in enumerate(row)) for row in pairs)
     odd = tuple(tuple((a - b) / 2 for a, b in row) for row in pairs)
-    used = tuple(tuple(dict.fromkeys(of_rows)) for of_rows in profiles)
+    used = tuple(tuple(n for n in dict.fromkeys(of_rows) if n >= 0) for of_rows in profiles)
     return RowProfiles(reach, even, odd, tuple(profiles), tuple(weights), used, tuple(carried))
 
 
@@ -69,7 +69,7 @@ def _trimmed(stencil):
 def _as_multiple(row, known):
     """(number, weight) of the known profile that a row is a multiple of, but for roundings; else it becomes known."""
     if not any(row):
-        return 0, 0.0
+        return -1, 0.0
     for number, other in enumerate(known):
         largest = max(other, key=abs)
         weight = row[other.index(largest)] / largest
