@@ -15,7 +15,7 @@ venv: .venv/installed
 	touch $@
 
 test: venv
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 demo: venv
 	rm -rf demo

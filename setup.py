@@ -29,7 +29,7 @@ setup(
     ],
     extras_require={
         "examples": ["scikit-image", "scikit-learn"],
-        "dev": ["pytest", "pytest-benchmark", "hypothesis", "ruff"],
+        "dev": ["pytest", "pytest-benchmark", "pytest-xdist", "hypothesis", "ruff"],
     },
     entry_points={"console_scripts": ["nca-fast = nca_fast.cli:main"]},
     license="MIT",
