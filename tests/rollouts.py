@@ -2,7 +2,7 @@
 
 import torch
 
-from nca_fast import Rule, rollout
+from nca_fast import Rule, fire_mask, rollout
 
 
 def random_weights(rule: Rule, batch: int | None = None):
@@ -26,3 +26,19 @@ def values_and_gradients(rule, weights, x, grad_y, steps, *, backend, dtype, **o
 def relative_error(value, exact) -> float:
     """Norm of the difference over norm of the exact value."""
     return ((value.double() - exact).norm() / exact.norm().clamp(min=1e-300)).item()
+
+
+def edge_rates(seed, step, height, width):
+    """A map of fire rates with which the cells of sample 0 in even columns just fire and the others just do not."""
+    fires, rests = torch.full((height, width), 2**32), torch.zeros(height, width, dtype=torch.int64)
+    for _ in range(32):
+        middle = (fires + rests) // 2
+        fired = fire_mask(seed, step, 1, height, width, middle.double() / 2**32)[0, 0]
+        fires, rests = torch.where(fired, middle, fires), torch.where(fired, rests, middle)
+    return torch.where(torch.arange(width) % 2 == 0, fires, rests).double() / 2**32
+
+
+def masked(rule, shape, device="cpu", **options):
+    """What a step adds with weights of zero and an output bias of one: the mask itself."""
+    weights = [(w.mul(0).to(device), (b * 0 + i).to(device)) for i, (w, b) in enumerate(random_weights(rule))]
+    return rollout(torch.zeros(*shape, device=device), weights, rule, 1, **options)

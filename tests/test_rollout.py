@@ -8,7 +8,7 @@ may fall on the other side of the ReLU in either float32 run; the seeds here are
 
 import pytest
 import torch
-from rollouts import random_weights, relative_error, values_and_gradients
+from rollouts import edge_rates, masked, random_weights, relative_error, values_and_gradients
 
 from nca_fast import Rule, rollout
 from nca_fast.presets import PRESETS
@@ -208,6 +208,12 @@ def test_long_alive_rollouts_follow_the_reference():
 def test_fire_rates(rate, poisoned):
     """0.02: packed cells wait for others over many rows, and are written back when there is no room for another row."""
     check(Rule(fire_rate=rate), (2, 30, 40))
+
+
+def test_cells_fire_below_their_rate_and_not_at_it():
+    rule = Rule(channels=4, hidden=(1,), output_bias=True)
+    y = masked(rule, (1, 4, 3, 40), seed=5, first_step=9, fire_rate=edge_rates(5, 9, 3, 40), backend="cpu")
+    assert torch.equal(y, torch.tensor([1.0, 0.0]).repeat(20).expand(1, 4, 3, 40))
 
 
 def test_fire_rate_map(poisoned):

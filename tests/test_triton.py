@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from rollouts import random_weights, relative_error
+from rollouts import edge_rates, masked, random_weights, relative_error
 from triton_rollouts import DEVICE, FLOOR, INTERPRETED, bfloat16_factor, check, mixed, small_programs, weights_of
 
 from nca_fast import Rule, backends, fire_mask, rollout
@@ -89,12 +89,13 @@ def test_rules(name, poisoned):
     "rule",
     [
         Rule(channels=4, hidden=(8,), output_bias=True),  # the bias of the first layer is among the weights
+        Rule(channels=8, hidden=(5,)),  # apart
         Rule(channels=8, hidden=(5, 6)),  # each bias apart; several launches with other programs
     ],
-    ids=str,
+    ids=["bias among the weights", "bias apart", "two layers"],
 )
 def test_one_rule_per_sample(rule, poisoned):
-    check(rule, (3, 9, 63), per_sample=True)
+    check(rule, (3, 3, 63), per_sample=True)
 
 
 def test_more_channels_units_and_perception_than_the_kernels_take_are_refused():
@@ -144,24 +145,29 @@ def test_gpus_that_are_too_old_or_too_small_are_refused(monkeypatch):
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0, "map"])
 def test_fire_mask_bit_for_bit(rate):
-    """Weights of zero and an output bias of one: what is added in a step is the mask itself."""
     rule = Rule(channels=4, hidden=(1,), output_bias=True, fire_rate=0.5 if rate == "map" else rate)
-    weights = [(w.mul(0).to(DEVICE), (b * 0 + i).to(DEVICE)) for i, (w, b) in enumerate(random_weights(rule))]
     fire_rate = None
     if rate == "map":
         fire_rate = torch.rand(7, 70, device=DEVICE)
         fire_rate[:2], fire_rate[2:4], fire_rate[:, 30:40] = 0, 1, 0.5
         rate = fire_rate
-    x = torch.zeros(2, 4, 7, 70, device=DEVICE)
     for seed, step, origin, sample in (
         (0, 0, (0, 0), 0),
         (2**64 - 1, 2**32 - 1, (2**32 - 2, 2**32 - 3), 2**31),
         (0x123456789ABCDEF0, 70, (5, 2**31 - 7), 3),
     ):
         place = {"origin": origin, "first_sample": sample, "canvas_height": 2**32 - 1 if seed else None}
-        y = rollout(x, weights, rule, 1, seed=seed, first_step=step, fire_rate=fire_rate, backend="triton", **place)
+        options = {"seed": seed, "first_step": step, "fire_rate": fire_rate, "backend": "triton"}
+        y = masked(rule, (2, 4, 7, 70), DEVICE, **options, **place)
         mask = fire_mask(seed, step, 2, 7, 70, rate, device=DEVICE, **place)
         assert torch.equal(y, mask.expand(2, 4, 7, 70).float())
+
+
+def test_cells_fire_below_their_rate_and_not_at_it():
+    rate = edge_rates(5, 9, 3, 8).to(DEVICE)
+    rule = Rule(channels=4, hidden=(1,), output_bias=True)
+    y = masked(rule, (1, 4, 3, 8), DEVICE, seed=5, first_step=9, fire_rate=rate, backend="triton")
+    assert torch.equal(y, torch.tensor([1.0, 0.0], device=DEVICE).repeat(4).expand(1, 4, 3, 8))
 
 
 def test_fire_rate_map(poisoned):
