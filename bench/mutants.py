@@ -1,8 +1,11 @@
 """Do the tests of the C++ kernel notice a mistake? Plants mistakes in it, one at a time, and runs them.
 
-python -m bench.mutants        about ten minutes; writes bench/results/mutants_cpu.json
+python -m bench.mutants            about an hour; writes bench/results/mutants_cpu.json
+python -m bench.mutants --missed   only those that the result file has not as caught
 """
 
+import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -78,20 +81,35 @@ def survives(file: str, old: str, new: str, tests: list[str]) -> bool:
         return result.returncode == 0
 
 
-def hunt(mutants: list[tuple[str, str, str]], tests: list[str], result_file: str) -> None:
-    """Plants each mistake, writes which were caught, and exits with an error when one was not."""
-    file = mutants[0][0]
-    if not survives(file, "\n", "\n", tests):
+def hunt(mutants: list[tuple[str, str, str]], tests: list[str], result_file: str, only_missed: bool) -> None:
+    """Plants each mistake, writes which were caught and at which commit, and exits with an error when one was not."""
+    earlier = {}
+    if only_missed:
+        rows = json.loads((RESULTS / result_file).read_text())["mutants"]
+        earlier = {(row["file"], row["old"], row["new"]): row for row in rows if row["caught"]}
+    if not survives(mutants[0][0], "\n", "\n", tests):
         sys.exit("the tests fail without any mistake planted")
-    rows = []
-    for file, old, new in mutants:
-        caught = not survives(file, old, new, tests)
-        rows.append({"file": file, "old": old, "new": new, "caught": caught})
-        print(f"{'caught' if caught else 'passed'}  {file}: {old!r} -> {new!r}", flush=True)
-    write_result(RESULTS / result_file, {"header": header(), "unchanged_passes": True, "mutants": rows})
+    facts, rows = header(), []
+    for mutant in mutants:
+        row = earlier.get(mutant)
+        if row is None:
+            file, old, new = mutant
+            caught = not survives(file, old, new, tests)
+            row = {"file": file, "old": old, "new": new, "caught": caught, "commit": facts["commit"]}
+            print(f"{'caught' if caught else 'passed'}  {file}: {old!r} -> {new!r}", flush=True)
+        rows.append(row)
+    write_result(RESULTS / result_file, {"header": facts, "unchanged_passes": True, "mutants": rows})
     missed = [row for row in rows if not row["caught"]]
     sys.exit(f"{len(missed)} mutants were not caught" if missed else 0)
 
 
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options of a hunt."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--missed", action="store_true", help="only those that the result file has not as caught")
+    return parser
+
+
 if __name__ == "__main__":
-    hunt(MUTANTS, ["tests/test_rollout.py"], "mutants_cpu.json")
+    options = parser(__doc__).parse_args()
+    hunt(MUTANTS, ["tests/test_rollout.py"], "mutants_cpu.json", options.missed)

@@ -2,13 +2,12 @@
 
 python -m bench.mutants_triton            of the single pass; writes bench/results/mutants_triton.json
 python -m bench.mutants_triton memory     of the kernels that keep perception in memory; mutants_triton_memory.json
+With --missed only those that the result file has not as caught. Each takes an hour or more.
 
 The kernels run in Triton's interpreter: what only the compiled kernels do (inline PTX) is out of its sight.
 """
 
-import sys
-
-from bench.mutants import hunt
+from bench.mutants import hunt, parser
 
 FORWARD, BACKWARD, HOST, PHILOX = "step_fwd_triton.py", "step_bwd_triton.py", "rollout_triton.py", "philox_triton.py"
 PERCEPTION, LAYERS, PACKING = "perception_triton.py", "layers_triton.py", "packing_triton.py"
@@ -139,6 +138,10 @@ MEMORY_MUTANTS = [
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["memory"]:
-        hunt(MEMORY_MUTANTS, ["tests/test_triton_memory.py", "-k", "not presets"], "mutants_triton_memory.json")
-    hunt(MUTANTS, ["tests/test_triton.py", "-k", "not compiled"], "mutants_triton.json")
+    options = parser(__doc__)
+    options.add_argument("which", nargs="?", choices=("pass", "memory"), default="pass")
+    options = options.parse_args()
+    if options.which == "memory":
+        tests = ["tests/test_triton_memory.py", "-k", "not presets"]
+        hunt(MEMORY_MUTANTS, tests, "mutants_triton_memory.json", options.missed)
+    hunt(MUTANTS, ["tests/test_triton.py", "-k", "not compiled"], "mutants_triton.json", options.missed)
