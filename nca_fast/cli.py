@@ -6,6 +6,7 @@ The options are the fields of the dataclasses in `commands` and `training`, read
 import argparse
 import contextlib
 import io
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the name of the program; None takes those of the process.
 
     Returns:
-        The exit code: 0, 2 after an error that the user can mend, 130 after Ctrl-C.
+        The exit code: 0, 2 after an error that the user can mend, 130 after Ctrl-C, 141 when nobody reads the output.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments[:1] == ["vae"] and f"vae-{''.join(arguments[1:2])}" in COMMANDS:
@@ -108,6 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ValueError(f"{arguments[0]} must be one process, but torchrun started {processes.count()}.")
             with contextlib.redirect_stdout(io.StringIO()) if processes.rank() else contextlib.nullcontext():
                 command.run(shlex.join(["nca-fast", *arguments]))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of the output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
+        return 141
     except KeyboardInterrupt as interrupt:
         print(f"{who}: interrupted{f'; {interrupt}' if interrupt.args else ''}", file=sys.stderr)
         return 130

@@ -1,5 +1,6 @@
 """The command line: what it writes, what it prints, and one line for every mistake."""
 
+import os
 import re
 import subprocess
 import sys
@@ -72,6 +73,18 @@ def test_module_runs_as_a_program():
     finished = subprocess.run([sys.executable, "-m", "nca_fast", "--version"], cwd=root, capture_output=True, text=True)
     assert finished.stdout.startswith("nca-fast ")
     assert finished.returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["vae", "--help"]], ids=" ".join)
+def test_a_reader_that_goes_away_is_no_error(arguments):
+    """As in `nca-fast --help | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    root = Path(nca_fast.__file__).parents[1]
+    command = [sys.executable, "-m", "nca_fast", *arguments]
+    done = subprocess.run(command, cwd=root, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_texture_writes_and_resume_remembers(tmp_path, picture, capsys):

@@ -143,6 +143,14 @@ def test_gpus_that_are_too_old_or_too_small_are_refused(monkeypatch):
     assert 'use precision="fp16"' in backends.triton_refusal(RULES["style"], GPUTensor, "tf32")
 
 
+def test_keys_of_more_steps_than_their_table_holds(monkeypatch, poisoned):
+    from nca_fast.kernels import rollout_triton
+
+    monkeypatch.setattr(rollout_triton, "_KEY_ROWS", 2 * 3 * 2)
+    check(SMALL, (2, 3, 5), steps=3)
+    check(SMALL, (2, 3, 5), steps=4, checkpoint_every=2)
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0, "map"])
 def test_fire_mask_bit_for_bit(rate):
     rule = Rule(channels=4, hidden=(1,), output_bias=True, fire_rate=0.5 if rate == "map" else rate)
