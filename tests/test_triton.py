@@ -147,8 +147,7 @@ def test_keys_of_more_steps_than_their_table_holds(monkeypatch, poisoned):
     from nca_fast.kernels import rollout_triton
 
     monkeypatch.setattr(rollout_triton, "_KEY_ROWS", 2 * 3 * 2)
-    check(SMALL, (2, 3, 5), steps=3)
-    check(SMALL, (2, 3, 5), steps=4, checkpoint_every=2)
+    check(SMALL, (2, 3, 5), steps=4)  # the last one is a launch of its own
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0, "map"])
