@@ -125,16 +125,24 @@ class _Recorder:
         self.launches.append(Launch(self.kernel, named, constants, num_warps, num_stages))
 
 
-def launches(name: str, direction: str) -> list[Launch]:
+def launches(name: str, direction: str, target: str) -> list[Launch]:
     """What the host launches for one step of a variant.
 
     Args:
         name: One of VARIANTS.
         direction: "forward" or "backward".
+        target: One of TARGETS.
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise RuntimeError("kernels must be compiled without the interpreter, but TRITON_INTERPRET=1: unset it.")
-    from nca_fast.kernels import alive_triton, perceive_triton, perceived_triton, rollout_triton, steps_triton
+    from nca_fast.kernels import (
+        alive_triton,
+        packing_triton,
+        perceive_triton,
+        perceived_triton,
+        rollout_triton,
+        steps_triton,
+    )
 
     found = []
     rule, precision, state = VARIANTS[name]
@@ -143,6 +151,8 @@ def launches(name: str, direction: str) -> list[Launch]:
     fire = threshold(torch.zeros(2, 2) if name.endswith("map") else rule.fire_rate)
     x = rollout_triton.enter(torch.zeros(1, rule.channels, 2, 130, dtype=STATES[state]))
     with contextlib.ExitStack() as stack:
+        older = mock.patch.object(packing_triton, "before_hopper", return_value=target == "sm_80")
+        stack.enter_context(older)
         for module, kernels in (
             (steps_triton, ("step_fwd", "step_bwd")),
             (perceive_triton, ("perceive_fwd", "perceive_bwd")),
@@ -192,10 +202,10 @@ def digest() -> str:
     modules = [import_module(f"nca_fast.kernels.{path.stem}") for path in sorted(KERNELS.glob("*_triton.py"))]
     sources = {f.src for module in modules for f in vars(module).values() if isinstance(f, JITFunction)}
     parts = sorted(ast.unparse(_without_docstrings(ast.parse(source))) for source in sources)
-    for name, direction in itertools.product(VARIANTS, ("forward", "backward")):
-        for launch in launches(name, direction):
+    for name, direction, target in itertools.product(VARIANTS, ("forward", "backward"), TARGETS):
+        for launch in launches(name, direction, target):
             types = {n: str(v.dtype) if isinstance(v, torch.Tensor) else v for n, v in launch.arguments.items()}
-            parts.append(repr((name, types, launch.constants, launch.warps, launch.stages)))
+            parts.append(repr((name, target, types, launch.constants, launch.warps, launch.stages)))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -252,7 +262,7 @@ def _amd(kernel):
 
 def row(name: str, direction: str, target: str) -> dict:
     """A row of the table, see the top of this file; of several launches the largest of each, instructions added up."""
-    rows = [_figures(launch, target) for launch in launches(name, direction)]
+    rows = [_figures(launch, target) for launch in launches(name, direction, target)]
     together = {"launches": len(rows)}
     for quantity in rows[0]:
         of = [figures[quantity] for figures in rows]

@@ -24,6 +24,11 @@ def product(precision: str, hip: bool) -> str:
     return {"fp32": "ieee", "tf32": "ieee" if hip else "tf32"}.get(precision, "plain" if hip else "ptx")
 
 
+def before_hopper(device: torch.device) -> bool:
+    """Whether it is an NVIDIA GPU whose matrix units take weights from registers, of which fewer are left."""
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] < 9
+
+
 def chunks(width):
     """(start, width, start, width, ...) of chunks of 64, 32 or 16 units, `width` rounded up to a multiple of 16."""
     chunks, start = [], 0
@@ -189,12 +194,13 @@ class Weights:
     def forward_constants(self, per_cell: bool) -> dict:
         """What `step_fwd` is compiled for, but for the tile; per_cell: the fire rate is a map."""
         constants = self.packing.constants
-        small = constants["C"] * len(constants["TERMS"]) <= 64 and not constants["HIDDEN2"]  # registers for two rows
+        small = constants["C"] * len(constants["TERMS"]) <= 64 and not constants["HIDDEN2"]
+        two_rows = small and self.matrices.element_size() == 2 and not before_hopper(self.matrices.device)
         return constants | {
             "MAP": per_cell,
             "DOT": TRITON_DTYPES[self.precision],
             "PRODUCT": product(self.precision, torch.version.hip is not None),
-            "UNROLL": 2 if small and self.matrices.element_size() == 2 else 1,
+            "UNROLL": 2 if two_rows else 1,  # as many as there are registers for
         }
 
     def backward_constants(self, per_cell: bool) -> dict:

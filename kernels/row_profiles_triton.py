@@ -51,7 +51,7 @@ def row_profiles(stencils, window: int = 0) -> RowProfiles:
         carried.append(carried[-1] + len(stencil) - 1)
     known = known or [(0.0,) * (2 * reach + 1)]  # of filters of nothing but zeros
     pairs = [[(row[reach + j], row[reach - j]) for j in range(reach + 1)] for row in known]
-    even = tuple(tuple((a + b) / 2 if j else a for j, (a, b) in enumerate(row)) for row in pairs)
+    even = tuple(tuple((a + b) / 2 for a, b in row) for row in pairs)
     odd = tuple(tuple((a - b) / 2 for a, b in row) for row in pairs)
     used = tuple(tuple(n for n in dict.fromkeys(of_rows) if n >= 0) for of_rows in profiles)
     return RowProfiles(reach, even, odd, tuple(profiles), tuple(weights), used, tuple(carried))

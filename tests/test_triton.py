@@ -98,6 +98,17 @@ def test_one_rule_per_sample(rule, poisoned):
     check(rule, (3, 3, 63), per_sample=True)
 
 
+@pytest.mark.parametrize("precision, small", [("fp16", 2**-12), ("bf16", 2**-9)])
+def test_first_bias_is_not_rounded(precision, small):
+    """It is multiplied in two parts, because 1 + small is 1 in 16 bits."""
+    rule = Rule(channels=4, hidden=(1,), fire_rate=1.0)
+    w1, w = torch.zeros(1, 16, device=DEVICE), torch.zeros(4, 1, device=DEVICE)
+    w1[0, 0], w[1, 0] = -1, 1 / small
+    x = torch.ones(1, 4, 3, 5, device=DEVICE)
+    weights = [(w1, torch.full((1,), 1 + small, device=DEVICE)), (w, None)]
+    assert (rollout(x, weights, rule, 1, backend="triton", precision=precision) - x)[0, 1].unique().tolist() == [1.0]
+
+
 def test_more_channels_units_and_perception_than_the_kernels_take_are_refused():
     for rule, reason in (
         (Rule(channels=65), "at most 64 channels, but the rule has 65"),
