@@ -22,9 +22,18 @@ part() { # part SECONDS NAME COMMAND...
   [ "$status" = 0 ] || { echo "== $name ended with $status" && failed=1; }
 }
 
+# Most of the time of a test goes into compiling, so that they run in as many processes as there are cores.
+tests() {
+  local files=(tests/test_triton_graphs.py tests/test_triton.py tests/test_triton_memory.py) list
+  list=$("$python" -m pytest --collect-only "${files[@]}" "$@" | grep ::) || return 1
+  grep -c :: <<<"$list"
+  xargs -d '\n' -P "$(nproc)" -n $(($(wc -l <<<"$list") / $(nproc) + 1)) "$python" -m pytest -q -p no:cacheprovider <<<"$list"
+}
+export -f tests
+export python
+
 smoke=${SMOKE:+--smoke}
-part 150 parity "$python" -m pytest -q -p no:cacheprovider tests/test_triton_graphs.py tests/test_triton.py tests/test_triton_memory.py \
-  ${smoke:+-k "powers or capture_of_the_caller"}
+part 150 parity bash -c 'tests "$@"' tests ${smoke:+-k "powers or capture_of_the_caller"}
 part 110 large "$python" -m bench.gpu_parity $smoke --out "$folder/gpu_parity.json"
 part 120 tune "$python" -m bench.tune_triton $smoke --out "$folder/tune_triton.json"
 part 90 fp16 "$python" -m bench.rollout --device cuda $smoke --precision fp16 --repeats 3 \

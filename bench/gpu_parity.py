@@ -12,6 +12,8 @@ whether it may be a default. tests/test_triton.py and test_triton_graphs.py chec
 import argparse
 import os
 import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -114,34 +116,45 @@ def check_above_2_31(side: int) -> dict:
     return {"numbers": x.numel(), "windows_equal": equal}
 
 
+def rows(name: str, precision: str, dtype: torch.dtype, smoke: bool) -> list[dict]:
+    """The rows of a rule in a precision, for all shapes."""
+    rows = []
+    for i, shape in enumerate([(1, 3, 5)] if smoke else SHAPES):
+        steps = 2 if smoke else STEPS if i else GRAPH_STEPS
+        try:
+            row = check(name, shape, precision, dtype, steps)
+        except ValueError as refused:  # what a kernel does not serve
+            row = {"rule": name, "shape": shape, "precision": precision, "refused": str(refused)}
+        rows.append(row)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS / "gpu_parity.json", help="result file")
+    jobs = max(1, min(8, (os.cpu_count() or 1) // 2))
+    parser.add_argument("--jobs", type=int, default=jobs, help="processes, because compiling takes most of the time")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes; without a GPU in the interpreter")
     options = parser.parse_args()
     if options.smoke and not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"
     elif not torch.cuda.is_available():
         parser.error("this needs a GPU that torch sees, but there is none.")
-    rules, precisions, shapes = list(RULES), PRECISIONS, SHAPES
+    precisions, rules = PRECISIONS, list(RULES)
     if options.smoke:
-        rules, precisions, shapes = ["texture"], [("fp16", torch.float32)], [(1, 3, 5)]
+        precisions, rules = [("fp16", torch.float32)], ["texture", "growing"]
     result = {"header": header() | {"gpu": torch.cuda.get_device_name() if device() == "cuda" else None}, "rows": []}
     red = 0
-    for name in rules:
-        for precision, dtype in precisions:
-            for i, shape in enumerate(shapes):
-                steps = STEPS if i else GRAPH_STEPS
-                try:
-                    row = check(name, shape, precision, dtype, 2 if options.smoke else steps)
-                except ValueError as refused:  # what a kernel does not serve
-                    row = {"rule": name, "shape": shape, "precision": precision, "refused": str(refused)}
-                result["rows"].append(row)
-                worst = max(row.get("fused", [0]))
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as processes:
+        runs = [processes.submit(rows, name, *kind, options.smoke) for name in rules for kind in precisions]
+        for run in as_completed(runs):
+            for row in run.result():
                 good = "refused" in row or (row["parity"] and row["same_bits_always"])
                 red += not good
-                print("green" if good else "RED  ", name, shape, precision, dtype, f"{worst:.1e}", flush=True)
-                write_result(options.out, result)
+                result["rows"].append(row)
+                facts = row["rule"], row["shape"], row["precision"], row.get("state", "refused")
+                print("green" if good else "RED  ", *facts, f"{max(row.get('fused', [0])):.1e}", flush=True)
+            write_result(options.out, result)
     result["long"] = [long_rollout(p, *((4, 2) if options.smoke else (128, 64))) for p in dict(precisions)]
     write_result(options.out, result)
     if options.smoke:

@@ -162,3 +162,11 @@ def add_bias(to, chunks, scale, TO: tl.constexpr):
     for j in tl.static_range(0, len(TO), 2):
         at = to + TO[j] + tl.arange(0, TO[j + 1])
         tl.store(at, tl.load(at) + scale * tl.sum(chunks[j // 2], 0))
+
+
+@triton.jit
+def add_channels(to, sums, scale):
+    """Adds scale times the sums over the cells of a chunk of channels [cells, 8 or 4] to its slot of a bias at `to`."""
+    WIDTH: tl.constexpr = sums.shape[1]
+    at = to + tl.arange(0, WIDTH) * (8 // WIDTH)  # a chunk of 4 has every other place of its slot
+    tl.store(at, tl.load(at) + scale * tl.sum(sums, 0))

@@ -71,7 +71,7 @@ def network_bwd(
         h1, h: Written: the hidden units, [cells, UNITS1] (left alone if UNITS1 is 0) and [cells, UNITS].
         grad_y: Written: gradient of the perception. [B, H, W, K].
         grad_h1, grad_h, grad_u: Written: gradients before the ReLUs and of the update, laid out as h1, h and
-            [cells, COLUMNS].
+            [cells, COLUMNS]; the last as float32, for the bias, which no product makes.
         scale: With SCALED, one float32 power of two by which all of these are multiplied.
         The others as in `network_fwd`.
     """
@@ -88,8 +88,8 @@ def network_bwd(
     g = tl.load(grad + (whole + i)[:, None] * C + o[None, :], mask=reached, other=0.0).to(tl.float32)
     if SCALED:
         g *= tl.load(scale)
-    g = g.to(DOT)
     tl.store(grad_u + (place + i)[:, None] * COLUMNS + o[None, :], g, mask=there[:, None])
+    g = g.to(DOT)
 
     inputs = load_inputs(y + place * K, there, K, INPUTS)
     if UNITS1 > 0:

@@ -37,7 +37,8 @@ def network_weights(
     """partial += the gradient of a layer over a range of cells.
 
     Args:
-        grad_out, inputs: Of groups of `count` cells in a row, [groups * count, OUT] and [groups * count, IN].
+        grad_out, inputs: Of groups of `count` cells in a row, [groups * count, OUT] and [groups * count, IN]; the
+            products are of numbers rounded to DOT, the bias is a sum of grad_out as it is.
         partial: Partial sums, float32 [rows, packed]; part p of group g adds to row first_row + g * parts + p.
         scale: With SCALED, grad_out holds gradients times this float32.
         parts: Parts of a group.
@@ -65,7 +66,7 @@ def network_weights(
         # Loaded as they lie, with the cells down: the product turns the first over.
         g = tl.load(grad_out + rows[:, None] * OUT + o[None, :], mask=there[:, None] & (o < OUT)[None, :], other=0.0)
         a = tl.load(inputs + rows[:, None] * IN + k[None, :], mask=there[:, None] & (k < IN)[None, :], other=0.0)
-        sums = dot(tl.trans(g), a, sums, DOT, PRODUCT)
+        sums = dot(tl.trans(g.to(DOT)), a, sums, DOT, PRODUCT)
         if first_in == 0:
             bias += tl.sum(g.to(tl.float32), 0)
     down = 1.0

@@ -166,9 +166,9 @@ class Perceived:
                 ("h", c["UNITS"]),
                 ("grad_h1", c["UNITS1"]),
                 ("grad_h", c["UNITS"]),
-                ("grad_u", c["COLUMNS"]),
             )
         )
+        between.append(self.scratch("grad_u", x, cells, c["COLUMNS"], dtype=torch.float32))
         grad_y = self._between("grad_y", x, *x.shape[:3], c["K"])
         for part in ranges:
             if not seen:

@@ -25,6 +25,7 @@ import triton.language as tl
 from nca_fast.kernels.layers_triton import (
     add_back,
     add_bias,
+    add_channels,
     add_layer,
     add_products,
     back,
@@ -155,7 +156,10 @@ def step_bwd(
         grad_b1 = zero_tiles(ROW, HIDDEN1)
     if GRAD_W:
         grad_w = zero_tiles(HIDDEN1, OUTPUTS)
-        grad_b = zero_tiles(ROW, OUTPUTS)
+        grad_b = ()  # no product makes it, so that it is summed as it is, not rounded to DOT
+        if OUT_BIAS:
+            for k in tl.static_range(CHUNKS):
+                grad_b = grad_b + (blank(BW, k, C),)
 
     # Unfinished rows of grad_x: P, T, Z over the rows read so far, for the row above the next and for the next itself.
     done = ()
@@ -187,10 +191,13 @@ def step_bwd(
         mine = both(own, (row >= first) & (row < end))
         sums = ()
         fired = ()
+        sums_b = ()
         for k in tl.static_range(CHUNKS):
             g = tl.load(chunk(grad + at * stride, centre, k, C)).to(tl.float32) * up
             sums = sums + (begun[3 * k + 2] + g,)
             fired = fired + (tl.where(m[:, None], g, 0.0).to(DOT),)
+            if GRAD_W and OUT_BIAS:
+                sums_b = sums_b + (grad_b[k] + tl.where((m & mine)[:, None], g, 0.0),)
         grad_u = output_matrix(fired, own, False, COLUMNS, DOT, PRODUCT)
         if GRAD_X:  # the sums over cells leave out those of other programs
             own_y = matrices(seen, mine, True, DOT, PRODUCT)
@@ -224,8 +231,7 @@ def step_bwd(
                 grad_b1 = sums_b1
         if GRAD_W:
             grad_w = sums_w
-            if OUT_BIAS:
-                grad_b = (dot(own_row, own_grad_u, grad_b[0], DOT, PRODUCT),)
+            grad_b = sums_b
 
         # Row r of grad_y reaches grad_x through the filters' upper row at r - 1, middle at r, lower at r + 1.
         if GRAD_X:
@@ -264,5 +270,5 @@ def step_bwd(
             add_bias(to_biases, grad_b1, down, HIDDEN1)
     if GRAD_W:
         add_layer(partial + UNITS1 * K, grad_w, down, UNITS1, HIDDEN1, OUTPUTS)
-        if OUT_BIAS:
-            add_bias(to_biases + UNITS1, grad_b, down, OUTPUTS)
+        for k in tl.static_range(len(grad_b)):
+            add_channels(to_biases + (UNITS1 + 8 * k), grad_b[k], down)

@@ -199,12 +199,20 @@ def test_fire_rate_map(poisoned):
 )
 def test_precisions(precision, dtype, poisoned):
     """float16 also with gradients of 1e-7, which would be zero or coarse in float16 if they were not scaled."""
-    check(Rule(), (1, 5, 20), precision=precision, dtype=dtype, seed=3, floor=2e-3 if precision == "tf32" else FLOOR)
+    rule = Rule(output_bias=True)
+    check(rule, (1, 5, 20), precision=precision, dtype=dtype, seed=3, floor=2e-3 if precision == "tf32" else FLOOR)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bfloat16(dtype, poisoned):
-    check(Rule(), (1, 5, 20), precision="bf16", dtype=dtype, seed=3, factor=bfloat16_factor(torch.bfloat16))
+    check(
+        Rule(output_bias=True),
+        (1, 5, 20),
+        precision="bf16",
+        dtype=dtype,
+        seed=3,
+        factor=bfloat16_factor(torch.bfloat16),
+    )
 
 
 @pytest.mark.parametrize("scale", [1e-7, 1e7])
