@@ -54,6 +54,13 @@ MUTANTS = [
     (BACKWARD, "add_layer(partial, grad_w1, down,", "add_layer(partial, grad_w1, 1.0,"),
     (BACKWARD, "biases += sample.to(tl.int64) * biases_stride", "biases += 0"),
     (BACKWARD, "sample * (tl.cdiv(W, BW - 2) * bands)", "sample"),
+    (BACKWARD, "tl.where((m & mine)[:, None], g, 0.0)", "tl.where(m[:, None], g, 0.0)"),
+    (
+        BACKWARD,
+        "add_channels(to_biases + (UNITS1 + 8 * k), grad_b[k], down)",
+        "add_channels(to_biases + UNITS1, grad_b[k], down)",
+    ),
+    (LAYERS, "tl.arange(0, WIDTH) * (8 // WIDTH)", "tl.arange(0, WIDTH)"),
     (HOST, "keys_of(j * every + n)", "keys_of(n)"),
     (HOST, "first_step + made * block", "first_step"),
     (HOST, "(every - 1 - n) % 2", "n % 2"),
