@@ -161,6 +161,20 @@ def test_keys_of_more_steps_than_their_table_holds(monkeypatch, poisoned):
     check(SMALL, (2, 3, 5), steps=4)  # the last one is a launch of its own
 
 
+def test_two_rows_per_turn_where_there_are_registers_for_them(monkeypatch):
+    from nca_fast.kernels import packing_triton
+
+    capability = {"cuda:0": (8, 6), "cuda:1": (9, 0)}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability[str(device)])
+    devices = [torch.device(name) for name in ("cuda:0", "cuda:1", "cpu")]
+    assert [packing_triton.before_hopper(device) for device in devices] == [True, False, False]
+    params = torch.cat([t.flatten() for pair in random_weights(Rule()) for t in pair if t is not None])
+    weights = packing_triton.Weights(params, packing_triton.packing(backends.about(Rule().to_json())), "fp16")
+    assert weights.forward_constants(False)["UNROLL"] == 2
+    monkeypatch.setattr(packing_triton, "before_hopper", lambda device: True)
+    assert weights.forward_constants(False)["UNROLL"] == 1
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0, "map"])
 def test_fire_mask_bit_for_bit(rate):
     rule = Rule(channels=4, hidden=(1,), output_bias=True, fire_rate=0.5 if rate == "map" else rate)
