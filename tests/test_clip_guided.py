@@ -1,6 +1,5 @@
 """CLIP guidance: its objective against the formulas, whole runs with the small model, resumed and shared runs."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import assert_same_run, logged
 
 import nca_fast
 from nca_fast import checkpoint, cli, processes
@@ -67,23 +67,6 @@ def whole_run(tmp_path_factory, small):
     folder = tmp_path_factory.mktemp("whole")
     train_clip(TINY, ["red bricks", "noise:-0.3"], [], folder, progress=False)
     return folder
-
-
-def terms(folder, *names):
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [[line[name] for name in ("iteration", "loss", *names)] for line in lines]
-
-
-def assert_same_run(folder, expected):
-    for name in ("model.safetensors", "training.safetensors"):
-        tensors, _ = checkpoint.load(folder / name)
-        wanted, _ = checkpoint.load(expected / name)
-        assert tensors.keys() == wanted.keys()
-        for key in wanted:
-            assert torch.equal(tensors[key], wanted[key]), f"{key} of {name}"
-    for name in ("clip.png", "preview.png"):
-        assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
-    assert terms(folder) == terms(expected)
 
 
 # The objective
@@ -245,13 +228,13 @@ def test_run_on_pictures(tmp_path, picture):
     assert {path.name for path in (tmp_path / "a").iterdir()} == FILES | {"pictures.safetensors"}
     assert load_image(tmp_path / "a" / "clip.png").shape == (3, 16, 24)
     assert nca_fast.NCA.from_pretrained(tmp_path / "a").rule.channels == 18
-    assert all(content > 0 for *_, content in terms(tmp_path / "a", "content"))
+    assert all(line["content"] > 0 for line in logged(tmp_path / "a"))
 
 
 def test_guidance_lowers_the_loss(tmp_path):
     config = replace(TINY, iterations=40, batch_size=1, steps_max=8, steps_min=8, preset="texture", preview_every=100)
     train_clip(config, ["plain blue texture"], [], tmp_path, progress=False)
-    values = [value for *_, value in terms(tmp_path, "clip")]
+    values = [line["clip"] for line in logged(tmp_path)]
     assert sum(values[-5:]) < 0.8 * sum(values[:5])
     rgb = load_image(tmp_path / "clip.png").mean((1, 2))
     assert rgb[2] > rgb[0] + 0.1
@@ -306,7 +289,7 @@ def test_two_processes_train_the_same_automaton(tmp_path, whole_run):
         difference = (tensors[name] - wanted[name]).abs()
         assert difference.max() <= TINY.iterations * TINY.learning_rate, name
         assert difference.mean() <= 1e-4, name
-    for found, expected in zip(terms(tmp_path), terms(whole_run), strict=True):
+    for found, expected in zip(logged(tmp_path), logged(whole_run), strict=True):
         assert found == pytest.approx(expected, rel=1e-3)
 
 

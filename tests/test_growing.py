@@ -1,14 +1,14 @@
 """Growing automata: the picture with transparency, the recipe, and runs that resume to the bit."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from runs import assert_same_run, logged
 
-from nca_fast import NCA, checkpoint, cli
+from nca_fast import NCA, cli
 from nca_fast.damage import circles
 from nca_fast.images import load_rgba
 from nca_fast.training import growing
@@ -96,20 +96,10 @@ def test_worst_starts_afresh_and_best_are_damaged(picture):
     assert 0 < erased.sum() < 144 and torch.equal(after[0] * ~erased, states[0] * ~erased)
 
 
-def assert_same_run(folder, expected):
-    for name in ("model.safetensors", "training.safetensors"):
-        tensors, wanted = checkpoint.load(folder / name)[0], checkpoint.load(expected / name)[0]
-        assert tensors.keys() == wanted.keys()
-        assert all(torch.equal(tensors[key], wanted[key]) for key in wanted), name
-    for name in ("regrowth.png", "growing.mp4", "preview.png"):
-        assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
-
-
 def test_an_interrupted_run_ends_as_one_that_was_left_alone(picture, tmp_path):
     whole = train_growing(CONFIG, picture, tmp_path / "whole", progress=False)
     assert all(path.exists() for path in whole.files)
-    lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
-    assert [line["iteration"] for line in lines] == [1, 2, 3, 4]
+    assert [line["iteration"] for line in logged(tmp_path / "whole")] == [1, 2, 3, 4]
     train_growing(replace(CONFIG, iterations=2), picture, tmp_path / "parts", progress=False)
     train_growing(CONFIG, None, tmp_path / "parts", resume=True, progress=False)
     assert_same_run(tmp_path / "parts", tmp_path / "whole")

@@ -1,6 +1,5 @@
 """Trainings on two processes under torchrun: the same automaton as on one. (CLIP has a test in test_clip_guided.py.)"""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import logged
 from test_growing import CONFIG as GROW
 from test_vae import CONFIG as VAE
 from test_vae import TINY
@@ -70,9 +70,6 @@ def test_two_processes_train_the_same_automaton(folders, task):
         # Weights, momenta and pool: sums in another order, worst seen 6e-7 of the largest; previews may be rounded.
         limit = 1 if name == "previews" else 1e-5 * float(tensor.abs().max())
         assert float((found[name].double() - tensor.double()).abs().max()) <= limit, name
-    logs = [[json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in (one, two)]
-    assert len(logs[0]) == 4
-    for a, b in zip(*logs, strict=True):
-        terms = a.keys() - {"seconds", "cell_steps_per_second"}
-        # Worst seen 7e-8.
-        assert {name: b[name] for name in terms} == pytest.approx({name: a[name] for name in terms}, rel=1e-5)
+    assert len(logged(one)) == 4
+    for a, b in zip(logged(one), logged(two), strict=True):
+        assert b == pytest.approx(a, rel=1e-5)  # worst seen 7e-8

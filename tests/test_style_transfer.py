@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import assert_same_run, logged
 
 import nca_fast
 from nca_fast import checkpoint, cli
@@ -69,25 +70,6 @@ def whole_run(tmp_path_factory, pictures):
     out = tmp_path_factory.mktemp("whole")
     train_style(TINY, str(pictures / "style.png"), [str(pictures / "content")], out, progress=False)
     return out
-
-
-def losses(folder):
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{key: line[key] for key in ("iteration", "style", "content", "color", "overflow")} for line in lines]
-
-
-def assert_same_run(folder, expected):
-    """Weights, optimizer, pool, pictures and losses are the same to the bit."""
-    for name in ("model.safetensors", "training.safetensors", "pictures.safetensors"):
-        tensors, _ = checkpoint.load(folder / name)
-        wanted, _ = checkpoint.load(expected / name)
-        assert tensors.keys() == wanted.keys()
-        for key in wanted:
-            assert torch.equal(tensors[key], wanted[key]), f"{key} of {name}"
-    for name in ("restyled.png", "preview.png"):
-        assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
-    assert losses(folder) == losses(expected)
-    assert not list(folder.glob(".*")), "a temporary file was left"
 
 
 # ---- content pictures
@@ -224,16 +206,16 @@ def test_settings_reach_their_losses(tmp_path, change, term):
     options = {"init_gain": 1.0, "iterations": 1, "content_size": 24, "style_size": 24, "pool_size": 2}
     for name, config in (("one", replace(TINY, **options)), ("other", replace(TINY, **options | change))):
         train_style(config, noise(1), [noise(2)], tmp_path / name, progress=False)
-    (one,), (other,) = losses(tmp_path / "one"), losses(tmp_path / "other")
+    (one,), (other,) = logged(tmp_path / "one"), logged(tmp_path / "other")
     assert one[term] != other[term]
     assert one["overflow"] == other["overflow"]
 
 
 def test_training_begins_with_pictures_as_they_are(tmp_path, whole_run):
-    assert losses(whole_run)[0]["content"] == 0
+    assert logged(whole_run)[0]["content"] == 0
     config = replace(TINY, iterations=1, init_gain=0.5)
     train_style(config, noise(1), [noise(2)], tmp_path, progress=False)
-    assert losses(tmp_path)[0]["content"] > 0
+    assert logged(tmp_path)[0]["content"] > 0
 
 
 def test_content_is_that_of_the_frozen_channels():
@@ -272,7 +254,7 @@ def test_bptt_steps_truncate(tmp_path, pictures, whole_run):
     for name, steps in (("one", 1), ("all", 4)):
         config = replace(TINY, bptt_steps=steps, iterations=3)
         train_style(config, pictures / "style.png", [pictures / "content"], tmp_path / name, progress=False)
-    one, every, whole = (losses(folder) for folder in (tmp_path / "one", tmp_path / "all", whole_run))
+    one, every, whole = (logged(folder) for folder in (tmp_path / "one", tmp_path / "all", whole_run))
     assert every == whole[:3]
     # While the last layer is zero all steps have the same gradient; the second step of Adam is the first to differ.
     assert one[:2] == whole[:2]

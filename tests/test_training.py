@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import assert_same_run, logged
 
 import nca_fast
 from nca_fast import checkpoint
@@ -37,7 +38,6 @@ TINY = TextureConfig(
     backend="reference",  # the kernel's compilation has its own tests
     threads=1,
 )
-RESULTS = ("texture.png", "preview.png")
 
 
 @pytest.fixture(scope="module")
@@ -53,25 +53,6 @@ def whole_run(tmp_path_factory, picture):
     folder = tmp_path_factory.mktemp("whole")
     train_texture(TINY, picture, folder, progress=False)
     return folder
-
-
-def assert_same_run(folder, expected):
-    """Weights, optimizer, pool, pictures and losses are the same to the bit."""
-    for name in ("model.safetensors", "training.safetensors"):
-        tensors, _ = checkpoint.load(folder / name)
-        wanted, _ = checkpoint.load(expected / name)
-        assert tensors.keys() == wanted.keys()
-        for key in wanted:
-            assert torch.equal(tensors[key], wanted[key]), f"{key} of {name}"
-    for name in RESULTS:
-        assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
-    assert losses(folder) == losses(expected)
-    assert not list(folder.glob(".*")), "a temporary file was left"
-
-
-def losses(folder):
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [(line["iteration"], line["loss"]) for line in lines]
 
 
 # The parts of the loop
@@ -329,7 +310,7 @@ def test_bad_settings(change, message):
 
 def test_run_writes_its_files(whole_run):
     names = {path.name for path in whole_run.iterdir()}
-    assert names == {*RESULTS, "model.safetensors", "training.safetensors", "log.jsonl"}
+    assert names == {"texture.png", "preview.png", "model.safetensors", "training.safetensors", "log.jsonl"}
     from nca_fast.images import load_image
 
     assert load_image(whole_run / "texture.png").shape == (3, 64, 64)
@@ -349,7 +330,7 @@ def test_same_seed_same_run(tmp_path, picture, whole_run):
 
 def test_other_seed_other_run(tmp_path, picture, whole_run):
     train_texture(replace(TINY, seed=1), picture, tmp_path, progress=False)
-    assert losses(tmp_path) != losses(whole_run)
+    assert logged(tmp_path) != logged(whole_run)
 
 
 def test_raised_iterations_continue_the_run(tmp_path, picture, whole_run):

@@ -1,11 +1,11 @@
 """VAE-NCA: shapes and formulas, training that resumes to the bit, and what is drawn."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from runs import assert_same_run
 from torch.distributions import Normal, kl_divergence
 
 from nca_fast import checkpoint, cli
@@ -170,21 +170,6 @@ def test_saved_models_come_back(model, tmp_path):
 def test_bad_settings(change, message):
     with pytest.raises(ValueError, match=message):
         replace(CONFIG, **change)
-
-
-def assert_same_run(folder, expected):
-    for name in ("model.safetensors", "training.safetensors"):
-        tensors, wanted = checkpoint.load(folder / name)[0], checkpoint.load(expected / name)[0]
-        assert tensors.keys() == wanted.keys()
-        assert all(torch.equal(tensors[key], wanted[key]) for key in wanted), name
-    for name in ("reconstructions.png", "samples.png", "interpolation.png", "growth.png", "growth.mp4", "preview.png"):
-        assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
-    assert losses(folder) == losses(expected)
-    assert not list(folder.glob(".*"))
-
-
-def losses(folder):
-    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("change", [{}, {"deterministic": True, "loss": "bce", "damage": 2}], ids=["vae", "published"])
