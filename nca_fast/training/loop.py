@@ -47,6 +47,48 @@ def normalize_gradients(parameters: Iterable[Tensor]) -> None:
             parameter.grad /= parameter.grad.norm() + 1e-8
 
 
+def descend(
+    terms: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    rate: float,
+    tame: Callable[[list[Tensor]], object] | None,
+    iteration: int,
+    remedy: str,
+) -> tuple[float, dict[str, float]]:
+    """One step of the optimizer down the sum of losses, which are those of this process's share of the batch.
+
+    Args:
+        terms: Named scalar losses.
+        optimizer: Over all that learns.
+        rate: Learning rate.
+        tame: Changes the gradients of a list of parameters in place, after they have been summed over the processes.
+        iteration: Counted from 0.
+        remedy: What an error tells the user to train with.
+
+    Returns:
+        The loss and its terms, summed over the processes.
+
+    Raises:
+        FloatingPointError: The loss is NaN or infinite; nothing has changed.
+    """
+    loss = sum(terms.values())
+    value, *values = processes.summed([float(term.detach()) for term in (loss, *terms.values())])
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"loss must stay finite, but it is {value} in iteration {iteration + 1}. Train again with {remedy}."
+        )
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    processes.sum_gradients(parameters)
+    if tame is not None:
+        tame(parameters)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return value, dict(zip(terms, values, strict=True))
+
+
 @dataclass
 class Run:
     """What a training run changes as it goes: all that a checkpoint must hold beside the settings.
@@ -163,7 +205,6 @@ def train(
     Raises:
         FloatingPointError: The loss became NaN or infinite; the run is as it was before that iteration.
     """
-    parameters = list(run.nca.parameters())
     height, width = run.pool.states.shape[2:]
     share = processes.share(batch_size)
     if start is None:
@@ -192,23 +233,10 @@ def train(
                 backend=backend,
             )
             terms = objective(states, derived_generator(run.seed, "objective", i))
-            loss = sum(terms.values())
-            value, *values = processes.summed([float(term.detach()) for term in (loss, *terms.values())])
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"loss must stay finite, but it is {value} in iteration {i + 1}. "
-                    "Train again with a lower learning rate or a higher overflow weight."
-                )
-
-            run.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            processes.sum_gradients(parameters)
-            if normalize:
-                normalize_gradients(parameters)
             rate = learning_rate(i)
-            for group in run.optimizer.param_groups:
-                group["lr"] = rate
-            run.optimizer.step()
+            tame = normalize_gradients if normalize else None
+            remedy = "a lower learning rate or a higher overflow weight"
+            value, values = descend(terms, run.optimizer, rate, tame, i, remedy)
             states = processes.gathered(states.detach())
             healthy = states.abs().amax(dim=(1, 2, 3), keepdim=True) <= state_limit
             if not healthy.all():
@@ -220,7 +248,7 @@ def train(
             report = Report(
                 iteration=run.iteration,
                 loss=value,
-                terms=dict(zip(terms, values, strict=True)),
+                terms=values,
                 learning_rate=rate,
                 steps=count,
                 cell_steps=batch_size * height * width * count,

@@ -10,10 +10,10 @@ Source: Chen and Wang, "Image Generation With Neural Cellular Automatas" (2020),
 
 import contextlib
 import hashlib
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,6 +35,7 @@ from nca_fast.training.loop import (
     deferred_interrupt,
     derived_generator,
     derived_seed,
+    descend,
     learning_rate_at,
 )
 from nca_fast.training.vae_config import FREE_ON_RESUME, VAEConfig
@@ -207,26 +208,14 @@ def optimize(config: VAEConfig, run: Run, pictures: Tensor, listeners: Sequence[
             draw = derived_generator(config.seed, "batch", i)
             batch = pictures[torch.randint(len(pictures), (config.batch_size,), generator=draw)]
             terms = losses(config, run.vae, batch, draw, derived_seed(config.seed, "fire", i))
-            loss = sum(terms.values())
-            value, *values = processes.summed([float(term.detach()) for term in (loss, *terms.values())])
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"loss must stay finite, but it is {value} in iteration {i + 1}. "
-                    "Train again with a lower learning rate."
-                )
-            run.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            processes.sum_gradients(run.vae.parameters())
-            torch.nn.utils.clip_grad_norm_(run.vae.parameters(), config.gradient_limit)
             rate = learning_rate_at(i, config.learning_rate, config.lr_milestones, config.lr_gamma)
-            for group in run.optimizer.param_groups:
-                group["lr"] = rate
-            run.optimizer.step()
+            clip = partial(torch.nn.utils.clip_grad_norm_, max_norm=config.gradient_limit)
+            value, values = descend(terms, run.optimizer, rate, clip, i, "a lower learning rate")
             run.iteration = i + 1
             report = Report(
                 iteration=run.iteration,
                 loss=value,
-                terms=dict(zip(terms, values, strict=True)),
+                terms=values,
                 learning_rate=rate,
                 steps=architecture.steps,
                 cell_steps=config.batch_size * architecture.size**2 * architecture.steps,
