@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from triton_rollouts import DEVICE, FLOOR, bfloat16_factor, check, small_programs, weights_of
+from rollouts import relative_error, values_and_gradients
+from triton_rollouts import DEVICE, FLOOR, bfloat16_factor, check, mixed, small_programs, weights_of
 
 from nca_fast import Rule, backends, rollout
 from nca_fast.filters import as_filter
@@ -38,6 +39,22 @@ def test_larger_filters(shape, padding, poisoned):
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 5), (1, 7, 13)], ids=str)
 def test_maximum_with_ties_and_alive_mask(shape, padding, poisoned):
     check(replace(GROWS, padding=padding), shape, spacing=0.5)
+
+
+@pytest.mark.parametrize("maximum_window", [None, 3], ids=["single pass", "through memory"])
+def test_cells_that_an_update_kills(maximum_window):
+    """They were alive before, and neither they nor a neighbour are after: their values and gradients are buried."""
+    rule = replace(GROWS, maximum_window=maximum_window, output_bias=True, fire_rate=0.8)
+    weights = weights_of(rule)
+    weights[-1][1][2] = -0.5  # what the alive channel loses in a step
+    x, grad_y = torch.rand(2, 5, 6, 9, device=DEVICE) * 0.55, torch.randn(2, 5, 6, 9, device=DEVICE)
+    options = {"seed": 3, "steps": 1}
+    exact = values_and_gradients(rule, weights, x.double(), grad_y, backend="reference", dtype=torch.float64, **options)
+    found = mixed(rule, weights, x, grad_y, backend="triton", precision="fp32", **options)
+    dead = (exact[0][:, 1:] == 0).all(1)
+    assert 10 < dead.sum() < 98
+    for e, f in zip(exact, found, strict=True):
+        assert relative_error(f, e) < 1e-6  # worst seen 3e-7
 
 
 WIDE_RULES = {
@@ -146,6 +163,18 @@ def test_a_state_that_blew_up_stays_where_it_is(filter):
     got, want = (rollout(x, weights, rule, 1, backend=b) for b in ("triton", "reference"))
     assert torch.equal(got.isfinite(), want.isfinite()) and not got[:, 2:].isfinite().all()
     assert torch.equal(got[:, :2], x[:, :2])
+
+
+def test_nan_in_the_alive_channel_buries_what_is_around_it():
+    """As the maximum of PyTorch, which is NaN where one number is."""
+    rule = Rule(channels=5, hidden=(6,), filters=(((0.5,),),), frozen=1, alive_channel=3)
+    x = torch.rand(1, 5, 6, 9, device=DEVICE) + 0.2
+    x[0, 3, 2, 4] = float("nan")
+    weights = weights_of(rule)
+    got, want = (rollout(x, weights, rule, 1, backend=b) for b in ("triton", "reference"))
+    finite = want.isfinite()
+    assert torch.equal(got.isfinite(), finite) and (want[0, 4, 1:4, 3:6] == 0).sum() >= 8 and (want == 0).sum() < 40
+    assert torch.allclose(got[finite], want[finite], atol=1e-6)
 
 
 def test_scratch_is_allocated_once_per_rollout():
