@@ -6,6 +6,7 @@ One step on 2 channels x 32,800 x 32,800 cells; windows of the result, the last 
 the same step on a copy of the window's surroundings alone, bit for bit.
 """
 
+import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -41,6 +42,7 @@ def windows_equal(
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.manual_seed(0)
     weights = [(torch.randn(o, i) * 0.3, torch.randn(o) if bias else None) for o, i, bias in RULE.layers]
     x = torch.empty(1, 2, SIDE, SIDE)
