@@ -205,6 +205,8 @@ def train(
     Raises:
         FloatingPointError: The loss became NaN or infinite; the run is as it was before that iteration.
     """
+    tame = normalize_gradients if normalize else None
+    remedy = "a lower learning rate or a higher overflow weight"
     height, width = run.pool.states.shape[2:]
     share = processes.share(batch_size)
     if start is None:
@@ -234,8 +236,6 @@ def train(
             )
             terms = objective(states, derived_generator(run.seed, "objective", i))
             rate = learning_rate(i)
-            tame = normalize_gradients if normalize else None
-            remedy = "a lower learning rate or a higher overflow weight"
             value, values = descend(terms, run.optimizer, rate, tame, i, remedy)
             states = processes.gathered(states.detach())
             healthy = states.abs().amax(dim=(1, 2, 3), keepdim=True) <= state_limit

@@ -202,6 +202,7 @@ def optimize(config: VAEConfig, run: Run, pictures: Tensor, listeners: Sequence[
         FloatingPointError: the loss became NaN or infinite; the run is as it was before that iteration.
     """
     architecture = run.vae.architecture
+    clip = partial(torch.nn.utils.clip_grad_norm_, max_norm=config.gradient_limit)
     with deferred_interrupt() as interrupted:
         while run.iteration < config.iterations and not processes.any_true(interrupted.is_set()):
             begin, i = time.perf_counter(), run.iteration
@@ -209,7 +210,6 @@ def optimize(config: VAEConfig, run: Run, pictures: Tensor, listeners: Sequence[
             batch = pictures[torch.randint(len(pictures), (config.batch_size,), generator=draw)]
             terms = losses(config, run.vae, batch, draw, derived_seed(config.seed, "fire", i))
             rate = learning_rate_at(i, config.learning_rate, config.lr_milestones, config.lr_gamma)
-            clip = partial(torch.nn.utils.clip_grad_norm_, max_norm=config.gradient_limit)
             value, values = descend(terms, run.optimizer, rate, clip, i, "a lower learning rate")
             run.iteration = i + 1
             report = Report(
