@@ -79,11 +79,8 @@ class AliveMask:
     """
 
     def __init__(self, about, scratch: Scratch):
-        channels = -(-(about.layers[-1][0] + about.frozen) // 4) * 4
         self.scratch = scratch
         self.constants = {
-            "C": channels,
-            "CHUNK": 8 if channels % 8 == 0 else 4,
             "FROZEN": about.frozen,
             "ALIVE": about.alive_channel,
             "THRESHOLD": about.alive_threshold,
@@ -100,6 +97,6 @@ class AliveMask:
 
     def bury(self, before: Tensor, after: Tensor, of: Tensor, out: Tensor) -> None:
         """out = of, where the mask of the states before and after the update lets it live; see the kernel."""
-        B, H, W, _ = before.shape
-        blocks = B * triton.cdiv(H * W, _CELLS)
-        bury[(blocks,)](before, after, of, out, H * W, H, W, **self.constants, BM=_CELLS)
+        B, H, W, C = before.shape
+        blocks, chunk = B * triton.cdiv(H * W, _CELLS), 8 if C % 8 == 0 else 4
+        bury[(blocks,)](before, after, of, out, H * W, H, W, C=C, CHUNK=chunk, **self.constants, BM=_CELLS)

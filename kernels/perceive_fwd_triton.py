@@ -86,11 +86,13 @@ def perceive_fwd(
     carried = ()
     for _ in tl.static_range(CARRIED):
         carried = carried + (nothing,)
+    lowest = nothing - float("inf")
+    first_winner = nothing.to(tl.int32)
     most = ()
     winner = ()
     for _ in tl.static_range(2 * HALF):
-        most = most + (nothing - float("inf"),)
-        winner = winner + (nothing.to(tl.int32),)
+        most = most + (lowest,)
+        winner = winner + (first_winner,)
     steps = end - first + 2 * REACH
     tl.assume(steps > 0)  # else registers are kept for the case that there are none
     for n in range(steps):
@@ -118,17 +120,15 @@ def perceive_fwd(
 
         if MAXIMUM > 0:
             rival, which = largest_of_row(v, here, MAXIMUM, CIRCULAR)
+            most = most + (lowest,)
+            winner = winner + (first_winner,)
             new_most = ()
             new_winner = ()
             for i in tl.static_range(MAXIMUM):
                 # The row is number MAXIMUM - 1 - i in the window of these cells.
-                if i < 2 * HALF:
-                    larger = (rival > most[i]) | (rival != rival)
-                    new_most = new_most + (tl.where(larger, rival, most[i]),)
-                    new_winner = new_winner + (tl.where(larger, (MAXIMUM - 1 - i) * MAXIMUM + which, winner[i]),)
-                else:
-                    new_most = new_most + (rival,)
-                    new_winner = new_winner + (which,)
+                larger = (rival > most[i]) | (rival != rival)
+                new_most = new_most + (tl.where(larger, rival, most[i]),)
+                new_winner = new_winner + (tl.where(larger, (MAXIMUM - 1 - i) * MAXIMUM + which, winner[i]),)
             done = row - HALF
             mask = both(there, (done >= first) & (done < end))
             tl.store(y + done.to(tl.int64) * (W * K) + to + FILTERS * C, new_most[0].to(y.dtype.element_ty), mask=mask)

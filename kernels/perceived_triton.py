@@ -84,31 +84,34 @@ class Perceived:
 
     # --- launches -----------------------------------------------------------------------------------------------------
 
-    def _update(self, x, y, out, keys, fire, origin_column, part):
+    def _network_grid(self, x, part):
+        return (part.samples * triton.cdiv(part.count * x.shape[2], self.cells),)
+
+    def _network_arguments(self, x, keys, fire, origin_column, part):
+        """What the kernels of the network are told alike: the weights, and which cells are theirs."""
         _, H, W, _ = x.shape
-        cells = part.count * W
-        network_fwd[(part.samples * triton.cdiv(cells, self.cells),)](
+        weights = self.weights.matrices, self.weights.biases, *self.weights.strides
+        return keys, fire, *weights, part.first_sample, part.first * W, part.count * W, H, W, origin_column
+
+    def _network_options(self, fire):
+        """What they are compiled for alike."""
+        return {
+            **self.network,
+            **self.product,
+            "MAP": fire.ndim == 2,
+            "BM": self.cells,
+            "BN": self.units,
+            "num_warps": WARPS[self.weights.precision],
+            "num_stages": 1,  # more would fill the shared memory with weights
+        }
+
+    def _update(self, x, y, out, keys, fire, origin_column, part):
+        network_fwd[self._network_grid(x, part)](
             x,
             y,
             out,
-            keys,
-            fire,
-            self.weights.matrices,
-            self.weights.biases,
-            *self.weights.strides,
-            part.first_sample,
-            part.first * W,
-            cells,
-            H,
-            W,
-            origin_column,
-            **self.network,
-            **self.product,
-            MAP=fire.ndim == 2,
-            BM=self.cells,
-            BN=self.units,
-            num_warps=WARPS[self.weights.precision],
-            num_stages=1,  # more would fill the shared memory with weights
+            *self._network_arguments(x, keys, fire, origin_column, part),
+            **self._network_options(fire),
         )
 
     # --- steps --------------------------------------------------------------------------------------------------------
@@ -178,10 +181,8 @@ class Perceived:
         self.perception.give_back(grad, grad_y, winners, grad_x, scale if self.weights.precision == "fp16" else None)
 
     def _return(self, grad, y, between, grad_y, scale, keys, fire, origin_column, part):
-        _, H, W, _ = grad.shape
-        cells = part.count * W
         h1, h, grad_h1, grad_h, grad_u = between
-        network_bwd[(part.samples * triton.cdiv(cells, self.cells),)](
+        network_bwd[self._network_grid(grad, part)](
             grad,
             y,
             h1,
@@ -191,25 +192,9 @@ class Perceived:
             grad_h,
             grad_u,
             scale,
-            keys,
-            fire,
-            self.weights.matrices,
-            self.weights.biases,
-            *self.weights.strides,
-            part.first_sample,
-            part.first * W,
-            cells,
-            H,
-            W,
-            origin_column,
-            **self.network,
-            **self.product,
+            *self._network_arguments(grad, keys, fire, origin_column, part),
+            **self._network_options(fire),
             SCALED=self.weights.precision == "fp16",
-            MAP=fire.ndim == 2,
-            BM=self.cells,
-            BN=self.units,
-            num_warps=WARPS[self.weights.precision],
-            num_stages=1,  # more would fill the shared memory with weights
         )
 
     def _add_weights(self, x, y, between, grad_params, scale, part):

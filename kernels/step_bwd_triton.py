@@ -205,8 +205,9 @@ def step_bwd(
         else:
             own_y = y
             own_grad_u = grad_u
-        own_rows = to_matrix_rows(mine[:, None])
-        own_row = tl.where((tl.arange(0, 16)[:, None] == 0) & tl.reshape(own_rows, (1, BW)), 1.0, 0.0).to(DOT)
+        if GRAD_W1 and BIAS1:
+            own_rows = to_matrix_rows(mine[:, None])
+            own_row = tl.where((tl.arange(0, 16)[:, None] == 0) & tl.reshape(own_rows, (1, BW)), 1.0, 0.0).to(DOT)
         sums_w1 = ()
         sums_b1 = ()
         sums_w = ()
