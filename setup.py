@@ -1,16 +1,16 @@
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="nca-fast",
     version="0.1.0",
     description="Fast neural cellular automata in PyTorch",
-    packages=["nca_fast"]
-    + [f"nca_fast.{name}" for name in ("commands", "features", "kernels", "losses", "models", "rendering", "training")],
+    packages=find_packages(include=["nca_fast", "nca_fast.*"])
+    + ["nca_fast.kernels", *(f"nca_fast.kernels.{name}" for name in find_packages("kernels"))],
     package_dir={"nca_fast.kernels": "kernels"},  # never a top-level "kernels": that name is taken
     package_data={
-        "nca_fast.kernels": ["*.cpp", "*.h"],
+        "nca_fast.kernels.cpu": ["*.cpp", "*.h"],
         "nca_fast.features": ["small_clip/*"],
-        "nca_fast.rendering": ["viewer.html"],
+        "nca_fast.media": ["viewer.html"],
     },
     python_requires=">=3.10",
     install_requires=[

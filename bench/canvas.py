@@ -27,13 +27,13 @@ from bench.harness import RESULTS, header, write_result
 from bench.rollout import automaton, check_parity
 from bench.stock import StockNCA
 from nca_fast import NCA
-from nca_fast.rendering.automata import Automata
-from nca_fast.rendering.band import ring_rows
-from nca_fast.rendering.canvas_config import CanvasConfig
-from nca_fast.rendering.memory import free_memory, in_words, parse_bytes
-from nca_fast.rendering.plan import make_plan
-from nca_fast.rendering.run import Run
-from nca_fast.rendering.writers import bytes_held, bytes_needed, write_picture
+from nca_fast.canvas.band import ring_rows
+from nca_fast.canvas.canvas import Run
+from nca_fast.canvas.colony import Automata
+from nca_fast.canvas.memory import free_memory, in_words, parse_bytes
+from nca_fast.canvas.plan import make_plan
+from nca_fast.canvas.scene import CanvasConfig
+from nca_fast.media.formats import bytes_held, bytes_needed, write_picture
 
 PARTS = ("memory", "strips", "ranks", "largest", "first")
 WINDOW = 48  # cells to either side of a border that are computed again

@@ -18,10 +18,10 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from bench.harness import RESULTS, header, write_result
-from nca_fast.images import to_uint8
-from nca_fast.rendering.canvas import render
-from nca_fast.training.clip_config import ClipConfig
-from nca_fast.training.clip_guided import train_clip
+from nca_fast.media.images import to_uint8
+from nca_fast.rendering.render import render
+from nca_fast.systems.clip import train_clip
+from nca_fast.systems.clip_settings import ClipConfig
 
 HUES = {"red": 0, "orange": 30, "yellow": 56, "green": 120, "cyan": 180, "blue": 226, "purple": 278, "pink": 330}
 HUE_TOLERANCE = 22  # degrees

@@ -19,8 +19,8 @@ import torch
 from bench.harness import RESULTS, header, write_result
 from nca_fast import checkpoint
 from nca_fast.files import atomic_path
-from nca_fast.training.growing import GROWN, regrowth, train_growing, wound
-from nca_fast.training.growing_config import GrowingConfig
+from nca_fast.systems.growing import GROWN, regrowth, train_growing, wound
+from nca_fast.systems.growing_config import GrowingConfig
 
 IMAGE = Path(__file__).parents[1] / "examples" / "ladybird.png"
 SMALL = GrowingConfig(image_size=24, image_margin=4, iterations=3000)  # minutes on one core

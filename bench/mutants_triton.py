@@ -9,9 +9,14 @@ The kernels run in Triton's interpreter: what only the compiled kernels do (inli
 
 from bench.mutants import hunt, parser
 
-FORWARD, BACKWARD, HOST, PHILOX = "step_fwd_triton.py", "step_bwd_triton.py", "rollout_triton.py", "philox_triton.py"
-PERCEPTION, LAYERS, PACKING = "perception_triton.py", "layers_triton.py", "packing_triton.py"
-MATRICES = "matrices_triton.py"
+FORWARD, BACKWARD, HOST, PHILOX = (
+    "triton/single_pass/forward.py",
+    "triton/single_pass/backward.py",
+    "triton/rollout.py",
+    "triton/fire.py",
+)
+PERCEPTION, LAYERS, PACKING = "triton/single_pass/filters.py", "triton/products.py", "triton/packing.py"
+MATRICES = "triton/single_pass/operands.py"
 
 # (file, what stands there, what is put there)
 MUTANTS = [
@@ -69,11 +74,19 @@ MUTANTS = [
     (PACKING, "distinct.index(stencil) for stencil in stencils", "i for i, _ in enumerate(stencils)"),
 ]
 
-NEIGHBOURS, ALIVE, MEMORY = "neighbours_triton.py", "alive_triton.py", "perceived_triton.py"
-LAYER_PACKING = "layer_packing_triton.py"
-PERCEIVE, PERCEIVE_BACK, ROWS = "perceive_fwd_triton.py", "perceive_bwd_triton.py", "row_profiles_triton.py"
-STEPS = "steps_triton.py"
-NETWORK, NETWORK_BACK, SUMS = "network_fwd_triton.py", "network_bwd_triton.py", "network_weights_triton.py"
+NEIGHBOURS, ALIVE, MEMORY = "triton/cells.py", "triton/alive.py", "triton/through_memory/steps.py"
+LAYER_PACKING = "triton/through_memory/packing.py"
+PERCEIVE, PERCEIVE_BACK, ROWS = (
+    "triton/through_memory/perception_forward.py",
+    "triton/through_memory/perception_backward.py",
+    "triton/through_memory/filters.py",
+)
+STEPS = "triton/steps.py"
+NETWORK, NETWORK_BACK, SUMS = (
+    "triton/through_memory/network_forward.py",
+    "triton/through_memory/network_backward.py",
+    "triton/through_memory/weight_gradients.py",
+)
 
 # In the kernels that keep perception in memory.
 MEMORY_MUTANTS = [

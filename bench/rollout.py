@@ -15,12 +15,12 @@ import sys
 from pathlib import Path
 
 import torch
+from nca_fast.kernels.cpu import rollout as rollout_cpu
 
 from bench.harness import RESULTS, copy_bandwidth, fma_peak, header, interleaved, matrix_rate, write_result
 from bench.stock import StockNCA
 from nca_fast import NCA, Rule, rollout
 from nca_fast.backends import PRECISIONS
-from nca_fast.kernels import rollout_cpu
 
 # (batch, side of the canvas, steps) of one timed rollout
 FORWARD = {

@@ -27,12 +27,12 @@ from bench.harness import RESULTS, header, write_result
 from bench.rollout import check_parity
 from bench.stock import StockNCA
 from nca_fast import NCA
-from nca_fast.images import load_image
+from nca_fast.media.images import load_image
+from nca_fast.systems.style import style_objective
+from nca_fast.systems.style_settings import StyleConfig
 from nca_fast.training import loop
 from nca_fast.training.content import ContentPictures
 from nca_fast.training.pool import Pool
-from nca_fast.training.style_config import StyleConfig
-from nca_fast.training.style_transfer import style_objective
 
 STYLE, CONTENT = "skimage:immunohistochemistry", ("skimage:astronaut", "skimage:chelsea", "skimage:coffee")
 SIZE, BATCH, STEPS = 224, 4, (32, 64)

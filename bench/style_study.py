@@ -20,11 +20,11 @@ from torch import Tensor
 
 from bench.harness import RESULTS, header, write_result
 from nca_fast import NCA
-from nca_fast.images import load_image, to_uint8
-from nca_fast.rendering.canvas import render
+from nca_fast.media.images import load_image, to_uint8
+from nca_fast.rendering.render import render
+from nca_fast.systems.style import train_style
+from nca_fast.systems.style_settings import StyleConfig
 from nca_fast.training.content import shrunk
-from nca_fast.training.style_config import StyleConfig
-from nca_fast.training.style_transfer import train_style
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STYLE = "skimage:immunohistochemistry"

@@ -20,11 +20,11 @@ from tqdm import tqdm
 
 from bench.harness import RESULTS, header, write_result
 from nca_fast.features.random_vgg import RandomVGG
-from nca_fast.images import load_image, to_uint8
 from nca_fast.losses.style import GaussianW2, SlicedOT
+from nca_fast.media.images import load_image, to_uint8
 from nca_fast.nca import NCA
-from nca_fast.rendering.canvas import render
-from nca_fast.training.texture import TextureConfig, train_texture
+from nca_fast.rendering.render import render
+from nca_fast.systems.texture import TextureConfig, train_texture
 
 CROP, SIZE = 256, 64  # the scale at which 64 cells see several bricks, at the price of a quarter of 128 cells
 TEXTURES = ("brick", "gravel", "grass", "immunohistochemistry")

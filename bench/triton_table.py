@@ -135,14 +135,12 @@ def launches(name: str, direction: str, target: str) -> list[Launch]:
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise RuntimeError("kernels must be compiled without the interpreter, but TRITON_INTERPRET=1: unset it.")
-    from nca_fast.kernels import (
-        alive_triton,
-        packing_triton,
-        perceive_triton,
-        perceived_triton,
-        rollout_triton,
-        steps_triton,
-    )
+    from nca_fast.kernels.triton import alive as alive_triton
+    from nca_fast.kernels.triton import packing as packing_triton
+    from nca_fast.kernels.triton import rollout as rollout_triton
+    from nca_fast.kernels.triton import steps as steps_triton
+    from nca_fast.kernels.triton.through_memory import perception as perceive_triton
+    from nca_fast.kernels.triton.through_memory import steps as perceived_triton
 
     found = []
     rule, precision, state = VARIANTS[name]
@@ -175,7 +173,7 @@ def compiled(launch: Launch, target: str):
     """Triton's kernel of a launch, compiled ahead of time for one of TARGETS."""
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # the default, which triton 3.9 warns will change
     import triton
-    from nca_fast.kernels.packing_triton import product
+    from nca_fast.kernels.triton.packing import product
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -199,7 +197,10 @@ def digest() -> str:
     """Changes with whatever the table depends on: the kernels, but for their comments, and what the host launches."""
     from triton.runtime.jit import JITFunction
 
-    modules = [import_module(f"nca_fast.kernels.{path.stem}") for path in sorted(KERNELS.glob("*_triton.py"))]
+    modules = [
+        import_module(".".join(["nca_fast.kernels", *path.relative_to(KERNELS).with_suffix("").parts]))
+        for path in sorted((KERNELS / "triton").rglob("*.py"))
+    ]
     sources = {f.src for module in modules for f in vars(module).values() if isinstance(f, JITFunction)}
     parts = sorted(ast.unparse(_without_docstrings(ast.parse(source))) for source in sources)
     for name, direction, target in itertools.product(VARIANTS, ("forward", "backward"), TARGETS):

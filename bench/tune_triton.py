@@ -132,7 +132,7 @@ def graphs_against_launches(shape, precision, steps=STEPS) -> dict:
 
     It decides `graphs_triton.LARGEST_STATE`, below which rollouts are replayed.
     """
-    from nca_fast.kernels import graphs_triton
+    from nca_fast.kernels.triton import graphs as graphs_triton
 
     nca = automaton()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -159,7 +159,7 @@ def graphs_against_launches(shape, precision, steps=STEPS) -> dict:
 
 def thread_per_cell(kernels, shape) -> dict:
     """The naive kernel's row; its result is compared with the Triton kernel's in float32."""
-    from nca_fast.kernels.philox_triton import RowKeys
+    from nca_fast.kernels.triton.fire import RowKeys
 
     source = Path(__file__).with_name("thread_per_cell.cu")
     step, nca = Step(kernels, shape, "fp32"), automaton().cuda()
@@ -206,8 +206,8 @@ def main() -> None:
             os.environ["TRITON_INTERPRET"] = "1"
     elif not torch.cuda.is_available():
         parser.error("this needs a GPU that torch sees, but there is none.")
-    from nca_fast.kernels import rollout_triton as kernels
-    from nca_fast.kernels import steps_triton
+    from nca_fast.kernels.triton import rollout as kernels
+    from nca_fast.kernels.triton import steps as steps_triton
 
     facts = header() | {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
     result = {"header": facts, "rows": []}

@@ -22,13 +22,13 @@ from torch import Tensor
 
 from bench.harness import RESULTS, header, interleaved, write_result
 from nca_fast import fire_mask, rollout
-from nca_fast.datasets import load_pictures
 from nca_fast.files import atomic_path
-from nca_fast.models.architecture import ARCHITECTURES
-from nca_fast.models.vae_nca import divergence
+from nca_fast.media.datasets import load_pictures
 from nca_fast.rule import Rule
-from nca_fast.training.vae import train_vae
-from nca_fast.training.vae_config import VAEConfig
+from nca_fast.systems.vae.architecture import ARCHITECTURES
+from nca_fast.systems.vae.model import divergence
+from nca_fast.systems.vae.settings import VAEConfig
+from nca_fast.systems.vae.training import train_vae
 
 BATCH = 64  # as the published code trains MNIST
 TRAINED = 300  # iterations before the speed is measured: digits are there, if blurred

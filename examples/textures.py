@@ -11,9 +11,9 @@ from torch import Tensor
 
 from nca_fast import NCA
 from nca_fast.checkpoint import load
-from nca_fast.images import image_grid, save_image
-from nca_fast.rendering.canvas import render
-from nca_fast.training.texture import TextureConfig, train_texture
+from nca_fast.media.images import image_grid, save_image
+from nca_fast.rendering.render import render
+from nca_fast.systems.texture import TextureConfig, train_texture
 
 PICTURES = ("brick", "immunohistochemistry")
 CONFIG = TextureConfig(image_crop=256, image_size=64, iterations=1200, video_steps=0)

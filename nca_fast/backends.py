@@ -95,7 +95,7 @@ def triton_refusal(rule, x, precision):
             f"{'.'.join(map(str, torch.cuda.get_device_capability(x.device)))}."
         )
     if x.is_cuda and torch.version.hip is None:  # shared_bytes in bench/results/triton_table.json
-        through_memory, _ = import_module("nca_fast.kernels.perceived_triton").through_memory(
+        through_memory, _ = import_module("nca_fast.kernels.triton.through_memory.steps").through_memory(
             about(rule.to_json()), precision
         )
         wide = len(rule.hidden) == 2 or rule.channels > 16 or len(rule.filters) > 4
@@ -111,7 +111,7 @@ def triton_refusal(rule, x, precision):
 
 def kernels(backend: str):
     """The module that runs a backend's kernels."""
-    return import_module(f"nca_fast.kernels.rollout_{backend}")
+    return import_module(f"nca_fast.kernels.{backend}.rollout")
 
 
 class About(NamedTuple):

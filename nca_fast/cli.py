@@ -20,12 +20,12 @@ from nca_fast import checkpoint, processes
 from nca_fast.commands.learn import Clip, Grow, Style, Texture
 from nca_fast.commands.show import Apply, Render
 from nca_fast.commands.vae import Vae, VaeFuse, VaeOutpaint, VaeRepair
+from nca_fast.systems.clip_settings import RECIPES, ClipConfig
+from nca_fast.systems.growing_config import GrowingConfig
+from nca_fast.systems.style_settings import StyleConfig
+from nca_fast.systems.texture import TextureConfig
+from nca_fast.systems.vae.settings import VAEConfig
 from nca_fast.training import run_folder
-from nca_fast.training.clip_config import RECIPES, ClipConfig
-from nca_fast.training.growing_config import GrowingConfig
-from nca_fast.training.style_config import StyleConfig
-from nca_fast.training.texture import TextureConfig
-from nca_fast.training.vae_config import VAEConfig
 
 DESCRIPTION = """Fast neural cellular automata.
 

@@ -5,12 +5,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nca_fast
-from nca_fast.images import load_image, save_image
-from nca_fast.rendering.canvas import even_speed, render, speed_ramp
-from nca_fast.rendering.canvas_config import CanvasConfig
-from nca_fast.rendering.memory import parse_bytes
-from nca_fast.rendering.run import Run
-from nca_fast.rendering.start import file_size, find_start
+from nca_fast.canvas.canvas import Run
+from nca_fast.canvas.memory import parse_bytes
+from nca_fast.canvas.scene import CanvasConfig
+from nca_fast.canvas.start import file_size, find_start
+from nca_fast.media.images import load_image, save_image
+from nca_fast.rendering.render import even_speed, render, speed_ramp
 
 
 @pytest.fixture

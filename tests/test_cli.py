@@ -12,10 +12,10 @@ from PIL import Image
 
 import nca_fast
 from nca_fast import checkpoint, cli
+from nca_fast.canvas.colony import Automata
 from nca_fast.commands import learn
-from nca_fast.images import load_image, save_image
+from nca_fast.media.images import load_image, save_image
 from nca_fast.rendering import show
-from nca_fast.rendering.automata import Automata
 
 TINY = "--image-size 16 --iterations 2 --pool-size 4 --batch-size 2 --steps-min 2 --steps-max 4 --threads 1 "
 TINY += "--picture-steps 3 --video-steps 3 --backend reference"

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from nca_fast.features.clip import SMALL_CLIP, ClipModel
+from nca_fast.features.torchvision_compat import import_torchvision
 from nca_fast.losses import clip as losses
-from nca_fast.torchvision_compat import import_torchvision
 
 
 @pytest.fixture(scope="session")

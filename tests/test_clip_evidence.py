@@ -7,10 +7,10 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from bench import captioned_patterns as patterns
-from bench import clip_prompts, zero_shot
-from bench import pattern_drawings as drawings
+from bench import clip_prompts
 from bench.harness import RESULTS
+from bench.small_clip import captions as patterns
+from bench.small_clip import drawings, zero_shot
 from nca_fast.features.clip import SMALL_CLIP, ClipModel
 
 

@@ -14,11 +14,11 @@ import nca_fast
 from nca_fast import checkpoint, cli, processes
 from nca_fast.commands import learn
 from nca_fast.features.clip import ClipModel
-from nca_fast.images import load_image, save_image
 from nca_fast.losses.clip import PromptDistance, flatness, fringes, whole
 from nca_fast.losses.regularizers import overflow, total_variation
-from nca_fast.training.clip_config import RECIPES, ClipConfig
-from nca_fast.training.clip_guided import clip_objective, prompt_vectors, train_clip
+from nca_fast.media.images import load_image, save_image
+from nca_fast.systems.clip import clip_objective, prompt_vectors, train_clip
+from nca_fast.systems.clip_settings import RECIPES, ClipConfig
 
 TINY = ClipConfig(
     image_size=16,
@@ -51,7 +51,7 @@ def small():
 @pytest.fixture(autouse=True)
 def one_model(small, monkeypatch):
     """Loading it takes a second; every run here may have the same one."""
-    monkeypatch.setattr("nca_fast.training.clip_guided.ClipModel", lambda model, pretrained: small)
+    monkeypatch.setattr("nca_fast.systems.clip.ClipModel", lambda model, pretrained: small)
 
 
 @pytest.fixture(scope="module")

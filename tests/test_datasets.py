@@ -7,8 +7,8 @@ import struct
 import pytest
 import torch
 
-from nca_fast.datasets import load_pictures, picture, read_cifar, read_idx
-from nca_fast.images import save_image
+from nca_fast.media.datasets import load_pictures, picture, read_cifar, read_idx
+from nca_fast.media.images import save_image
 
 
 def idx(*sizes, magic=b"\0\0\x08\x03", values=None):

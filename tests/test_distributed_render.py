@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 
 import nca_fast
 from nca_fast import NCA, Rule, cli, processes
-from nca_fast.images import save_image
-from nca_fast.rendering import distributed, memory
-from nca_fast.rendering.plan import Plan
-from nca_fast.rendering.strips import Position
+from nca_fast.canvas import exchange as distributed
+from nca_fast.canvas import memory
+from nca_fast.canvas.plan import Plan
+from nca_fast.canvas.strips import Position
+from nca_fast.media.images import save_image
 
 ROOT = Path(nca_fast.__file__).parents[1]
 
@@ -28,11 +29,12 @@ from pathlib import Path
 import torch
 
 from nca_fast import NCA, processes
-from nca_fast.images import load_image
-from nca_fast.rendering import budget, distributed
-from nca_fast.rendering.canvas_config import CanvasConfig
-from nca_fast.rendering.run import Run
-from nca_fast.rendering.writers import write_picture
+from nca_fast.media.images import load_image
+from nca_fast.canvas import budget
+from nca_fast.canvas import exchange as distributed
+from nca_fast.canvas.scene import CanvasConfig
+from nca_fast.canvas.canvas import Run
+from nca_fast.media.formats import write_picture
 
 torch.set_num_threads(1)
 make_plan = budget.make_plan
@@ -172,7 +174,7 @@ import signal
 import sys
 
 from nca_fast import cli
-from nca_fast.rendering.band import Band
+from nca_fast.canvas.band import Band
 
 passes = []
 write_next = Band.write_next

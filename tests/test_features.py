@@ -11,8 +11,8 @@ from nca_fast import features
 from nca_fast.features.patches import Patches
 from nca_fast.features.pixels import normalize, wrap_pad
 from nca_fast.features.random_vgg import RandomVGG
+from nca_fast.features.torchvision_compat import import_torchvision
 from nca_fast.features.vgg import VGG
-from nca_fast.torchvision_compat import import_torchvision
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1)
@@ -289,7 +289,7 @@ def test_extractors_are_light_until_used():
 
 
 def test_a_torchvision_that_is_broken_otherwise_is_reported(monkeypatch):
-    from nca_fast import torchvision_compat
+    from nca_fast.features import torchvision_compat
 
     def fail(error):
         def import_module(name):

@@ -9,11 +9,11 @@ from PIL import Image
 from runs import assert_same_run, logged
 
 from nca_fast import NCA, cli
-from nca_fast.damage import circles
-from nca_fast.images import load_rgba
-from nca_fast.training import growing
-from nca_fast.training.growing import train_growing
-from nca_fast.training.growing_config import GrowingConfig
+from nca_fast.media.images import load_rgba
+from nca_fast.systems import growing
+from nca_fast.systems.growing import train_growing
+from nca_fast.systems.growing_config import GrowingConfig
+from nca_fast.training.damage import circles
 
 CONFIG = GrowingConfig(
     image_size=8,

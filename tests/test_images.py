@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nca_fast.images import SKIMAGE_PICTURES, image_grid, load_image, save_image, to_uint8
+from nca_fast.media.images import SKIMAGE_PICTURES, image_grid, load_image, save_image, to_uint8
 
 
 @pytest.fixture

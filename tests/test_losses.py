@@ -8,10 +8,10 @@ import torch
 from nca_fast import features
 from nca_fast.features.patches import Patches
 from nca_fast.features.random_vgg import RandomVGG
+from nca_fast.features.torchvision_compat import import_torchvision
 from nca_fast.losses.regularizers import overflow, total_variation
 from nca_fast.losses.sorting import sort_values, sorted_squares
 from nca_fast.losses.style import STYLE_LOSSES, GaussianW2, Gram, SlicedOT
-from nca_fast.torchvision_compat import import_torchvision
 
 FLOOR = 1e-3  # the documented floor of a target's variance
 

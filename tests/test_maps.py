@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import nca_fast
-from nca_fast.images import save_image
-from nca_fast.rendering.automata import Automata
-from nca_fast.rendering.canvas_config import CanvasConfig
-from nca_fast.rendering.maps import Map, add, shares
-from nca_fast.rendering.plan import Plan
-from nca_fast.rendering.run import Run
+from nca_fast.canvas.canvas import Run
+from nca_fast.canvas.colony import Automata
+from nca_fast.canvas.maps import Map, add, shares
+from nca_fast.canvas.plan import Plan
+from nca_fast.canvas.scene import CanvasConfig
+from nca_fast.media.images import save_image
 
 
 def automaton(seed: int, **rule) -> nca_fast.NCA:

@@ -15,9 +15,9 @@ from test_vae import TINY
 
 import nca_fast
 from nca_fast import checkpoint
-from nca_fast.models.architecture import ARCHITECTURES
-from nca_fast.training.growing import train_growing
-from nca_fast.training.vae import train_vae
+from nca_fast.systems.growing import train_growing
+from nca_fast.systems.vae.architecture import ARCHITECTURES
+from nca_fast.systems.vae.training import train_vae
 
 ROOT = Path(nca_fast.__file__).parents[1]
 

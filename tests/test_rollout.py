@@ -241,7 +241,7 @@ def test_checkpoints_do_not_change_a_bit():
 
 def test_long_rollout_in_calls_of_limited_length(monkeypatch):
     """Odd and even numbers of steps per call end in the right buffer."""
-    from nca_fast.kernels import rollout_cpu
+    from nca_fast.kernels.cpu import rollout as rollout_cpu
 
     rule, x = Rule(), torch.randn(1, 12, 8, 8)
     weights = random_weights(rule)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from nca_fast.kernels.cpu import rollout as rollout_cpu
 from rollouts import random_weights, relative_error, values_and_gradients
 
 from nca_fast import Rule, backends, rollout
-from nca_fast.kernels import rollout_cpu
 
 RULES = [
     Rule(),
@@ -128,7 +128,7 @@ def test_a_killed_build_does_not_hang_or_break_the_next(cache, tmp_path, monkeyp
     compiler = tmp_path / "c++"
     compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho part > "$2"\nkill -9 $PPID\n')
     compiler.chmod(0o755)
-    code = "from nca_fast.kernels import rollout_cpu; rollout_cpu.load('x86-64')"
+    code = "from nca_fast.kernels.cpu import rollout; rollout.load('x86-64')"
     environment = os.environ | {"CXX": str(compiler)}
     root = Path(__file__).parents[1]
     killed = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, capture_output=True)
@@ -138,7 +138,7 @@ def test_a_killed_build_does_not_hang_or_break_the_next(cache, tmp_path, monkeyp
     good = next(BUILT.glob("*.so"))
     compiler.write_text(f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\ncp {good} "$2"\n')
     subprocess.run(
-        [sys.executable, "-c", code.replace("rollout_cpu.load", "rollout_cpu.load.__wrapped__")],
+        [sys.executable, "-c", code.replace("rollout.load", "rollout.load.__wrapped__")],
         env=environment,
         cwd=root,
         capture_output=True,

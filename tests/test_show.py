@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 
 import nca_fast
-from nca_fast.images import load_image
-from nca_fast.rendering.canvas import render
+from nca_fast.media.images import load_image
+from nca_fast.rendering.render import render
 from nca_fast.rendering.show import film, picture
 
 

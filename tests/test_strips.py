@@ -12,15 +12,15 @@ import torch
 
 import nca_fast
 from bench.canvas import SEED, window_is_right
-from nca_fast.rendering import band as band_module
-from nca_fast.rendering import start, strips
-from nca_fast.rendering.automata import Automata
-from nca_fast.rendering.band import Band
-from nca_fast.rendering.canvas_config import CanvasConfig
-from nca_fast.rendering.journal import journal_path
-from nca_fast.rendering.plan import Cost, Plan, make_plan
-from nca_fast.rendering.run import Run
-from nca_fast.rendering.state_file import StateFile
+from nca_fast.canvas import band as band_module
+from nca_fast.canvas import start, strips
+from nca_fast.canvas.band import Band
+from nca_fast.canvas.canvas import Run
+from nca_fast.canvas.colony import Automata
+from nca_fast.canvas.journal import journal_path
+from nca_fast.canvas.plan import Cost, Plan, make_plan
+from nca_fast.canvas.scene import CanvasConfig
+from nca_fast.canvas.state_file import StateFile
 
 FIVE = tuple(tuple(1 / 25 for _ in range(5)) for _ in range(5))
 RULES = {

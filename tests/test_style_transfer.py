@@ -18,13 +18,13 @@ from runs import assert_same_run, logged
 import nca_fast
 from nca_fast import checkpoint, cli
 from nca_fast.commands import learn
-from nca_fast.images import load_image, save_image
+from nca_fast.media.images import load_image, save_image
 from nca_fast.presets import style_filters
 from nca_fast.rendering.apply import apply
+from nca_fast.systems.style import style_objective, train_style
+from nca_fast.systems.style_settings import StyleConfig
 from nca_fast.training import listeners, loop
 from nca_fast.training.content import ContentPictures, first_picture
-from nca_fast.training.style_config import StyleConfig
-from nca_fast.training.style_transfer import style_objective, train_style
 
 TINY = StyleConfig(
     style_size=20,
@@ -342,7 +342,7 @@ def strike(source, target):
         os.kill(os.getpid(), signal.SIGKILL)
     replace(source, target)
 os.replace = strike
-from nca_fast.training.style_transfer import StyleConfig, train_style
+from nca_fast.systems.style import StyleConfig, train_style
 train_style({TINY!r}, {style!r}, [{content!r}], {str(tmp_path)!r}, progress=False)
 """
     finished = subprocess.run([sys.executable, "-c", script], timeout=120, cwd=Path(nca_fast.__file__).parents[1])

@@ -17,10 +17,10 @@ from runs import assert_same_run, logged
 
 import nca_fast
 from nca_fast import checkpoint
-from nca_fast.images import save_image
+from nca_fast.media.images import save_image
+from nca_fast.systems.texture import TextureConfig, train_texture
 from nca_fast.training import listeners, loop, run_folder, settings
 from nca_fast.training.pool import Pool
-from nca_fast.training.texture import TextureConfig, train_texture
 
 TINY = TextureConfig(
     image_size=16,
@@ -266,7 +266,7 @@ def test_preview_strip_puts_an_oblong_target_first(tmp_path):
     for iteration in range(1, 8):
         strip(report(iteration))
     assert strip.tensors()["previews"].shape == (2, 3, 8, 8)
-    from nca_fast.images import load_image
+    from nca_fast.media.images import load_image
 
     shown = load_image(tmp_path / "preview.png")
     assert shown.shape == (3, 8, 8 * 3 + 2 * 2)
@@ -311,7 +311,7 @@ def test_bad_settings(change, message):
 def test_run_writes_its_files(whole_run):
     names = {path.name for path in whole_run.iterdir()}
     assert names == {"texture.png", "preview.png", "model.safetensors", "training.safetensors", "log.jsonl"}
-    from nca_fast.images import load_image
+    from nca_fast.media.images import load_image
 
     assert load_image(whole_run / "texture.png").shape == (3, 64, 64)
     assert load_image(whole_run / "preview.png").shape == (3, 16, 4 * 16 + 3 * 2)
@@ -388,7 +388,7 @@ def strike(source, target):
         os.kill(os.getpid(), signal.SIGKILL)
     replace(source, target)
 os.replace = strike
-from nca_fast.training.texture import TextureConfig, train_texture
+from nca_fast.systems.texture import TextureConfig, train_texture
 train_texture({TINY!r}, {picture!r}, {str(tmp_path)!r}, progress=False)
 """
     finished = subprocess.run([sys.executable, "-c", script], timeout=120, cwd=Path(nca_fast.__file__).parents[1])

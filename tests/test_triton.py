@@ -155,14 +155,14 @@ def test_gpus_that_are_too_old_or_too_small_are_refused(monkeypatch):
 
 
 def test_keys_of_more_steps_than_their_table_holds(monkeypatch, poisoned):
-    from nca_fast.kernels import rollout_triton
+    from nca_fast.kernels.triton import rollout as rollout_triton
 
     monkeypatch.setattr(rollout_triton, "_KEY_ROWS", 2 * 3 * 2)
     check(SMALL, (2, 3, 5), steps=4)  # the last one is a launch of its own
 
 
 def test_two_rows_per_turn_where_there_are_registers_for_them(monkeypatch):
-    from nca_fast.kernels import packing_triton
+    from nca_fast.kernels.triton import packing as packing_triton
 
     capability = {"cuda:0": (8, 6), "cuda:1": (9, 0)}
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability[str(device)])

@@ -91,7 +91,7 @@ def cheap_backward_step(x, grad, grad_x, grad_params, prepared, scale, keys, fir
 @pytest.fixture
 def graphs(graphs_of_kernels, monkeypatch):
     """`graphs_of_kernels` with cheap steps, if these are in the interpreter."""
-    from nca_fast.kernels import rollout_triton
+    from nca_fast.kernels.triton import rollout as rollout_triton
 
     for module in (graphs_of_kernels, rollout_triton) if INTERPRETED else ():
         monkeypatch.setattr(module, "forward_step", cheap_forward_step)
@@ -102,7 +102,8 @@ def graphs(graphs_of_kernels, monkeypatch):
 @pytest.fixture
 def graphs_of_kernels(monkeypatch):
     """The module, without frames; `replayed` lists the runs that were replays."""
-    from nca_fast.kernels import graphs_triton, steps_triton
+    from nca_fast.kernels.triton import graphs as graphs_triton
+    from nca_fast.kernels.triton import steps as steps_triton
 
     if INTERPRETED:
         monkeypatch.setattr(graphs_triton, "Graphs", Recorder)
@@ -171,7 +172,7 @@ def assert_same(got, want):
 
 @pytest.mark.parametrize("longest", [8, 64])
 def test_runs_of_powers_of_two_make_up_all_numbers_of_steps(longest):
-    from nca_fast.kernels.graphs_triton import runs
+    from nca_fast.kernels.triton.graphs import runs
 
     for steps in range(200):
         found = runs(steps, longest)
@@ -184,7 +185,7 @@ def test_runs_of_powers_of_two_make_up_all_numbers_of_steps(longest):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_gradient_scale_takes_the_largest_element_to_about_one(dtype):
-    from nca_fast.kernels.gradient_scale_triton import gradient_scale
+    from nca_fast.kernels.triton.gradient_scale import gradient_scale
 
     for value in (1.0, 1.5, 0.99, 2.0, 65504.0, 1e-8, 1e-25, 3e38, 1e-40, 0.0, float("inf"), float("nan")):
         grad = torch.tensor([0.0, -value, value / 2], device=DEVICE).to(dtype)
@@ -357,7 +358,7 @@ def test_the_pool_is_that_of_the_segment_that_holds_the_tensor(graphs, monkeypat
 
 
 def test_inside_a_capture_of_the_caller_nothing_is_replayed(monkeypatch):
-    from nca_fast.kernels import graphs_triton
+    from nca_fast.kernels.triton import graphs as graphs_triton
 
     for capturing in (True, False):
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda capturing=capturing: capturing)

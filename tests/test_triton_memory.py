@@ -83,7 +83,7 @@ def test_rules(name, poisoned):
     ids=["separable", "sobel_x7", "sobel_y9", "any", "identity", "nothing"],
 )
 def test_rows_of_filters_share_profiles(filter, profiles, rows):
-    from nca_fast.kernels.row_profiles_triton import row_profiles
+    from nca_fast.kernels.triton.through_memory.filters import row_profiles
 
     kernel = as_filter(filter).kernel
     found = row_profiles([tuple(map(tuple, kernel))], window=3)
@@ -115,7 +115,9 @@ def test_presets_with_a_rule_per_sample(preset, poisoned):
 )
 def test_ranges_of_cells(most, per_sample, cells, poisoned, monkeypatch):
     """Scratch for a few cells: steps in several ranges, of several programs, and several parts with their own sums."""
-    from nca_fast.kernels import alive_triton, perceive_triton, perceived_triton
+    from nca_fast.kernels.triton import alive as alive_triton
+    from nca_fast.kernels.triton.through_memory import perception as perceive_triton
+    from nca_fast.kernels.triton.through_memory import steps as perceived_triton
 
     numbers = 16 + 2 * 16 + 16  # 2 kinds of 8 channels; h and grad_h; grad_u
     monkeypatch.setattr(perceived_triton, "_SCRATCH", 4 * numbers * most)
@@ -178,7 +180,7 @@ def test_nan_in_the_alive_channel_buries_what_is_around_it():
 
 
 def test_scratch_is_allocated_once_per_rollout():
-    from nca_fast.kernels import steps_triton
+    from nca_fast.kernels.triton import steps as steps_triton
 
     params = torch.cat([t.flatten() for pair in weights_of(GROWS) for t in pair if t is not None])
     prepared = steps_triton.Prepared(params, backends.about(GROWS.to_json()), "fp32")

@@ -9,15 +9,14 @@ from runs import assert_same_run
 from torch.distributions import Normal, kl_divergence
 
 from nca_fast import checkpoint, cli
-from nca_fast.images import load_image, save_image
-from nca_fast.models import vae_drawing as drawing
-from nca_fast.models.architecture import ARCHITECTURES, Architecture
-from nca_fast.models.vae_nca import VAENCA, divergence
+from nca_fast.media.images import load_image, save_image
 from nca_fast.presets import PRESETS
 from nca_fast.rule import Rule
-from nca_fast.training import vae as training
-from nca_fast.training.vae import train_vae
-from nca_fast.training.vae_config import VAEConfig
+from nca_fast.systems.vae import drawing, training
+from nca_fast.systems.vae.architecture import ARCHITECTURES, Architecture
+from nca_fast.systems.vae.model import VAENCA, divergence
+from nca_fast.systems.vae.settings import VAEConfig
+from nca_fast.systems.vae.training import train_vae
 
 TINY = Architecture(
     Rule(

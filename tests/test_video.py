@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nca_fast.rendering import video
-from nca_fast.rendering.video import VideoWriter
+from nca_fast.media import film as video
+from nca_fast.media.film import VideoWriter
 
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
 

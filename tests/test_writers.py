@@ -12,8 +12,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from nca_fast.rendering import png, pyramid, row_blocks, tiff, writers
-from nca_fast.rendering.writers import bytes_held, bytes_needed, check_picture, write_picture
+from nca_fast.media import formats as writers
+from nca_fast.media import png, pyramid, row_blocks, tiff
+from nca_fast.media.formats import bytes_held, bytes_needed, check_picture, write_picture
 
 
 def picture(height, width, seed=0):

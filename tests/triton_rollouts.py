@@ -12,7 +12,8 @@ INTERPRETED = DEVICE == "cpu"
 
 def small_programs(monkeypatch, count=None):
     """Programs of `count` columns or cells; None: in the interpreter 64, the fastest, on a GPU as they are."""
-    from nca_fast.kernels import perceived_triton, steps_triton
+    from nca_fast.kernels.triton import steps as steps_triton
+    from nca_fast.kernels.triton.through_memory import steps as perceived_triton
 
     count = count or (64 if INTERPRETED else None)
     for sizes in (steps_triton.COLUMNS, perceived_triton.CELLS, perceived_triton.UNITS) if count else ():

@@ -8,14 +8,14 @@ from typing import Annotated, Literal
 import tyro
 
 from nca_fast.commands.report import print_result, says_how_to_go_on
+from nca_fast.systems.clip import train_clip
+from nca_fast.systems.clip_settings import ClipConfig
+from nca_fast.systems.growing import train_growing
+from nca_fast.systems.growing_config import GrowingConfig
+from nca_fast.systems.style import train_style
+from nca_fast.systems.style_settings import StyleConfig
+from nca_fast.systems.texture import TextureConfig, train_texture
 from nca_fast.training import run_folder
-from nca_fast.training.clip_config import ClipConfig
-from nca_fast.training.clip_guided import train_clip
-from nca_fast.training.growing import train_growing
-from nca_fast.training.growing_config import GrowingConfig
-from nca_fast.training.style_config import StyleConfig
-from nca_fast.training.style_transfer import train_style
-from nca_fast.training.texture import TextureConfig, train_texture
 
 Positional = tyro.conf.Positional
 

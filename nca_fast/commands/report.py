@@ -5,10 +5,10 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nca_fast.rendering.journal import journal_path
+from nca_fast.canvas.journal import journal_path
+from nca_fast.systems.vae.training import VAEResult
 from nca_fast.training import run_folder
 from nca_fast.training.session import TrainingResult
-from nca_fast.training.vae import VAEResult
 
 
 @contextlib.contextmanager

@@ -8,16 +8,16 @@ import torch
 import tyro
 
 from nca_fast import processes
+from nca_fast.canvas import exchange as distributed
+from nca_fast.canvas.scene import CanvasConfig
+from nca_fast.canvas.start import file_size
 from nca_fast.commands.report import print_files, says_how_to_resume
 from nca_fast.files import check_writable
+from nca_fast.media.formats import LARGEST_SIDES
 from nca_fast.nca import NCA
-from nca_fast.rendering import distributed
 from nca_fast.rendering.apply import FILMS, apply, shown_steps
-from nca_fast.rendering.canvas import even_speed, speed_ramp
-from nca_fast.rendering.canvas_config import CanvasConfig
+from nca_fast.rendering.render import even_speed, speed_ramp
 from nca_fast.rendering.show import film, picture
-from nca_fast.rendering.start import file_size
-from nca_fast.rendering.writers import LARGEST_SIDES
 
 PICTURES = tuple(LARGEST_SIDES)
 

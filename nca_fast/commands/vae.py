@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 import tyro
 
 from nca_fast.commands.report import print_files, print_result, says_how_to_go_on
-from nca_fast.models import vae_drawing
-from nca_fast.models.vae_nca import VAENCA
-from nca_fast.training.vae import train_vae
-from nca_fast.training.vae_config import VAEConfig
+from nca_fast.systems.vae import drawing as vae_drawing
+from nca_fast.systems.vae.model import VAENCA
+from nca_fast.systems.vae.settings import VAEConfig
+from nca_fast.systems.vae.training import train_vae
 
 Positional = tyro.conf.Positional
 

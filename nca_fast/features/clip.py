@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nca_fast.torchvision_compat import import_torchvision
+from nca_fast.features.torchvision_compat import import_torchvision
 
-# A small model that this project trained (bench/train_small_clip.py), in the layout of open_clip's "local-dir:".
+# A small model that this project trained (bench/small_clip/train.py), in the layout of open_clip's "local-dir:".
 SMALL_CLIP = Path(__file__).parent / "small_clip"
 _OTHERWISE = "or leave the model out for the small one that comes with nca_fast"
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from nca_fast.features.pixels import normalize
-from nca_fast.torchvision_compat import import_torchvision
+from nca_fast.features.torchvision_compat import import_torchvision
 
 # First ReLU of each block, as positions in torchvision's `features`.
 _LAYERS = {"vgg16": (1, 6, 11, 18, 25), "vgg19": (1, 6, 11, 20, 29)}

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from nca_fast.canvas.canvas import Run
+from nca_fast.canvas.scene import CanvasConfig
+from nca_fast.canvas.state_file import state_bytes
+from nca_fast.media.film import VideoWriter, check_film
+from nca_fast.media.formats import bytes_held, bytes_needed, check_picture, write_picture
 from nca_fast.nca import NCA
-from nca_fast.rendering.canvas_config import CanvasConfig
-from nca_fast.rendering.run import Run
-from nca_fast.rendering.state_file import state_bytes
-from nca_fast.rendering.video import VideoWriter, check_film
-from nca_fast.rendering.writers import bytes_held, bytes_needed, check_picture, write_picture
 
 
 def picture(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nca_fast.images import load_image, picture_files
+from nca_fast.media.images import load_image, picture_files
 from nca_fast.nca import NCA
 
 SMALLEST_PICTURE = 16  # pixels on the shorter side; less shows nothing that could be recognised

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nca_fast.files import atomic_path
-from nca_fast.images import image_grid, save_image
+from nca_fast.media.images import image_grid, save_image
 from nca_fast.training.loop import Report
 
 STRIP_COLUMNS = 12

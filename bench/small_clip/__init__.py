@@ -1,0 +1,1 @@
+"""The factory of the small CLIP model that ships with the package."""

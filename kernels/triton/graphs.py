@@ -1,0 +1,245 @@
+"""Runs of steps as CUDA graphs, for states so small that Python launches kernels more slowly than the GPU runs them.
+
+Training draws another number of steps in each iteration, so what is captured is not a rollout but a run of 1, 2, 4, ...
+steps, from which every rollout is put together: a few graphs serve all numbers of steps. A graph always works on the
+same memory, that of a `Frame`, which is copied into before and out of after each run. So the states that autograd keeps
+are ordinary tensors: nothing that is alive is ever overwritten, however many rollouts are under way. The seed and the
+number of the next step lie in the frame's memory too, and each run moves the latter on.
+
+Frames are kept per device and stream, because one stream runs what it is given in order, and for the most recent kinds
+of rollouts. Of each kind the first call is launched step by step, the second makes a frame, later ones replay.
+"""
+
+import threading
+import warnings
+from collections import OrderedDict
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .fire import RowKeys, word
+from .steps import Prepared, backward_step, forward_step
+
+# Steps of the longest run whose states are kept, which lie in the frame, and of one that only goes on. The scale of
+# float16 gradients is chosen once per run of SAVED_STEPS, with graphs and without, so that the bits are the same.
+SAVED_STEPS = 8
+_FREE_STEPS = 64
+# Bytes of the largest state that is replayed. At the 30 Gcell-steps/s predicted for an H200, C = 12 and float32, such a
+# step takes 12 us, a launch from Python some 30; and the copies of saved states would soon cost more than launches.
+LARGEST_STATE = 16 << 20
+_FEWEST_STEPS = 4  # copies into the frame and out of it cost as much as launching a few steps
+_FRAMES_BYTES = 192 << 20  # of all frames of a device, or of the last one where that has more
+_KINDS = 64  # kinds of rollouts that are remembered, most of them without a frame
+
+_lock = threading.RLock()  # between the first and the last launch of a run no other thread may use its frame
+_frames = OrderedDict()  # of each kind of rollout, last used last; None: seen once
+
+
+def runs(steps: int, longest: int) -> list[tuple[int, int]]:
+    """(first step, steps) of the runs that make up some steps: the longest first, each a power of two."""
+    found, start = [], 0
+    while start < steps:
+        count = min(longest, 1 << (steps - start).bit_length() - 1)
+        found.append((start, count))
+        start += count
+    return found
+
+
+class Graphs:
+    """Captures launches on the current device; the graphs share their memory, because they run one after another."""
+
+    def __init__(self):
+        self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+
+    def capture(self, launch):
+        """A function that does again what launch() does, with the same tensors. launch() must have run once before."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(self.stream):
+            # torch.cuda.graph would synchronize and empty the cache of memory each time.
+            graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+            try:
+                launch()
+            finally:
+                graph.capture_end()
+        return graph.replay
+
+
+class Frame:
+    """The memory and the graphs of all rollouts of one kind.
+
+    `states` [SAVED_STEPS + 1, B, H, W, C4]: the last one is where a run begins and ends, the others are in between.
+    """
+
+    def __init__(self, x: Tensor, prepared: Prepared, fire: Tensor, origin_column: int):
+        self.prepared, self.fire, self.origin_column = Prepared(*prepared.made_of), fire.clone(), origin_column
+        self.keys = RowKeys(_FREE_STEPS, x)
+        self.states = x.new_empty(SAVED_STEPS + 1, *x.shape)
+        self.grads = self.grad_params = None
+        self.graphs, self.replays = Graphs(), {}
+
+    @property
+    def nbytes(self) -> int:
+        """Of the memory that counts."""
+        kept = self.prepared.scratch.kept.values()
+        return sum(t.nbytes for t in (self.states, self.grads, self.grad_params, *kept) if t is not None)
+
+    def take(self, prepared: Prepared, fire: Tensor, place, first_step: int) -> None:
+        """Makes the frame that of one rollout, until another one takes it."""
+        self.prepared.take(prepared)
+        self.fire.copy_(fire)
+        self.keys.put(place, first_step)
+
+    def run(self, what, steps: int) -> None:
+        """Runs one of the functions below, which are given a number of steps."""
+        key = what.__name__, steps
+        if key in self.replays:
+            self.replays[key]()
+            return
+        launch = partial(what, steps)
+        launch()  # compiles what is not yet compiled, which a capture would not allow
+        try:
+            self.replays[key] = self.graphs.capture(launch)
+        except RuntimeError as error:
+            self.replays[key] = launch
+            warnings.warn(
+                f"nca_fast launches its kernels one by one, because a CUDA graph failed: {error}", stacklevel=2
+            )
+
+    # What is captured: nothing here may depend on what changes from one run to the next, but for the frame's memory.
+
+    def go_on(self, steps: int) -> None:
+        """The last state is replaced by the one so many steps later."""
+        self.keys.make(steps)
+        a, b = self.states[-1], self.states[0]
+        for n in range(steps):
+            forward_step(a, b, self.prepared, self.keys.table[n], self.fire, self.origin_column)
+            a, b = b, a
+        if steps % 2:
+            self.states[-1].copy_(self.states[0])
+        self.keys.move(steps)
+
+    def go_on_and_keep(self, steps: int) -> None:
+        """Likewise; the state after each step is kept, so that the last `steps` of the frame's are these."""
+        if steps == 1:
+            return self.go_on(1)
+        self.keys.make(steps)
+        x = self.states[-1]
+        for n, out in enumerate(self.states[len(self.states) - steps :]):
+            forward_step(x, out, self.prepared, self.keys.table[n], self.fire, self.origin_column)
+            x = out
+        self.keys.move(steps)
+
+    def go_back(self, steps: int) -> None:
+        """The first gradient is replaced by that of the first state; the first `steps` states are those before each."""
+        self.keys.move(-steps)
+        self.keys.make(steps)
+        a, b = self.grads
+        scale = self.prepared.gradient_scale(a)
+        for n in reversed(range(steps)):
+            keys = self.keys.table[n]
+            backward_step(
+                self.states[n], a, b, self.grad_params, self.prepared, scale, keys, self.fire, self.origin_column
+            )
+            a, b = b, a
+        if steps % 2:
+            self.grads[0].copy_(self.grads[1])
+
+
+def _replays(x):
+    """Whether launches on x's device can be replayed, and are not just being captured by the caller."""
+    return x.is_cuda and not torch.cuda.is_current_stream_capturing()
+
+
+def _stream(x):
+    return torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
+
+
+def _in_the_common_pool(x):
+    """Whether x lies in the memory that torch gives to everybody, and not in a pool that somebody resets.
+
+    torch.compile(mode="reduce-overhead") runs the first call of a model in its own pool; what is kept there is lost.
+    """
+    if not x.is_cuda:
+        return True
+    for segment in torch.cuda.memory_snapshot():
+        if segment["address"] <= x.data_ptr() < segment["address"] + segment["total_size"]:
+            return tuple(segment["segment_pool_id"]) == (0, 0)
+    return False
+
+
+def _frame(x, prepared, fire, about, place, steps):
+    """The frame that serves a rollout, or None where its steps are launched one by one."""
+    if steps < _FEWEST_STEPS or x.nbytes > LARGEST_STATE or not _replays(x):
+        return None
+    weights, column = prepared.weights, word(place[2])
+    key = x.device, _stream(x), x.shape, x.dtype, about, weights.precision, weights.per_sample, fire.ndim, column
+    if key not in _frames:
+        _frames[key] = None
+        if len(_frames) > _KINDS:
+            _frames.popitem(last=False)
+        return None
+    if _frames[key] is None:
+        with torch.inference_mode(False), torch.no_grad():  # or only that mode could write to the frame
+            frame = Frame(x, prepared, fire, column)
+        _frames[key] = frame if _in_the_common_pool(frame.states) else None
+    _frames.move_to_end(key)
+    return _frames[key]
+
+
+def _release(device):
+    """Lets go of the frames that were used least recently, as many as are too many."""
+    total = 0
+    for key, frame in reversed(list(_frames.items())):
+        if frame is not None and key[0] == device:
+            total += frame.nbytes
+            if total > _FRAMES_BYTES and total > frame.nbytes:
+                del _frames[key]
+
+
+def replayed_advance(
+    x: Tensor, prepared: Prepared, fire: Tensor, about, place, first_step: int, states: Tensor, every: int
+) -> bool:
+    """What rollout.py's `advance` does; False where nothing was done, because it is better launched one by one."""
+    with _lock:
+        frame = _frame(x, prepared, fire, about, place, len(states) * every)
+        if frame is None:
+            return False
+        frame.take(prepared, fire, place, first_step)
+        frame.states[-1].copy_(x)
+        if every == 1:
+            for start, count in runs(len(states), SAVED_STEPS):
+                frame.run(frame.go_on_and_keep, count)
+                states[start : start + count].copy_(frame.states[len(frame.states) - count :])
+        else:
+            for state in states:
+                for _, count in runs(every, _FREE_STEPS):
+                    frame.run(frame.go_on, count)
+                state.copy_(frame.states[-1])
+        _release(x.device)
+        return True
+
+
+def replayed_retreat(
+    states: Tensor, grad: Tensor, prepared: Prepared, fire: Tensor, about, place, first_step: int, grad_params: Tensor
+) -> bool:
+    """What rollout.py's `retreat` does, the result always in grad; False likewise."""
+    with _lock:
+        frame = _frame(grad, prepared, fire, about, place, len(states))
+        if frame is None:
+            return False
+        if frame.grads is None:
+            frame.grads, frame.grad_params = grad.new_empty(2, *grad.shape), torch.empty_like(grad_params)
+            if not _in_the_common_pool(frame.grads):
+                frame.grads = None
+                return False
+        frame.take(prepared, fire, place, first_step + len(states))
+        frame.grads[0].copy_(grad)
+        frame.grad_params.copy_(grad_params)
+        for start, count in reversed(runs(len(states), SAVED_STEPS)):
+            frame.states[:count].copy_(states[start : start + count])
+            frame.run(frame.go_back, count)
+        grad.copy_(frame.grads[0])
+        grad_params.copy_(frame.grad_params)
+        _release(grad.device)
+        return True

@@ -1,0 +1,1 @@
+"""A step in one kernel: perception lives in registers."""

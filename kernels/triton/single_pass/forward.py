@@ -1,0 +1,125 @@
+"""One step forward in Triton, in a single pass over the state.
+
+    y = filters * x        h = relu(W1 y + b1), ...        u = W h + b        x' = x + m u
+
+A program takes BW columns of one sample and slides down R rows; the profiles of two rows are carried down, so that a
+row is loaded once (single_pass/filters.py). Weights are loaded before the loop (products.py). The host's side, and
+the order in which it packs weights, are in rollout.py.
+"""
+
+import triton
+import triton.language as tl
+
+from ..fire import fires
+from ..products import layer, load_bias, load_layer
+from .filters import chunk, offsets, perception, profiles
+from .operands import matrices, output_chunks
+
+
+@triton.jit(do_not_specialize=["origin_column"])
+def step_fwd(
+    x,
+    out,
+    keys,
+    fire,
+    weights,
+    biases,
+    weights_stride,
+    biases_stride,
+    H,
+    W,
+    R,
+    origin_column,
+    C: tl.constexpr,
+    TERMS: tl.constexpr,
+    INPUTS: tl.constexpr,
+    HIDDEN1: tl.constexpr,
+    HIDDEN2: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    UNITS1: tl.constexpr,
+    UNITS2: tl.constexpr,
+    BIAS1: tl.constexpr,
+    BIAS2: tl.constexpr,
+    OUT_BIAS: tl.constexpr,
+    CIRCULAR: tl.constexpr,
+    MAP: tl.constexpr,
+    DOT: tl.constexpr,
+    PRODUCT: tl.constexpr,
+    BW: tl.constexpr,
+    UNROLL: tl.constexpr,
+):
+    """out = x after one step.
+
+    Args:
+        x, out: [B, H, W, C], C a multiple of 4.
+        keys: The step's row keys, int32 [B, H, 2].
+        fire: Threshold of the hash, int64: one number, or with MAP [H, W].
+        weights: W1 [UNITS1, inputs], W2 [UNITS2, UNITS1] if UNITS2 > 0, W [outputs, last hidden], in a row; padded and
+            ordered as single_pass/filters.py says.
+        biases: b1, b2, b likewise, float32.
+        weights_stride, biases_stride: From one sample's to the next sample's; 0 if all have the same.
+        R: Rows per program.
+        origin_column: Column of the first cell in the whole canvas, a 32-bit word.
+        TERMS: See `perception`.
+        INPUTS, HIDDEN1, HIDDEN2, OUTPUTS: Chunks of the layers' units, (start, width, ...); HIDDEN2 may be empty.
+        UNITS1, UNITS2: Hidden units, padded.
+        BIAS1, BIAS2, OUT_BIAS: Whether the layers have a bias (for the first: apart from W1).
+        DOT, PRODUCT: See `dot`.
+        UNROLL: Rows per turn of the loop: 2 saves the moves of what is carried, at the price of registers.
+    """
+    CHUNKS: tl.constexpr = (C + 7) // 8
+    K: tl.constexpr = CHUNKS * 8 * len(TERMS)
+    columns = tl.cdiv(W, BW)
+    bands = tl.cdiv(H, R)
+    program = tl.program_id(0)
+    sample = program // (columns * bands)
+    first = program // columns % bands * R
+    i = program % columns * BW + tl.arange(0, BW)
+
+    cell = tl.minimum(i, W - 1)
+    left = offsets((cell + W - 1) % W, C)
+    centre = offsets(cell, C)
+    right = offsets((cell + 1) % W, C)
+    left_there = (i > 0)[:, None]
+    there = (i >= 0)[:, None]
+    right_there = (i < W - 1)[:, None]
+    written = (i < W)[:, None]
+
+    stride = (W * C).to(tl.int64)
+    x += sample.to(tl.int64) * H * stride
+    out += sample.to(tl.int64) * H * stride
+    keys += (sample.to(tl.int64) * H + first) * 2
+    column_part = (cell + origin_column).to(tl.uint32) * 0x9E3779B9
+    below_threshold = tl.load(fire)
+
+    weights += sample.to(tl.int64) * weights_stride
+    biases += sample.to(tl.int64) * biases_stride
+    w1 = load_layer(weights, K, INPUTS, HIDDEN1)
+    b1 = load_bias(biases, HIDDEN1)
+    if UNITS2 > 0:
+        w2 = load_layer(weights + UNITS1 * K, UNITS1, HIDDEN1, HIDDEN2)
+        b2 = load_bias(biases + UNITS1, HIDDEN2)
+        w = load_layer(weights + UNITS1 * (K + UNITS2), UNITS2, HIDDEN2, OUTPUTS)
+    else:
+        w = load_layer(weights + UNITS1 * K, UNITS1, HIDDEN1, OUTPUTS)
+    b = load_bias(biases + UNITS1 + UNITS2, OUTPUTS)
+
+    above = profiles(x, first - 1, H, stride, left, centre, right, left_there, there, right_there, C, CIRCULAR)
+    here = profiles(x, first, H, stride, left, centre, right, left_there, there, right_there, C, CIRCULAR)
+    rows = tl.minimum(R, H - first)
+    tl.assume(rows > 0)  # else registers are kept for the case that there are none
+    for n in tl.range(rows, loop_unroll_factor=UNROLL):
+        row = first + n
+        below = profiles(x, row + 1, H, stride, left, centre, right, left_there, there, right_there, C, CIRCULAR)
+        y = matrices(perception(above, here, below, TERMS, DOT), there, False, DOT, PRODUCT)
+        h = layer(y, w1, b1, BIAS1, True, DOT, PRODUCT)
+        if UNITS2 > 0:
+            h = layer(h, w2, b2, BIAS2, True, DOT, PRODUCT)
+        u = output_chunks(layer(h, w, b, OUT_BIAS, False, DOT, PRODUCT)[0], CHUNKS, C)
+        m = fires(column_part, keys, tl.load(fire + row.to(tl.int64) * W + cell) if MAP else below_threshold)[:, None]
+        for k in tl.static_range(CHUNKS):
+            new = here[3 * k + 2] + tl.where(m, u[k], 0.0)
+            tl.store(chunk(out + row.to(tl.int64) * stride, centre, k, C), new.to(out.dtype.element_ty), mask=written)
+        keys += 2
+        above = here
+        here = below

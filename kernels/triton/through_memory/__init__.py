@@ -1,0 +1,1 @@
+"""A step in two kernels: perception goes through memory."""

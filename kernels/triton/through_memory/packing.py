@@ -1,0 +1,93 @@
+"""The weights of a rule for the Triton kernels that keep perception in memory (through_memory/steps.py)."""
+
+from functools import lru_cache
+
+import torch
+
+from ..packing import chunks, stencils
+from .filters import row_profiles
+
+
+class LayerPacking:
+    """As `Packing` of packing.py, but every layer's matrix as it is, rounded up.
+
+    Perception is ordered filter by filter, f * C4 + c, the local maxima last; C4 are the channels with those that fill
+    them up to a multiple of four.
+
+    Args:
+        maximum_window: Width of the window of the local maximum; 0 for none.
+        The others as in `Packing`, with filters of any size.
+    """
+
+    first_bias = None  # no bias is among the weights
+
+    def __init__(self, stencils, layers, frozen, circular, maximum_window):
+        (units1, _, bias1), *middle, (written, _, out_bias) = layers
+        distinct = list(dict.fromkeys(stencils))
+        maxima = maximum_window > 0
+        C = written + frozen
+        padded = -(-C // 4) * 4
+        width = _round_up((len(distinct) + maxima) * padded)
+        hidden1 = chunks(units1) if middle else ()
+        units1 = sum(hidden1[1::2])
+        last, _, bias = middle[0] if middle else layers[0]
+        units = _round_up(last)
+        columns = max(16, 1 << (padded - 1).bit_length())
+        filters = self.filters = row_profiles(distinct, maximum_window)
+        self.perception = {
+            "C": padded,
+            "CHUNK": 8 if padded % 8 == 0 else 4,
+            "K": width,
+            "REACH": filters.reach,
+            "EVEN": filters.even,
+            "ODD": filters.odd,
+            "PROFILES": filters.profiles,
+            "WEIGHTS": filters.weights,
+            "MAXIMUM": maximum_window,
+            "CIRCULAR": circular,
+        }
+        self.network = {
+            "C": padded,
+            "FROZEN": frozen,
+            "K": width,
+            "INPUTS": chunks(width),
+            "UNITS1": units1,
+            "HIDDEN1": hidden1,
+            "UNITS": units,
+            "COLUMNS": columns,
+            "BIAS1": bool(middle) and bias1,
+            "BIAS": bias,
+            "OUT_BIAS": out_bias,
+        }
+
+        f = torch.tensor([distinct.index(stencil) for stencil in stencils] + [len(distinct)] * maxima)[:, None]
+        order = [(f * padded + torch.arange(C)).flatten()] + [torch.arange(out) for out, _, _ in layers[:-1]]
+        rows = [*order[1:], frozen + torch.arange(written)]
+        widths = [width, units1, units] if middle else [width, units]
+        heights = [*widths[1:], columns]
+        self.layers, index, at = [], [], 0  # (outputs, inputs, where weights begin, where the bias begins)
+        at_bias = self.weights = sum(w * h for w, h in zip(widths, heights, strict=True))
+        for row, column, (_, _, has_bias), w, h in zip(rows, order, layers, widths, heights, strict=True):
+            self.layers.append((h, w, at, at_bias))
+            index.append(at + (row[:, None] * w + column).flatten())
+            if has_bias:
+                index.append(at_bias + row)
+            at, at_bias = at + w * h, at_bias + h
+        self.packed = at_bias
+        self.index = torch.cat(index)
+
+
+def _round_up(width):
+    """To a multiple of 16, of which the matrix unit makes its tiles."""
+    return -(-width // 16) * 16
+
+
+@lru_cache(maxsize=256)
+def _layer_packing(*settings):
+    return LayerPacking(*settings)
+
+
+def layer_packing(about) -> LayerPacking:
+    """The packing of a rule (`backends.About`), the same object for the same rule."""
+    settings = (about.layers, about.frozen, about.circular, about.maximum_window or 0)
+    return _layer_packing(stencils(about), *settings)

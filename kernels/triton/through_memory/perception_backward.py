@@ -1,0 +1,140 @@
+"""The gradient of perception in Triton: every cell gathers what the cells that saw it return.
+
+    grad_x_c(n) = grad_c(n) + sum over f, i, j of stencil_f[i][j] grad_y_f,c(n - (i - R, j - R))
+                            + sum over the neighbours whose maximum was n of their grad_y_F,c
+
+The transpose of perception_forward.py, which slides down the canvas, too: the sums that it carries are of grad_x, for
+all filters together. Nothing is scattered, so that sums have one order.
+"""
+
+import triton
+import triton.language as tl
+
+from ..cells import beside, own_columns, row_here
+from ..single_pass.filters import both
+from .filters import mirrored, neighbours, profile
+
+
+@triton.jit
+def replaced(totals, middle):
+    """totals with those in the middle replaced."""
+    BEGIN: tl.constexpr = len(totals) // 2 - len(middle) // 2
+    new = ()
+    for i in tl.static_range(BEGIN):
+        new = new + (totals[i],)
+    new = new + middle
+    for i in tl.static_range(BEGIN + len(middle), len(totals)):
+        new = new + (totals[i],)
+    return new
+
+
+@triton.jit
+def add_returned(totals, q, PROFILES: tl.constexpr, WEIGHTS: tl.constexpr, f: tl.constexpr, p: tl.constexpr):
+    """The sums of all rows, after what the rows of filter f with profile p return: q, each with its weight."""
+    BEGIN: tl.constexpr = len(totals) // 2 - len(WEIGHTS[f]) // 2
+    new = ()
+    for i in tl.static_range(len(WEIGHTS[f])):
+        total = totals[BEGIN + i]
+        if PROFILES[f][i] == p:
+            total = tl.fma(q, WEIGHTS[f][i], total)
+        new = new + (total,)
+    return replaced(totals, new)
+
+
+@triton.jit
+def add_won(totals, won, g, MAXIMUM: tl.constexpr, j: tl.constexpr):
+    """The sums of all rows, after what a column of neighbours returns to their maxima, if those are in column j."""
+    BEGIN: tl.constexpr = len(totals) // 2 - MAXIMUM // 2
+    new = ()
+    for i in tl.static_range(MAXIMUM):
+        new = new + (totals[BEGIN + i] + tl.where(won == i * MAXIMUM + j, g, 0.0),)
+    return replaced(totals, new)
+
+
+@triton.jit
+def perceive_bwd(
+    grad,
+    grad_y,
+    winners,
+    grad_x,
+    scale,
+    H,
+    W,
+    band,
+    C: tl.constexpr,
+    CHUNK: tl.constexpr,
+    K: tl.constexpr,
+    REACH: tl.constexpr,
+    EVEN: tl.constexpr,
+    ODD: tl.constexpr,
+    PROFILES: tl.constexpr,
+    WEIGHTS: tl.constexpr,
+    USED: tl.constexpr,
+    MAXIMUM: tl.constexpr,
+    CIRCULAR: tl.constexpr,
+    SCALED: tl.constexpr,
+    BM: tl.constexpr,
+):
+    """grad_x = grad + what perception returns, for all cells.
+
+    Args:
+        grad: Gradient of the state after the step, those that the alive mask buried being 0. [B, H, W, C].
+        grad_y: Gradient of the perception, times `scale` with SCALED. [B, H, W, K].
+        winners: See `perceive_fwd`. Read with MAXIMUM.
+        grad_x: Written. [B, H, W, C].
+        USED: See `RowProfiles`.
+        The others as in `perceive_fwd`.
+    """
+    FILTERS: tl.constexpr = len(WEIGHTS)
+    sample, _, first, end, column, there = own_columns(0, 0, H, W, band, BM)
+    c = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)[None, :]
+    grad_y += sample * H * W * K
+    winners += sample * H * W * C
+    grad += sample * H * W * C
+    grad_x += sample * H * W * C
+    own = (column * C)[:, None] + c
+    if SCALED:
+        down = 1.0 / tl.load(scale)
+    else:
+        down = 1.0
+    # The cells that see this one at the left, ..., at the right: those right of it first.
+    columns = ()
+    offsets = ()
+    won_offsets = ()
+    for j in tl.static_range(2 * REACH + 1):
+        seer, _ = beside(column, REACH - j, W)
+        columns = columns + (column + (REACH - j),)
+        offsets = offsets + ((seer * K)[:, None] + c,)
+        won_offsets = won_offsets + ((seer * C)[:, None] + c,)
+
+    carried = ()
+    for _ in tl.static_range(2 * REACH):
+        carried = carried + (tl.zeros((BM, CHUNK), tl.float32),)
+    steps = end - first + 2 * REACH
+    tl.assume(steps > 0)  # else registers are kept for the case that there are none
+    for n in range(steps):
+        row = first - REACH + n  # of the cells that saw
+        at, in_rows = beside(row, 0, H)
+        line = grad_y + at.to(tl.int64) * (W * K)
+        here = row_here(columns, in_rows, W)
+        totals = carried + (tl.zeros((BM, CHUNK), tl.float32),)
+        for f in tl.static_range(FILTERS):
+            sums, differences = mirrored(neighbours(line + f * C, offsets, here, CIRCULAR))
+            for i in tl.static_range(len(USED[f])):
+                q = profile(sums, differences, EVEN, ODD, USED[f][i])
+                totals = add_returned(totals, q, PROFILES, WEIGHTS, f, USED[f][i])
+        if MAXIMUM > 0:
+            BEGIN: tl.constexpr = REACH - MAXIMUM // 2
+            g = neighbours(line + FILTERS * C, offsets, here, CIRCULAR)
+            for j in tl.static_range(MAXIMUM):
+                won = tl.load(winners + at.to(tl.int64) * (W * C) + won_offsets[BEGIN + j])
+                totals = add_won(totals, won, g[BEGIN + j], MAXIMUM, j)
+
+        done = row - REACH
+        mine = both(there, (done >= first) & (done < end))
+        to = done.to(tl.int64) * (W * C) + own
+        total = tl.fma(totals[0], down, tl.load(grad + to, mask=mine, other=0.0).to(tl.float32))
+        tl.store(grad_x + to, total.to(grad_x.dtype.element_ty), mask=mine)
+        carried = ()
+        for i in tl.static_range(1, 2 * REACH + 1):
+            carried = carried + (totals[i],)

@@ -1,0 +1,145 @@
+"""What runs on a canvas: one automaton, or several that share it by a map, at speeds that a map may change."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nca_fast import backends, stepping
+from nca_fast.canvas.maps import Map, add, shares
+from nca_fast.canvas.plan import Cost
+from nca_fast.nca import NCA
+from nca_fast.rule import Rule
+
+
+class Automata:
+    """The automata of a canvas. A step of several is a blend of the steps that each would take,
+
+        x' = sum over i of share_i * step_i(x)
+
+    so that where one has all of a cell, the cell is its own, and soft borders of the map graft one onto another.
+
+    Args:
+        ncas: One or more, of equal channels, padding, read-out and device. All use the same fire masks.
+        height, width: Of the canvas, in cells.
+        window: Height and width of the part in its middle that is a canvas for now; None is all of it.
+        seed: Fixes all fire masks.
+        backend, precision: As in `nca_fast.rollout`.
+        map: Where each of several automata lives: [3, h, w] in [0, 1], see `maps.shares`.
+        speed_map: How fast cells live: [3, h, w] in [0, 1]; the fire rate of the automaton times it. White is as the
+            automaton was made, black stands still.
+
+    Raises:
+        ValueError: The automata do not go together; there is a map for one, or none for several.
+    """
+
+    def __init__(
+        self,
+        ncas: Sequence[NCA],
+        height: int,
+        width: int,
+        *,
+        window: tuple[int, int] | None = None,
+        seed: int = 0,
+        backend: str | None = None,
+        precision: str = "fp32",
+        map: Tensor | None = None,
+        speed_map: Tensor | None = None,
+    ):
+        first = ncas[0]
+        for nca in ncas[1:]:
+            for name in ("channels", "padding"):
+                a, b = getattr(first.rule, name), getattr(nca.rule, name)
+                if a != b:
+                    raise ValueError(f"{name} of all automata of a canvas must be equal, but got {a} and {b}.")
+            if (nca.rgb_channel, nca.start == "cell") != (first.rgb_channel, first.start == "cell"):
+                raise ValueError(
+                    "automata of a canvas must show the same channels, but got "
+                    f"rgb_channel={first.rgb_channel}, start={first.start!r} and "
+                    f"rgb_channel={nca.rgb_channel}, start={nca.start!r}."
+                )
+        if (map is not None) != (len(ncas) > 1):
+            raise ValueError(
+                f"a map must be given exactly when several automata share a canvas, but there "
+                f"{'is one map' if map is not None else 'is no map'} for {len(ncas)}."
+            )
+        self.ncas, self.seed, self.backend, self.precision = list(ncas), seed, backend, precision
+        self.height, self.width = window or (height, width)
+        self.map = None if map is None else Map(map, height, width, window)
+        self.speed = None if speed_map is None else Map(speed_map, height, width, window)
+
+    @property
+    def first(self) -> NCA:
+        """The automaton whose read-out and start the canvas has."""
+        return self.ncas[0]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.first.parameters()).device
+
+    @property
+    def circular(self) -> bool:
+        return self.first.rule.padding == "circular"
+
+    def cost(self) -> Cost:
+        """Rows of halo, memory and work of a step."""
+        rules = [nca.rule for nca in self.ncas]
+        channels, several = rules[0].channels, len(rules) > 1
+        size = 4 * channels * (3 if several else 2)
+        size += several * (4 * len(rules) + 16)  # shares, and what `maps.add` computes of a channel
+        size += 32 if self.speed is not None else 0  # rates, and thresholds of 8 bytes on their way
+        sample = torch.empty(1, channels, 1, 1, device=self.device)
+        served = [backends.choose(self.backend, rule, sample, self.precision) for rule in rules]
+        size += max(_more_than_buffers(rule, name) for rule, name in zip(rules, served, strict=True))
+        work = sum(2 * rule.fire_rate * sum(o * i for o, i, _ in rule.layers) for rule in rules)
+        return Cost(max(rule.reach for rule in rules), size, work)
+
+    def advance(self, x: Tensor, spare: Tensor, row: int, first_step: int, steps: int) -> tuple[Tensor, Tensor]:
+        """Takes steps on some rows of the canvas. The outermost `reach` rows of a part lose their meaning in each step.
+
+        Args:
+            x: The rows; overwritten. [1, C, rows, width]
+            spare: A buffer like x; overwritten.
+            row: Number of the first of them. On a torus it may lie outside: rows repeat.
+            first_step: Number of the first step, counted from the beginning of the canvas.
+            steps: How many.
+
+        Returns:
+            The buffer that holds the result, and the other one.
+        """
+        rows = (row + torch.arange(x.shape[2])) % self.height
+        speed = None if self.speed is None else self.speed.rows(rows).to(x.device)
+        where = {"origin": (row % self.height, 0), "canvas_height": self.height}
+        how = {"seed": self.seed, "backend": self.backend, "precision": self.precision} | where
+
+        def take(nca, x, spare, step, steps):
+            rate = None if speed is None else speed * nca.rule.fire_rate
+            return stepping.advance(nca, x, spare, steps, first_step=step, fire_rate=rate, **how)
+
+        present = self._present(rows, x.device)
+        if len(present) == 1:
+            return take(present[0][0], x, spare, first_step, steps)
+        total = torch.empty_like(x)
+        for step in range(first_step, first_step + steps):
+            total.zero_()
+            for nca, share in present:
+                result, _ = take(nca, x, spare, step, 1)  # leaves x as it is
+                add(result, share, total)
+            x, total = total, x
+        return x, spare
+
+    def _present(self, rows, device):
+        """(automaton, its share of every cell) for those that have any."""
+        if self.map is None:
+            return [(self.first, None)]
+        parts = shares(self.map.rows(rows).to(device), len(self.ncas))
+        return [(nca, part) for nca, part in zip(self.ncas, parts, strict=True) if bool((part > 0).any())]
+
+
+def _more_than_buffers(rule: Rule, backend: str) -> int:
+    """Bytes of a cell that a backend takes beside its input and its output."""
+    if backend == "cpu":
+        return 1 if rule.alive_channel is not None else 0  # sets of cells, a bit each
+    if backend == "triton":
+        return 4 * 4 * rule.channels  # copies in its own layout
+    return 4 * (2 * rule.perceived + 3 * max(rule.hidden) + 8 * rule.channels)  # perception, hidden units, masks

@@ -1,0 +1,101 @@
+"""The settings of a canvas apart from its size: memory, start, maps and growth."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from nca_fast.canvas.memory import parse_bytes
+
+STARTS = ("zeros", "noise", "cell")
+
+
+@dataclass(frozen=True)
+class CanvasConfig:
+    """How a canvas is computed, what it begins with, and what lives where on it."""
+
+    memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE")] = None
+    """Memory that the canvas may take, such as 2GiB. A canvas that needs more is computed strip by strip, and its state
+    lies in a file beside the output, which is removed at the end. The result is the same. None: what is free."""
+    resumable: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Keep the state in a file even where memory has room, so that a run which is interrupted can be resumed."""
+    state_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """In which numbers the state is kept between passes. 16 bits take half the room and round once per pass, so that
+    the result depends on steps_per_pass."""
+    steps_per_pass: int | None = None
+    """Steps that a strip takes before the next one does. None: what is fastest. It changes no float32 result."""
+    start: Annotated[str | None, tyro.conf.arg(metavar="zeros|noise|cell|FILE")] = None
+    """What the canvas begins with: zeros, noise, one cell, a picture (for automata with RGB channels), or a state that
+    --save-state wrote, of whatever automaton with as many channels; its steps go on counting. None: what the automaton
+    was made for."""
+    graft: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="MODEL [...]")] = ()
+    """Further automata that live on the canvas, where --map says."""
+    map: Annotated[str | None, tyro.conf.arg(metavar="IMAGE")] = None
+    """Picture, stretched over the canvas: MODEL lives where it is black, the last of --graft where it is white, those
+    before it at even greys between. At a grey between those of two automata, every step is a blend of both."""
+    speed_map: Annotated[str | None, tyro.conf.arg(metavar="IMAGE")] = None
+    """Picture, stretched over the canvas, by which the fire rate is multiplied: white is as trained, black stands
+    still."""
+    grow_every: int | None = None
+    """The canvas grows after every so many steps, by grow_by cells at each of its four sides. It begins as small as it
+    must to end with the size that was asked for. New cells are as the start state has them; old ones stay in the
+    middle."""
+    grow_by: int | None = None
+    """See grow_every."""
+
+    def check(self) -> None:
+        """Raises ValueError for what cannot be."""
+        for name in ("steps_per_pass", "grow_every", "grow_by"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, but got {value}.")
+        if self.memory is not None:
+            parse_bytes(self.memory)
+        if (self.grow_every is None) != (self.grow_by is None):
+            raise ValueError(
+                f"grow_every and grow_by must be given together, but got {self.grow_every} and {self.grow_by}."
+            )
+        if (self.map is not None) != bool(self.graft):
+            raise ValueError(
+                f"map and graft must be given together, but got map={self.map} and {len(self.graft)} automata to graft."
+            )
+
+    @property
+    def start_file(self) -> Path | None:
+        """The file to start from, where it is one."""
+        return None if self.start is None or self.start in STARTS else Path(self.start)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A canvas between two growths: its size, and the number of steps after which it ends."""
+
+    height: int
+    width: int
+    until: int
+
+
+def stages(height: int, width: int, steps: int, config: CanvasConfig) -> list[Stage]:
+    """The canvases of a run, smallest first; the last has the size that was asked for.
+
+    Raises:
+        ValueError: The first would have no cells.
+    """
+    if config.grow_every is None:
+        return [Stage(height, width, steps)]
+    growths = (steps - 1) // config.grow_every
+    less = 2 * config.grow_by * growths
+    if min(height, width) <= less:
+        raise ValueError(
+            f"height and width must be above {less}, because the canvas grows {growths} times by {config.grow_by} "
+            f"cells at each side, but they are {height} and {width}. Choose a larger canvas, or let it grow less."
+        )
+    return [
+        Stage(
+            height - 2 * config.grow_by * (growths - i),
+            width - 2 * config.grow_by * (growths - i),
+            min((i + 1) * config.grow_every, steps),
+        )
+        for i in range(growths + 1)
+    ]

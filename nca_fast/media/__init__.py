@@ -1,0 +1,1 @@
+"""Pictures, films, data sets and file formats."""

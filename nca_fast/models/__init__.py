@@ -1,1 +1,0 @@
-"""Models around an automaton: networks that write its weights."""

@@ -1,0 +1,1 @@
+"""What people train an automaton for, one system a file."""

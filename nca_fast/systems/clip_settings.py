@@ -1,0 +1,175 @@
+"""The settings of a CLIP-guided training."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nca_fast.systems.style_settings import ContentLoss, Features
+from nca_fast.training import settings
+from nca_fast.training.settings import TrainingConfig
+
+FREE_ON_RESUME = (*settings.FREE_ON_RESUME, "picture_steps", "picture_size", "video_steps")
+SMALLEST_CANVAS = 16
+Distance = Literal["spherical", "cosine", "dot"]
+ClipInput = Literal["shown", "raw", "halved"]
+ClipScale = Literal["cells", "mean"]
+
+
+@dataclass(frozen=True)
+class ClipConfig(TrainingConfig):
+    """Settings of a CLIP-guided training."""
+
+    image_prompts: tuple[str, ...] = ()
+    """Pictures that the result should resemble: FILE or FILE:WEIGHT, beside the text prompts or instead of them."""
+    model: str | None = None
+    """CLIP model: a name of open_clip (ViT-B-32-quickgelu), local-dir:FOLDER or hf-hub:OWNER/NAME. None: the small one
+    that comes with nca_fast; it knows a hundred words about colours and patterns and needs no download."""
+    pretrained: str | None = None
+    """Weights of a named model: a file, or a tag (openai, laion2b_s34b_b79k) of open_clip, cached or downloaded."""
+    distance: Distance = "spherical"
+    """How a picture is compared with a prompt: spherical (Petersen), cosine, or dot, of raw vectors (Deb)."""
+    cutouts: int = 4
+    """Random squares of each picture that CLIP looks at. 0: the whole picture (Deb, Petersen)."""
+    cutout_min: float = 0.7
+    """Smallest side of a square, as a share of the canvas's."""
+    cutout_max: float = 1.0
+    """Largest side of a square, as a share of the canvas's."""
+    cutout_noise: float = 0.1
+    """Noise of random strength up to this is added to each square, so that no fine trick can satisfy CLIP."""
+    cutout_jitter: float = 0.1
+    """Contrast and brightness of each square are changed at random, up to this share."""
+    clip_input: ClipInput = "shown"
+    """What CLIP is given: pictures as they are shown, clipped to 0 and 1, its mean and deviation taken off; unclipped
+    with nothing taken off (raw: Deb); or unclipped and half as bright (halved: Petersen, by accident)."""
+    clip_scale: ClipScale = "cells"
+    """The CLIP loss is summed over samples and multiplied by the cells, as other losses are, or is their mean (Deb,
+    Petersen)."""
+    clip_weight: float = 1.0
+    """Weight of the CLIP loss. (Petersen: 100.)"""
+    range_weight: float = 1.0
+    """Weight of the loss that keeps colours between 0 and 1, where they can be shown. (Deb, Petersen: 0.)"""
+    contrast: float = 0.06
+    """Contrast (standard deviation of the colours) below which a picture counts as flat; flat ones seldom recover."""
+    contrast_weight: float = 1.0
+    """Weight of the loss that raises flat pictures to that contrast; 0 for a prompt that wants one plain colour. (Deb,
+    Petersen: 0.)"""
+    fringe_weight: float = 0.05
+    """Weight of the loss against coloured rims, which CLIP hardly sees: differences of neighbouring pixels in colour,
+    not in brightness. (Deb, Petersen: 0.)"""
+    aesthetic: str | None = None
+    """File of a linear head that rates vectors of this CLIP model from 0 to 10 (.pth, .safetensors)."""
+    aesthetic_target: float = 9.9
+    """The rating that the pictures should get, 0 to 10."""
+    aesthetic_weight: float = 0.5
+    """Weight of the squared distance to that rating. Without a head there is none."""
+    content_loss: ContentLoss = "structure"
+    """With pictures to change: how they are compared with what becomes of them; by what is where, whatever its colours,
+    with its colours (features), or by Gram matrices, which do not know where (Petersen)."""
+    content_weight: float = 0.1
+    """With pictures to change: weight of the content loss."""
+    content_layers: tuple[int, ...] = (2, 3)
+    """Sets of features in which contents are compared; 0 is the pixels themselves, the last the coarsest."""
+    content_zoom: float = 4.0
+    """The canvas shows squares of a picture with random sides from image_size to this times as many pixels."""
+    features: Features = "random"
+    """What the content loss compares: random and patches need no download, vgg16 and vgg19 are better."""
+    weights: str | None = None
+    """File with the weights of vgg16 or vgg19. None: torchvision's cache, or its download."""
+    variation_weight: float = 0.0
+    """Weight of the loss that smooths: differences of neighbouring pixels."""
+    image_size: int = 64
+    """The canvas is a square of so many cells. (Deb: 128; Petersen: 224.)"""
+    preset: str | None = None
+    """Named automaton to train. None: clip, or with pictures to change image-manipulation."""
+    iterations: int = 300
+    """Length of the training. May be raised when a run is resumed. (Deb: 1000; Petersen: 4000.)"""
+    learning_rate: float = 2e-3
+    """Step size of Adam, before the milestones. (Petersen: 1e-3.)"""
+    pool_size: int = 32
+    """States that live on between iterations. (Deb: 256; Petersen: 400.)"""
+    reseed_every: int = 8
+    """So often one state of the batch starts afresh. 0: never. (Petersen: 5.)"""
+    steps_min: int = 32
+    """Shortest rollout of an iteration. (Deb: 64.)"""
+    steps_max: int = 64
+    """Longest rollout of an iteration. (Deb, Petersen: 95.)"""
+    bptt_steps: int | None = None
+    """Gradients pass through so many of the last steps. None: through all. (Deb and Petersen: 2 to 20, by accident.)"""
+    picture_steps: int = 256
+    """Steps of the rollout that ends as clip.png, at four times the training size; with pictures to change it takes
+    steps_max."""
+    picture_size: int = 512
+    """With pictures to change: longer side of clip.png and clip.mp4, in pixels; smaller pictures are not enlarged."""
+    video_steps: int = 400
+    """Steps shown in clip.mp4, at twice the training size. 0: no video."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_least(image_size=SMALLEST_CANVAS, picture_size=SMALLEST_CANVAS, picture_steps=1, bptt_steps=1)
+        self.check_least(cutouts=0, cutout_noise=0, cutout_jitter=0, content_zoom=1, video_steps=0)
+        self.check_least(clip_weight=0, aesthetic_weight=0, content_weight=0, variation_weight=0, range_weight=0)
+        self.check_least(contrast_weight=0, fringe_weight=0)
+        self.check_positive("contrast")
+        self.check_choices(distance=Distance, clip_input=ClipInput, clip_scale=ClipScale, content_loss=ContentLoss)
+        self.check_choices(features=Features)
+        if not 0 < self.cutout_min <= self.cutout_max <= 1:
+            raise ValueError(
+                f"cutout_min and cutout_max must be in (0, 1] in this order, but got {self.cutout_min} and "
+                f"{self.cutout_max}."
+            )
+        if not 0 <= self.aesthetic_target <= 10:
+            raise ValueError(f"aesthetic_target must be from 0 to 10, but got {self.aesthetic_target}.")
+        if self.pretrained is not None and self.model is None:
+            raise ValueError(f"pretrained must go with a model, but got {self.pretrained!r} alone: name the model.")
+        if self.weights is not None and not self.features.startswith("vgg"):
+            raise ValueError(f"weights must go with features vgg16 or vgg19, but features is {self.features!r}.")
+        if not self.content_layers or min(self.content_layers) < 0:
+            raise ValueError(f"content_layers must be one or more numbers from 0, but got {self.content_layers}.")
+
+
+# What the two systems used. Departures: the gradient passes through all steps (see bptt_steps), the content loss is
+# divided by its size, and three channels of Petersen's automaton are not blurred.
+RECIPES = {
+    "deb": ClipConfig(
+        distance="dot",
+        cutouts=0,
+        clip_input="raw",
+        clip_scale="mean",
+        range_weight=0.0,
+        contrast_weight=0.0,
+        fringe_weight=0.0,
+        image_size=128,
+        iterations=1000,
+        lr_milestones=(300, 500, 850),
+        lr_gamma=0.4,
+        pool_size=256,
+        batch_size=4,
+        reseed_every=8,
+        steps_min=64,
+        steps_max=95,
+        state_limit=1e30,
+    ),
+    "petersen": ClipConfig(
+        cutouts=0,
+        clip_input="halved",
+        clip_scale="mean",
+        range_weight=0.0,
+        contrast_weight=0.0,
+        fringe_weight=0.0,
+        clip_weight=100,
+        content_loss="gram",
+        content_weight=1.0,
+        content_layers=(4,),
+        features="vgg19",
+        image_size=224,
+        content_zoom=1.0,
+        iterations=4000,
+        learning_rate=1e-3,
+        lr_milestones=(1000, 2000),
+        pool_size=400,
+        batch_size=4,
+        reseed_every=5,
+        steps_min=32,
+        steps_max=95,
+        state_limit=1e30,
+    ),
+}

@@ -1,0 +1,1 @@
+"""VAE-NCA: an autoencoder whose decoder writes the rule of an automaton."""
