@@ -57,11 +57,11 @@ def _stopped(number: int, frame: object) -> None:
 
 
 @contextlib.contextmanager
-def lost() -> Iterator[None]:
-    """Says, of an exchange in a block that fails, that another process is gone.
+def peer_errors() -> Iterator[None]:
+    """Turns the failure of an exchange in a block into an error that says what it means.
 
     Raises:
-        ConnectionError: So it is.
+        ConnectionError: Another process has ended.
     """
     try:
         yield
@@ -110,21 +110,21 @@ def barrier() -> None:
     any_true(False)  # dist.barrier would start up NCCL where there are GPUs
 
 
-def everyones(value: Any) -> list[Any]:
-    """What each process says, in their order. JSON-able."""
+def all_gather_object(value: Any) -> list[Any]:
+    """Collects one JSON-able value of each process, in the order of their ranks."""
     values = [value] * count()
     if count() > 1:
-        with lost():
+        with peer_errors():
             dist.all_gather_object(values, value)
     return values
 
 
-def agreed(value: Any) -> Any:
-    """What the first process says, in all of them. JSON-able."""
+def broadcast(value: Any) -> Any:
+    """Gives every process the JSON-able value of the first one."""
     if count() == 1:
         return value
     values = [value]
-    with lost():
+    with peer_errors():
         dist.broadcast_object_list(values, src=0)
     return values[0]
 
@@ -149,17 +149,17 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
         gradient.copy_(part.reshape(gradient.shape))
 
 
-def gathered(states: Tensor) -> Tensor:
-    """The states of the whole batch, of which these are this process's share. [b, C, H, W] -> [B, C, H, W]"""
+def all_gather(states: Tensor) -> Tensor:
+    """Collects the states of the whole batch, of which these are this process's share. [b, C, H, W] -> [B, C, H, W]"""
     if count() == 1:
         return states
     parts = [torch.empty_like(states, memory_format=torch.contiguous_format) for _ in range(count())]
-    with lost():
+    with peer_errors():
         dist.all_gather(parts, states.contiguous())
     return torch.cat(parts)
 
 
 def _sum(tensor: Tensor) -> Tensor:
-    with lost():
+    with peer_errors():
         dist.all_reduce(tensor)
     return tensor

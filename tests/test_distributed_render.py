@@ -133,13 +133,13 @@ def test_bands_share_the_rows():
 def test_passes_of_all_bands_are_as_long_as_the_least_memory_allows(monkeypatch):
     monkeypatch.setattr(processes, "count", lambda: 2)
     run = SimpleNamespace(plans=[Plan(20, 8, 16, False, False, True)], height=90)
-    monkeypatch.setattr(processes, "everyones", lambda value: [value, (3, False)])
+    monkeypatch.setattr(processes, "all_gather_object", lambda value: [value, (3, False)])
     distributed._agree(run)
     assert run.plans == [Plan(20, 3, 6, False, False, True)]
     run.height = 11
     with pytest.raises(ValueError, match="at least the 6 rows .* but 11 rows for 2 processes leave 5"):
         distributed._agree(run)
-    monkeypatch.setattr(processes, "everyones", lambda value: [value, (3, True)])
+    monkeypatch.setattr(processes, "all_gather_object", lambda value: [value, (3, True)])
     with pytest.raises(ValueError, match="must fit into their GPUs or none"):
         distributed._agree(run)
 
@@ -159,7 +159,7 @@ LEFT = {
 def test_bands_that_were_left_at_different_moments_go_on_together(monkeypatch, case):
     mine, other, anew = LEFT[case]
     run = SimpleNamespace(position=Position(step=mine[0], pass_steps=mine[1], row=mine[2]), path=Path("x"))
-    monkeypatch.setattr(processes, "everyones", lambda value: [value, (other[0], other[1] > 0)])
+    monkeypatch.setattr(processes, "all_gather_object", lambda value: [value, (other[0], other[1] > 0)])
     distributed._align(run)
     assert run.position == Position(step=mine[0], pass_steps=0 if anew else mine[1], row=mine[2])
     run.position = Position(step=20, pass_steps=4, row=3)
@@ -216,7 +216,7 @@ def test_a_process_that_is_killed_ends_the_job_and_all_can_go_on(models, tmp_pat
 def test_a_disk_must_have_room_for_all_bands(monkeypatch, tmp_path):
     monkeypatch.setattr(processes, "count", lambda: 2)
     monkeypatch.setattr(processes, "rank", lambda: 0)
-    monkeypatch.setattr(processes, "everyones", lambda value: [value, value])
+    monkeypatch.setattr(processes, "all_gather_object", lambda value: [value, value])
     monkeypatch.setattr(memory.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**30))
     about = {
         "height": 2048,

@@ -79,10 +79,10 @@ class Neighbours:
             (dist.irecv, above, self._above),
         ]
         exists = range(processes.count())
-        with processes.lost():
+        with processes.peer_errors():
             works = dist.batch_isend_irecv([dist.P2POp(*message) for message in messages if message[2] in exists])
         meanwhile()
-        with processes.lost():
+        with processes.peer_errors():
             for work in works:
                 work.wait()
         above = above if self._above in exists else above[:, :0]
@@ -190,12 +190,12 @@ def together(write: Callable[[Iterator[Tensor]], Any], blocks: Iterable[Tensor])
         What `write` returned, in every process.
     """
     if processes.rank() == 0:
-        return processes.agreed(write(_from_all(blocks)))
+        return processes.broadcast(write(_from_all(blocks)))
     for block in blocks:
         _send(torch.tensor(block.shape))
         _send(block.contiguous())
     _send(torch.zeros(3, dtype=torch.int64))
-    return processes.agreed(None)
+    return processes.broadcast(None)
 
 
 def _from_all(blocks):
@@ -208,13 +208,13 @@ def _from_all(blocks):
 
 
 def _send(tensor):
-    with processes.lost():
+    with processes.peer_errors():
         dist.send(tensor, dst=0)
 
 
 def _received(peer, shape, dtype):
     tensor = torch.empty(shape, dtype=dtype)
-    with processes.lost():
+    with processes.peer_errors():
         dist.recv(tensor, src=peer)
     return tensor
 
@@ -236,7 +236,7 @@ def _check_others(path: Path) -> None:
 def _agree(run: Run) -> None:
     """Makes the passes of all bands equally long: as short as that of the band whose machine has the least memory."""
     plan = run.plans[0]
-    proposed = processes.everyones((plan.steps_per_pass, plan.whole))
+    proposed = processes.all_gather_object((plan.steps_per_pass, plan.whole))
     if len({whole for _, whole in proposed}) > 1:
         raise ValueError("all bands must fit into their GPUs or none, but some do and some do not: use --resumable.")
     steps = min(steps for steps, _ in proposed)
@@ -250,7 +250,7 @@ def _check_disk(run: Run, output: int) -> None:
     plan, channels, number = run.plans[0], run.nca.rule.channels, run.dtype.itemsize
     first, end = bands(run.height, processes.count(), 1)[processes.rank()]
     state = 0 if plan.in_memory else channels * ring_rows(end - first, plan.halo, plan.shift) * run.width * number
-    check_disk(run.path.parent, sum(processes.everyones(state)) + output, "the states and the output")
+    check_disk(run.path.parent, sum(processes.all_gather_object(state)) + output, "the states and the output")
 
 
 def _align(run: Run) -> None:
@@ -260,7 +260,7 @@ def _align(run: Run) -> None:
     their pass yet: they exchange its halo once more, with the others.
     """
     position = run.position
-    all_of_them = processes.everyones((position.step, position.pass_steps > 0))
+    all_of_them = processes.all_gather_object((position.step, position.pass_steps > 0))
     step = min(step for step, _ in all_of_them)
     if position.step > step or (step, False) in all_of_them:
         if position.pass_steps and position.row > 0:

@@ -237,7 +237,7 @@ def train(
             terms = objective(states, derived_generator(run.seed, "objective", i))
             rate = learning_rate(i)
             value, values = descend(terms, run.optimizer, rate, tame, i, remedy)
-            states = processes.gathered(states.detach())
+            states = processes.all_gather(states.detach())
             healthy = states.abs().amax(dim=(1, 2, 3), keepdim=True) <= state_limit
             if not healthy.all():
                 fresh = start(batch_size, derived_seed(run.seed, "restart", i))
