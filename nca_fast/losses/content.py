@@ -9,6 +9,7 @@ weights of the two compare. Unlike there every sample has its own wanted maps, t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -85,6 +86,15 @@ def gram_distance(maps: Sequence[Tensor], wanted: Sequence[Tensor], layers: Sequ
 
 
 CONTENT_LOSSES = {"structure": structure_distance, "features": feature_distance, "gram": gram_distance}
+ContentLossName = Literal[tuple(CONTENT_LOSSES)]
+
+
+def check_layers(layers: Sequence[int], maps: int, features: str) -> None:
+    """Raises ValueError for layers that are not among so many maps of some features."""
+    if max(layers) >= maps:
+        raise ValueError(
+            f"content_layers must be from 0 to {maps - 1} with features {features!r}, but got {tuple(layers)}."
+        )
 
 
 def _over_layers(

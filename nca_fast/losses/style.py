@@ -15,11 +15,13 @@ the letter.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from nca_fast.devices import moved
 from nca_fast.losses.sorting import sort_values, sorted_squares
 
 # In squared units of maps that are of order 1: keeps the loss finite for one-colour targets, and is 1 % of what
@@ -111,9 +113,10 @@ class SlicedOT(_StyleLoss):
 
     def _distance(self, index: int, map: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         target = self._target("target", index)
-        directions = F.normalize(torch.randn(self.projections, map.shape[1], generator=generator), dim=1).to(map)
+        directions = F.normalize(torch.randn(self.projections, map.shape[1], generator=generator), dim=1)
+        directions = moved(directions, map.device).to(map.dtype)
         if self.positions is not None and self.positions < map.shape[2]:
-            chosen = torch.randperm(map.shape[2], generator=generator)[: self.positions].to(map.device)
+            chosen = moved(torch.randperm(map.shape[2], generator=generator)[: self.positions], map.device)
             map = map.index_select(2, chosen)
         count = map.shape[2]
         # A copy of the few directions per sample is cheaper than the transposition that a broadcast would cost.
@@ -211,3 +214,22 @@ def _variance(target: torch.Tensor) -> torch.Tensor:
 
 
 STYLE_LOSSES = {"ot": SlicedOT, "gram": Gram, "w2": GaussianW2}
+StyleLossName = Literal[tuple(STYLE_LOSSES)]
+
+
+def load(name: str, extractor: nn.Module, picture: torch.Tensor, projections: int = 32) -> nn.Module:
+    """Makes the style loss of a picture.
+
+    Args:
+        name: One of `STYLE_LOSSES`.
+        extractor: See `nca_fast.features`; on the device of the picture.
+        picture: [3, h, w] in [0, 1].
+        projections: For "ot": see `SlicedOT`.
+
+    Returns:
+        The loss of feature maps, on the same device.
+    """
+    with torch.no_grad():
+        targets = extractor(picture[None])
+    options = {"projections": projections} if name == "ot" else {}
+    return STYLE_LOSSES[name](targets, **options)
