@@ -150,7 +150,7 @@ def forward(steps, seed, rule=RULE, shape=(1, 3, 5), batch=None, **options):
     weights, (B, H, W) = weights_of(rule, batch), shape
     x = torch.randn(B, rule.channels, H, W).to(DEVICE, options.pop("dtype", torch.float32)).requires_grad_()
     grad_y = torch.randn(x.shape).to(x) * 10.0 ** -(seed % 7)
-    y = rollout(x, weights, rule, steps, seed=seed, backend="triton", **options)
+    y = rollout(x, weights, rule, steps, seed=seed, backend="triton", **({"precision": "fp32"} | options))
     return y, grad_y, [x] + [t for pair in weights for t in pair if t is not None]
 
 
