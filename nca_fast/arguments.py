@@ -66,7 +66,7 @@ def _check_weights(x: Tensor, weights, rule: Rule) -> None:
 
 
 def _check_numbers(
-    steps, *, seed, first_step, origin, first_sample=0, canvas_height, checkpoint_every=None, bptt_steps=None
+    steps, *, seed, first_step, origin, canvas_height, first_sample=0, checkpoint_every=None, bptt_steps=None
 ) -> None:
     """Checks that all are integers in their ranges."""
 

@@ -82,14 +82,14 @@ def rollout(
         RuntimeError: a second derivative is asked of a kernel (use backend="reference"), or backend="cpu" is asked
             for and the kernel cannot be compiled.
     """
-    where = {"seed": seed, "first_step": first_step, "origin": origin, "first_sample": first_sample}
-    where |= {"canvas_height": canvas_height}
+    where = {"seed": seed, "first_step": first_step, "origin": origin, "canvas_height": canvas_height}
+    where["first_sample"] = first_sample
     saved = {"checkpoint_every": checkpoint_every, "bptt_steps": bptt_steps}
     arguments.check(x, weights, rule, steps, fire_rate, **where, **saved)
     backend, precision = backends.choose(backend, rule, x, precision)
     if backend == "reference":
         return _by_reference(x, weights, rule, steps, fire_rate=fire_rate, precision=precision, **where, **saved)
-    params, fire, place = _as_kernels_take_them(x, weights, rule, fire_rate, **where)
+    params, fire, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
     differentiable = torch.is_grad_enabled() and (x.requires_grad or params.requires_grad)
     every = (checkpoint_every or 1) if differentiable else 0
     passed = steps if bptt_steps is None else min(bptt_steps, steps)
@@ -137,7 +137,7 @@ def advance(
     if backend == "reference":
         y = _by_reference(x, weights, rule, steps, fire_rate=fire_rate, precision=precision, **where)
         return spare.copy_(y), x
-    params, fire, place = _as_kernels_take_them(x, weights, rule, fire_rate, **where)
+    params, fire, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
     kernels, kernel_rule = backends.kernels(backend), rule.kernel_rule
     packed, state = kernels.pack_weights(params, kernel_rule, precision), kernels.to_layout(x)
     if state is not x:  # a copy in the kernels' own layout, on which all steps are one call
@@ -156,7 +156,7 @@ def _by_reference(x, weights, rule, steps, **options):
         return reference.rollout(x, weights, rule, steps, **options)
 
 
-def _as_kernels_take_them(x, weights, rule, fire_rate, *, seed, first_step, origin, first_sample=0, canvas_height):
+def _kernel_inputs(x, weights, rule, fire_rate, *, seed, first_step, origin, canvas_height, first_sample=0):
     """Makes (all weights in a row, threshold of firing, place) of the arguments of a call."""
     per_sample = any(w.ndim == 3 or (b is not None and b.ndim == 2) for w, b in weights)
     params = _flat(weights, x.shape[0] if per_sample else None)
