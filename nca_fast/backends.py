@@ -6,7 +6,7 @@ Kernels import nothing of nca_fast: they are given tensors, a `KernelRule` and a
 
 import warnings
 from importlib import import_module
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ from nca_fast import reference
 from nca_fast.kernels import cpu, triton
 from nca_fast.rule import KernelRule, Rule
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+PrecisionName = Literal["fp32", "tf32", "fp16", "bf16"]
+PRECISIONS = get_args(PrecisionName)
 
 
 class Place(NamedTuple):
@@ -116,6 +117,7 @@ class Kernels(Protocol):
 
 BACKENDS: dict[str, Backend] = {"cpu": cpu, "triton": triton}
 NAMES = ("reference", *BACKENDS)
+BackendName = Literal[NAMES]
 _OF_DEVICE = {backend.DEVICE: name for name, backend in BACKENDS.items()}
 
 _said = set()  # why the reference was taken, each reason told once
@@ -148,25 +150,30 @@ def choose(backend: str | None, rule: Rule, x: Tensor, precision: str | None) ->
         return "reference", exact
     name = backend or _OF_DEVICE.get(x.device.type)
     precision = precision or default_precision(x.device)
-    refusal = f"there are no kernels for states on {x.device.type}."
+    reason = f"there are no kernels for states on {x.device.type}."
     if name is not None:
-        refusal = BACKENDS[name].refusal(rule.kernel_rule, x, precision)
-    if refusal is not None and backend is not None:
-        raise ValueError(f'backend="{backend}" cannot serve: {refusal} Use backend=None or "reference".')
+        reason = refusal(name, rule, x, precision)
+    if reason is not None and backend is not None:
+        raise ValueError(f'backend="{backend}" cannot serve: {reason} Use backend=None or "reference".')
     if torch.compiler.is_compiling():  # what has to be built is built when the compiled model first runs
-        return ("reference", exact) if refusal else (name, precision)
-    if refusal is None:
+        return ("reference", exact) if reason else (name, precision)
+    if reason is None:
         try:
             BACKENDS[name].load()
             return name, precision
         except RuntimeError as error:
             if backend is not None:
                 raise
-            refusal = str(error)
-    if refusal not in _said:
-        _said.add(refusal)
-        warnings.warn(f"nca_fast runs its slow reference: {refusal}", stacklevel=4)
+            reason = str(error)
+    if reason not in _said:
+        _said.add(reason)
+        warnings.warn(f"nca_fast runs its slow reference: {reason}", stacklevel=4)
     return "reference", exact
+
+
+def refusal(backend: str, rule: Rule, x: Tensor, precision: str | None) -> str | None:
+    """Says why a backend cannot run a rule on states of x's type and device, or None where it can."""
+    return BACKENDS[backend].refusal(rule.kernel_rule, x, precision or default_precision(x.device))
 
 
 def default_precision(device: torch.device) -> str:

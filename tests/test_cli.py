@@ -13,7 +13,7 @@ from PIL import Image
 import nca_fast
 from nca_fast import checkpoint, cli
 from nca_fast.canvas.colony import Automata
-from nca_fast.commands import learn
+from nca_fast.commands import train as commands
 from nca_fast.media.images import load_image, save_image
 from nca_fast.rendering import show
 
@@ -118,7 +118,7 @@ def test_ctrl_c_in_training_says_how_to_go_on(tmp_path, picture, capsys, monkeyp
         (tmp_path / "run" / "training.safetensors").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(learn, "train_texture", interrupt)
+    monkeypatch.setattr(commands, "run_training", interrupt)
     assert run(f"texture {{0}} --out {{1}} {TINY}", picture, tmp_path / "run") == 130
     remedy = f"go on with: nca-fast texture --out {tmp_path / 'run'} --resume"
     assert capsys.readouterr().err == f"nca-fast: interrupted; {remedy}\n"

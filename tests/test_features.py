@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from nca_fast import features
 from nca_fast.features.patches import Patches
-from nca_fast.features.pixels import normalize, wrap_pad
+from nca_fast.features.pixels import Normalize, wrap_pad
 from nca_fast.features.random_vgg import RandomVGG
 from nca_fast.features.torchvision_compat import import_torchvision
 from nca_fast.features.vgg import VGG
@@ -134,7 +134,7 @@ def test_wrong_pictures():
         module(torch.zeros(1, 3, 4, 3))
     with pytest.raises(ValueError, match="on one device, but got meta and cpu"):
         module(torch.zeros(1, 3, 8, 8, device="meta"))
-    assert normalize(torch.zeros(1, 3, 1, 1), torch.zeros(()), 1).shape == (1, 3, 1, 1)
+    assert Normalize(1)(torch.zeros(1, 3, 1, 1)).shape == (1, 3, 1, 1)
 
 
 def test_wrong_arguments(tmp_path):
@@ -267,7 +267,7 @@ def run_python(code):
 def test_import_torchvision_works_in_a_fresh_process_and_only_mends_what_is_broken():
     run_python(
         "import torch, sys\n"
-        "from nca_fast import torchvision_compat\n"
+        "from nca_fast.features import torchvision_compat\n"
         "assert 'torchvision' not in sys.modules\n"
         "torchvision = torchvision_compat.import_torchvision()\n"
         "assert torchvision.models.vgg16 and torchvision_compat.import_torchvision() is torchvision\n"

@@ -11,7 +11,7 @@ from nca_fast import processes
 from nca_fast.canvas import exchange as distributed
 from nca_fast.canvas.scene import CanvasConfig
 from nca_fast.canvas.start import file_size
-from nca_fast.commands.report import print_files, says_how_to_resume
+from nca_fast.commands.report import print_files, resume_rendering
 from nca_fast.files import check_writable
 from nca_fast.media.formats import LARGEST_SIDES
 from nca_fast.nca import NCA
@@ -174,10 +174,10 @@ class Render:
             files = film(nca, height, width, frames, self.out, fps=self.fps, **same)
         elif processes.count() > 1:
             command = command.replace("nca-fast", f"torchrun --nproc-per-node {processes.local_count()} -m nca_fast", 1)
-            with says_how_to_resume(command, distributed.band_path(self.out)):
+            with resume_rendering(command, distributed.band_path(self.out)):
                 files = distributed.picture(nca, height, width, self.steps, self.out, resume=self.resume, **same)
         else:
-            with says_how_to_resume(command, self.out):
+            with resume_rendering(command, self.out):
                 files = picture(nca, height, width, self.steps, self.out, resume=self.resume, **same)
         print_files(files)
 
