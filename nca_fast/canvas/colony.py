@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nca_fast import backends, stepping
+from nca_fast import backends, ops
 from nca_fast.canvas.maps import Map, add, shares
 from nca_fast.canvas.plan import Cost
 from nca_fast.nca import NCA
-from nca_fast.rule import Rule
 
 
 class Automata:
@@ -89,8 +88,8 @@ class Automata:
         size += several * (4 * len(rules) + 16)  # shares, and what `maps.add` computes of a channel
         size += 32 if self.speed is not None else 0  # rates, and thresholds of 8 bytes on their way
         sample = torch.empty(1, channels, 1, 1, device=self.device)
-        served = [backends.choose(self.backend, rule, sample, self.precision) for rule in rules]
-        size += max(_more_than_buffers(rule, name) for rule, name in zip(rules, served, strict=True))
+        served = [backends.choose(self.backend, rule, sample, self.precision)[0] for rule in rules]
+        size += max(backends.bytes_per_cell(name, rule) for name, rule in zip(served, rules, strict=True))
         work = sum(2 * rule.fire_rate * sum(o * i for o, i, _ in rule.layers) for rule in rules)
         return Cost(max(rule.reach for rule in rules), size, work)
 
@@ -114,7 +113,7 @@ class Automata:
 
         def take(nca, x, spare, step, steps):
             rate = None if speed is None else speed * nca.rule.fire_rate
-            return stepping.advance(nca, x, spare, steps, first_step=step, fire_rate=rate, **how)
+            return ops.advance(x, spare, nca.weights, nca.rule, steps, first_step=step, fire_rate=rate, **how)
 
         present = self._present(rows, x.device)
         if len(present) == 1:
@@ -134,12 +133,3 @@ class Automata:
             return [(self.first, None)]
         parts = shares(self.map.rows(rows).to(device), len(self.ncas))
         return [(nca, part) for nca, part in zip(self.ncas, parts, strict=True) if bool((part > 0).any())]
-
-
-def _more_than_buffers(rule: Rule, backend: str) -> int:
-    """Bytes of a cell that a backend takes beside its input and its output."""
-    if backend == "cpu":
-        return 1 if rule.alive_channel is not None else 0  # sets of cells, a bit each
-    if backend == "triton":
-        return 4 * 4 * rule.channels  # copies in its own layout
-    return 4 * (2 * rule.perceived + 3 * max(rule.hidden) + 8 * rule.channels)  # perception, hidden units, masks
