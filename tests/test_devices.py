@@ -18,6 +18,7 @@ def gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    monkeypatch.setattr(torch, "empty", lambda *shape, device: SimpleNamespace(device=device))
     refusals = {Rule(channels=70): "the kernels take at most 64 channels."}
     monkeypatch.setattr(backends, "refusal", lambda backend, rule, device, precision: refusals.get(rule))
 

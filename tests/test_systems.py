@@ -36,7 +36,7 @@ def cases(tmp_path, monkeypatch):
     """Every system in several settings, which use all of its losses: (name, settings, sources)."""
     monkeypatch.setitem(ARCHITECTURES, "vae-mnist", TINY_VAE)
     weights = tmp_path / "head.safetensors"
-    checkpoint.save(weights, {"weight": torch.randn(1, 64), "bias": torch.zeros(1)}, {})
+    checkpoint.save(weights, {"weight": torch.randn(1, 128), "bias": torch.zeros(1)}, {})
     style = POOL | STILL | {"style_size": 16, "content_size": 16, "early_iterations": 0, "picture_size": 16}
     clip = POOL | STILL | {"image_size": 16, "picture_size": 16, "aesthetic": str(weights), "variation_weight": 0.1}
     target = torch.cat([noise(1, 8, 8), torch.ones(1, 8, 8)])
@@ -44,7 +44,7 @@ def cases(tmp_path, monkeypatch):
     texture = POOL | STILL | {"image_size": 16}
     return {
         "texture w2": ("texture", texture, {"image": noise(1)}),
-        "texture ot": ("texture", texture | {"loss": "ot", "features": "patches"}, {"image": noise(1, 16, 12)}),
+        "texture ot": ("texture", texture | {"loss": "ot", "features": "patches"}, {"image": noise(1)}),
         "texture gram": ("texture", texture | {"loss": "gram"}, {"image": noise(1)}),
         "style": ("style", style | {"variation_weight": 0.1}, {"style": noise(1), "content": content}),
         "style gram": (
@@ -109,21 +109,18 @@ def test_a_read_is_noticed(cases, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["texture w2", "style", "clip", "grow", "vae"])
 def test_two_iterations_on_the_triton_kernels(cases, tmp_path, name):
-    """The interpreter runs the kernels; losses are those of the reference up to rounding."""
+    """In the precision that is the default on a GPU, run by the interpreter; losses are near those of the reference."""
     system, settings, sources = cases[name]
-    settings = settings | {"precision": "fp32"}
-    losses = []
+    tiny = {"steps_min": 1, "steps_max": 2, "batch_size": 1, "damage": 0, "precision": "fp16"}
+    tiny = {key: value for key, value in tiny.items() if key in settings or key == "precision"}
+    found = []
     for backend in ("triton", "reference"):
-        config = SYSTEMS[system].Config(**settings | {"backend": backend})
-        result = train(system, config, tmp_path / backend, **sources)
-        assert result.iterations == 2 and all(path.exists() for path in result.files)
-        assert (tmp_path / backend / SYSTEMS[system].files[0]).exists()
-        metadata = checkpoint.load_metadata(tmp_path / backend / "training.safetensors")
-        assert metadata["system"] == system and metadata["config"]["backend"] == backend
-        from runs import logged
-
-        losses.append([line["loss"] for line in logged(tmp_path / backend)])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # worst seen 2e-6
+        torch.manual_seed(0)  # of the initial weights
+        work, descent = begun((system, settings | tiny | {"backend": backend}, sources), "cpu", tmp_path)
+        for iteration in range(2):
+            work.step(iteration, iteration, descent)
+        found.append([reading.losses()[0] for reading in descent.readings(everything=True)])
+    assert found[0] == pytest.approx(found[1], rel=1e-3)  # worst seen 4e-6: units that switch elsewhere
 
 
 def test_every_system_fulfils_the_contract():

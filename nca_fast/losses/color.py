@@ -51,7 +51,7 @@ class ColorHistogram(nn.Module):
             )
         self.sigma, self.positions = sigma, positions
         grid = torch.linspace(-_SPAN, _SPAN, bins, dtype=torch.float64)
-        self.register_buffer("grid", grid.to(target.dtype), persistent=False)
+        self.register_buffer("grid", grid.to(target), persistent=False)
         with torch.no_grad():
             root = self._histogram(target.detach().flatten(2)).sqrt()
         self.register_buffer("target_root", root, persistent=False)
