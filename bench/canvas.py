@@ -33,7 +33,8 @@ from nca_fast.canvas.colony import Automata
 from nca_fast.canvas.memory import free_memory, in_words, parse_bytes
 from nca_fast.canvas.plan import make_plan
 from nca_fast.canvas.scene import CanvasConfig
-from nca_fast.media.formats import bytes_held, bytes_needed, write_picture
+from nca_fast.media.formats import write_picture
+from nca_fast.media.png import PNG
 
 PARTS = ("memory", "strips", "ranks", "largest", "first")
 WINDOW = 48  # cells to either side of a border that are computed again
@@ -66,7 +67,7 @@ def measure_strips(options) -> dict:
         path = Path(folder) / "canvas.png"
         begin = time.perf_counter()
         config = CanvasConfig(memory=options.memory)
-        sizes = {"held_after": bytes_held(path, side, side), "disk": bytes_needed(path, side, side)}
+        sizes = {"held_after": PNG.bytes_held(side, side), "disk": PNG.bytes_needed(side, side)}
         with Run(nca, side, side, options.steps, config, seed=SEED, path=path, keep=True, **sizes) as run:
             run.go()
             rolled = time.perf_counter()

@@ -10,7 +10,7 @@ from nca_fast.canvas.memory import parse_bytes
 from nca_fast.canvas.scene import CanvasConfig
 from nca_fast.canvas.start import file_size, find_start
 from nca_fast.media.images import load_image, save_image
-from nca_fast.rendering.render import even_speed, render, speed_ramp
+from nca_fast.rendering.render import render
 
 
 @pytest.fixture
@@ -18,18 +18,6 @@ def nca():
     torch.manual_seed(0)
     rule = nca_fast.Rule(channels=5, hidden=(8,))
     return nca_fast.NCA(rule, start="noise", init_gain=0.3)
-
-
-def test_speed_ramp_is_that_of_the_notebook():
-    notebook = [min(2 ** (k // 30), 8) for k in range(300)]
-    assert speed_ramp(sum(notebook)) == notebook
-
-
-@pytest.mark.parametrize("steps", [1, 29, 30, 31, 500])
-def test_speeds_sum_to_the_steps(steps):
-    assert sum(speed_ramp(steps)) == steps
-    assert sum(even_speed(steps, 7)) == steps
-    assert min(speed_ramp(steps) + even_speed(steps, 7)) >= 1
 
 
 def test_render_is_one_rollout(nca):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from nca_fast.media import film as video
-from nca_fast.media.film import VideoWriter
+from nca_fast.media.film import VideoWriter, even_speed, speed_ramp
 
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
 
@@ -134,7 +134,7 @@ def test_ffmpeg_dying_half_way_is_one_clear_error(tmp_path):
         VideoWriter(tmp_path / "a.mp4") as film,
     ):
         film.add(torch.zeros(3, 256, 256))
-        film._encoder.kill()
+        film.film.encoder.kill()
         for _ in range(50):
             film.add(torch.zeros(3, 256, 256))
     assert list(tmp_path.iterdir()) == []
@@ -144,7 +144,7 @@ def test_wrong_use(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="must end in .mp4 or .gif, but got"):
         VideoWriter(tmp_path / "a.avi")
     for name, fps in (("a.mp4", 0), ("a.mp4", float("nan")), ("a.gif", 60)):
-        with pytest.raises(ValueError, match="fps must be above 0 and at most 50 for GIF"):
+        with pytest.raises(ValueError, match=f"fps must be above 0 and at most [0-9]+ for {name[1:]}, but got {fps}"):
             VideoWriter(tmp_path / name, fps=fps)
     with pytest.raises(ValueError, match="at least one frame"), VideoWriter(tmp_path / "a.mp4"):
         pass
@@ -162,3 +162,15 @@ def test_wrong_use(tmp_path, monkeypatch):
     ):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_speed_ramp_is_that_of_the_notebook():
+    notebook = [min(2 ** (k // 30), 8) for k in range(300)]
+    assert speed_ramp(sum(notebook)) == notebook
+
+
+@pytest.mark.parametrize("steps", [1, 29, 30, 31, 500])
+def test_speeds_sum_to_the_steps(steps):
+    assert sum(speed_ramp(steps)) == steps
+    assert sum(even_speed(steps, 7)) == steps
+    assert min(speed_ramp(steps) + even_speed(steps, 7)) >= 1

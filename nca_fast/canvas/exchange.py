@@ -26,7 +26,7 @@ from nca_fast.canvas.canvas import Run
 from nca_fast.canvas.memory import check_disk
 from nca_fast.canvas.scene import CanvasConfig
 from nca_fast.canvas.state_file import state_bytes, write_state
-from nca_fast.media.formats import bytes_held, bytes_needed, check_picture, write_picture
+from nca_fast.media.formats import FORMATS, check_picture, write_picture
 from nca_fast.nca import NCA
 from nca_fast.rendering.show import progress_bar
 
@@ -130,6 +130,7 @@ def picture(
     rank, count = processes.rank(), processes.count()
     size = (height * zoom, width * zoom)
     check_picture(path, *size)
+    kind = FORMATS[path.suffix.lower()]
     first, end = bands(height, count, 1)[rank]
     _check_others(path)
     config = CanvasConfig() if config is None else config
@@ -149,7 +150,7 @@ def picture(
             path=band_path(path),
             keep=True,
             resume=resume,
-            held_after=bytes_held(path, *size) if rank == 0 else 0,
+            held_after=kind.bytes_held(*size) if rank == 0 else 0,
             on_cells=lambda cells: bar.update(cells / share),
             rows=(first, end),
             neighbours=Neighbours(nca.rule.padding == "circular"),
@@ -160,7 +161,7 @@ def picture(
             else:
                 _agree(run)
                 state = 0 if save_state is None else state_bytes(nca.rule.channels, height, width)
-                _check_disk(run, bytes_needed(path, *size) + state)
+                _check_disk(run, kind.bytes_needed(*size) + state)
             bar.total, bar.initial = (cells / share for cells in run.cell_steps())
             bar.update(bar.initial)
             run.go()

@@ -13,13 +13,13 @@ from nca_fast.canvas.scene import CanvasConfig
 from nca_fast.canvas.start import file_size
 from nca_fast.commands.report import print_files, says_how_to_resume
 from nca_fast.files import check_writable
-from nca_fast.media.formats import LARGEST_SIDES
+from nca_fast.media.film import FILMS, even_speed, speed_ramp
+from nca_fast.media.formats import FORMATS
 from nca_fast.nca import NCA
-from nca_fast.rendering.apply import FILMS, apply, shown_steps
-from nca_fast.rendering.render import even_speed, speed_ramp
+from nca_fast.rendering.apply import apply, shown_steps
 from nca_fast.rendering.show import film, picture
 
-PICTURES = tuple(LARGEST_SIDES)
+ENDINGS = (*FORMATS, *FILMS)
 
 Positional = tyro.conf.Positional
 
@@ -65,8 +65,8 @@ class Apply:
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, but got {self.seed}.")
         suffix = self.out.suffix.lower()
-        if not Path(self.image).is_dir() and suffix not in PICTURES + FILMS:
-            raise ValueError(f"out must end in one of {', '.join(PICTURES + FILMS)}, but got {str(self.out)!r}.")
+        if not Path(self.image).is_dir() and suffix not in ENDINGS:
+            raise ValueError(f"out must end in one of {', '.join(ENDINGS)}, but got {str(self.out)!r}.")
         if suffix not in FILMS and (self.steps_per_frame, self.fps) != (type(self).steps_per_frame, type(self).fps):
             raise ValueError(f"steps_per_frame and fps must go with a film (.mp4, .gif), but out is {str(self.out)!r}.")
 
@@ -142,9 +142,9 @@ class Render:
         if self.config.start_file is None and None in (self.height, self.width):
             raise ValueError("height and width must be given where --start names no file that has them.")
         suffix = self.out.suffix.lower()
-        if suffix not in PICTURES + FILMS:
-            raise ValueError(f"out must end in one of {', '.join(PICTURES + FILMS)}, but got {str(self.out)!r}.")
-        if suffix in PICTURES and (self.steps_per_frame, self.fps) != (None, type(self).fps):
+        if suffix not in ENDINGS:
+            raise ValueError(f"out must end in one of {', '.join(ENDINGS)}, but got {str(self.out)!r}.")
+        if suffix in FORMATS and (self.steps_per_frame, self.fps) != (None, type(self).fps):
             raise ValueError(f"steps_per_frame and fps must go with a film (.mp4, .gif), but out is {str(self.out)!r}.")
         if suffix in FILMS and (self.resume or self.config.resumable):
             raise ValueError(f"resume and resumable must go with a picture, but out is the film {str(self.out)!r}.")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nca_fast.files import atomic_path
+from nca_fast.media.row_blocks import PictureFormat, one_file
 
 # The pictures inside scikit-image's wheel; its other names would start a download.
 SKIMAGE_PICTURES = (
@@ -24,12 +24,35 @@ SKIMAGE_PICTURES = (
 # What counts as a picture in a folder; a file that is named outright may have any ending.
 _PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
-_FORMATS = {
-    ".png": ("PNG", {}),
-    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".webp": ("WEBP", {"lossless": True}),
+
+def _pillow_format(name: str, largest_side: int, bytes_a_pixel: int, **options) -> PictureFormat:
+    """Describe a format of Pillow, which takes the whole picture, and holds so many bytes of each pixel of it."""
+
+    def write(path: Path, height: int, width: int, blocks: Iterable[np.ndarray]) -> None:
+        pixels, row = np.empty((height, width, 3), np.uint8), 0
+        for block in blocks:
+            pixels[row : row + len(block)] = block
+            row += len(block)
+        Image.fromarray(pixels).save(path, format=name, **options)
+
+    return PictureFormat(
+        largest_side,
+        one_file(write),
+        # Noise stays as large as it is (tests/test_writers.py).
+        bytes_needed=lambda height, width: 3 * height * width + height * width // 10 + 65536,
+        bytes_held=lambda height, width: bytes_a_pixel * height * width,
+    )
+
+
+# JPEG has 16 bits for a side, and libjpeg-turbo stops at 65500; WebP has 14 bits. Pillow has a copy of 4 bytes a pixel,
+# WebP three more.
+_JPEG = _pillow_format("JPEG", 65500, 8, quality=95, subsampling=0)
+PILLOW_FORMATS = {
+    ".png": _pillow_format("PNG", 2**31 - 1, 8),
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": _pillow_format("WEBP", 16383, 16, lossless=True),
 }
-_FORMATS[".jpeg"] = _FORMATS[".jpg"]
 
 
 def load_image(path_or_name: str | os.PathLike, max_size: int | None = None) -> torch.Tensor:
@@ -94,7 +117,7 @@ def load_rgba(path: str | os.PathLike, max_size: int) -> torch.Tensor:
 
 
 def picture_files(folder: str | os.PathLike) -> list[Path]:
-    """The files of a folder whose names end as those of pictures do, in the order of their names; not hidden ones."""
+    """List the files of a folder whose names end as those of pictures do, in order; not hidden ones."""
     return sorted(
         path
         for path in Path(folder).iterdir()
@@ -114,18 +137,12 @@ def save_image(image: torch.Tensor, path: str | os.PathLike) -> None:
         OSError: the file cannot be written; the file that was there before is unchanged.
     """
     suffix = Path(path).suffix.lower()
-    if suffix not in _FORMATS:
+    if suffix not in PILLOW_FORMATS:
         raise ValueError(
-            f"the picture's name must end in one of {', '.join(sorted(_FORMATS))}, but got {os.fspath(path)!r}."
+            f"the picture's name must end in one of {', '.join(sorted(PILLOW_FORMATS))}, but got {os.fspath(path)!r}."
         )
-    save_pixels(to_uint8(image), path)
-
-
-def save_pixels(pixels: np.ndarray, path: str | os.PathLike) -> None:
-    """As `save_image`, for bytes: uint8 [H, W, 3]."""
-    picture_format, options = _FORMATS[Path(path).suffix.lower()]
-    with atomic_path(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format=picture_format, **options)
+    pixels = to_uint8(image)
+    PILLOW_FORMATS[suffix].write(Path(path), *pixels.shape[:2], [pixels])
 
 
 def image_grid(images: Sequence[torch.Tensor], columns: int, pad: int = 2) -> torch.Tensor:

@@ -5,12 +5,10 @@ from pathlib import Path
 
 from nca_fast import checkpoint
 from nca_fast.files import check_writable
+from nca_fast.media.film import FILMS, even_speed
 from nca_fast.media.images import load_image, picture_files
 from nca_fast.nca import NCA
-from nca_fast.rendering.render import even_speed
 from nca_fast.rendering.show import film, picture
-
-FILMS = (".mp4", ".gif")
 
 
 def shown_steps(model: str | Path) -> int:

@@ -13,34 +13,6 @@ from nca_fast.canvas.scene import CanvasConfig
 from nca_fast.nca import NCA
 
 
-def speed_ramp(steps: int, frames_per_speed: int = 30, fastest: int = 8) -> list[int]:
-    """How many steps lie between the frames of a film: 1 at first, where most happens, then 2, 4, and 8 in the end.
-
-    Source: the video of the Distill texture notebook, min(2 ** (k // 30), 8) steps before frame k.
-
-    Args:
-        steps: Total number of steps; the last frame takes what is left of them.
-        frames_per_speed: Frames until the speed doubles.
-        fastest: Steps between two frames, at most.
-
-    Returns:
-        Positive numbers that sum to `steps`.
-    """
-    frames = []
-    speed = 1
-    while steps > 0:
-        frames.append(min(speed, steps))
-        steps -= frames[-1]
-        if len(frames) % frames_per_speed == 0:
-            speed = min(2 * speed, fastest)
-    return frames
-
-
-def even_speed(steps: int, steps_per_frame: int) -> list[int]:
-    """As `speed_ramp`, with the same number of steps between all frames; the last takes what is left."""
-    return [min(steps_per_frame, steps - done) for done in range(0, steps, steps_per_frame)]
-
-
 @torch.no_grad()
 def render(
     nca: NCA,

@@ -12,7 +12,7 @@ from nca_fast.canvas.canvas import Run
 from nca_fast.canvas.scene import CanvasConfig
 from nca_fast.canvas.state_file import state_bytes
 from nca_fast.media.film import VideoWriter, check_film
-from nca_fast.media.formats import bytes_held, bytes_needed, check_picture, write_picture
+from nca_fast.media.formats import FORMATS, check_picture, write_picture
 from nca_fast.nca import NCA
 
 
@@ -60,6 +60,7 @@ def picture(
     _check_zoom(zoom)
     size = (height * zoom, width * zoom)
     check_picture(path, *size)
+    kind = FORMATS[path.suffix.lower()]
     with progress_bar(path, progress) as bar:
         run = Run(
             nca,
@@ -73,8 +74,8 @@ def picture(
             path=path,
             keep=resume is not None,
             resume=bool(resume),
-            held_after=bytes_held(path, *size),
-            disk=bytes_needed(path, *size) + _state_disk(nca, height, width, save_state),
+            held_after=kind.bytes_held(*size),
+            disk=kind.bytes_needed(*size) + _state_disk(nca, height, width, save_state),
             on_cells=bar.update,
         )
         with run:

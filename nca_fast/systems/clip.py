@@ -19,9 +19,10 @@ from nca_fast.losses import regularizers
 from nca_fast.losses.aesthetic import AestheticHead
 from nca_fast.losses.clip import PromptDistance, cutouts, flatness, fringes, weights_of, whole
 from nca_fast.losses.content import CONTENT_LOSSES
+from nca_fast.media.film import even_speed, speed_ramp
 from nca_fast.media.images import load_image
 from nca_fast.nca import NCA
-from nca_fast.rendering.render import even_speed, render, speed_ramp
+from nca_fast.rendering.render import render
 from nca_fast.rendering.show import film, picture
 from nca_fast.systems.clip_settings import FREE_ON_RESUME, ClipConfig
 from nca_fast.training import run_folder, session

@@ -18,10 +18,11 @@ from nca_fast.files import check_writable
 from nca_fast.losses import regularizers, style
 from nca_fast.losses.color import ColorHistogram
 from nca_fast.losses.content import CONTENT_LOSSES
+from nca_fast.media.film import even_speed
 from nca_fast.media.images import load_image
 from nca_fast.nca import NCA
 from nca_fast.presets import PRESETS, style_filters
-from nca_fast.rendering.render import even_speed, render
+from nca_fast.rendering.render import render
 from nca_fast.rendering.show import film, picture
 from nca_fast.systems.style_settings import FREE_ON_RESUME, SMALLEST_STYLE, StyleConfig
 from nca_fast.training import run_folder, session

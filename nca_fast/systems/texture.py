@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from nca_fast import features, processes
 from nca_fast.files import check_writable
 from nca_fast.losses import regularizers, style
+from nca_fast.media.film import speed_ramp
 from nca_fast.media.images import load_image
 from nca_fast.nca import NCA
-from nca_fast.rendering.render import render, speed_ramp
+from nca_fast.rendering.render import render
 from nca_fast.rendering.show import film, picture
 from nca_fast.systems.texture_config import FREE_ON_RESUME, SMALLEST_IMAGE, TextureConfig
 from nca_fast.training import run_folder, session
