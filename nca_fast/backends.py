@@ -5,15 +5,16 @@ import warnings
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from nca_fast.rule import Rule
 
-BACKENDS = ("reference", "cpu", "triton")
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+BackendName = Literal["reference", "cpu", "triton"]
+PrecisionName = Literal["fp32", "tf32", "fp16", "bf16"]
+BACKENDS, PRECISIONS = get_args(BackendName), get_args(PrecisionName)
 
 _said = set()  # why the reference was taken, each reason told once
 
@@ -25,25 +26,30 @@ def choose(backend: str | None, rule: Rule, x: Tensor, precision: str) -> str:
     if backend == "reference" or (backend is None and x.dtype == torch.float64):
         return "reference"
     name = backend or ("triton" if x.device.type == "cuda" else "cpu")
-    refusal = {"cpu": cpu_refusal, "triton": triton_refusal}[name](rule, x, precision)
-    if refusal is not None and backend is not None:
-        raise ValueError(f'backend="{backend}" cannot serve: {refusal} Use backend=None or "reference".')
+    reason = refusal(name, rule, x, precision)
+    if reason is not None and backend is not None:
+        raise ValueError(f'backend="{backend}" cannot serve: {reason} Use backend=None or "reference".')
     if torch.compiler.is_compiling():  # the kernel is built when the compiled model first runs
-        return "reference" if refusal else name
-    if refusal is None and name == "triton":
+        return "reference" if reason else name
+    if reason is None and name == "triton":
         return "triton"
-    if refusal is None:
+    if reason is None:
         try:
             kernels("cpu").load()
             return "cpu"
         except RuntimeError as error:
             if backend == "cpu":
                 raise
-            refusal = str(error)
-    if refusal not in _said:
-        _said.add(refusal)
-        warnings.warn(f"nca_fast runs its slow reference: {refusal}", stacklevel=4)
+            reason = str(error)
+    if reason not in _said:
+        _said.add(reason)
+        warnings.warn(f"nca_fast runs its slow reference: {reason}", stacklevel=4)
     return "reference"
+
+
+def refusal(backend: str, rule: Rule, x: Tensor, precision: str | None) -> str | None:
+    """Says why a backend cannot run a rule on states of x's type and device, or None where it can."""
+    return {"cpu": cpu_refusal, "triton": triton_refusal}[backend](rule, x, precision)
 
 
 def cpu_refusal(rule, x, precision):

@@ -47,7 +47,7 @@ def threshold(fire_rate: float | Tensor, device=None) -> Tensor:
     """The integer t with: a cell fires exactly when z < t. int64, [] for a number, [H, W] for a map; 0 to 2**32."""
     if isinstance(fire_rate, Tensor):
         return torch.ceil(fire_rate.detach().double() * 2**32).long()
-    return torch.tensor(math.ceil(fire_rate * 2**32), device=device)
+    return torch.full((), math.ceil(fire_rate * 2**32), dtype=torch.int64, device=device)  # no copy from the host
 
 
 def fire_mask(

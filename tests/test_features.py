@@ -267,7 +267,7 @@ def run_python(code):
 def test_import_torchvision_works_in_a_fresh_process_and_only_mends_what_is_broken():
     run_python(
         "import torch, sys\n"
-        "from nca_fast import torchvision_compat\n"
+        "from nca_fast.features import torchvision_compat\n"
         "assert 'torchvision' not in sys.modules\n"
         "torchvision = torchvision_compat.import_torchvision()\n"
         "assert torchvision.models.vgg16 and torchvision_compat.import_torchvision() is torchvision\n"

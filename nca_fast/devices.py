@@ -1,0 +1,88 @@
+"""The device that computes, and how numbers get there without making the host wait for it."""
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nca_fast import backends
+from nca_fast.rule import Rule
+
+
+def pick(
+    name: str, rules: Sequence[Rule] = (), backend: str | None = None, precision: str | None = None
+) -> torch.device:
+    """Finds the device that a name stands for.
+
+    Args:
+        name: "auto" (a GPU when there is one whose kernels serve the rules, else the CPU; a warning says why a GPU is
+            left alone), "cpu", "cuda" (under torchrun each process takes its own GPU), "cuda:1", or what else
+            `torch.device` knows.
+        rules: Of the automata that will run there.
+        backend, precision: As in `nca_fast.rollout`.
+
+    Raises:
+        ValueError: There is no such device, or a GPU is asked for together with backend "cpu".
+    """
+    if name == "auto":
+        return _best(rules, backend, precision)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:NUMBER, but got {name!r}.") from None
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
+        raise ValueError(f"device {name} needs a GPU that PyTorch can use, but there is none: use --device cpu.")
+    if backend == "cpu":
+        raise ValueError(f"backend cpu must go with device cpu, but got device {name}.")
+    if device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    if device.index >= torch.cuda.device_count():
+        raise ValueError(
+            f"device must be cuda:0 to cuda:{torch.cuda.device_count() - 1} on this machine, but got {name}."
+        )
+    return device
+
+
+def _best(rules, backend, precision):
+    if backend == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", torch.cuda.current_device())
+    if backend == "reference":
+        return device
+    for rule in rules:
+        refusal = backends.refusal("triton", rule, torch.empty(0, device=device), precision)
+        if refusal is not None:
+            warnings.warn(f"{torch.cuda.get_device_name(device)} is not used: {refusal}", stacklevel=3)
+            return torch.device("cpu")
+    return device
+
+
+def describe(device: torch.device) -> str | None:
+    """Says in one line which GPU computes; None for a CPU, which goes without saying."""
+    return f"computing on {torch.cuda.get_device_name(device)} ({device})" if device.type == "cuda" else None
+
+
+def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Moves a tensor to a device. To a GPU it goes through pinned memory, so that the host does not wait for it."""
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """Gives a generator that draws large tensors where they are used.
+
+    Args:
+        device: Where the numbers are wanted.
+        generator: On the CPU.
+
+    Returns:
+        The generator itself, but for a GPU one on that GPU, seeded by a number that the given one draws.
+    """
+    if device.type != "cuda":
+        return generator
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)
