@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from bench.harness import RESULTS, header, write_result
+from nca_fast.canvas.scene import Scene
 from nca_fast.media.images import to_uint8
 from nca_fast.rendering.render import render
 from nca_fast.systems.clip import train_clip
@@ -166,7 +167,7 @@ def run(promise: Promise, config: ClipConfig) -> tuple[dict, Image.Image]:
         result = train_clip(config, [promise.prompt], [], Path(folder) / "run", progress=False)
         cpu = time.process_time() - cpu
     size = 2 * config.image_size
-    state = render(result.nca, size, size, config.picture_steps, seed=1)
+    state = render(Scene(result.nca, size, size, config.picture_steps, seed=1))
     picture = result.nca.to_rgb(state)[0].nan_to_num()
     seen = measure(picture)
     promised = kept(promise, seen)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nca_fast import NCA
+from nca_fast.canvas.scene import Scene
 from nca_fast.checkpoint import load
 from nca_fast.media.images import image_grid, save_image
 from nca_fast.rendering.render import render
@@ -32,7 +33,7 @@ def main() -> None:
         train_texture(CONFIG, f"skimage:{name}", out, resume=True)
         target = load(out / "training.safetensors")[0]["target"]
         nca = NCA.from_pretrained(out)
-        grown = nca.to_rgb(render(nca, CONFIG.image_size, WIDTH, STEPS, seed=1))[0]
+        grown = nca.to_rgb(render(Scene(nca, CONFIG.image_size, WIDTH, STEPS, seed=1)))[0]
         gap = torch.ones(3, ZOOM * CONFIG.image_size, 8)
         lines.append(torch.cat([enlarged(target), gap, enlarged(grown)], dim=2))
     save_image(image_grid(lines, columns=1, pad=4), Path(__file__).with_name("textures.png"))

@@ -17,8 +17,8 @@ import tyro
 
 import nca_fast
 from nca_fast import checkpoint, processes
+from nca_fast.commands.draw import Apply, Render
 from nca_fast.commands.learn import Clip, Grow, Style, Texture
-from nca_fast.commands.show import Apply, Render
 from nca_fast.commands.vae import Vae, VaeFuse, VaeOutpaint, VaeRepair
 from nca_fast.systems.clip_settings import RECIPES, ClipConfig
 from nca_fast.systems.growing_config import GrowingConfig

@@ -5,9 +5,11 @@ import torch
 from PIL import Image
 
 import nca_fast
+from nca_fast.canvas.scene import Scene
 from nca_fast.media.images import load_image
+from nca_fast.rendering.film import film
+from nca_fast.rendering.picture import picture
 from nca_fast.rendering.render import render
-from nca_fast.rendering.show import film, picture
 
 
 @pytest.fixture
@@ -17,9 +19,10 @@ def nca():
 
 
 def test_picture_shows_the_last_state(nca, tmp_path):
-    picture(nca, 6, 10, 40, tmp_path / "x.png", seed=2, zoom=3)
+    scene = Scene(nca, 6, 10, 40, seed=2)
+    picture(scene, tmp_path / "x.png", zoom=3)
     shown = load_image(tmp_path / "x.png")
-    wanted = nca.to_rgb(render(nca, 6, 10, 40, seed=2))[0]
+    wanted = nca.to_rgb(render(scene))[0]
     assert shown.shape == (3, 18, 30)
     for offset in range(3):
         # A picture keeps 8 bits: half a level, and the rounding of that.
@@ -27,7 +30,7 @@ def test_picture_shows_the_last_state(nca, tmp_path):
 
 
 def test_film_has_its_frames(nca, tmp_path):
-    film(nca, 6, 10, [1, 1, 2], tmp_path / "x.gif", zoom=3, fps=20)
+    film(Scene(nca, 6, 10, 5), tmp_path / "x.gif", steps_per_frame=2, zoom=3, fps=20)
     with Image.open(tmp_path / "x.gif") as shown:
         assert shown.size == (30, 18)
         assert shown.n_frames == 3
@@ -46,14 +49,12 @@ def test_interrupted_film_leaves_nothing(nca, tmp_path, monkeypatch, name):
 
     monkeypatch.setattr(nca, "to_rgb", to_rgb)
     with pytest.raises(KeyboardInterrupt):
-        film(nca, 6, 10, [1, 1], tmp_path / name)
+        film(Scene(nca, 6, 10, 2), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "draw", [lambda *a, **k: picture(*a[:3], 1, *a[3:], **k), lambda *a, **k: film(*a[:3], [1], *a[3:], **k)]
-)
+@pytest.mark.parametrize("draw", [picture, film])
 def test_zoom_must_be_positive(nca, tmp_path, draw):
     with pytest.raises(ValueError, match="zoom must be at least 1, but got 0"):
-        draw(nca, 6, 10, tmp_path / "x.gif", zoom=0)
+        draw(Scene(nca, 6, 10, 1), tmp_path / "x.gif", zoom=0)
     assert list(tmp_path.iterdir()) == []

@@ -43,7 +43,7 @@ class Mp4:
         self.encoder: subprocess.Popen | None = None
 
     def add(self, pixels: np.ndarray) -> None:
-        """Append a frame, uint8 [H, W, 3]."""
+        """Appends a frame, uint8 [H, W, 3]."""
         pixels = np.pad(pixels, ((0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)), mode="edge")
         if self.encoder is None:
             self._start(*pixels.shape[:2])
@@ -53,7 +53,7 @@ class Mp4:
             self.finish()
 
     def finish(self) -> None:
-        """Complete the film; raise OSError when ffmpeg says that it failed."""
+        """Completes the film; raises OSError when ffmpeg says that it failed."""
         self.encoder.communicate()
         if self.encoder.returncode != 0:
             self._log.seek(0)
@@ -63,7 +63,7 @@ class Mp4:
             )
 
     def close(self) -> None:
-        """Let go of everything, whether the film is complete or not."""
+        """Lets go of everything, whether the film is complete or not."""
         if self.encoder is not None and self.encoder.poll() is None:
             self.encoder.kill()
             self.encoder.communicate()
@@ -96,7 +96,7 @@ class Gif:
         self._file, self._fps, self._frames = open(path, "wb"), fps, 0  # noqa: SIM115 (see close)
 
     def add(self, pixels: np.ndarray) -> None:
-        """Append a frame, uint8 [H, W, 3]."""
+        """Appends a frame, uint8 [H, W, 3]."""
         if self._frames == 0:
             height, width, _ = pixels.shape
             self._file.write(b"GIF89a" + struct.pack("<HHBBB", width, height, 0x70, 0, 0))  # every frame has its colors
@@ -108,11 +108,11 @@ class Gif:
         self._frames += 1
 
     def finish(self) -> None:
-        """Complete the film."""
+        """Completes the film."""
         self._file.write(b";")
 
     def close(self) -> None:
-        """Close the file."""
+        """Closes the file."""
         self._file.close()
 
 
@@ -120,7 +120,7 @@ FILMS: dict[str, type[Mp4 | Gif]] = {".mp4": Mp4, ".gif": Gif}
 
 
 def check_film(path: str | os.PathLike, height: int, width: int) -> None:
-    """Refuse frames, of so many pixels, that the format does not take. (Many players stop at 4096 x 2304.)
+    """Refuses frames, of so many pixels, that the format does not take. (Many players stop at 4096 x 2304.)
 
     Raises:
         ValueError: wrong ending; a side or the area is too large.
@@ -136,7 +136,7 @@ def _film_format(path: str | os.PathLike) -> type[Mp4 | Gif]:
 
 
 class VideoWriter:
-    """Write frames one by one, and hold none; the file appears when the block ends without an error, and not otherwise.
+    """Writes frames one by one and holds none. The file appears when the block ends without an error, not otherwise.
 
         with VideoWriter("texture.mp4", fps=30) as video:
             video.add(frame)
@@ -173,7 +173,7 @@ class VideoWriter:
         return self
 
     def add(self, frame: torch.Tensor) -> None:
-        """Append one frame.
+        """Appends one frame.
 
         Args:
             frame: [3, H, W] float in [0, 1], the same size each time.
@@ -200,7 +200,7 @@ class VideoWriter:
 
 
 def speed_ramp(steps: int, frames_per_speed: int = 30, fastest: int = 8) -> list[int]:
-    """Choose how many steps lie between the frames of a film: 1 at first, where most happens, then 2, 4, and 8.
+    """Chooses how many steps lie between the frames of a film: 1 at first, where most happens, then 2, 4, and 8.
 
     Source: the video of the Distill texture notebook, min(2 ** (k // 30), 8) steps before frame k.
 
@@ -223,5 +223,5 @@ def speed_ramp(steps: int, frames_per_speed: int = 30, fastest: int = 8) -> list
 
 
 def even_speed(steps: int, steps_per_frame: int) -> list[int]:
-    """Do as `speed_ramp`, with the same number of steps between all frames; the last takes what is left."""
+    """Does as `speed_ramp`, with the same number of steps between all frames; the last takes what is left."""
     return [min(steps_per_frame, steps - done) for done in range(0, steps, steps_per_frame)]

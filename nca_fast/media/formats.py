@@ -16,7 +16,7 @@ FORMATS: dict[str, PictureFormat] = PILLOW_FORMATS | {".png": PNG, ".tif": TIFF,
 
 
 def check_picture(path: Path, height: int, width: int) -> None:
-    """Refuse a picture that `write_picture` cannot write, so that long work need not begin.
+    """Refuses a picture that `write_picture` cannot write, so that long work need not begin.
 
     Raises:
         ValueError: The name's ending is none of `FORMATS`, or the format does not have this size.
@@ -38,7 +38,7 @@ def check_picture(path: Path, height: int, width: int) -> None:
 
 
 def write_picture(path: Path, height: int, width: int, blocks: Iterable[np.ndarray]) -> list[Path]:
-    """Write a picture; the ending of the name decides how. It appears when it is complete, and not otherwise.
+    """Writes a picture; the ending of the name decides how. It appears when it is complete, and not otherwise.
 
     Args:
         path: .png, .tif (BigTIFF in tiles), .dzi (Deep Zoom pyramid, with a page for browsers), .jpg or .webp.

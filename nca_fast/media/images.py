@@ -26,7 +26,7 @@ _PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".
 
 
 def _pillow_format(name: str, largest_side: int, bytes_a_pixel: int, **options) -> PictureFormat:
-    """Describe a format of Pillow, which takes the whole picture, and holds so many bytes of each pixel of it."""
+    """Describes a format of Pillow, which takes the whole picture, and holds so many bytes of each pixel of it."""
 
     def write(path: Path, height: int, width: int, blocks: Iterable[np.ndarray]) -> None:
         pixels, row = np.empty((height, width, 3), np.uint8), 0
@@ -56,7 +56,7 @@ PILLOW_FORMATS = {
 
 
 def load_image(path_or_name: str | os.PathLike, max_size: int | None = None) -> torch.Tensor:
-    """Read a picture as a viewer would show it.
+    """Reads a picture as a viewer would show it.
 
     EXIF rotation is applied, transparency is laid over white, grey, palette, CMYK and 16-bit pictures become RGB, and
     of an animation the first frame is taken.
@@ -91,7 +91,7 @@ def load_image(path_or_name: str | os.PathLike, max_size: int | None = None) -> 
 
 
 def load_rgba(path: str | os.PathLike, max_size: int) -> torch.Tensor:
-    """Read a picture with its transparency.
+    """Reads a picture with its transparency.
 
     Args:
         path: a file; one without transparency is opaque all over.
@@ -117,7 +117,7 @@ def load_rgba(path: str | os.PathLike, max_size: int) -> torch.Tensor:
 
 
 def picture_files(folder: str | os.PathLike) -> list[Path]:
-    """List the files of a folder whose names end as those of pictures do, in order; not hidden ones."""
+    """Lists the files of a folder whose names end as those of pictures do, in order; not hidden ones."""
     return sorted(
         path
         for path in Path(folder).iterdir()
@@ -126,7 +126,7 @@ def picture_files(folder: str | os.PathLike) -> list[Path]:
 
 
 def save_image(image: torch.Tensor, path: str | os.PathLike) -> None:
-    """Write a picture, atomically; the ending of `path` decides between PNG, JPEG and WebP.
+    """Writes a picture, atomically; the ending of `path` decides between PNG, JPEG and WebP.
 
     Args:
         image: [3, H, W] float in [0, 1]; values outside are clipped.
@@ -146,7 +146,7 @@ def save_image(image: torch.Tensor, path: str | os.PathLike) -> None:
 
 
 def image_grid(images: Sequence[torch.Tensor], columns: int, pad: int = 2) -> torch.Tensor:
-    """Lay pictures out in rows on white.
+    """Lays pictures out in rows on white.
 
     Args:
         images: at least one [3, H, W] in [0, 1], all of one size.
@@ -176,7 +176,7 @@ def image_grid(images: Sequence[torch.Tensor], columns: int, pad: int = 2) -> to
 
 
 def to_uint8(image: torch.Tensor) -> np.ndarray:
-    """Convert one picture to bytes: round(255 * clip(image, 0, 1)).
+    """Converts one picture to bytes: round(255 * clip(image, 0, 1)).
 
     Args:
         image: [3, H, W] float in [0, 1].
@@ -235,7 +235,7 @@ def _open_skimage(name: str) -> Image.Image:
 
 
 def _to_plain_mode(image: Image.Image, name: str) -> Image.Image:
-    """Reduce Pillow's many modes to RGB, or to F in [0, 1] for grey pictures of more than 8 bits."""
+    """Reduces Pillow's many modes to RGB, or to F in [0, 1] for grey pictures of more than 8 bits."""
     if 0 in image.size:
         raise ValueError(f"a picture must have at least one pixel, but {name!r} is {image.width}x{image.height}.")
     image = ImageOps.exif_transpose(image)

@@ -24,7 +24,7 @@ LEVEL = 1
 
 
 def write_png(path: Path, height: int, width: int, blocks: Iterable[np.ndarray]) -> None:
-    """Write a picture of 8-bit RGB; the same bytes however it is cut into blocks.
+    """Writes a picture of 8-bit RGB; the same bytes however it is cut into blocks.
 
     Args:
         path: The file.
@@ -57,7 +57,7 @@ def _bytes_needed(height: int, width: int) -> int:
 
 
 def _chunk(file: BinaryIO, kind: bytes, content: bytes) -> None:
-    """Write length, kind, content, checksum. Image data that the compressor still holds back makes no chunk."""
+    """Writes length, kind, content, checksum. Image data that the compressor still holds back makes no chunk."""
     if content or kind == b"IEND":
         file.write(struct.pack(">I", len(content)) + kind)
         file.write(content)

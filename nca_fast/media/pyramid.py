@@ -25,7 +25,7 @@ BLOCK = 4096  # bytes in which file systems hand out room
 
 
 def write_pyramid(path: Path, height: int, width: int, blocks: Iterable[np.ndarray]) -> list[Path]:
-    """Write the pyramid of a picture, all levels at once, with about two rows of tiles in memory.
+    """Writes the pyramid of a picture, all levels at once, with about two rows of tiles in memory.
 
     Args:
         path: NAME.dzi. What an earlier call of the same name wrote is replaced.
@@ -55,7 +55,7 @@ def _tiles_folder(path: Path) -> Path:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Refuse to remove a folder that holds anything but the levels of a pyramid."""
+    """Refuses to remove a folder that holds anything but the levels of a pyramid."""
     folder = _tiles_folder(path)
     if folder.exists() and not (folder.is_dir() and all(entry.name.isdigit() for entry in folder.iterdir())):
         raise FileExistsError(

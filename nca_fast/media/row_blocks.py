@@ -41,7 +41,7 @@ def one_file(write: Callable[[Path, int, int, Iterable[np.ndarray]], None]) -> C
 
 
 def checked(blocks: Iterable[np.ndarray], height: int, width: int) -> Iterator[np.ndarray]:
-    """Pass on the blocks of a picture of `height` x `width` pixels; empty ones are left out.
+    """Passes on the blocks of a picture of `height` x `width` pixels; empty ones are left out.
 
     Raises:
         ValueError: A block is no uint8 [rows, width, 3], or the blocks have fewer or more rows than the picture.
@@ -63,7 +63,7 @@ def checked(blocks: Iterable[np.ndarray], height: int, width: int) -> Iterator[n
 
 
 def regrouped(blocks: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
-    """Cut the same picture into new arrays of `rows` rows each; the last has what is left."""
+    """Cuts the same picture into new arrays of `rows` rows each; the last has what is left."""
     group, filled = None, 0
     for block in blocks:
         while len(block):

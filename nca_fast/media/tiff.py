@@ -14,7 +14,7 @@ LEVEL = 1  # of zlib; on textures level 6 and the horizontal predictor gave larg
 
 
 def write_tiff(path: Path, height: int, width: int, blocks: Iterable[np.ndarray]) -> None:
-    """Write a picture of 8-bit RGB as deflated tiles, with one row of tiles in memory; arguments as `write_png`."""
+    """Writes a picture of 8-bit RGB as deflated tiles, with one row of tiles in memory; arguments as `write_png`."""
     tifffile.imwrite(
         path,
         _tiles(blocks),

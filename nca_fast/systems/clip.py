@@ -13,17 +13,18 @@ import torch
 from torch import Tensor
 
 from nca_fast import checkpoint, features, processes
+from nca_fast.canvas.scene import Scene
 from nca_fast.features.clip import ClipModel
 from nca_fast.files import check_writable
 from nca_fast.losses import regularizers
 from nca_fast.losses.aesthetic import AestheticHead
 from nca_fast.losses.clip import PromptDistance, cutouts, flatness, fringes, weights_of, whole
 from nca_fast.losses.content import CONTENT_LOSSES
-from nca_fast.media.film import even_speed, speed_ramp
 from nca_fast.media.images import load_image
 from nca_fast.nca import NCA
+from nca_fast.rendering.film import film
+from nca_fast.rendering.picture import picture
 from nca_fast.rendering.render import render
-from nca_fast.rendering.show import film, picture
 from nca_fast.systems.clip_settings import FREE_ON_RESUME, ClipConfig
 from nca_fast.training import run_folder, session
 from nca_fast.training.content import ContentPictures, shrunk, source_name
@@ -238,7 +239,8 @@ def _check_start(preset: str, with_content: bool) -> None:
 def _grown(config: ClipConfig, nca: NCA, image: Tensor | None) -> Tensor:
     """What the automaton makes of a picture, or grows by itself, in its longest rollout. [3, H, W]"""
     size, seed = config.image_size, derived_seed(config.seed, "preview")
-    return nca.to_rgb(render(nca, size, size, config.steps_max, seed=seed, backend=config.backend, image=image))[0]
+    scene = Scene(nca, size, size, config.steps_max, seed=seed, backend=config.backend, image=image)
+    return nca.to_rgb(render(scene))[0]
 
 
 def _show(
@@ -246,21 +248,22 @@ def _show(
 ) -> tuple[Path, ...]:
     """Writes picture and film of the trained automaton; returns all files of the run."""
     names = ["clip.png"]
-    same = {"seed": config.seed, "backend": config.backend, "progress": progress}
+    how = {"seed": config.seed, "backend": config.backend}
     if pictures:
         image = shrunk(pictures.pictures[0] / 255, config.picture_size)
         height, width = image.shape[1:]
-        picture(nca, height, width, config.steps_max, out / names[0], image=image, **same)
+        picture(Scene(nca, height, width, config.steps_max, image=image, **how), out / names[0], progress=progress)
         if config.video_steps:
             names.append("clip.mp4")
-            film(nca, height, width, even_speed(config.video_steps, 2), out / names[1], image=image, **same)
+            scene = Scene(nca, height, width, config.video_steps, image=image, **how)
+            film(scene, out / names[1], steps_per_frame=2, progress=progress)
     else:
         size = 4 * config.image_size
-        picture(nca, size, size, config.picture_steps, out / names[0], **same)
+        picture(Scene(nca, size, size, config.picture_steps, **how), out / names[0], progress=progress)
         if config.video_steps:
             names.append("clip.mp4")
             size = 2 * config.image_size
-            film(nca, size, size, speed_ramp(config.video_steps), out / names[1], zoom=2, **same)
+            film(Scene(nca, size, size, config.video_steps, **how), out / names[1], zoom=2, progress=progress)
     names += ["preview.png", run_folder.MODEL_FILE, "log.jsonl", run_folder.TRAINING_FILE]
     names += [run_folder.PICTURES_FILE] if pictures else []
     return tuple(out / name for name in names if (out / name).exists())  # a short run may have no preview

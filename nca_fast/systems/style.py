@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 
 from nca_fast import checkpoint, features, processes
+from nca_fast.canvas.scene import Scene
 from nca_fast.files import check_writable
 from nca_fast.losses import regularizers, style
 from nca_fast.losses.color import ColorHistogram
 from nca_fast.losses.content import CONTENT_LOSSES
-from nca_fast.media.film import even_speed
 from nca_fast.media.images import load_image
 from nca_fast.nca import NCA
 from nca_fast.presets import PRESETS, style_filters
+from nca_fast.rendering.film import film
+from nca_fast.rendering.picture import picture
 from nca_fast.rendering.render import render
-from nca_fast.rendering.show import film, picture
 from nca_fast.systems.style_settings import FREE_ON_RESUME, SMALLEST_STYLE, StyleConfig
 from nca_fast.training import run_folder, session
 from nca_fast.training.content import ContentPictures, first_picture, shrunk, source_name
@@ -186,18 +187,19 @@ def _restyled(config: StyleConfig, nca: NCA, image: Tensor) -> Tensor:
     """What the automaton makes of a picture [3, h, w]."""
     height, width = image.shape[1:]
     seed = derived_seed(config.seed, "preview")
-    state = render(nca, height, width, config.picture_steps, seed=seed, backend=config.backend, image=image)
-    return nca.to_rgb(state)[0]
+    scene = Scene(nca, height, width, config.picture_steps, seed=seed, backend=config.backend, image=image)
+    return nca.to_rgb(render(scene))[0]
 
 
 def _show(config: StyleConfig, nca: NCA, image: Tensor, out: Path, progress: bool) -> tuple[Path, ...]:
     """Writes picture and film of an image, restyled; returns all files of the run."""
     names = ["restyled.png"]
     height, width = image.shape[1:]
-    same = {"seed": config.seed, "backend": config.backend, "image": image, "progress": progress}
-    picture(nca, height, width, config.picture_steps, out / names[0], **same)
+    how = {"seed": config.seed, "backend": config.backend, "image": image}
+    picture(Scene(nca, height, width, config.picture_steps, **how), out / names[0], progress=progress)
     if config.video_steps:
         names.append("restyled.mp4")
-        film(nca, height, width, even_speed(config.video_steps, 1), out / names[1], **same)
+        scene = Scene(nca, height, width, config.video_steps, **how)
+        film(scene, out / names[1], steps_per_frame=1, progress=progress)
     names += ["preview.png", run_folder.MODEL_FILE, "log.jsonl", run_folder.TRAINING_FILE, run_folder.PICTURES_FILE]
     return tuple(out / name for name in names if (out / name).exists())  # a short run may have no preview

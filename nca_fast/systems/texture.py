@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nca_fast import features, processes
+from nca_fast.canvas.scene import Scene
 from nca_fast.files import check_writable
 from nca_fast.losses import regularizers, style
-from nca_fast.media.film import speed_ramp
 from nca_fast.media.images import load_image
 from nca_fast.nca import NCA
+from nca_fast.rendering.film import film
+from nca_fast.rendering.picture import picture
 from nca_fast.rendering.render import render
-from nca_fast.rendering.show import film, picture
 from nca_fast.systems.texture_config import FREE_ON_RESUME, SMALLEST_IMAGE, TextureConfig
 from nca_fast.training import run_folder, session
 from nca_fast.training.listeners import PreviewStrip
@@ -150,18 +151,17 @@ def _objective(
 def _grown(config: TextureConfig, nca: NCA) -> Tensor:
     """What the automaton grows by itself, from its start state and not from what the pool has gathered. [3, H, W]"""
     size, seed = config.image_size, derived_seed(config.seed, "preview")
-    return nca.to_rgb(render(nca, size, size, config.steps_max, seed=seed, backend=config.backend))[0]
+    return nca.to_rgb(render(Scene(nca, size, size, config.steps_max, seed=seed, backend=config.backend)))[0]
 
 
 def _show(config: TextureConfig, nca: NCA, out: Path, progress: bool) -> tuple[Path, ...]:
     """Writes the picture and the film of the trained automaton; returns all files of the run."""
     names = ["texture.png"]
-    same = {"seed": config.seed, "backend": config.backend, "progress": progress}
-    size = 4 * config.image_size
-    picture(nca, size, size, config.picture_steps, out / names[0], **same)
+    how, size = {"seed": config.seed, "backend": config.backend}, 4 * config.image_size
+    picture(Scene(nca, size, size, config.picture_steps, **how), out / names[0], progress=progress)
     if config.video_steps:
         names.append("texture.mp4")
         size = 2 * config.image_size
-        film(nca, size, size, speed_ramp(config.video_steps), out / names[1], zoom=2, **same)
+        film(Scene(nca, size, size, config.video_steps, **how), out / names[1], zoom=2, progress=progress)
     names += ["preview.png", run_folder.MODEL_FILE, "log.jsonl", run_folder.TRAINING_FILE]
     return tuple(out / name for name in names if (out / name).exists())  # a short run may have no preview

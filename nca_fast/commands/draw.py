@@ -1,23 +1,26 @@
 """Commands that draw what an automaton has learned."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import tyro
 
-from nca_fast import processes
-from nca_fast.canvas import exchange as distributed
-from nca_fast.canvas.scene import CanvasConfig
+from nca_fast import devices, processes
+from nca_fast.backends import BackendName, PrecisionName
+from nca_fast.canvas.exchange import band_path
+from nca_fast.canvas.scene import CanvasConfig, Scene
 from nca_fast.canvas.start import file_size
 from nca_fast.commands.report import print_files, says_how_to_resume
 from nca_fast.files import check_writable
-from nca_fast.media.film import FILMS, even_speed, speed_ramp
+from nca_fast.media.film import FILMS
 from nca_fast.media.formats import FORMATS
 from nca_fast.nca import NCA
 from nca_fast.rendering.apply import apply, shown_steps
-from nca_fast.rendering.show import film, picture
+from nca_fast.rendering.film import film
+from nca_fast.rendering.picture import picture
 
 ENDINGS = (*FORMATS, *FILMS)
 
@@ -53,15 +56,16 @@ class Apply:
     """Film: frames per second."""
     seed: int = 0
     """Fixes all randomness: the same seed draws the same cells."""
-    backend: Literal["reference", "cpu"] | None = None
+    backend: BackendName | None = None
     """What computes. None: the fastest that this machine has."""
+    precision: PrecisionName | None = None
+    """What the matrix products multiply. None: what stock convolutions would on the device."""
+    device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda|cuda:1")] = "auto"
+    """Where it computes; auto: on a GPU, if there is one that the kernels serve."""
 
     def check(self) -> None:
         """Raises ValueError for what cannot be done."""
-        for name in ("steps", "max_size", "steps_per_frame", "fps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, but got {value}.")
+        _check_positive(self, "steps", "max_size", "steps_per_frame", "fps")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, but got {self.seed}.")
         suffix = self.out.suffix.lower()
@@ -74,8 +78,10 @@ class Apply:
         """Redraws, and says what was written and what could not be read."""
         self.check()
         nca = NCA.from_pretrained(self.model)
+        nca = nca.to(_device(self, [nca]))
         steps = shown_steps(self.model) if self.steps is None else self.steps
-        options = {name: getattr(self, name) for name in ("max_size", "seed", "backend", "steps_per_frame", "fps")}
+        names = ("max_size", "seed", "backend", "precision", "steps_per_frame", "fps")
+        options = {name: getattr(self, name) for name in names}
         written, unread = apply(nca, self.image, self.out, steps, progress=True, **options)
         print_files(written)
         if unread:
@@ -121,10 +127,13 @@ class Render:
     """Pixels along the side of a cell."""
     seed: int = 0
     """Fixes all randomness: the same seed draws the same cells."""
-    backend: Literal["reference", "cpu"] | None = None
+    backend: BackendName | None = None
     """What computes. None: the fastest that this machine has."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where it computes. What does not fit into the memory of a GPU is brought there strip by strip."""
+    precision: PrecisionName | None = None
+    """What the matrix products multiply. None: what stock convolutions would on the device."""
+    device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda|cuda:1")] = "auto"
+    """Where it computes; auto: on a GPU, if there is one that the kernels serve. What does not fit into its memory is
+    brought there strip by strip. Under torchrun each process takes a GPU of its own."""
     save_state: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """File (.safetensors) for the last state too, from which --start goes on."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -133,12 +142,7 @@ class Render:
 
     def check(self) -> None:
         """Raises ValueError for what cannot be rendered."""
-        for name in ("height", "width", "steps", "steps_per_frame", "fps", "zoom"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, but got {value}.")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, but got {self.seed}.")
+        _check_positive(self, "height", "width", "steps_per_frame", "fps", "zoom")
         if self.config.start_file is None and None in (self.height, self.width):
             raise ValueError("height and width must be given where --start names no file that has them.")
         suffix = self.out.suffix.lower()
@@ -152,33 +156,27 @@ class Render:
             raise ValueError(f"a film must be made by one process, but torchrun started {processes.count()}.")
         if self.save_state is not None and self.save_state.suffix.lower() != ".safetensors":
             raise ValueError(f"save_state must end in .safetensors, but got {str(self.save_state)!r}.")
-        if self.device == "cuda" and self.backend == "cpu":
-            raise ValueError("backend cpu must go with device cpu, but got device cuda.")
-        self.config.check()
 
     def run(self, command: str) -> None:
         """Renders, and says what was written."""
         self.check()
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device cuda needs a GPU that PyTorch can use, but there is none: use --device cpu.")
-        nca = NCA.from_pretrained(self.model).to(self.device)
+        ncas = [NCA.from_pretrained(model) for model in (self.model, *self.config.graft)]
+        nca, (height, width) = ncas[0].to(_device(self, ncas)), self._size()
+        how = {name: getattr(self, name) for name in ("seed", "backend", "precision", "config")}
+        scene = Scene(nca, height, width, self.steps, **how)
         for file in (self.out, self.save_state):
             if file is not None:
                 check_writable(file.parent)
-        height, width = self._size()
-        same = {"seed": self.seed, "backend": self.backend, "zoom": self.zoom, "config": self.config}
-        same |= {"save_state": self.save_state, "progress": True}
+        same = {"zoom": self.zoom, "save_state": self.save_state, "progress": True}
         if self.out.suffix.lower() in FILMS:
-            every = self.steps_per_frame
-            frames = speed_ramp(self.steps) if every is None else even_speed(self.steps, every)
-            files = film(nca, height, width, frames, self.out, fps=self.fps, **same)
-        elif processes.count() > 1:
-            command = command.replace("nca-fast", f"torchrun --nproc-per-node {processes.local_count()} -m nca_fast", 1)
-            with says_how_to_resume(command, distributed.band_path(self.out)):
-                files = distributed.picture(nca, height, width, self.steps, self.out, resume=self.resume, **same)
+            files = film(scene, self.out, steps_per_frame=self.steps_per_frame, fps=self.fps, **same)
         else:
-            with says_how_to_resume(command, self.out):
-                files = picture(nca, height, width, self.steps, self.out, resume=self.resume, **same)
+            kept = self.out
+            if processes.count() > 1:
+                torchrun = f"torchrun --nproc-per-node {processes.local_count()} -m nca_fast"
+                command, kept = command.replace("nca-fast", torchrun, 1), band_path(self.out)
+            with says_how_to_resume(command, kept):
+                files = picture(scene, self.out, resume=self.resume, shared=True, **same)
         print_files(files)
 
     def _size(self) -> tuple[int, int]:
@@ -186,3 +184,19 @@ class Render:
             return self.height, self.width
         height, width = file_size(self.config.start_file)
         return self.height or height, self.width or width
+
+
+def _check_positive(command: Apply | Render, *names: str) -> None:
+    for name in names:
+        value = getattr(command, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, but got {value}.")
+
+
+def _device(command: Apply | Render, ncas: Sequence[NCA]) -> torch.device:
+    """Picks the device for automata, and says which it is where that does not go without saying."""
+    device = devices.pick(command.device, [nca.rule for nca in ncas], command.backend, command.precision)
+    said = devices.describe(device)
+    if said is not None:
+        print(said)
+    return device
