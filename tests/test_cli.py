@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import nca_fast
-from nca_fast import checkpoint, cli
+from nca_fast import checkpoint, cli, devices
 from nca_fast.canvas.colony import Colony
 from nca_fast.commands import learn
 from nca_fast.media.images import load_image, save_image
@@ -142,6 +142,13 @@ def test_render_films(tmp_path, model, options, frames):
     assert run(f"render {{0}} --height 12 --width 20 --steps 36 {options} --out {{1}}", model.parent, out) == 0
     with Image.open(out) as film:
         assert film.n_frames == frames
+
+
+def test_a_gpu_is_named(tmp_path, model, capsys, monkeypatch):
+    monkeypatch.setattr(devices, "describe", lambda device: f"computing on {device}")
+    options = "--height 4 --width 4 --steps 4 --device cpu --precision fp32 --backend reference"
+    assert run(f"render {{0}} {options} --out {{1}}", model, tmp_path / "x.png") == 0
+    assert capsys.readouterr().out.startswith("computing on cpu\n")
 
 
 def test_same_command_same_file(tmp_path, model):

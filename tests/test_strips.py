@@ -279,9 +279,8 @@ def test_a_resumed_run_keeps_its_settings(tmp_path):
 
 
 class WorstStreams:
-    """Copies that make the most of what they are allowed: uploads happen at once, unless they have to wait for something
-    that has not happened; downloads not before somebody waits for them. Host memory may be used again when the host has
-    waited."""
+    """Copies that make the most of what they are allowed: uploads happen at once, unless they wait for something that
+    has not happened; downloads when somebody waits for them. Host memory may be used again when the host has waited."""
 
     device = torch.device("cpu")
 

@@ -3,10 +3,12 @@
 import pytest
 import torch
 from PIL import Image
+from triton_rollouts import DEVICE, small_programs
 
 import nca_fast
-from nca_fast.canvas.scene import Scene
-from nca_fast.media.images import load_image
+from nca_fast.canvas.scene import CanvasConfig, Scene
+from nca_fast.media.images import load_image, save_image
+from nca_fast.rendering.apply import apply
 from nca_fast.rendering.film import film
 from nca_fast.rendering.picture import picture
 from nca_fast.rendering.render import render
@@ -58,3 +60,25 @@ def test_zoom_must_be_positive(nca, tmp_path, draw):
     with pytest.raises(ValueError, match="zoom must be at least 1, but got 0"):
         draw(Scene(nca, 6, 10, 1), tmp_path / "x.gif", zoom=0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_triton_renders_and_applies(tmp_path, monkeypatch):
+    """By the interpreter where there is no GPU; the numbers are those of the reference, up to rounding."""
+    small_programs(monkeypatch)
+    rule = nca_fast.Rule(channels=4, hidden=(8,))
+    painter, other = (nca_fast.NCA(rule, start="image", init_gain=0.3).to(DEVICE) for _ in range(2))
+    other.save_pretrained(tmp_path / "other")
+    image, map = torch.rand(3, 6, 8, device=DEVICE), str(tmp_path / "map.png")
+    save_image(image, tmp_path / "a.png")
+    save_image(torch.linspace(0, 1, 9).expand(3, 7, 9), tmp_path / "map.png")
+    config = CanvasConfig(map=map, graft=(tmp_path / "other",), speed_map=map)
+    states, shown = [], []
+    for backend in ("triton", "reference"):
+        how = {"backend": backend, "precision": "fp32"}
+        states.append(render(Scene(painter, 6, 8, 1, image=image, config=config, **how)))
+        assert states[-1].device == image.device
+        apply(painter, tmp_path / "a.png", tmp_path / "b.png", 1, **how)
+        shown.append(load_image(tmp_path / "b.png"))
+    torch.testing.assert_close(*states, rtol=1e-6, atol=1e-6)  # sums in another order; worst seen 6e-8
+    torch.testing.assert_close(*shown, rtol=0, atol=1.01 / 255)
+    assert not torch.equal(shown[0], load_image(tmp_path / "a.png"))
