@@ -14,7 +14,7 @@ import glob
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,47 +25,23 @@ from nca_fast.canvas.band import Band, Position
 from nca_fast.canvas.plan import Plan
 
 
-class Neighbours(Protocol):
-    """What is around a band: rows, and other processes that compute them."""
-
-    rows: tuple[int, int] | None
-    """First and end row of the band; None for all that there are."""
-
-    def exchange(self, band: Band, halo: int, meanwhile: Callable[[], None]) -> tuple[Tensor, Tensor]:
-        """Gives the `halo` rows above the band and those below, as they are between passes; none where the canvas ends.
-
-        Each [C, halo or 0, width]. Calls `meanwhile`, which needs none of them, while they are on their way.
-        """
-
-    def barrier(self) -> None:
-        """Returns when the halos of all bands of the canvas are stored: then old rows may give way to new ones."""
-
-    def agree(self, plans: Sequence[Plan]) -> list[Plan]:
-        """Makes the passes of all bands equally long."""
-
-    def align(self, position: Position, path: Path) -> None:
-        """Makes bands that were left at different moments, this one with its state beside `path`, go on together."""
-
-    def total(self, number: int) -> int:
-        """Adds up the numbers of all bands."""
-
-    def together(self, write: Callable[[Iterator[Tensor]], Any], blocks: Iterable[Tensor]) -> Any:
-        """Calls `write` with the blocks of all bands, in their order; returns what it returned."""
-
-
 class Alone:
-    """The `Neighbours` of a band whose canvas nobody else computes: on a torus it is its own, otherwise it has none.
+    """What is around a band whose canvas nobody else computes: on a torus its own rows, otherwise nothing.
 
     Args:
         circular: Whether it is a torus.
-        rows: As in `Neighbours`.
+        rows: First and end row of the band; None for all that there are.
     """
 
     def __init__(self, circular: bool, rows: tuple[int, int] | None = None):
         self.circular, self.rows = circular, rows
 
     def exchange(self, band: Band, halo: int, meanwhile: Callable[[], None]) -> tuple[Tensor, Tensor]:
-        """Reads them. A halo with more rows than the band goes around it more than once."""
+        """Gives the `halo` rows above the band and those below, as they are between passes; none where the canvas ends.
+
+        Each [C, halo or 0, width]; with more rows than the band they go around it more than once. Calls `meanwhile`,
+        which needs none of them, while they are on their way.
+        """
         meanwhile()
         if not self.circular:
             nothing = torch.empty(band.channels, 0, band.width)
@@ -76,26 +52,26 @@ class Alone:
         return rows[:, torch.arange(-halo, 0) % band.rows], rows[:, torch.arange(halo) % band.rows]
 
     def barrier(self) -> None:
-        """Returns: there is nobody to wait for."""
+        """Returns when the halos of all bands of the canvas are stored: then old rows may give way to new ones."""
 
     def agree(self, plans: Sequence[Plan]) -> list[Plan]:
-        """Returns the plans as they are."""
+        """Makes the passes of all bands equally long."""
         return list(plans)
 
     def align(self, position: Position, path: Path) -> None:
-        """Returns: there is nobody to go on with."""
+        """Makes bands that were left at different moments, this one with its state beside `path`, go on together."""
 
     def total(self, number: int) -> int:
-        """Returns the number."""
+        """Adds up the numbers of all bands."""
         return number
 
     def together(self, write: Callable[[Iterator[Tensor]], Any], blocks: Iterable[Tensor]) -> Any:
-        """Calls `write`."""
+        """Calls `write` with the blocks of all bands, in their order; returns what it returned."""
         return write(iter(blocks))
 
 
 class BandExchange:
-    """The `Neighbours` of a band of a canvas that the processes of torchrun share; each makes one.
+    """As `Alone`, for a band of a canvas that the processes of torchrun share; each makes one.
 
     Args:
         height: Rows of the canvas.
@@ -198,6 +174,9 @@ class BandExchange:
             _send(block.contiguous())
         _send(torch.zeros(3, dtype=torch.int64))
         return processes.broadcast(None)
+
+
+Neighbours = Alone | BandExchange
 
 
 def bands(height: int, count: int, halo: int) -> list[tuple[int, int]]:

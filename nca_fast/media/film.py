@@ -24,7 +24,7 @@ class Mp4:
 
     @staticmethod
     def check(height: int, width: int) -> None:
-        """See `check_film`. x264 takes sides up to 16384, and ffmpeg an area (height + 128) * (width + 128) < 2**28."""
+        """Refuses sides above the 16384 of x264 and areas (height + 128) * (width + 128) above the 2**28 of ffmpeg."""
         if max(height, width) > 16384 or (height + 129) * (width + 129) >= 2**28:  # an odd side grows by one
             raise ValueError(
                 "frames of an MP4 must have sides of at most 16384 and some 268 million pixels, but they are "
@@ -88,7 +88,7 @@ class Gif:
 
     @staticmethod
     def check(height: int, width: int) -> None:
-        """See `check_film`."""
+        """Refuses sides of more than 16 bits."""
         if max(height, width) > 65535:
             raise ValueError(f"sides of a GIF must be at most 65535 pixels, but frames are {height} x {width}.")
 

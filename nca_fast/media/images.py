@@ -72,15 +72,10 @@ def load_image(path_or_name: str | os.PathLike, max_size: int | None = None) -> 
         ValueError: missing, unreadable, damaged, empty or suspiciously large file; unknown name; max_size below 1.
         ImportError: `skimage:` without scikit-image.
     """
-    if max_size is not None and max_size < 1:
-        raise ValueError(f"max_size must be at least 1 pixel, but got {max_size}.")
+    _check_max_size(max_size)
     name = os.fspath(path_or_name)
     with _open_skimage(name) if name.startswith("skimage:") else _open_file(name) as opened:
-        image = _to_plain_mode(opened, name)
-    if max_size is not None and max(image.size) > max_size:
-        scale = max_size / max(image.size)
-        size = [max(1, round(side * scale)) for side in image.size]
-        image = image.resize(size, Image.Resampling.LANCZOS)
+        image = _shrunk(_to_plain_mode(opened, name), max_size)
     array = np.asarray(image, dtype=np.float32)
     if image.mode == "F":
         # The Lanczos filter overshoots at edges; Pillow clips that for 8-bit pictures only.
@@ -103,16 +98,12 @@ def load_rgba(path: str | os.PathLike, max_size: int) -> torch.Tensor:
     Raises:
         ValueError: missing, unreadable, damaged, empty or suspiciously large file; max_size below 1.
     """
-    if max_size < 1:
-        raise ValueError(f"max_size must be at least 1 pixel, but got {max_size}.")
+    _check_max_size(max_size)
     with _open_file(os.fspath(path)) as opened:
         image = ImageOps.exif_transpose(opened).convert("RGBA")
     if 0 in image.size:
         raise ValueError(f"a picture must have at least one pixel, but {os.fspath(path)!r} has none.")
-    if max(image.size) > max_size:
-        scale = max_size / max(image.size)
-        image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
-    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.asarray(_shrunk(image, max_size), dtype=np.float32) / 255).permute(2, 0, 1)
     return torch.cat([pixels[:3] * pixels[3:], pixels[3:]]).contiguous()
 
 
@@ -195,6 +186,18 @@ def to_uint8(image: torch.Tensor) -> np.ndarray:
             "a picture must not hold NaN; did the automaton blow up? A lower learning rate often mends that."
         )
     return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def _check_max_size(max_size: int | None) -> None:
+    if max_size is not None and max_size < 1:
+        raise ValueError(f"max_size must be at least 1 pixel, but got {max_size}.")
+
+
+def _shrunk(image: Image.Image, max_size: int | None) -> Image.Image:
+    if max_size is None or max(image.size) <= max_size:
+        return image
+    scale = max_size / max(image.size)
+    return image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
 
 
 def _open_file(name: str) -> Image.Image:

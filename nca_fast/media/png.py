@@ -51,7 +51,7 @@ def write_png(path: Path, height: int, width: int, blocks: Iterable[np.ndarray])
 
 
 def _bytes_needed(height: int, width: int) -> int:
-    """Noise does not get smaller, and every piece has a chunk around it."""
+    """Counts noise, which does not get smaller, and a chunk around every piece."""
     content = height * (1 + 3 * width)
     return content + content // 1000 + 12 * (height + content // PIECE) + 1024
 

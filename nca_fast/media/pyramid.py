@@ -72,7 +72,7 @@ def _bytes_needed(height: int, width: int) -> int:
 
 
 def _sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """The picture's size, and that of every level below it, down to a single pixel."""
+    """Lists the picture's size and that of every level below it, down to a single pixel."""
     sizes = [(height, width)]
     while max(sizes[-1]) > 1:
         sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
@@ -114,7 +114,7 @@ class _Level:
 
 
 def halved(pixels: np.ndarray) -> np.ndarray:
-    """The mean of every 2 x 2 pixels, rounded; at an odd side of those that are there.
+    """Computes the mean of every 2 x 2 pixels, rounded; at an odd side of those that are there.
 
     As other makers of pyramids do it: of the stored numbers, not of the light that they stand for.
 

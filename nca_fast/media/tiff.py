@@ -31,7 +31,7 @@ def write_tiff(path: Path, height: int, width: int, blocks: Iterable[np.ndarray]
 
 
 def _bytes_needed(height: int, width: int) -> int:
-    """Whole tiles of noise, and where each lies."""
+    """Counts whole tiles of noise, and where each lies."""
     tiles = -(-height // TILE) * -(-width // TILE)
     return tiles * (TILE * TILE * 3 + 1024) + 4096
 
