@@ -60,7 +60,7 @@ class Band:
         shift: See the module. At least `halo`.
         dtype: In which the state is kept: float32, bfloat16 or float16. It is computed in float32.
         path: File to keep it in, which is made and has zeros everywhere, or with `base` opened; None for memory.
-        base: Place of row 0 in the ring, of a file that is gone on with.
+        base: Place of row 0 in the ring, of a file that another process left.
         device: Of the memory; None is the CPU.
 
     Raises:

@@ -8,9 +8,10 @@
 On a CPU the result is that of `nca(nca.initial_state(...), steps)`, bit for bit, however it is cut.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -39,8 +40,8 @@ class Canvas:
         scene: What is computed; what computes it is the device of its automaton.
         path: The output; a state that does not fit into memory lies in a file beside it. None: a canvas that does not
             fit is refused.
-        resume: Whether to go on with a run that was interrupted, or to begin one that can be gone on with where its
-            state lies in a file. None: an interrupted run leaves nothing.
+        resume: True resumes a run that was interrupted; False begins one that can be resumed, if its state lies in a
+            file. None: an interrupted run leaves nothing.
         longest: Most steps between two moments at which the state is wanted; None: only the last is.
         reserve: Memory and disk for something else.
         on_cells: Called with the cell-steps that were done since the last call.
@@ -85,15 +86,7 @@ class Canvas:
 
         self.band: Band | None = None
         self.stage, self.position = 0, Position(step=self.first_step)
-        # What a run must have in common with one that it goes on with: of files, what is in them.
-        settings = asdict(replace(config, graft=(), map=None, speed_map=None)) | {"rows": rows}
-        settings |= {
-            name: getattr(scene, name) for name in ("height", "width", "steps", "seed", "backend", "precision")
-        }
-        ncas, pictures = self._colonies[0].ncas, [*maps.values(), scene.image]
-        settings |= {"rules": [n.rule.to_json() for n in ncas], "weights": [fingerprint(*n.parameters()) for n in ncas]}
-        settings |= {"pictures": [None if picture is None else fingerprint(picture) for picture in pictures]}
-        self.journal = None if path is None else Journal(journal_path(path), settings)
+        self.journal = None if path is None else Journal(journal_path(path), self._settings(maps.values()))
         self._keep, self._streams = resume is not None, streams
         if resume:
             self._resume()
@@ -196,6 +189,16 @@ class Canvas:
         for row, count in self.band.blocks(max(1, PIXELS // (self.band.width * zoom * zoom))):
             pixels = to_uint8(self.scene.nca.to_rgb(self.rows(row, count)[None])[0])
             yield pixels if zoom == 1 else pixels.repeat(zoom, 0).repeat(zoom, 1)
+
+    def _settings(self, maps: Iterable[Tensor | None]) -> dict[str, Any]:
+        """Lists what a run must have in common with one that it resumes: of files, what is in them."""
+        scene, ncas = self.scene, self._colonies[0].ncas
+        same = asdict(replace(scene.config, graft=(), map=None, speed_map=None)) | {"rows": self.neighbours.rows}
+        same |= {name: getattr(scene, name) for name in ("height", "width", "steps", "seed", "backend", "precision")}
+        same |= {"rules": [nca.rule.to_json() for nca in ncas]}
+        same |= {"weights": [fingerprint(*nca.parameters()) for nca in ncas]}
+        pictures = [*maps, scene.image]
+        return same | {"pictures": [None if picture is None else fingerprint(picture) for picture in pictures]}
 
     def _open(self, number: int, base: int | None = None) -> Band:
         """Opens the band of a stage: new, or with `base` its file of a run that was interrupted."""

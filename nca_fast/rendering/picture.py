@@ -35,11 +35,10 @@ def picture(
         path: .png, .tif, .dzi, .jpg or .webp; it appears when the picture is complete.
         zoom: Pixels along the side of a cell.
         save_state: File to write the state to, too.
-        resume: Whether to go on with a run that was interrupted, or to begin one that can be gone on with if its state
-            lies in a file. None: an interrupted run leaves nothing.
+        resume: As in `Canvas`.
         shared: Whether all processes of torchrun draw it together, each by this call. Then every band lies in a file
-            beside the picture, so that when a process is killed, all can begin again where it was; on GPUs, to which a
-            disk is slow, only with `config.resumable`.
+            beside the picture, so that all can resume when one is killed; on GPUs, to which a disk is slow, only with
+            `config.resumable`.
         progress: Show a progress bar on stderr (in the first process).
 
     Returns:
