@@ -21,8 +21,9 @@ from bench.harness import RESULTS, header, write_result
 from nca_fast.canvas.scene import Scene
 from nca_fast.media.images import to_uint8
 from nca_fast.rendering.render import render
-from nca_fast.systems.clip import train_clip
+from nca_fast.systems.clip import Clip, ClipSources
 from nca_fast.systems.clip_settings import ClipConfig
+from nca_fast.training.session import run_training
 
 HUES = {"red": 0, "orange": 30, "yellow": 56, "green": 120, "cyan": 180, "blue": 226, "purple": 278, "pink": 330}
 HUE_TOLERANCE = 22  # degrees
@@ -164,11 +165,11 @@ def run(promise: Promise, config: ClipConfig) -> tuple[dict, Image.Image]:
     """Trains one prompt and measures what it grew."""
     with tempfile.TemporaryDirectory() as folder:
         cpu = time.process_time()
-        result = train_clip(config, [promise.prompt], [], Path(folder) / "run", progress=False)
+        result = run_training(Clip, ClipSources((promise.prompt,)), Path(folder) / "run", config, progress=False)
         cpu = time.process_time() - cpu
     size = 2 * config.image_size
-    state = render(Scene(result.nca, size, size, config.picture_steps, seed=1))
-    picture = result.nca.to_rgb(state)[0].nan_to_num()
+    state = render(Scene(result.model, size, size, config.picture_steps, seed=1))
+    picture = result.model.to_rgb(state)[0].nan_to_num()
     seen = measure(picture)
     promised = kept(promise, seen)
     record = {"prompt": promise.prompt, "kept": promised, "seen": asdict(seen), "promised": asdict(promise)}

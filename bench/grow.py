@@ -19,8 +19,8 @@ import torch
 from bench.harness import RESULTS, header, write_result
 from nca_fast import checkpoint
 from nca_fast.files import atomic_path
-from nca_fast.systems.growing import GROWN, regrowth, train_growing, wound
-from nca_fast.systems.growing_config import GrowingConfig
+from nca_fast.systems.growing import GROWN, Growing, GrowingConfig, GrowingSources, regrowth, wound
+from nca_fast.training.session import run_training
 
 IMAGE = Path(__file__).parents[1] / "examples" / "ladybird.png"
 SMALL = GrowingConfig(image_size=24, image_margin=4, iterations=3000)  # minutes on one core
@@ -36,7 +36,7 @@ def main() -> None:
     config = replace(SMALL, iterations=options.iterations, threads=options.threads)
     with tempfile.TemporaryDirectory() as folder:
         begin, begin_cpu = time.perf_counter(), time.process_time()
-        result = train_growing(config, IMAGE, folder)
+        result = run_training(Growing, GrowingSources(str(IMAGE)), folder, config)
         seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
         lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
         target = checkpoint.load(Path(folder) / "training.safetensors")[0]["target"]
@@ -47,9 +47,9 @@ def main() -> None:
     half[:, width // 2 :] = 0
     errors = {}
     for name, left in (("circle", wound(height, width)), ("right half", half)):
-        mended = [regrowth(result.nca, target, left, seed=seed) for seed in range(SEEDS)]
+        mended = [regrowth(result.model, target, left, seed=seed) for seed in range(SEEDS)]
         errors[name] = {key: [getattr(m, key) for m in mended] for key in ("before", "damaged", "after")}
-    late = regrowth(result.nca, target, wound(height, width), steps=LONG)
+    late = regrowth(result.model, target, wound(height, width), steps=LONG)
     blocks = [lines[i : i + 25] for i in range(0, len(lines), 25)]
     report = {
         "header": header(),

@@ -32,7 +32,8 @@ from nca_fast.systems.style import style_objective
 from nca_fast.systems.style_settings import StyleConfig
 from nca_fast.training import loop
 from nca_fast.training.content import ContentPictures
-from nca_fast.training.pool import Pool
+from nca_fast.training.descent import normalize_gradients
+from nca_fast.training.pool import Pool, PoolStep
 
 STYLE, CONTENT = "skimage:immunohistochemistry", ("skimage:astronaut", "skimage:chelsea", "skimage:coffee")
 SIZE, BATCH, STEPS = 224, 4, (32, 64)
@@ -88,10 +89,10 @@ class Contestant:
         self.config, self.rollout, self.one_by_one = config, rollout, one_by_one
         self.pictures = ContentPictures.read(CONTENT, config.content_size, config.content_zoom)
         self.objective = style_objective(config, target, nca)
-        self.start = self.pictures.starts(nca)
+        self.start = lambda count, seed: self.pictures.start(nca, count, seed)
         self.loss_seconds = 0.0
         optimizer = AddingAdam(rollout.parameters(), lr=config.learning_rate)
-        self.run = loop.Run(rollout, optimizer, Pool(self.start(POOL, 0)), seed=0)
+        self.run, self.pool = loop.TrainingRun(rollout, optimizer), Pool(self.start(POOL, 0))
 
     def timed_objective(self, states: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The losses, whose time forward and backward is noted; the rollout's backward begins where theirs ends."""
@@ -109,18 +110,19 @@ class Contestant:
         calls = self.config.batch_size if self.one_by_one else 1
         for call in range(calls):
             self.run.optimizer.last = last = call == calls - 1
-            loop.train(
-                self.run,
+            step = PoolStep(
+                self.rollout,
+                self.pool,
                 self.timed_objective,
-                iterations=self.run.iteration + 1,
+                self.start,
+                seed=0,
                 batch_size=self.config.batch_size // calls,
+                steps=lambda place: (steps, steps),
                 reseed_every=self.config.reseed_every,
-                steps=lambda iteration: (steps, steps),
-                learning_rate=lambda iteration: self.config.learning_rate,
-                normalize=last,
                 state_limit=self.config.state_limit,
-                start=self.start,
             )
+            plan = loop.Plan(self.run.iteration + 1, lambda place: self.config.learning_rate)
+            loop.train(self.run, step, plan, tame=normalize_gradients if last else None)
 
 
 def stock_bytes(nca: NCA, cell_steps: int) -> int:
@@ -139,7 +141,7 @@ def check_loops(config: StyleConfig, nca: NCA, stock: Stock) -> float:
     """The largest relative difference of gradients between the loops, after 8 steps; stops when it is too large."""
     pictures = ContentPictures.read(CONTENT, config.content_size, config.content_zoom)
     target = load_image(STYLE, max_size=config.style_size)
-    objective, states = style_objective(config, target, nca), pictures.starts(nca)(1, 0)
+    objective, states = style_objective(config, target, nca), pictures.start(nca, 1, 0)
 
     def gradients(rollout: nn.Module, parameters: list[nn.Parameter]) -> list[Tensor]:
         terms = objective(rollout(states, steps=8), torch.Generator().manual_seed(0))

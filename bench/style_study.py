@@ -23,9 +23,10 @@ from nca_fast import NCA
 from nca_fast.canvas.scene import Scene
 from nca_fast.media.images import load_image, to_uint8
 from nca_fast.rendering.render import render
-from nca_fast.systems.style import train_style
+from nca_fast.systems.style import Style, StyleSources
 from nca_fast.systems.style_settings import StyleConfig
 from nca_fast.training.content import shrunk
+from nca_fast.training.session import run_training
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STYLE = "skimage:immunohistochemistry"
@@ -68,7 +69,7 @@ def trained(change: dict, iterations: int, folder: Path) -> tuple[Path, StyleCon
     config = replace(BASE, iterations=iterations, **change)
     name = " ".join(f"{key}={value}" for key, value in change.items() if value != getattr(BASE, key)) or "default"
     run = folder / name.replace("/", "-")
-    train_style(config, STYLE, CONTENT, run, resume=True)
+    run_training(Style, StyleSources(STYLE, CONTENT), run, config, resume=True)
     return run, config
 
 

@@ -1,6 +1,6 @@
 """Which loss, features and recipe give the best texture in the same CPU time? `python -m bench.texture_defaults`
 
-Every run is a single-threaded `train_texture` of as many iterations as fit into the budget, measured in CPU seconds so
+Every run is a single-threaded training of as many iterations as fit into the budget, measured in CPU seconds so
 that other work on the machine does not matter; two run at a time. Writes bench/results/texture_defaults.png, in which
 every automaton has grown a canvas of 4 x 4 times the area it was trained on, and bench/results/texture_defaults.json.
 """
@@ -25,7 +25,8 @@ from nca_fast.losses.style import GaussianW2, SlicedOT
 from nca_fast.media.images import load_image, to_uint8
 from nca_fast.nca import NCA
 from nca_fast.rendering.render import render
-from nca_fast.systems.texture import TextureConfig, train_texture
+from nca_fast.systems.texture import Texture, TextureConfig, TextureSources
+from nca_fast.training.session import run_training
 
 CROP, SIZE = 256, 64  # the scale at which 64 cells see several bricks, at the price of a quarter of 128 cells
 TEXTURES = ("brick", "gravel", "grass", "immunohistochemistry")
@@ -82,7 +83,8 @@ def train(row: str, column: str, image: str, change: dict, budget: float) -> Out
         def timed(iterations: int) -> tuple[float, bool]:
             begin = time.process_time()
             try:
-                train_texture(replace(config, iterations=iterations), image, f"{folder}/{iterations}", progress=False)
+                length = replace(config, iterations=iterations)
+                run_training(Texture, TextureSources(image), f"{folder}/{iterations}", length, progress=False)
             except FloatingPointError:
                 return time.process_time() - begin, True
             return time.process_time() - begin, False

@@ -28,7 +28,8 @@ from nca_fast.rule import Rule
 from nca_fast.systems.vae.architecture import ARCHITECTURES
 from nca_fast.systems.vae.model import divergence
 from nca_fast.systems.vae.settings import VAEConfig
-from nca_fast.systems.vae.training import train_vae
+from nca_fast.systems.vae.system import VAE, VAESources
+from nca_fast.training.session import run_training
 
 BATCH = 64  # as the published code trains MNIST
 TRAINED = 300  # iterations before the speed is measured: digits are there, if blurred
@@ -133,7 +134,7 @@ def speed(repeats: int) -> dict:
     architecture = ARCHITECTURES["vae-mnist"]
     parity, rule = check_parity(architecture.rule, architecture.size), architecture.rule
     with tempfile.TemporaryDirectory() as folder:
-        vae = train_vae(VAEConfig(iterations=TRAINED), "digits", folder).vae
+        vae = run_training(VAE, VAESources("digits"), folder, VAEConfig(iterations=TRAINED)).model
     optimizer = torch.optim.Adam(vae.parameters(), lr=0.0)
     pictures = load_pictures("digits", architecture.size, architecture.grey).test[:BATCH]
     one_cell = vae.initial_state(BATCH)
@@ -191,7 +192,7 @@ def learn(threads: int | None, iterations: int | None) -> dict:
     config = VAEConfig(**changes)
     with tempfile.TemporaryDirectory() as folder:
         begin, begin_cpu = time.perf_counter(), time.process_time()
-        result = train_vae(config, "digits", folder)
+        result = run_training(VAE, VAESources("digits"), folder, config)
         seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
         lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
         for name in PICTURES:
@@ -202,15 +203,15 @@ def learn(threads: int | None, iterations: int | None) -> dict:
         [block[-1][0], sum(error for _, error in block) / len(block)]
         for block in (curve[i : i + 25] for i in range(0, len(curve), 25))
     ]
-    draw_curve(means, result.mean_error, RESULTS / "vae_digits.png")
+    draw_curve(means, result.figures["mean_error"], RESULTS / "vae_digits.png")
     return {
         "header": header(),
         "config": asdict(config),
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
-        "test_error": result.test_error,
-        "mean_picture_error": result.mean_error,
-        "share_of_mean_picture_error": result.test_error / result.mean_error,
+        "test_error": result.figures["test_error"],
+        "mean_picture_error": result.figures["mean_error"],
+        "share_of_mean_picture_error": result.figures["test_error"] / result.figures["mean_error"],
         "training_error_by_iteration": means,
     }
 

@@ -1,6 +1,6 @@
 """The command line: `nca-fast texture`, `style`, `clip`, `vae` and `grow` learn, `nca-fast render` and `apply` show.
 
-The options are the fields of the dataclasses in `commands` and `training`, read by tyro. Only these modules print.
+The options are the fields of the dataclasses in `commands` and `systems`, read by tyro. Only `commands` and this print.
 """
 
 import argparse
@@ -18,13 +18,9 @@ import tyro
 import nca_fast
 from nca_fast import checkpoint, processes
 from nca_fast.commands.draw import Apply, Render
-from nca_fast.commands.learn import Clip, Grow, Style, Texture
-from nca_fast.commands.vae import Vae, VaeFuse, VaeOutpaint, VaeRepair
-from nca_fast.systems.clip_settings import RECIPES, ClipConfig
-from nca_fast.systems.growing_config import GrowingConfig
-from nca_fast.systems.style_settings import StyleConfig
-from nca_fast.systems.texture import TextureConfig
-from nca_fast.systems.vae.settings import VAEConfig
+from nca_fast.commands.train import TRAIN, Train
+from nca_fast.commands.vae import VaeFuse, VaeOutpaint, VaeRepair
+from nca_fast.systems import SYSTEMS
 from nca_fast.training import run_folder
 
 DESCRIPTION = """Fast neural cellular automata.
@@ -35,25 +31,23 @@ Every command has its own help: nca-fast texture --help
 
 The version: nca-fast --version"""
 
-COMMANDS = {"texture": Texture, "style": Style, "clip": Clip, "render": Render, "apply": Apply}
-COMMANDS |= {"vae": Vae, "vae-fuse": VaeFuse, "vae-repair": VaeRepair, "vae-outpaint": VaeOutpaint, "grow": Grow}
-CONFIGS = {
-    "texture": TextureConfig,
-    "style": StyleConfig,
-    "clip": ClipConfig,
-    "vae": VAEConfig,
-    "grow": GrowingConfig,
-}  # of the commands that train, and can resume
+COMMANDS = TRAIN | {
+    "render": Render,
+    "apply": Apply,
+    "vae-fuse": VaeFuse,
+    "vae-repair": VaeRepair,
+    "vae-outpaint": VaeOutpaint,
+}
 
 
-def _parse(arguments: Sequence[str]) -> Texture | Style | Clip | Render | Apply:
+def _parse(arguments: Sequence[str]) -> Train | Render | Apply | VaeFuse | VaeRepair | VaeOutpaint:
     """The command that the arguments ask for; tyro prints help and errors, and exits."""
     chosen = arguments[0] if arguments else None
     subcommands = []
     for name, command in COMMANDS.items():
         # The list of commands shows the first line of each; the help of a command shows all of it.
         options = {} if name == chosen else {"description": command.__doc__.splitlines()[0]}
-        begun_with = _begun_with(arguments) if name == chosen and name in CONFIGS else None
+        begun_with = _begun_with(arguments) if name == chosen and name in SYSTEMS else None
         if begun_with is not None:
             options["default"] = begun_with
         subcommands.append(Annotated[command, tyro.conf.subcommand(name, **options)])
@@ -66,7 +60,7 @@ def _parse(arguments: Sequence[str]) -> Texture | Style | Clip | Render | Apply:
     )
 
 
-def _begun_with(arguments: Sequence[str]) -> Texture | Style | Clip | None:
+def _begun_with(arguments: Sequence[str]) -> Train | None:
     """The defaults of the options that are not typed: those of the run to resume, or of a recipe."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--out", type=Path)
@@ -78,11 +72,12 @@ def _begun_with(arguments: Sequence[str]) -> Texture | Style | Clip | None:
         return None
     if known.out is None:
         return None
+    make, system = TRAIN[arguments[0]], SYSTEMS[arguments[0]]
     if not known.resume or not (known.out / run_folder.TRAINING_FILE).exists():
-        return Clip(out=known.out, config=RECIPES[known.recipe]) if known.recipe in RECIPES else None
-    values = checkpoint.load_metadata(known.out / run_folder.TRAINING_FILE)["config"]
-    config = run_folder.stored_config(CONFIGS[arguments[0]], values, known.out)
-    return COMMANDS[arguments[0]](out=known.out, config=config)
+        recipe = system.recipes.get(known.recipe)
+        return None if recipe is None else make(out=known.out, config=recipe)
+    metadata = checkpoint.load_metadata(known.out / run_folder.TRAINING_FILE)
+    return make(out=known.out, config=run_folder.stored_config(system, metadata, known.out))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with processes.process_group():
             who = f"nca-fast, process {processes.rank()}" if processes.rank() else who
             command = _parse(arguments)
-            if processes.count() > 1 and arguments[0] not in (*CONFIGS, "render"):
+            if processes.count() > 1 and arguments[0] not in (*SYSTEMS, "render"):
                 raise ValueError(f"{arguments[0]} must be one process, but torchrun started {processes.count()}.")
             with contextlib.redirect_stdout(io.StringIO()) if processes.rank() else contextlib.nullcontext():
                 command.run(shlex.join(["nca-fast", *arguments]))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nca_fast import ops
+from nca_fast.devices import moved
 from nca_fast.presets import PRESETS
 from nca_fast.rule import Rule
 
@@ -87,6 +88,11 @@ class NCA(nn.Module):
         """(W [out, in], b [out] or None) of every layer: what `nca_fast.rollout` takes."""
         return [(layer.weight, layer.bias) for layer in self.layers]
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.layers[0].weight.device
+
     def forward(
         self,
         x: Tensor,
@@ -122,7 +128,14 @@ class NCA(nn.Module):
         )
 
     def initial_state(
-        self, batch: int, height: int, width: int, *, seed: int = 0, image: Tensor | None = None
+        self,
+        batch: int,
+        height: int,
+        width: int,
+        *,
+        seed: int = 0,
+        image: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """The state that a rollout starts from; see `start`. [batch, C, height, width] on the device of the weights.
 
@@ -130,6 +143,7 @@ class NCA(nn.Module):
             batch, height, width: In samples and cells. At least 1.
             seed: Fixes the noise, where there is any.
             image: For start="image": [3, height, width] or [batch, 3, height, width] in [0, 1].
+            generator: What draws the noise in place of the seed, on any device; None draws the same on every device.
 
         Raises:
             TypeError, ValueError: a size below 1, or an image that is missing or of another shape.
@@ -150,15 +164,16 @@ class NCA(nn.Module):
             x = weight.new_zeros(shape)
             x[:, self.rule.alive_channel :, height // 2, width // 2] = 1
             return x
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed) if generator is None else generator
+        drawn = {"generator": generator, "device": generator.device}
         if self.start == "noise":
-            return scaled_to_unit(torch.randn(shape, generator=generator)).to(weight)
+            return moved(scaled_to_unit(torch.randn(shape, **drawn)), weight.device).to(weight)
         if image.shape not in ((3, height, width), (batch, 3, height, width)):
             raise ValueError(
                 f"image must have shape [3, {height}, {width}] or with the batch before, but got {list(image.shape)}."
             )
-        x = (torch.rand(shape, generator=generator) - 0.5).to(weight)
-        centred = image.to(weight) - 0.5
+        x = moved(torch.rand(shape, **drawn) - 0.5, weight.device).to(weight)
+        centred = moved(image, weight.device).to(weight) - 0.5
         x[:, : self.rule.frozen] = centred[..., : self.rule.frozen, :, :]
         x[:, self.rgb_channel : self.rgb_channel + 3] = centred
         return x

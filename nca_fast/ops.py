@@ -82,6 +82,7 @@ def rollout(
     arguments.check_numbers(steps, seed, first_step, origin, first_sample, canvas_height, checkpoint_every, bptt_steps)
     if fire_rate is not None:
         arguments.check_fire_rate(x, fire_rate)
+    precision = "fp32" if precision is None else precision
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, but got {precision!r}.")
     per_sample = any(w.ndim == 3 or (b is not None and b.ndim == 2) for w, b in weights)

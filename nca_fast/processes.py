@@ -131,12 +131,12 @@ def broadcast(value: Any) -> Any:
 
 def any_true(flag: bool) -> bool:
     """Whether one process at least says so; the same answer in all."""
-    return bool(_sum(torch.tensor(float(flag)))) if count() > 1 else flag
+    return bool(all_reduce(torch.tensor(float(flag)))) if count() > 1 else flag
 
 
 def summed(values: Sequence[float]) -> list[float]:
     """The sums over all processes."""
-    return _sum(torch.tensor(values, dtype=torch.float64)).tolist() if count() > 1 else list(values)
+    return all_reduce(torch.tensor(values, dtype=torch.float64)).tolist() if count() > 1 else list(values)
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
@@ -144,7 +144,7 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
     if count() == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    total = _sum(torch.cat([gradient.flatten() for gradient in gradients]))
+    total = all_reduce(torch.cat([gradient.flatten() for gradient in gradients]))
     for gradient, part in zip(gradients, total.split([gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(part.reshape(gradient.shape))
 
@@ -159,7 +159,9 @@ def all_gather(states: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _sum(tensor: Tensor) -> Tensor:
-    with peer_errors():
-        dist.all_reduce(tensor)
+def all_reduce(tensor: Tensor) -> Tensor:
+    """Replaces a tensor by the sum of those of all processes."""
+    if count() > 1:
+        with peer_errors():
+            dist.all_reduce(tensor)
     return tensor

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 import nca_fast
-from nca_fast import checkpoint, cli, devices
+from nca_fast import checkpoint, cli
 from nca_fast.canvas.colony import Colony
-from nca_fast.commands import learn
+from nca_fast.commands import report
+from nca_fast.commands import train as commands
 from nca_fast.media.images import load_image, save_image
 from nca_fast.rendering import picture as rendering
 
@@ -118,7 +119,7 @@ def test_ctrl_c_in_training_says_how_to_go_on(tmp_path, picture, capsys, monkeyp
         (tmp_path / "run" / "training.safetensors").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(learn, "train_texture", interrupt)
+    monkeypatch.setattr(commands, "run_training", interrupt)
     assert run(f"texture {{0}} --out {{1}} {TINY}", picture, tmp_path / "run") == 130
     remedy = f"go on with: nca-fast texture --out {tmp_path / 'run'} --resume"
     assert capsys.readouterr().err == f"nca-fast: interrupted; {remedy}\n"
@@ -145,10 +146,10 @@ def test_render_films(tmp_path, model, options, frames):
 
 
 def test_a_gpu_is_named(tmp_path, model, capsys, monkeypatch):
-    monkeypatch.setattr(devices, "describe", lambda device: f"computing on {device}")
+    monkeypatch.setattr(report, "describe", lambda device: f"computing on {device}")
     options = "--height 4 --width 4 --steps 4 --device cpu --precision fp32 --backend reference"
     assert run(f"render {{0}} {options} --out {{1}}", model, tmp_path / "x.png") == 0
-    assert capsys.readouterr().out.startswith("computing on cpu\n")
+    assert capsys.readouterr().err.startswith("computing on cpu\n")
 
 
 def test_same_command_same_file(tmp_path, model):

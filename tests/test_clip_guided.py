@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from runs import assert_same_run, logged
+from trainings import train_clip
 
 import nca_fast
 from nca_fast import checkpoint, cli, processes
-from nca_fast.commands import learn
+from nca_fast.commands import train as commands
 from nca_fast.features.clip import ClipModel
 from nca_fast.losses.clip import PromptDistance, flatness, fringes, whole
 from nca_fast.losses.regularizers import overflow, total_variation
 from nca_fast.media.images import load_image, save_image
-from nca_fast.systems.clip import clip_objective, prompt_vectors, train_clip
+from nca_fast.systems.clip import clip_objective, prompt_vectors
 from nca_fast.systems.clip_settings import RECIPES, ClipConfig
 
 TINY = ClipConfig(
@@ -162,7 +163,7 @@ def test_prompt_vectors(small, picture):
         ({"cutouts": -1}, "cutouts must be at least 0, but got -1"),
         ({"cutout_min": 0.0}, "cutout_min and cutout_max must be in"),
         ({"cutout_min": 0.9, "cutout_max": 0.5}, "cutout_min and cutout_max must be in"),
-        ({"distance": "l2"}, "distance must be one of spherical, cosine, dot, but got 'l2'"),
+        ({"distance": "l2"}, "distance must be one of dot, cosine, spherical, but got 'l2'"),
         ({"clip_input": "x"}, "clip_input must be one of"),
         ({"clip_scale": "x"}, "clip_scale must be one of cells, mean"),
         ({"contrast": 0.0}, "contrast must be positive"),
@@ -255,11 +256,11 @@ def test_command(tmp_path, capsys):
 def test_recipe_is_where_the_options_begin(monkeypatch, tmp_path):
     asked = {}
 
-    def train(config, prompts, content, out, **options):
-        asked.update(config=config, prompts=prompts)
+    def train(system, sources, out, config, **options):
+        asked.update(config=config, prompts=sources.prompts)
         raise ValueError("seen enough")
 
-    monkeypatch.setattr(learn, "train_clip", train)
+    monkeypatch.setattr(commands, "run_training", train)
     assert cli.main(["clip", "noses", "--recipe", "deb", "--out", str(tmp_path / "x"), "--pool-size", "9"]) == 2
     assert asked == {"config": replace(RECIPES["deb"], pool_size=9), "prompts": ("noses",)}
 
@@ -285,7 +286,7 @@ def test_two_processes_train_the_same_automaton(tmp_path, whole_run):
     wanted, _ = checkpoint.load(whole_run / "training.safetensors")
     # Sums in another order. Adam moves a weight by up to the learning rate however small its gradient is, so where that
     # is nothing but rounding it shows: 3e-3 at worst, in 2 of 6,144 weights; 1e-6 in the mean.
-    for name in (name for name in wanted if name.startswith("nca.") or name == "pool"):
+    for name in (name for name in wanted if name.startswith("model.") or name == "pool"):
         difference = (tensors[name] - wanted[name]).abs()
         assert difference.max() <= TINY.iterations * TINY.learning_rate, name
         assert difference.mean() <= 1e-4, name

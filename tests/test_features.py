@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from nca_fast import features
 from nca_fast.features.patches import Patches
-from nca_fast.features.pixels import normalize, wrap_pad
+from nca_fast.features.pixels import Normalize, wrap_pad
 from nca_fast.features.random_vgg import RandomVGG
 from nca_fast.features.torchvision_compat import import_torchvision
 from nca_fast.features.vgg import VGG
@@ -134,7 +134,7 @@ def test_wrong_pictures():
         module(torch.zeros(1, 3, 4, 3))
     with pytest.raises(ValueError, match="on one device, but got meta and cpu"):
         module(torch.zeros(1, 3, 8, 8, device="meta"))
-    assert normalize(torch.zeros(1, 3, 1, 1), torch.zeros(()), 1).shape == (1, 3, 1, 1)
+    assert Normalize(1)(torch.zeros(1, 3, 1, 1)).shape == (1, 3, 1, 1)
 
 
 def test_wrong_arguments(tmp_path):

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 from runs import assert_same_run, logged
+from trainings import train_growing
 
 from nca_fast import NCA, cli
 from nca_fast.media.images import load_rgba
 from nca_fast.systems import growing
-from nca_fast.systems.growing import train_growing
-from nca_fast.systems.growing_config import GrowingConfig
+from nca_fast.systems.growing import Growing, GrowingConfig, GrowingSources
 from nca_fast.training.damage import circles
 
 CONFIG = GrowingConfig(
@@ -82,14 +82,15 @@ def test_circles():
     assert (circles(9, 9, 0, 0.1, 0.2, torch.Generator()) == 1).all()
 
 
-def test_worst_starts_afresh_and_best_are_damaged(picture):
+def test_worst_starts_afresh_and_best_are_damaged(picture, tmp_path):
     target = torch.nn.functional.pad(picture, [2] * 4)
     nca = NCA.preset("growing")
     states = torch.zeros(3, 16, 12, 12)
     states[0, :4], states[1, :4], states[2, :4] = target * 0.9, target * 5, target * 0.5
     states[:, 4:] = 1
-    alter = growing._alteration(CONFIG, target, nca)
-    after = alter(states.clone(), torch.Generator().manual_seed(0))
+    system = Growing(CONFIG, GrowingSources(picture), None, tmp_path)
+    system.nca = nca
+    after = system.augment(states.clone(), torch.Generator().manual_seed(0))
     assert torch.equal(after[1], nca.initial_state(1, 12, 12)[0])
     assert torch.equal(after[2], states[2])
     erased = (after[0, 4:] == 0).all(0)

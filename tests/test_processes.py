@@ -12,12 +12,11 @@ from runs import logged
 from test_growing import CONFIG as GROW
 from test_vae import CONFIG as VAE
 from test_vae import TINY
+from trainings import train_growing, train_vae
 
 import nca_fast
 from nca_fast import checkpoint
-from nca_fast.systems.growing import train_growing
 from nca_fast.systems.vae.architecture import ARCHITECTURES
-from nca_fast.systems.vae.training import train_vae
 
 ROOT = Path(nca_fast.__file__).parents[1]
 

@@ -4,7 +4,15 @@ Error policy (DESIGN): at most twice the error of plain float32 PyTorch, measure
 norm of the exact tensor. Both are a few roundings of 6e-8; a floor of 3e-7 keeps tensors of few elements, where plain
 PyTorch may be exact by luck, from failing (worst seen: 2.8e-7, at 1 x 1 cells). A hidden unit within a rounding of zero
 may fall on the other side of the ReLU in either float32 run; the seeds here are such that none does.
+
+The norm of a tensor of one or a few elements is no measure of error: terms that cancel out leave their roundings, in
+PyTorch as in the kernel, and which sum cancels is a matter of the seed. (In 400 draws of a rule of one channel the
+median error of a gradient of one number is 9e-8 in the kernel and 1e-7 in PyTorch, but 17 % of either are off by more
+than the floor, up to 2e-4.) So as many draws are taken together as give every tensor 16 numbers: then the worst over
+320 draws and the instruction sets x86-64, AVX2 and AVX-512 is 0.7 of the bound.
 """
+
+import math
 
 import pytest
 import torch
@@ -47,20 +55,30 @@ RULES = {
 
 def check(rule, shape, steps=3, backend="cpu", per_sample=False, seed=1, **options):
     B, H, W = shape
-    torch.manual_seed(seed)
-    weights = random_weights(rule, B if per_sample else None)
-    x = torch.randn(B, rule.channels, H, W) * 0.5
-    if rule.alive_channel is not None:
-        x[:, :, H // 2 :] *= torch.rand(B, 1, H - H // 2, W) < 0.1  # here and there a cell that lives
-    grad_y = torch.randn_like(x)
-    exact, plain, fused = (
-        values_and_gradients(rule, weights, x, grad_y, steps, backend=b, dtype=dtype, seed=11, **options)
-        for b, dtype in (("reference", torch.float64), ("reference", torch.float32), (backend, torch.float32))
-    )
+    smallest = min(B * rule.channels * H * W, *(out if bias else out * inputs for out, inputs, bias in rule.layers))
+    runs = [[], [], []]
+    for draw in range(math.ceil(16 / smallest)):
+        torch.manual_seed(seed + 1000 * draw)
+        weights = random_weights(rule, B if per_sample else None)
+        x = torch.randn(B, rule.channels, H, W) * 0.5
+        if rule.alive_channel is not None:
+            x[:, :, H // 2 :] *= torch.rand(B, 1, H - H // 2, W) < 0.1  # here and there a cell that lives
+        grad_y = torch.randn_like(x)
+        for run, (b, dtype) in zip(
+            runs, [("reference", torch.float64), ("reference", torch.float32), (backend, torch.float32)], strict=True
+        ):
+            run.append(
+                values_and_gradients(rule, weights, x, grad_y, steps, backend=b, dtype=dtype, seed=11, **options)
+            )
+    exact, plain, fused = ([stacked(same) for same in zip(*run, strict=True)] for run in runs)
     for e, p, f in zip(exact, plain, fused, strict=True):
         assert (e is None) == (f is None)
         if e is not None:
             assert relative_error(f, e) <= max(2 * relative_error(p, e), FLOOR)
+
+
+def stacked(tensors):
+    return None if tensors[0] is None else torch.stack(tensors)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

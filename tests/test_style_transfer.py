@@ -4,9 +4,8 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,19 @@ import pytest
 import torch
 from PIL import Image
 from runs import assert_same_run, logged
+from trainings import killed_while_writing, train_style
 
 import nca_fast
 from nca_fast import checkpoint, cli
-from nca_fast.commands import learn
+from nca_fast.commands import train as commands
 from nca_fast.media.images import load_image, save_image
 from nca_fast.presets import style_filters
 from nca_fast.rendering.apply import apply
-from nca_fast.systems.style import style_objective, train_style
+from nca_fast.systems.style import style_objective
 from nca_fast.systems.style_settings import StyleConfig
 from nca_fast.training import listeners, loop
 from nca_fast.training.content import ContentPictures, first_picture
+from nca_fast.training.pool import Pool, PoolStep
 
 TINY = StyleConfig(
     style_size=20,
@@ -112,7 +113,7 @@ def test_small_pictures_are_enlarged_to_the_canvas():
 def test_starts_hold_the_square_twice():
     nca = nca_fast.NCA.preset("style")
     pool = ContentPictures([gradient(40, 90)], size=16)
-    start = pool.starts(nca)
+    start = partial(pool.start, nca)
     states = start(3, 7)
     assert states.shape == (3, 18, 16, 16)
     assert torch.equal(states[:, :3], states[:, 3:6])
@@ -165,7 +166,7 @@ def test_broken_files_of_a_folder_are_passed_over(tmp_path):
 def objective_and_states(config):
     torch.manual_seed(1)
     nca = nca_fast.NCA.preset(config.preset)
-    states = ContentPictures([gradient(40, 90)], 16).starts(nca)(2, 0)
+    states = ContentPictures([gradient(40, 90)], 16).start(nca, 2, 0)
     return style_objective(config, noise(1), nca), states
 
 
@@ -232,8 +233,8 @@ def test_training_brings_a_picture_nearer_to_the_style(tmp_path, loss, content_l
     config = replace(config, preview_every=100, lr_milestones=None, learning_rate=5e-3, steps_min=3)
     config = replace(config, content_weight=0.01, color_weight=0.0)
     target = torch.tensor([0.8, 0.5, 0.1])[:, None, None] * noise(1)
-    nca = train_style(config, target, [noise(2)], tmp_path, progress=False).nca
-    start = ContentPictures.read([noise(4)], 16, 1).starts(nca)(4, 0)
+    nca = train_style(config, target, [noise(2)], tmp_path, progress=False).model
+    start = ContentPictures.read([noise(4)], 16, 1).start(nca, 4, 0)
     end = nca(start, steps=4, backend="reference").detach()
     objective = style_objective(config, target, nca)
     before, after = (objective(states, torch.Generator().manual_seed(0))["style"] for states in (start, end))
@@ -281,9 +282,9 @@ def test_frozen_channels_stay_pictures(whole_run):
 def test_presets_and_filters(tmp_path, preset, filters, parameters):
     config = replace(TINY, preset=preset, filters=filters, iterations=1, steps_min=1, steps_max=1)
     result = train_style(config, noise(1), [noise(2)], tmp_path, progress=False)
-    assert sum(p.numel() for p in result.nca.parameters()) == parameters
+    assert sum(p.numel() for p in result.model.parameters()) == parameters
     if filters:
-        assert [f.name for f in result.nca.rule.filters] == [
+        assert [f.name for f in result.model.rule.filters] == [
             f.name for f in nca_fast.Rule(filters=style_filters(*filters)).filters
         ]
     size = (tmp_path / "model.safetensors").stat().st_size
@@ -332,21 +333,7 @@ def test_ctrl_c_saves_and_the_run_resumes(tmp_path, pictures, whole_run, monkeyp
 def test_run_killed_while_writing_resumes(tmp_path, pictures, whole_run, name, version):
     """SIGKILL strikes when a file is written and about to replace its former version."""
     style, content = str(pictures / "style.png"), str(pictures / "content")
-    script = f"""
-import os, signal
-replace, count = os.replace, 0
-def strike(source, target):
-    global count
-    count += os.path.basename(target) == {name!r}
-    if count == {version}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    replace(source, target)
-os.replace = strike
-from nca_fast.systems.style import StyleConfig, train_style
-train_style({TINY!r}, {style!r}, [{content!r}], {str(tmp_path)!r}, progress=False)
-"""
-    finished = subprocess.run([sys.executable, "-c", script], timeout=120, cwd=Path(nca_fast.__file__).parents[1])
-    assert finished.returncode == -signal.SIGKILL
+    killed_while_writing(name, version, f"train_style({TINY!r}, {style!r}, [{content!r}], {str(tmp_path)!r})")
     assert list(tmp_path.glob(".*.tmp.*"))
     train_style(TINY, style, [content], tmp_path, resume=True, progress=False)
     assert_same_run(tmp_path, whole_run)
@@ -461,8 +448,8 @@ def test_style_of_one_colour_trains(tmp_path):
     for loss, color in (("ot", 0.5), ("w2", 0.0), ("gram", 1.0)):
         config = replace(TINY, loss=loss)
         result = train_style(config, torch.full((3, 20, 20), color), [noise(2)], tmp_path / loss, progress=False)
-        assert all(torch.isfinite(p).all() for p in result.nca.parameters())
-        assert any((p != 0).any() for p in result.nca.parameters())
+        assert all(torch.isfinite(p).all() for p in result.model.parameters())
+        assert any((p != 0).any() for p in result.model.parameters())
 
 
 def test_style_of_one_pixel_is_refused(tmp_path):
@@ -621,7 +608,7 @@ def test_ctrl_c_in_training_says_how_to_go_on(tmp_path, pictures, capsys, monkey
         (tmp_path / "run" / "training.safetensors").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(learn, "train_style", interrupt)
+    monkeypatch.setattr(commands, "run_training", interrupt)
     command = ["style", "a.png", "--content", "b.png", "--out", str(tmp_path / "run")]
     assert cli.main(command) == 130
     remedy = f"go on with: nca-fast style --out {tmp_path / 'run'} --resume"
@@ -630,12 +617,19 @@ def test_ctrl_c_in_training_says_how_to_go_on(tmp_path, pictures, capsys, monkey
 
 def test_the_loop_starts_from_the_given_states():
     nca = nca_fast.NCA.preset("style")
-    pool = ContentPictures([gradient(40, 90)], 16)
-    run = loop.Run(nca, torch.optim.Adam(nca.parameters()), loop.Pool(pool.starts(nca)(3, 0)), seed=5)
-    before = run.pool.states[:, :3].clone()
-    settings = {"batch_size": 2, "steps": lambda i: (1, 1), "learning_rate": lambda i: 1e-3}
-    options = {"start": pool.starts(nca), "backend": "reference", "reseed_every": 1}
-    loop.train(run, lambda states, generator: {"power": states.square().sum()}, iterations=1, **settings, **options)
-    changed = [i for i in range(3) if not torch.equal(before[i], run.pool.states[i, :3])]
+    pictures = ContentPictures([gradient(40, 90)], 16)
+
+    def start(count, seed):
+        return pictures.start(nca, count, seed)
+
+    pool = Pool(start(3, 0))
+    before = pool.states[:, :3].clone()
+
+    def power(states, generator):
+        return {"power": states.square().sum()}
+
+    step = PoolStep(nca, pool, power, start, 5, 2, lambda place: (1, 1), reseed_every=1, backend="reference")
+    loop.train(loop.TrainingRun(nca, torch.optim.Adam(nca.parameters())), step, loop.Plan(1, lambda place: 1e-3))
+    changed = [i for i in range(3) if not torch.equal(before[i], pool.states[i, :3])]
     assert len(changed) == 1
-    assert torch.equal(run.pool.states[changed[0], :3], pool.starts(nca)(1, loop.derived_seed(5, "start", 0))[0, :3])
+    assert torch.equal(pool.states[changed[0], :3], start(1, loop.derived_seed(5, "start", 0))[0, :3])

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 from runs import assert_same_run, logged
+from trainings import killed_while_writing, train_texture
 
 import nca_fast
 from nca_fast import checkpoint
 from nca_fast.media.images import save_image
-from nca_fast.systems.texture import TextureConfig, train_texture
-from nca_fast.training import listeners, loop, run_folder, settings
-from nca_fast.training.pool import Pool
+from nca_fast.systems.texture import Texture, TextureConfig
+from nca_fast.training import descent, listeners, loop, run_folder, settings
+from nca_fast.training.pool import Pool, PoolStep
 
 TINY = TextureConfig(
     image_size=16,
@@ -82,7 +83,8 @@ def test_learning_rate_is_that_of_multisteplr():
     for iteration in range(8):
         # Two roundings: torch multiplies by gamma at each milestone, we raise it to a power.
         wanted = pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-14)
-        assert loop.learning_rate_at(iteration, 0.1, (3, 5), 0.3) == wanted
+        config = TextureConfig(learning_rate=0.1, lr_milestones=(3, 5), lr_gamma=0.3)
+        assert config.rate_at(iteration) == wanted
         optimizer.step()
         scheduler.step()
 
@@ -95,7 +97,7 @@ def test_normalize_gradients():
     ]
     parameters[0].grad = torch.tensor([3.0, 0.0, 4.0, 0.0])
     parameters[1].grad = torch.zeros(2)
-    loop.normalize_gradients(parameters)
+    descent.normalize_gradients(parameters)
     torch.testing.assert_close(parameters[0].grad, torch.tensor([0.6, 0.0, 0.8, 0.0]))
     assert parameters[1].grad.tolist() == [0, 0]
     assert parameters[2].grad is None
@@ -105,14 +107,31 @@ def test_normalize_gradients():
 def small_run():
     torch.manual_seed(0)
     nca = nca_fast.NCA(nca_fast.Rule(channels=4, hidden=(8,)), start="noise")
-    pool = Pool(nca.initial_state(5, 6, 7, seed=1))
-    return loop.Run(nca, torch.optim.Adam(nca.parameters(), lr=1e-3), pool, seed=3)
+    return SmallRun(nca, Pool(nca.initial_state(5, 6, 7, seed=1)))
 
 
-def train_small(run, iterations, objective=None, **options):
-    settings = {"batch_size": 2, "reseed_every": 0, "steps": lambda i: (2, 4), "learning_rate": lambda i: 1e-2}
+class SmallRun(loop.TrainingRun):
+    """A run with its pool."""
+
+    def __init__(self, nca, pool, fused=False):
+        super().__init__(nca, torch.optim.Adam(nca.parameters(), lr=1e-3, fused=fused))
+        self.pool = pool
+
+    def all_tensors(self):
+        return self.tensors() | {"pool": self.pool.states}
+
+
+def train_small(run, iterations, objective=None, rate=1e-2, listeners=(), moments=(), delay=None, **options):
+    nca = run.model
+
+    def start(count, seed):
+        return nca.initial_state(count, 6, 7, seed=seed)
+
     objective = objective or (lambda states, generator: {"power": states.square().sum()})
-    return loop.train(run, objective, iterations=iterations, backend="reference", **settings | options)
+    step = PoolStep(nca, run.pool, objective, start, 3, 2, lambda place: (2, 4), backend="reference", **options)
+    plan = loop.Plan(iterations, lambda place: rate)
+    tame = descent.normalize_gradients
+    return loop.train(run, step, plan, tame=tame, listeners=listeners, moments=moments, delay=delay)
 
 
 def test_train_reports_each_iteration(small_run):
@@ -128,9 +147,9 @@ def test_train_reports_each_iteration(small_run):
 def test_reseeding_replaces_one_state(small_run):
     # Untrained, the automaton leaves its state alone, and learning rate 0 keeps it untrained.
     before = small_run.pool.states.clone()
-    train_small(small_run, 1, reseed_every=1, learning_rate=lambda i: 0.0)
+    train_small(small_run, 1, reseed_every=1, rate=0.0)
     changed = [i for i in range(5) if not torch.equal(before[i], small_run.pool.states[i])]
-    start = small_run.nca.initial_state(1, 6, 7, seed=loop.derived_seed(3, "start", 0))[0]
+    start = small_run.model.initial_state(1, 6, 7, seed=loop.derived_seed(3, "start", 0))[0]
     assert len(changed) == 1
     assert torch.equal(small_run.pool.states[changed[0]], start)
 
@@ -144,8 +163,8 @@ def test_a_state_beyond_the_limit_starts_afresh(small_run):
     small_run.pool.states[runaway, 2, 3, 4] = 5.5
     before = small_run.pool.states.clone()
     # Untrained, the automaton leaves its state alone.
-    train_small(small_run, 1, learning_rate=lambda i: 0.0, state_limit=5.0)
-    fresh = small_run.nca.initial_state(2, 6, 7, seed=loop.derived_seed(3, "restart", 0))
+    train_small(small_run, 1, rate=0.0, state_limit=5.0)
+    fresh = small_run.model.initial_state(2, 6, 7, seed=loop.derived_seed(3, "restart", 0))
     assert torch.equal(small_run.pool.states[runaway], fresh[0])
     assert torch.equal(small_run.pool.states[healthy], before[healthy])
 
@@ -157,13 +176,13 @@ def test_each_iteration_draws_anew(small_run):
         drawn.append(torch.rand((), generator=generator).item())
         return {"loss": states.sum()}
 
-    original = small_run.nca.forward
+    original = small_run.model.forward
 
     def forward(states, **options):
         masks.append(options["seed"])
         return original(states, **options)
 
-    small_run.nca.forward = forward
+    small_run.model.forward = forward
     train_small(small_run, 5, objective)
     assert len(set(drawn)) == len(set(masks)) == 5
 
@@ -172,13 +191,12 @@ def test_other_use_of_random_numbers_changes_nothing(small_run):
     def objective(states, generator):
         return {"loss": (states * torch.randn(states.shape, generator=generator)).sum()}
 
-    twin = loop.Run(nca_fast.NCA(small_run.nca.rule, start="noise"), None, Pool(small_run.pool.states.clone()), 3)
-    twin.nca.load_state_dict(small_run.nca.state_dict())
-    twin.optimizer = torch.optim.Adam(twin.nca.parameters(), lr=1e-3)
+    twin = SmallRun(nca_fast.NCA(small_run.model.rule, start="noise"), Pool(small_run.pool.states.clone()))
+    twin.model.load_state_dict(small_run.model.state_dict())
     train_small(small_run, 4, objective)
     train_small(twin, 4, objective, listeners=[lambda report: torch.rand(7)])
-    for name, weight in small_run.nca.state_dict().items():
-        assert torch.equal(weight, twin.nca.state_dict()[name])
+    for name, weight in small_run.model.state_dict().items():
+        assert torch.equal(weight, twin.model.state_dict()[name])
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_untouched(small_run):
@@ -191,10 +209,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_untouched(small_run):
             small_run,
             5,
             objective,
-            listeners=[lambda report: kept.update({k: v.clone() for k, v in small_run.tensors().items()})],
+            listeners=[lambda report: kept.update({k: v.clone() for k, v in small_run.all_tensors().items()})],
         )
     assert small_run.iteration == 2
-    for name, tensor in small_run.tensors().items():
+    for name, tensor in small_run.all_tensors().items():
         assert torch.equal(tensor, kept[name]), name
 
 
@@ -251,20 +269,22 @@ def test_log_forgets_what_came_after_the_checkpoint(tmp_path):
 def test_checkpoints_come_by_iterations_or_by_time():
     saved = []
     by_number = listeners.Checkpoints(lambda: saved.append("number"), every=3, seconds=1e9)
-    for iteration in range(1, 8):
-        by_number(report(iteration))
-    assert saved == ["number"] * 2
-    by_time = listeners.Checkpoints(lambda: saved.append("time"), every=None, seconds=0)
-    by_time(report(1))
-    assert saved[2:] == ["time"]
+    assert [iteration for iteration in range(1, 8) if by_number.due(iteration)] == [3, 6]
+    by_time = listeners.Checkpoints(lambda: saved.append("time"), every=None, seconds=60)
+    assert not by_time.due(1)
+    by_time.saved_at -= 61
+    assert by_time.due(1)
+    by_time()
+    assert saved == ["time"] and not by_time.due(1)
 
 
 def test_preview_strip_puts_an_oblong_target_first(tmp_path):
     previews = iter([torch.zeros(3, 8, 8), torch.ones(3, 8, 8) / 2])
     target = torch.zeros(3, 4, 8)
-    strip = listeners.PreviewStrip(tmp_path / "preview.png", target, draw=lambda: next(previews), every=3)
+    strip = listeners.PreviewStrip(tmp_path / "preview.png", [target], draw=lambda: next(previews), every=3)
     for iteration in range(1, 8):
-        strip(report(iteration))
+        if strip.due(iteration):
+            strip()
     assert strip.tensors()["previews"].shape == (2, 3, 8, 8)
     from nca_fast.media.images import load_image
 
@@ -377,22 +397,7 @@ def test_ctrl_c_saves_and_the_run_resumes(tmp_path, picture, whole_run, monkeypa
     [("training.safetensors", 1), ("training.safetensors", 4), ("model.safetensors", 4), ("preview.png", 2)],
 )
 def test_run_killed_while_writing_resumes(tmp_path, picture, whole_run, name, version):
-    """SIGKILL strikes when a file is written and about to replace its former version."""
-    script = f"""
-import os, signal
-replace, count = os.replace, 0
-def strike(source, target):
-    global count
-    count += os.path.basename(target) == {name!r}
-    if count == {version}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    replace(source, target)
-os.replace = strike
-from nca_fast.systems.texture import TextureConfig, train_texture
-train_texture({TINY!r}, {picture!r}, {str(tmp_path)!r}, progress=False)
-"""
-    finished = subprocess.run([sys.executable, "-c", script], timeout=120, cwd=Path(nca_fast.__file__).parents[1])
-    assert finished.returncode == -signal.SIGKILL
+    killed_while_writing(name, version, f"train_texture({TINY!r}, {picture!r}, {str(tmp_path)!r})")
     assert list(tmp_path.glob(".*.tmp.*"))
     assert not (tmp_path / "texture.png").exists()
     train_texture(TINY, picture, tmp_path, resume=True, progress=False)
@@ -417,9 +422,8 @@ def test_command_killed_in_mid_run_resumes(tmp_path, picture):
     subprocess.run(
         [*command, "--out", str(tmp_path / "killed"), "--resume"], cwd=root, check=True, stdout=subprocess.DEVNULL
     )
-    config = run_folder.stored_config(
-        TextureConfig, checkpoint.load_metadata(tmp_path / "killed" / "training.safetensors")["config"], tmp_path
-    )
+    metadata = checkpoint.load_metadata(tmp_path / "killed" / "training.safetensors")
+    config = run_folder.stored_config(Texture, metadata, tmp_path)
     train_texture(config, picture, tmp_path / "whole", progress=False)
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
 

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import assert_same_run
+from runs import assert_same_run, logged
 from torch.distributions import Normal, kl_divergence
+from trainings import train_vae
 
 from nca_fast import checkpoint, cli
 from nca_fast.media.images import load_image, save_image
 from nca_fast.presets import PRESETS
 from nca_fast.rule import Rule
-from nca_fast.systems.vae import drawing, training
+from nca_fast.systems.vae import drawing, system
 from nca_fast.systems.vae.architecture import ARCHITECTURES, Architecture
 from nca_fast.systems.vae.model import VAENCA, divergence
 from nca_fast.systems.vae.settings import VAEConfig
-from nca_fast.systems.vae.training import train_vae
 
 TINY = Architecture(
     Rule(
@@ -96,7 +96,7 @@ def test_pictures_grow_by_their_own_rules(model):
 
 def test_gradients_reach_everything(model):
     pictures = torch.rand(4, 1, 8, 8)
-    losses = training.losses(CONFIG, model, pictures, torch.Generator().manual_seed(0), seed=5)
+    losses = system.losses(CONFIG, model, pictures, torch.Generator().manual_seed(0), seed=5)
     sum(losses.values()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
@@ -175,7 +175,7 @@ def test_bad_settings(change, message):
 def test_an_interrupted_run_ends_as_one_that_was_left_alone(tiny, tmp_path, change):
     config = replace(CONFIG, **change)
     whole = train_vae(config, "digits", tmp_path / "whole", progress=False)
-    assert whole.iterations == 4 and whole.test_error > 0 and 0.01 < whole.mean_error < 0.2
+    assert whole.iterations == 4 and whole.figures["test_error"] > 0 and 0.01 < whole.figures["mean_error"] < 0.2
     assert all(path.exists() for path in whole.files)
     train_vae(replace(config, iterations=2), "digits", tmp_path / "parts", progress=False)
     train_vae(config, None, tmp_path / "parts", resume=True, progress=False)
@@ -207,12 +207,14 @@ def test_without_a_data_set(tmp_path):
 
 def test_training_learns(tiny, tmp_path):
     """Sixty iterations on one kind of picture: the error falls by a third."""
-    run = training._begin(replace(CONFIG, iterations=60, learning_rate=1e-2))
-    reports = []
-    pictures = torch.zeros(4, 1, 8, 8)
-    pictures[:, :, 2:6, 2:6] = 1
-    assert training.optimize(replace(CONFIG, iterations=60, learning_rate=1e-2), run, pictures, [reports.append])
-    first, last = (sum(r.terms["mse"] for r in part) / 3 for part in (reports[:3], reports[-3:]))
+    (tmp_path / "squares").mkdir()
+    picture = torch.zeros(3, 8, 8)
+    picture[:, 2:6, 2:6] = 1
+    for n in range(5):
+        save_image(picture, tmp_path / "squares" / f"{n}.png")
+    train_vae(replace(CONFIG, iterations=60, learning_rate=1e-2), str(tmp_path / "squares"), tmp_path / "run")
+    errors = [line["mse"] for line in logged(tmp_path / "run")]
+    first, last = (sum(part) / 3 for part in (errors[:3], errors[-3:]))
     assert last < first * 2 / 3
 
 
@@ -221,7 +223,7 @@ def test_damage_is_what_the_encoder_sees_alone(model, monkeypatch):
     encode = model.encode
     monkeypatch.setattr(model, "encode", lambda pictures: seen.append(pictures) or encode(pictures))
     batch = torch.ones(2, 1, 8, 8)
-    training.losses(replace(CONFIG, damage=3), model, batch, torch.Generator().manual_seed(0), seed=1)
+    system.losses(replace(CONFIG, damage=3), model, batch, torch.Generator().manual_seed(0), seed=1)
     assert (batch == 1).all() and set(seen[0].unique().tolist()) == {0.0, 1.0}
 
 

@@ -77,7 +77,7 @@ class Canvas:
         self.stages = scene.stages()
         if rows is not None and len(self.stages) > 1:
             raise ValueError("a canvas that grows cannot be cut into bands: leave grow_every out.")
-        grafts = [NCA.from_pretrained(model).to(scene.device) for model in config.graft]
+        grafts = [NCA.from_pretrained(model).to(scene.nca.device) for model in config.graft]
         maps = {"map": config.map, "speed_map": config.speed_map}
         maps = {name: None if picture is None else load_image(picture) for name, picture in maps.items()}
         self._colonies = [Colony(scene, grafts, window=(s.height, s.width), **maps) for s in self.stages]
@@ -168,7 +168,7 @@ class Canvas:
         """Gives the whole state; `go` may overwrite it. [1, C, height, width], on the device of the automaton"""
         if self.plans[self.stage].whole:
             return self.band.memory[None]
-        return self.rows(0, self.band.rows)[None].to(self.scene.device)
+        return self.rows(0, self.band.rows)[None].to(self.scene.nca.device)
 
     def save_state(self, path: Path) -> None:
         """Writes the state of the whole canvas as a file that a canvas can start from.
@@ -213,7 +213,7 @@ class Canvas:
             dtype=self.scene.dtype,
             path=path,
             base=base,
-            device=self.scene.device if plan.whole else None,
+            device=self.scene.nca.device if plan.whole else None,
         )
 
     def _begin(self):
@@ -227,8 +227,8 @@ class Canvas:
 
     def _continue(self):
         """Makes ready to compute the band from its position on."""
-        if self._streams is None and self.scene.device.type == "cuda":
-            self._streams = CudaCopyStreams(self.scene.device)
+        if self._streams is None and self.scene.nca.device.type == "cuda":
+            self._streams = CudaCopyStreams(self.scene.nca.device)
         self._passes = Passes(
             self._colonies[self.stage],
             self.band,

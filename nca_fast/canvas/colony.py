@@ -91,7 +91,7 @@ class Colony:
         size = 4 * channels * (3 if several else 2)
         size += several * (4 * len(rules) + 16)  # shares, and what `maps.add` computes of a channel
         size += 32 if self.speed is not None else 0  # rates, and thresholds of 8 bytes on their way
-        sample, how = torch.empty(1, channels, 1, 1, device=self.scene.device), self._how
+        sample, how = torch.empty(1, channels, 1, 1, device=self.scene.nca.device), self._how
         served = [backends.choose(how["backend"], rule, sample, how["precision"]) for rule in rules]
         size += max(_more_than_buffers(rule, name) for rule, name in zip(rules, served, strict=True))
         work = sum(2 * rule.fire_rate * sum(o * i for o, i, _ in rule.layers) for rule in rules)

@@ -138,9 +138,9 @@ def _plan(scene, colony, longest, rows, budget, held, held_after):
     options = {"memory": budget, "state_bytes": number, "steps_per_pass": config.steps_per_pass}
     options |= {"whole_canvas": rows is None, "always_file": config.resumable}
     options |= {"held": held, "held_after": held_after}
-    if scene.device.type != "cuda":
+    if scene.nca.device.type != "cuda":
         return make_plan(cost, *size, **options)
-    free = torch.cuda.mem_get_info(scene.device)[0] * 7 // 8
+    free = torch.cuda.mem_get_info(scene.nca.device)[0] * 7 // 8
     if number == 4 and not config.resumable:
         whole = _whole_plan(colony, config.steps_per_pass, longest, rows)
         if (whole.strip_rows + 2 * whole.halo) * colony.width * (cost.cell_bytes + 4 * channels) <= free:

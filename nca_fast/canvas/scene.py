@@ -20,7 +20,8 @@ class CanvasConfig:
 
     memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE")] = None
     """Memory that the canvas may take, such as 2GiB. A canvas that needs more is computed strip by strip, and its state
-    lies in a file beside the output, which is removed at the end. The result is the same. None: what is free."""
+    lies in a file beside the output, which is removed at the end. The result is the same. None: what is free. What a
+    GPU has no room for is brought there strip by strip, too."""
     resumable: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Keep the state in a file even where memory has room, so that a run which is interrupted can be resumed."""
     state_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -111,11 +112,6 @@ class Scene:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, but got {getattr(self, name)}.")
         self.config.check()
-
-    @property
-    def device(self) -> torch.device:
-        """Finds where the automaton is."""
-        return next(self.nca.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:

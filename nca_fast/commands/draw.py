@@ -1,19 +1,17 @@
 """Commands that draw what an automaton has learned."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import torch
 import tyro
 
-from nca_fast import devices, processes
-from nca_fast.backends import BackendName, PrecisionName
+from nca_fast import processes
 from nca_fast.canvas.exchange import band_path
 from nca_fast.canvas.scene import CanvasConfig, Scene
 from nca_fast.canvas.start import file_size
-from nca_fast.commands.report import print_files, says_how_to_resume
+from nca_fast.commands.report import print_device, print_files, resume_rendering
+from nca_fast.devices import ComputeConfig
 from nca_fast.files import check_writable
 from nca_fast.media.film import FILMS
 from nca_fast.media.formats import FORMATS
@@ -56,12 +54,7 @@ class Apply:
     """Film: frames per second."""
     seed: int = 0
     """Fixes all randomness: the same seed draws the same cells."""
-    backend: BackendName | None = None
-    """What computes. None: the fastest that this machine has."""
-    precision: PrecisionName | None = None
-    """What the matrix products multiply. None: what stock convolutions would on the device."""
-    device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda|cuda:1")] = "auto"
-    """Where it computes; auto: on a GPU, if there is one that the kernels serve."""
+    compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
 
     def check(self) -> None:
         """Raises ValueError for what cannot be done."""
@@ -77,12 +70,10 @@ class Apply:
     def run(self, command: str) -> None:
         """Redraws, and says what was written and what could not be read."""
         self.check()
-        nca = NCA.from_pretrained(self.model)
-        nca = nca.to(_device(self, [nca]))
+        nca, how = _opened(self.compute, self.model)
         steps = shown_steps(self.model) if self.steps is None else self.steps
-        names = ("max_size", "seed", "backend", "precision", "steps_per_frame", "fps")
-        options = {name: getattr(self, name) for name in names}
-        written, unread = apply(nca, self.image, self.out, steps, progress=True, **options)
+        how |= {name: getattr(self, name) for name in ("max_size", "seed", "steps_per_frame", "fps")}
+        written, unread = apply(nca, self.image, self.out, steps, progress=True, **how)
         print_files(written)
         if unread:
             raise ValueError(
@@ -101,7 +92,7 @@ class Render:
     Larger than memory, as a picture that a browser opens; --resume goes on after Ctrl-C or a crash:
         nca-fast render runs/brick --height 65536 --width 65536 --steps 100 --memory 4GiB --out wall.dzi
 
-    On two processes, or GPUs, each with a band of the canvas:
+    On two processes, each with a band of the canvas and a GPU of its own, if there are two:
         torchrun --nproc-per-node 2 -m nca_fast render runs/brick --height 8192 --width 8192 --steps 99 --out wall.png
 
     Gravel where a mask is white, with a soft border where it is grey:
@@ -127,17 +118,11 @@ class Render:
     """Pixels along the side of a cell."""
     seed: int = 0
     """Fixes all randomness: the same seed draws the same cells."""
-    backend: BackendName | None = None
-    """What computes. None: the fastest that this machine has."""
-    precision: PrecisionName | None = None
-    """What the matrix products multiply. None: what stock convolutions would on the device."""
-    device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda|cuda:1")] = "auto"
-    """Where it computes; auto: on a GPU, if there is one that the kernels serve. What does not fit into its memory is
-    brought there strip by strip. Under torchrun each process takes a GPU of its own."""
     save_state: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """File (.safetensors) for the last state too, from which --start goes on."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on with the same command that was interrupted, whose state lies beside the output."""
+    compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
     config: Annotated[CanvasConfig, tyro.conf.arg(name="")] = field(default_factory=CanvasConfig)
 
     def check(self) -> None:
@@ -160,10 +145,8 @@ class Render:
     def run(self, command: str) -> None:
         """Renders, and says what was written."""
         self.check()
-        ncas = [NCA.from_pretrained(model) for model in (self.model, *self.config.graft)]
-        nca, (height, width) = ncas[0].to(_device(self, ncas)), self._size()
-        how = {name: getattr(self, name) for name in ("seed", "backend", "precision", "config")}
-        scene = Scene(nca, height, width, self.steps, **how)
+        nca, how = _opened(self.compute, self.model, *self.config.graft)
+        scene = Scene(nca, *self._size(), self.steps, seed=self.seed, config=self.config, **how)
         for file in (self.out, self.save_state):
             if file is not None:
                 check_writable(file.parent)
@@ -175,7 +158,7 @@ class Render:
             if processes.count() > 1:
                 torchrun = f"torchrun --nproc-per-node {processes.local_count()} -m nca_fast"
                 command, kept = command.replace("nca-fast", torchrun, 1), band_path(self.out)
-            with says_how_to_resume(command, kept):
+            with resume_rendering(command, kept):
                 files = picture(scene, self.out, resume=self.resume, shared=True, **same)
         print_files(files)
 
@@ -193,10 +176,10 @@ def _check_positive(command: Apply | Render, *names: str) -> None:
             raise ValueError(f"{name} must be at least 1, but got {value}.")
 
 
-def _device(command: Apply | Render, ncas: Sequence[NCA]) -> torch.device:
-    """Picks the device for automata, and says which it is where that does not go without saying."""
-    device = devices.pick(command.device, [nca.rule for nca in ncas], command.backend, command.precision)
-    said = devices.describe(device)
-    if said is not None:
-        print(said)
-    return device
+def _opened(compute: ComputeConfig, model: Path, *grafts: Path) -> tuple[NCA, dict[str, Any]]:
+    """Reads a model onto the device that serves it and others; with it come `backend` and `precision`."""
+    compute.check_compute()
+    nca = NCA.from_pretrained(model)
+    device = compute.pick(nca.rule, *(NCA.from_pretrained(graft).rule for graft in grafts))
+    print_device(device)
+    return nca.to(device), {"backend": compute.backend, "precision": compute.precision}

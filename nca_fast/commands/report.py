@@ -2,17 +2,20 @@
 
 import contextlib
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
+
 from nca_fast.canvas.journal import journal_path
-from nca_fast.systems.vae.training import VAEResult
+from nca_fast.devices import describe
 from nca_fast.training import run_folder
 from nca_fast.training.session import TrainingResult
 
 
 @contextlib.contextmanager
-def says_how_to_go_on(command: str, out: Path) -> Iterator[None]:
+def resume_training(command: str, out: Path) -> Iterator[None]:
     """Adds to a Ctrl-C in training with which command the run in folder `out` is resumed."""
     try:
         yield
@@ -23,7 +26,7 @@ def says_how_to_go_on(command: str, out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def says_how_to_resume(command: str, out: Path) -> Iterator[None]:
+def resume_rendering(command: str, out: Path) -> Iterator[None]:
     """Adds to a Ctrl-C in rendering, or a disk that fails, with which command a run that left its state goes on."""
     try:
         yield
@@ -36,16 +39,24 @@ def says_how_to_resume(command: str, out: Path) -> Iterator[None]:
         raise OSError(f"{error} The state is kept; {remedy}") from error
 
 
-def print_result(result: TrainingResult | VAEResult) -> None:
-    """How long and how fast a training was, and what it wrote."""
+def print_device(device: torch.device) -> None:
+    """Says on stderr which GPU computes, if one does."""
+    line = describe(device)
+    if line is not None:
+        print(line, file=sys.stderr)
+
+
+def print_result(result: TrainingResult) -> None:
+    """Prints how long and how fast a training was, what it wrote, and what it has to say."""
     if result.cell_steps_per_second:
         speed = result.cell_steps_per_second / 1e6
         print(f"{result.iterations} iterations, {result.seconds:.0f} s, {speed:.1f} million cell-steps/s in training")
     print_files(result.files)
+    print("\n".join(result.notes))
 
 
 def print_files(paths: Sequence[Path]) -> None:
-    """Files and their sizes."""
+    """Prints files and their sizes."""
     width = max((len(str(path)) for path in paths), default=0)
     for path in paths:
         print(f"{path!s:<{width}}  {path.stat().st_size / 1024:9.1f} KB")

@@ -7,10 +7,12 @@ returns maps [B, C_l, H_l, W_l]; the first one is the normalised pixels.
 from __future__ import annotations
 
 import os
+from typing import Literal, get_args
 
 from torch import nn
 
-NAMES = ("random", "patches", "vgg16", "vgg19")
+FeaturesName = Literal["random", "patches", "vgg16", "vgg19"]
+NAMES = get_args(FeaturesName)
 
 
 def load(name: str, weights: str | os.PathLike | None = None, seed: int = 0) -> nn.Module:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nca_fast.features.pixels import normalize, wrap_pad
+from nca_fast.features.pixels import Normalize, wrap_pad
 
 
 class Patches(nn.Module):
@@ -34,12 +34,12 @@ class Patches(nn.Module):
             raise ValueError(f"scales must be at least 1, but got {scales}.")
         self.size = size
         self.scales = scales
-        self.register_buffer("like", torch.zeros(()), persistent=False)
+        # The coarsest scale must still hold half a patch: the torus can be wrapped around once, not twice.
+        self.normalize = Normalize(size // 2 * 2 ** (scales - 1))
         self.eval()
 
     def forward(self, rgb: torch.Tensor) -> list[torch.Tensor]:
-        # The coarsest scale must still hold half a patch: the torus can be wrapped around once, not twice.
-        pixels = normalize(rgb, self.like, self.size // 2 * 2 ** (self.scales - 1))
+        pixels = self.normalize(rgb)
         maps = [pixels]
         level = pixels.contiguous()  # unfold is faster on this layout
         for scale in range(self.scales):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nca_fast.features.pixels import normalize, wrap_pad
+from nca_fast.features.pixels import Normalize, wrap_pad
 
 
 class RandomVGG(nn.Module):
@@ -39,6 +39,7 @@ class RandomVGG(nn.Module):
         if not widths or min(widths) < 1 or depth < 1:
             raise ValueError(f"widths and depth must be at least 1, but got {widths} and {depth}.")
         generator = torch.Generator().manual_seed(seed)
+        self.normalize = Normalize(2 ** (len(widths) - 1))
         channels = 3
         self.blocks = nn.ModuleList()
         for width in widths:
@@ -57,7 +58,7 @@ class RandomVGG(nn.Module):
         self.eval()
 
     def forward(self, rgb: torch.Tensor) -> list[torch.Tensor]:
-        x = normalize(rgb, self.blocks[0][0].weight, 2 ** (len(self.blocks) - 1))
+        x = self.normalize(rgb)
         maps = [x]
         for index, block in enumerate(self.blocks):
             if index:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from nca_fast.features.pixels import normalize
+from nca_fast.features.pixels import Normalize
 from nca_fast.features.torchvision_compat import import_torchvision
 
 # First ReLU of each block, as positions in torchvision's `features`.
@@ -44,6 +44,7 @@ class VGG(nn.Module):
         if name not in _LAYERS:
             raise ValueError(f"name must be one of {', '.join(_LAYERS)}, but got {name!r}.")
         self.layers = _LAYERS[name]
+        self.normalize = Normalize(min_size=16)
         models = import_torchvision().models
         with torch.device("meta"):  # no time spent on initial values, nor on the 120 million weights of the classifier
             self.features = getattr(models, name)(weights=None).features[: self.layers[-1] + 1]
@@ -60,7 +61,7 @@ class VGG(nn.Module):
         return super().train(False)
 
     def forward(self, rgb: torch.Tensor) -> list[torch.Tensor]:
-        x = normalize(rgb, self.features[0].weight, 16)
+        x = self.normalize(rgb)
         maps = [x]
         for index, layer in enumerate(self.features):
             x = layer(x)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nca_fast.devices import generator_on, moved
 from nca_fast.losses.regularizers import total_variation
 
-DISTANCES = ("dot", "cosine", "spherical")
+DistanceName = Literal["dot", "cosine", "spherical"]
+DISTANCES = get_args(DistanceName)
 
 
 def parse_prompt(prompt: str) -> tuple[str, float]:
@@ -105,7 +108,7 @@ def cutouts(
         rgb: [B, 3, H, W].
         size: (rows, columns) of the result, to which the squares are resized (bilinear, antialiased).
         count: Squares of each picture.
-        generator: Decides all, on the CPU.
+        generator: Decides all, on the CPU; noise on a GPU is drawn there (see `devices.generator_on`).
         smallest, largest: Side of a square as a share of the shorter side of the picture, in (0, 1].
         wrap: The picture is a torus, and squares may lie across its border.
         noise: Standard deviation of the noise that is added, of random strength up to this.
@@ -125,6 +128,7 @@ def cutouts(
     def draw(high: int) -> int:
         return int(torch.randint(high, (), generator=generator))
 
+    large = generator_on(rgb.device, generator) if noise else generator
     squares = []
     for _ in range(count):
         share = smallest + (largest - smallest) * float(torch.rand((), generator=generator))
@@ -142,7 +146,8 @@ def cutouts(
             square = (square - 0.5) * (1 + contrast) + 0.5 + brightness / 2
         if noise:
             strength = noise * float(torch.rand((), generator=generator))
-            square = square + strength * torch.randn(3, *size, generator=generator).to(rgb)
+            drawn = torch.randn(3, *size, generator=large, device=large.device)
+            square = square + strength * moved(drawn, rgb.device).to(rgb.dtype)
         squares.append(square)
     return torch.cat(squares)
 

@@ -9,13 +9,14 @@ weights of the two compare. Unlike there every sample has its own wanted maps, t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-# In squared units of maps that are of order 1: keeps the loss finite for pictures of one colour.
-_VARIANCE_FLOOR = 1e-3
-# The same for one channel: much less is noise, which would be blown up.
+from nca_fast.losses.units import gram_unit, variance_unit
+
+# In squared units of maps that are of order 1; much less in one channel is noise, which would be blown up.
 _CONTRAST_FLOOR = 1e-2
 
 
@@ -39,8 +40,7 @@ def feature_distance(maps: Sequence[Tensor], wanted: Sequence[Tensor], layers: S
     """
 
     def distance(map: Tensor, goal: Tensor) -> Tensor:
-        variance = goal.var(dim=(2, 3), unbiased=False).mean(dim=1) + _VARIANCE_FLOOR
-        return ((map - goal).square().mean(dim=(1, 2, 3)) / variance).sum()
+        return ((map - goal).square().mean(dim=(1, 2, 3)) / variance_unit(goal.flatten(2))).sum()
 
     return _over_layers(distance, maps, wanted, layers)
 
@@ -78,13 +78,21 @@ def gram_distance(maps: Sequence[Tensor], wanted: Sequence[Tensor], layers: Sequ
 
     def distance(map: Tensor, goal: Tensor) -> Tensor:
         found, gram = _gram(map), _gram(goal)
-        power = gram.square().mean(dim=(1, 2)) + _VARIANCE_FLOOR**2
-        return ((found - gram).square().mean(dim=(1, 2)) / power).sum()
+        return ((found - gram).square().mean(dim=(1, 2)) / gram_unit(goal.flatten(2), gram)).sum()
 
     return _over_layers(distance, maps, wanted, layers)
 
 
 CONTENT_LOSSES = {"structure": structure_distance, "features": feature_distance, "gram": gram_distance}
+ContentLossName = Literal[tuple(CONTENT_LOSSES)]
+
+
+def check_layers(layers: Sequence[int], maps: int, features: str) -> None:
+    """Raises ValueError for layers that are not among so many maps of some features."""
+    if max(layers) >= maps:
+        raise ValueError(
+            f"content_layers must be from 0 to {maps - 1} with features {features!r}, but got {tuple(layers)}."
+        )
 
 
 def _over_layers(

@@ -5,26 +5,28 @@ lines, `GaussianW2` compares the Gaussians of the same mean and covariance, `Gra
 
     distance = cells * sum over samples and maps of D(map, target map)
 
-with one D per class, made free of units by the target (so that no map dominates because its numbers are large, and
-every extractor works with the same weights), and `cells` the positions of the first map, the pixels. Published texture
-losses sum over positions instead, which gives a map that is pooled twice a sixteenth of the say; and multiplying by
-`cells` keeps the balance against `regularizers.overflow`, a sum over the state. `plain=True` is the source's formula to
-the letter.
+with one D per class, made free of units by the target (see `units`; so that no map dominates because its numbers are
+large, and every extractor works with the same weights), and `cells` the positions of the first map, the pixels.
+Published texture losses sum over positions instead, which gives a map that is pooled twice a sixteenth of the say; and
+multiplying by `cells` keeps the balance against `regularizers.overflow`, a sum over the state. `plain=True` is the
+source's formula to the letter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from nca_fast.devices import moved
 from nca_fast.losses.sorting import sort_values, sorted_squares
+from nca_fast.losses.units import gram_unit, variance_unit
 
-# In squared units of maps that are of order 1: keeps the loss finite for one-colour targets, and is 1 % of what
-# low-contrast pictures have.
-_VARIANCE_FLOOR = 1e-3
+# Matrices whose largest entry is below this, the square of 3e-8 beside maps of order 1, are taken for 0.
+_NOTHING = 1e-15
 
 
 class _StyleLoss(nn.Module):
@@ -107,13 +109,14 @@ class SlicedOT(_StyleLoss):
         self.positions = positions
 
     def _prepare(self, target: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"target": target, "variance": _variance(target)}
+        return {"target": target, "variance": variance_unit(target)}
 
     def _distance(self, index: int, map: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         target = self._target("target", index)
-        directions = F.normalize(torch.randn(self.projections, map.shape[1], generator=generator), dim=1).to(map)
+        directions = F.normalize(torch.randn(self.projections, map.shape[1], generator=generator), dim=1)
+        directions = moved(directions, map.device).to(map.dtype)
         if self.positions is not None and self.positions < map.shape[2]:
-            chosen = torch.randperm(map.shape[2], generator=generator)[: self.positions].to(map.device)
+            chosen = moved(torch.randperm(map.shape[2], generator=generator)[: self.positions], map.device)
             map = map.index_select(2, chosen)
         count = map.shape[2]
         # A copy of the few directions per sample is cheaper than the transposition that a broadcast would cost.
@@ -144,7 +147,7 @@ class Gram(_StyleLoss):
 
     def _prepare(self, target: torch.Tensor) -> dict[str, torch.Tensor]:
         gram = target @ target.T / target.shape[1]
-        return {"gram": gram, "power": gram.square().mean() + _VARIANCE_FLOOR**2}
+        return {"gram": gram, "power": gram_unit(target, gram)}
 
     def _distance(self, index: int, map: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         gram = torch.bmm(map, map.transpose(1, 2)) / map.shape[2]
@@ -178,20 +181,20 @@ class GaussianW2(_StyleLoss):
 
     def _prepare(self, target: torch.Tensor) -> dict[str, torch.Tensor]:
         mean, covariance = _mean_and_covariance(target.double()[None])
-        values, vectors = torch.linalg.eigh(covariance[0])
+        unit, scale = _to_order_one(covariance[0])
+        values, vectors = torch.linalg.eigh(unit)
         values = values.clamp(min=0)
         root = (vectors * values.sqrt()) @ vectors.T
+        values = values * scale
         floor = values.max().square().clamp(min=1e-12) * torch.finfo(target.dtype).eps
-        prepared = {"mean": mean[0], "root": root, "trace": values.sum(), "floor": floor}
-        return {name: value.to(target.dtype) for name, value in prepared.items()} | {"variance": _variance(target)}
+        prepared = {"mean": mean[0], "root": root, "scale": scale, "trace": values.sum(), "floor": floor}
+        return {name: value.to(target.dtype) for name, value in prepared.items()} | {"variance": variance_unit(target)}
 
     def _distance(self, index: int, map: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         mean, covariance = _mean_and_covariance(map)
         root, floor = self._target("root", index), self._target("floor", index)
-        product = root @ covariance @ root
-        if not torch.isfinite(product).all():
-            return map.sum() * torch.nan  # LAPACK would end the program's run with an obscure message instead
-        values = torch.linalg.eigvalsh(product).clamp(min=0)
+        unit, scale = _to_order_one(root @ covariance @ root)
+        values = torch.linalg.eigvalsh(unit).clamp(min=0) * (scale[:, None] * self._target("scale", index))
         shared = ((values + floor).sqrt() - floor.sqrt()).sum()
         traces = covariance.diagonal(dim1=1, dim2=2).sum() + map.shape[0] * self._target("trace", index)
         total = (mean - self._target("mean", index)).square().sum() + traces - 2 * shared
@@ -205,9 +208,39 @@ def _mean_and_covariance(map: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
     return mean, torch.bmm(centred, centred.transpose(1, 2)) / map.shape[2]
 
 
-def _variance(target: torch.Tensor) -> torch.Tensor:
-    """[C, n] -> mean variance of a channel, kept off 0."""
-    return target.var(dim=1, unbiased=False).mean() + _VARIANCE_FLOOR
+def _to_order_one(matrices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Matrices whose eigenvalues LAPACK can find, and what to multiply these by. [..., C, C] -> [..., C, C], [...]
+
+    Some LAPACKs answer NaN to matrices of 1e-13, and end the program's run when they are given infinity or NaN. The
+    factors are powers of four: they change no digit, nor do their roots. Matrices of nothing, and those that are not
+    finite, become the identity with a factor of 0.
+    """
+    largest = matrices.detach().abs().amax(dim=(-2, -1))
+    usable = (largest > _NOTHING) & torch.isfinite(largest)
+    largest = torch.where(usable, largest, 1)
+    mantissa, exponent = torch.frexp(largest)
+    scale = largest / mantissa * (1 + exponent % 2)
+    identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    return torch.where(usable[..., None, None], matrices / scale[..., None, None], identity), scale * usable
 
 
 STYLE_LOSSES = {"ot": SlicedOT, "gram": Gram, "w2": GaussianW2}
+StyleLossName = Literal[tuple(STYLE_LOSSES)]
+
+
+def load(name: str, extractor: nn.Module, picture: torch.Tensor, projections: int = 32) -> nn.Module:
+    """Makes the style loss of a picture.
+
+    Args:
+        name: One of `STYLE_LOSSES`.
+        extractor: See `nca_fast.features`; on the device of the picture.
+        picture: [3, h, w] in [0, 1].
+        projections: For "ot": see `SlicedOT`.
+
+    Returns:
+        The loss of feature maps, on the same device.
+    """
+    with torch.no_grad():
+        targets = extractor(picture[None])
+    options = {"projections": projections} if name == "ot" else {}
+    return STYLE_LOSSES[name](targets, **options)

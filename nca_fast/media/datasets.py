@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nca_fast.devices import moved
 from nca_fast.media.images import load_image, picture_files
 
 BUNDLED = ("digits", "faces")
@@ -33,6 +34,10 @@ class Pictures:
     name: str
     train: Tensor
     test: Tensor
+
+    def to(self, device: torch.device) -> "Pictures":
+        """The same pictures on a device."""
+        return Pictures(self.name, moved(self.train, device), moved(self.test, device))
 
 
 def load_pictures(name: str, size: int, grey: bool) -> Pictures:

@@ -85,6 +85,11 @@ def load_image(path_or_name: str | os.PathLike, max_size: int | None = None) -> 
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
 
 
+def source_name(source: str | os.PathLike | torch.Tensor | None) -> str | None:
+    """Says where a picture comes from: its file or "skimage:NAME"; None for a tensor or no picture."""
+    return None if source is None or isinstance(source, torch.Tensor) else os.fspath(source)
+
+
 def load_rgba(path: str | os.PathLike, max_size: int) -> torch.Tensor:
     """Reads a picture with its transparency.
 
@@ -164,6 +169,11 @@ def image_grid(images: Sequence[torch.Tensor], columns: int, pad: int = 2) -> to
         top, left = index // columns * (height + pad), index % columns * (width + pad)
         grid[:, top : top + height, left : left + width] = image
     return grid
+
+
+def enlarged(image: torch.Tensor, zoom: int) -> torch.Tensor:
+    """Enlarge a picture: every pixel becomes zoom x zoom pixels. [..., H, W] -> [..., H * zoom, W * zoom]"""
+    return image.repeat_interleave(zoom, -2).repeat_interleave(zoom, -1)
 
 
 def to_uint8(image: torch.Tensor) -> np.ndarray:

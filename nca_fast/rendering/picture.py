@@ -61,7 +61,7 @@ def picture(
         share = (neighbours.rows[1] - neighbours.rows[0]) / scene.height
         reserve = reserve if processes.rank() == 0 else replace(reserve, held_after=0)
         progress = progress and processes.rank() == 0
-        if scene.device.type == "cpu":
+        if scene.nca.device.type == "cpu":
             scene = replace(scene, config=replace(scene.config, resumable=True))
     with progress_bar(path, progress) as bar:
         options = {"path": kept, "resume": resume, "reserve": reserve, "neighbours": neighbours}

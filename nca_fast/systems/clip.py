@@ -5,130 +5,149 @@ Manipulation", 2022 (of pictures, with content and aesthetic losses). `clip_conf
 defaults differ where something else gives better pictures in minutes on a CPU.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import tyro
 from torch import Tensor
 
-from nca_fast import checkpoint, features, processes
-from nca_fast.canvas.scene import Scene
+from nca_fast import checkpoint, features
 from nca_fast.features.clip import ClipModel
-from nca_fast.files import check_writable
-from nca_fast.losses import regularizers
+from nca_fast.losses import regularizers, weighted
 from nca_fast.losses.aesthetic import AestheticHead
 from nca_fast.losses.clip import PromptDistance, cutouts, flatness, fringes, weights_of, whole
 from nca_fast.losses.content import CONTENT_LOSSES
-from nca_fast.media.images import load_image
+from nca_fast.media.images import load_image, source_name
 from nca_fast.nca import NCA
-from nca_fast.rendering.film import film
-from nca_fast.rendering.picture import picture
-from nca_fast.rendering.render import render
-from nca_fast.systems.clip_settings import FREE_ON_RESUME, ClipConfig
-from nca_fast.training import run_folder, session
-from nca_fast.training.content import ContentPictures, shrunk, source_name
-from nca_fast.training.listeners import PreviewStrip
-from nca_fast.training.loop import derived_generator, derived_seed
-from nca_fast.training.session import TrainingResult
+from nca_fast.systems.clip_settings import RECIPES, ClipConfig
+from nca_fast.systems.drawing import draw_grown, draw_redrawn, grown, next_apply, next_render, redrawn
+from nca_fast.training.content import ContentPictures, shrunk
+from nca_fast.training.pool import Objective
+from nca_fast.training.run_folder import PICTURES_FILE, SavedRun
+from nca_fast.training.settings import FREE_ON_RESUME
+from nca_fast.training.system import PoolSystem
 
 
-def train_clip(
-    config: ClipConfig,
-    prompts: Sequence[str],
-    content: Sequence[str | Path | Tensor],
-    out: str | Path,
-    *,
-    resume: bool = False,
-    progress: bool = True,
-    command: str | None = None,
-) -> TrainingResult:
-    """Learns what sentences say, and writes model, picture, film, preview strip, log and training state into a folder.
+@dataclass(frozen=True)
+class ClipSources:
+    """What a CLIP-guided training learns."""
 
-    Interrupted and resumed runs end as those that were left alone, to the bit; see `texture.train_texture`.
+    prompts: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="PROMPT [...]", help_behavior_hint="(not needed with --resume)"),
+    ] = ()
+    """What to grow: TEXT, or TEXT:WEIGHT; a negative weight pushes away ("noise:-0.3")."""
+    content: Annotated[tuple[str, ...], tyro.conf.arg(metavar="IMAGE_OR_FOLDER [...]")] = ()
+    """Pictures to change: files, folders, skimage:astronaut ... None: grow out of noise."""
 
-    Args:
-        config: The settings. On resuming they must equal those of the run, but for `FREE_ON_RESUME`.
-        prompts: "text" or "text:weight" each; a negative weight pushes away. Empty on resuming: the run knows them.
-        content: Pictures to change: see `ContentPictures.read`. Empty: the automaton grows out of its start state.
-        out: The folder; made when missing. It must not hold a model yet.
-        resume: Go on with the run in the folder; when there is none, begin it.
-        progress: Show progress bars on stderr.
-        command: The command line, for the provenance.
 
-    Returns:
-        A TrainingResult.
+class Clip(PoolSystem):
+    """Learn to grow what a sentence says, or to change pictures until they fit it.
 
-    Raises:
-        ValueError, OSError, FloatingPointError, KeyboardInterrupt: As `texture.train_texture`; for the model as
-            `ClipModel`, for prompts as `PromptDistance`, and for `content` as `ContentPictures.read`.
+    For example, with the small CLIP model that comes along, which knows colours and patterns:
+        nca-fast clip "thin blue horizontal stripes" --out runs/stripes
+        nca-fast clip "red bricks" "noise:-0.3" --out runs/bricks
+        nca-fast clip "orange leopard fur" --content skimage:chelsea --out runs/leopard
+
+    With a real one, which is downloaded once (350 MB) and wants a larger canvas and patience on a CPU:
+        nca-fast clip "underwater bioluminescence" --model ViT-B-32-quickgelu --pretrained openai --image-size 128 \
+            --out runs/sea
+
+    Ctrl-C stops and saves. To go on, after that or after a crash (the other settings are remembered):
+        nca-fast clip --out runs/stripes --resume
+
+    On two processes: torchrun --nproc-per-node 2 -m nca_fast clip "red bricks" --batch-size 2 --out runs/bricks
+
+    DIR then holds clip.png, clip.mp4, preview.png (the start, and what was grown of it on the way), model.safetensors
+    (for `nca-fast render`, or with --content for `nca-fast apply`), log.jsonl and training.safetensors (for --resume).
     """
-    out = Path(out)
-    saved = run_folder.open_run(out, resume)
-    config = run_folder.settled_config(config, saved, FREE_ON_RESUME, out)
-    asked = {"prompts": list(prompts), "content": [source_name(source) for source in content]}
-    if saved is None:
-        if not prompts and not config.image_prompts:
-            raise ValueError(f"a prompt must be given to begin a run, and folder {out} holds none to resume.")
-        config = replace(
-            config,
-            preset=config.preset or ("image-manipulation" if content else "clip"),
-        )
-        _check_start(config.preset, bool(content))
-        model = ClipModel(config.model, config.pretrained)
-        targets, weights = prompt_vectors(model, prompts, config.image_prompts)
-        distance = PromptDistance(targets, weights, config.distance)
-        pictures = ContentPictures.read(content, config.image_size, config.content_zoom) if content else None
-        check_writable(out)
-        if pictures and processes.rank() == 0:
-            checkpoint.save(out / run_folder.PICTURES_FILE, pictures.tensors(), {})
-        names = asked
-    else:
-        names = {key: saved.metadata[key] for key in asked}
-        for key, value in asked.items():
-            if value and value != names[key]:
-                raise ValueError(f"{key} must be that of the run in {out}, {names[key]}. Leave it out.")
-        model = ClipModel(config.model, config.pretrained)
-        targets, weights = saved.tensors["targets"], saved.tensors["target_weights"]
-        distance = PromptDistance(targets, weights, config.distance)
-        pictures = None
-        if names["content"]:
-            stored, _ = checkpoint.load(out / run_folder.PICTURES_FILE)
-            pictures = ContentPictures.restored(stored, config.image_size)
-        check_writable(out)
 
-    def start(nca: NCA) -> Callable[[int, int], Tensor]:
-        if pictures:
-            return pictures.starts(nca)
-        size = config.image_size
-        return lambda count, seed: nca.initial_state(count, size, size, seed=seed)
+    name = "clip"
+    Sources, Config = ClipSources, ClipConfig
+    recipes = RECIPES
+    recipe_help = """Begin with the settings of a published system instead of the defaults: deb grows out of noise by
+    the raw dot product of the whole picture, petersen changes pictures. Both want a real CLIP model, petersen VGG-19
+    too."""
+    free_on_resume = (*FREE_ON_RESUME, "picture_steps", "picture_size", "video_steps")
+    files = ("clip.png", "clip.mp4")
 
-    with run_folder.cpu_threads(config.threads):
-        run = session.begin_or_restore(config, saved, new_nca=lambda: NCA.preset(config.preset), start=start)
-        shown = pictures.squares(1, derived_generator(config.seed, "preview"))[0] if pictures else None
-        first = run.nca.to_rgb(start(run.nca)(1, derived_seed(config.seed, "preview")))[0] if shown is None else shown
-        strip = PreviewStrip(
-            out / "preview.png",
-            first,
-            draw=lambda: _grown(config, run.nca, shown),
-            every=session.preview_every(config),
-            pictures=saved and saved.tensors.get("previews"),
-        )
-        seconds, speed = session.conduct(
-            config,
-            run,
-            clip_objective(config, model, distance, run.nca),
-            out,
-            strip=strip,
-            kept={"targets": targets, "target_weights": weights},
-            names=names,
-            start=start(run.nca),
-            bptt_steps=config.bptt_steps,
-            command=command,
-            progress=progress,
-        )
-        files = _show(config, run.nca, pictures, out, progress) if processes.rank() == 0 else ()
-    return TrainingResult(run.nca, files, run.iteration, seconds, speed)
+    def __init__(self, config: ClipConfig, sources: ClipSources, saved: SavedRun | None, out: Path):
+        asked = {
+            "prompts": list(sources.prompts),
+            "content": [source_name(source) for source in sources.content],
+        }
+        self.config, self.facts, self.pictures = config, asked, None
+        if saved is None:
+            if not sources.prompts and not config.image_prompts:
+                raise ValueError(f"a prompt must be given to begin a run, and folder {out} holds none to resume.")
+            preset = config.preset or ("image-manipulation" if sources.content else "clip")
+            _check_start(preset, bool(sources.content))
+            self.config = replace(config, preset=preset)
+            self.clip = ClipModel(config.model, config.pretrained)
+            targets, weights = prompt_vectors(self.clip, sources.prompts, config.image_prompts)
+            if sources.content:
+                self.pictures = ContentPictures.read(sources.content, config.image_size, config.content_zoom)
+        else:
+            self.facts = {key: saved.metadata[key] for key in asked}
+            for key, value in asked.items():
+                if value and value != self.facts[key]:
+                    raise ValueError(f"{key} must be that of the run in {out}, {self.facts[key]}. Leave it out.")
+            self.clip = ClipModel(config.model, config.pretrained)
+            targets, weights = saved.tensors["targets"], saved.tensors["target_weights"]
+            if self.facts["content"]:
+                stored, _ = checkpoint.load(out / PICTURES_FILE)
+                self.pictures = ContentPictures.restored(stored, config.image_size)
+        self.kept = {"targets": targets, "target_weights": weights}
+        self.distance = PromptDistance(targets, weights, config.distance)
+
+    def begin(self, model: NCA, saved: SavedRun | None) -> None:
+        """Moves the content pictures to the device first."""
+        self.shown = None
+        if self.pictures is not None:
+            self.pictures = self.pictures.to(model.device)
+            self.shown = self.pictures.squares(1, self.generator("preview"))[0]
+        super().begin(model, saved)
+
+    def start(self, count: int, seed: int) -> Tensor:
+        """Makes states of random squares of content pictures, if there are any."""
+        if self.pictures is None:
+            return super().start(count, seed)
+        return self.pictures.start(self.nca, count, seed, self.noise(seed))
+
+    def constants(self) -> dict[str, Tensor]:
+        """The content pictures."""
+        return {} if self.pictures is None else self.pictures.tensors()
+
+    def objective(self) -> Objective:
+        """The distance to the prompts, and what keeps pictures from being tricks."""
+        return clip_objective(self.config, self.clip.to(self.nca.device), self.distance.to(self.nca.device), self.nca)
+
+    def references(self) -> list[Tensor]:
+        """The square that previews change, or the start state."""
+        if self.shown is not None:
+            return [self.shown]
+        return [self.nca.to_rgb(self.start(1, self.derived("preview")))[0]]
+
+    def preview(self) -> Tensor:
+        """A square of a content picture, changed, or what grows from the start state."""
+        if self.shown is None:
+            return grown(self)
+        return redrawn(self, self.shown, *self.shown.shape[1:], self.config.steps_max)
+
+    def draw(self, out: Path, progress: bool) -> None:
+        """Writes a picture and a film of what grows, or of the first content picture, changed."""
+        if self.pictures is None:
+            draw_grown(self, out, progress)
+        else:
+            image = shrunk(self.pictures.pictures[0].cpu() / 255, self.config.picture_size)
+            draw_redrawn(self, image, self.config.steps_max, 2, out, progress)
+
+    def notes(self, out: Path, figures: Mapping[str, float]) -> list[str]:
+        """How to draw more."""
+        return [next_render(out) if self.pictures is None else next_apply(out, "changed.png")]
 
 
 def prompt_vectors(
@@ -160,14 +179,12 @@ def prompt_vectors(
     return torch.cat(vectors).float(), torch.tensor(text_weights + file_weights)
 
 
-def clip_objective(
-    config: ClipConfig, model: ClipModel, distance: PromptDistance, nca: NCA
-) -> Callable[[Tensor, torch.Generator], dict[str, Tensor]]:
-    """The losses of a batch of states.
+def clip_objective(config: ClipConfig, model: ClipModel, distance: PromptDistance, nca: NCA) -> Objective:
+    """Makes the losses of a batch of states.
 
     Args:
         config: The settings.
-        model: Looks at the pictures.
+        model: Looks at the pictures; on the device of the automaton, as all that follows.
         distance: Of its vectors to the prompts.
         nca: The automaton; if it starts from pictures, its frozen channels hold them.
 
@@ -177,10 +194,13 @@ def clip_objective(
     Raises:
         ValueError: As `AestheticHead`; content layers that are not among the feature maps.
     """
-    head = AestheticHead(config.aesthetic, model.width, config.aesthetic_target) if config.aesthetic else None
+    device = nca.device
+    head = None
+    if config.aesthetic:
+        head = AestheticHead(config.aesthetic, model.width, config.aesthetic_target).to(device)
     keeps_content = nca.start == "image" and config.content_weight > 0
     if keeps_content:
-        extractor = features.load(config.features, weights=config.weights)
+        extractor = features.load(config.features, weights=config.weights).to(device)
         content_distance = CONTENT_LOSSES[config.content_loss]
 
     def look(rgb: Tensor, generator: torch.Generator) -> Tensor:
@@ -205,25 +225,22 @@ def clip_objective(
         factor /= max(config.cutouts, 1)
         views = look(rgb.clamp(0, 1) if config.clip_input == "shown" else rgb, generator)
         vectors = model(views / 2 if config.clip_input == "halved" else views, normalize=config.clip_input != "raw")
-        losses = {"clip": config.clip_weight * factor * distance(vectors).sum()}
-        if head and config.aesthetic_weight:
-            losses["aesthetic"] = config.aesthetic_weight * factor * head(vectors).sum()
-        if keeps_content:
-            maps = extractor(rgb)
+
+        def content() -> Tensor:
             with torch.no_grad():
                 wanted = extractor(states[:, : nca.rule.frozen] + 0.5)
-            losses["content"] = config.content_weight * content_distance(maps, wanted, config.content_layers)
-        if config.overflow_weight:
-            losses["overflow"] = config.overflow_weight * regularizers.overflow(states)
-        if config.range_weight:
-            losses["range"] = config.range_weight * regularizers.overflow(rgb, 0.0, 1.0)
-        if config.contrast_weight:
-            losses["contrast"] = config.contrast_weight * flatness(rgb.clamp(0, 1), config.contrast)
-        if config.fringe_weight:
-            losses["fringe"] = config.fringe_weight * fringes(rgb.clamp(0, 1))
-        if config.variation_weight:
-            losses["variation"] = config.variation_weight * regularizers.total_variation(rgb)
-        return losses
+            return content_distance(extractor(rgb), wanted, config.content_layers)
+
+        losses = {"clip": config.clip_weight * factor * distance(vectors).sum()}
+        return losses | weighted(
+            aesthetic=(config.aesthetic_weight * factor if head else 0, lambda: head(vectors).sum()),
+            content=(config.content_weight if keeps_content else 0, content),
+            overflow=(config.overflow_weight, lambda: regularizers.overflow(states)),
+            range=(config.range_weight, lambda: regularizers.overflow(rgb, 0.0, 1.0)),
+            contrast=(config.contrast_weight, lambda: flatness(rgb.clamp(0, 1), config.contrast)),
+            fringe=(config.fringe_weight, lambda: fringes(rgb.clamp(0, 1))),
+            variation=(config.variation_weight, lambda: regularizers.total_variation(rgb)),
+        )
 
     return objective
 
@@ -234,36 +251,3 @@ def _check_start(preset: str, with_content: bool) -> None:
     if starts_from_image != with_content:
         rule = "pictures to change (content)" if starts_from_image else "no pictures to change"
         raise ValueError(f"preset {preset!r} must be used with {rule}. Choose another preset, or leave it out.")
-
-
-def _grown(config: ClipConfig, nca: NCA, image: Tensor | None) -> Tensor:
-    """What the automaton makes of a picture, or grows by itself, in its longest rollout. [3, H, W]"""
-    size, seed = config.image_size, derived_seed(config.seed, "preview")
-    scene = Scene(nca, size, size, config.steps_max, seed=seed, backend=config.backend, image=image)
-    return nca.to_rgb(render(scene))[0]
-
-
-def _show(
-    config: ClipConfig, nca: NCA, pictures: ContentPictures | None, out: Path, progress: bool
-) -> tuple[Path, ...]:
-    """Writes picture and film of the trained automaton; returns all files of the run."""
-    names = ["clip.png"]
-    how = {"seed": config.seed, "backend": config.backend}
-    if pictures:
-        image = shrunk(pictures.pictures[0] / 255, config.picture_size)
-        height, width = image.shape[1:]
-        picture(Scene(nca, height, width, config.steps_max, image=image, **how), out / names[0], progress=progress)
-        if config.video_steps:
-            names.append("clip.mp4")
-            scene = Scene(nca, height, width, config.video_steps, image=image, **how)
-            film(scene, out / names[1], steps_per_frame=2, progress=progress)
-    else:
-        size = 4 * config.image_size
-        picture(Scene(nca, size, size, config.picture_steps, **how), out / names[0], progress=progress)
-        if config.video_steps:
-            names.append("clip.mp4")
-            size = 2 * config.image_size
-            film(Scene(nca, size, size, config.video_steps, **how), out / names[1], zoom=2, progress=progress)
-    names += ["preview.png", run_folder.MODEL_FILE, "log.jsonl", run_folder.TRAINING_FILE]
-    names += [run_folder.PICTURES_FILE] if pictures else []
-    return tuple(out / name for name in names if (out / name).exists())  # a short run may have no preview

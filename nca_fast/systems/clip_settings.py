@@ -3,19 +3,18 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from nca_fast.systems.style_settings import ContentLoss, Features
-from nca_fast.training import settings
-from nca_fast.training.settings import TrainingConfig
+from nca_fast.features import FeaturesName
+from nca_fast.losses.clip import DistanceName
+from nca_fast.losses.content import ContentLossName
+from nca_fast.training.settings import FeatureConfig
 
-FREE_ON_RESUME = (*settings.FREE_ON_RESUME, "picture_steps", "picture_size", "video_steps")
 SMALLEST_CANVAS = 16
-Distance = Literal["spherical", "cosine", "dot"]
 ClipInput = Literal["shown", "raw", "halved"]
 ClipScale = Literal["cells", "mean"]
 
 
 @dataclass(frozen=True)
-class ClipConfig(TrainingConfig):
+class ClipConfig(FeatureConfig):
     """Settings of a CLIP-guided training."""
 
     image_prompts: tuple[str, ...] = ()
@@ -25,7 +24,7 @@ class ClipConfig(TrainingConfig):
     that comes with nca_fast; it knows a hundred words about colours and patterns and needs no download."""
     pretrained: str | None = None
     """Weights of a named model: a file, or a tag (openai, laion2b_s34b_b79k) of open_clip, cached or downloaded."""
-    distance: Distance = "spherical"
+    distance: DistanceName = "spherical"
     """How a picture is compared with a prompt: spherical (Petersen), cosine, or dot, of raw vectors (Deb)."""
     cutouts: int = 4
     """Random squares of each picture that CLIP looks at. 0: the whole picture (Deb, Petersen)."""
@@ -61,7 +60,7 @@ class ClipConfig(TrainingConfig):
     """The rating that the pictures should get, 0 to 10."""
     aesthetic_weight: float = 0.5
     """Weight of the squared distance to that rating. Without a head there is none."""
-    content_loss: ContentLoss = "structure"
+    content_loss: ContentLossName = "structure"
     """With pictures to change: how they are compared with what becomes of them; by what is where, whatever its colours,
     with its colours (features), or by Gram matrices, which do not know where (Petersen)."""
     content_weight: float = 0.1
@@ -70,10 +69,8 @@ class ClipConfig(TrainingConfig):
     """Sets of features in which contents are compared; 0 is the pixels themselves, the last the coarsest."""
     content_zoom: float = 4.0
     """The canvas shows squares of a picture with random sides from image_size to this times as many pixels."""
-    features: Features = "random"
+    features: FeaturesName = "random"
     """What the content loss compares: random and patches need no download, vgg16 and vgg19 are better."""
-    weights: str | None = None
-    """File with the weights of vgg16 or vgg19. None: torchvision's cache, or its download."""
     variation_weight: float = 0.0
     """Weight of the loss that smooths: differences of neighbouring pixels."""
     image_size: int = 64
@@ -92,8 +89,6 @@ class ClipConfig(TrainingConfig):
     """Shortest rollout of an iteration. (Deb: 64.)"""
     steps_max: int = 64
     """Longest rollout of an iteration. (Deb, Petersen: 95.)"""
-    bptt_steps: int | None = None
-    """Gradients pass through so many of the last steps. None: through all. (Deb and Petersen: 2 to 20, by accident.)"""
     picture_steps: int = 256
     """Steps of the rollout that ends as clip.png, at four times the training size; with pictures to change it takes
     steps_max."""
@@ -104,13 +99,14 @@ class ClipConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_least(image_size=SMALLEST_CANVAS, picture_size=SMALLEST_CANVAS, picture_steps=1, bptt_steps=1)
+        self.check_least(image_size=SMALLEST_CANVAS, picture_size=SMALLEST_CANVAS, picture_steps=1)
         self.check_least(cutouts=0, cutout_noise=0, cutout_jitter=0, content_zoom=1, video_steps=0)
         self.check_least(clip_weight=0, aesthetic_weight=0, content_weight=0, variation_weight=0, range_weight=0)
         self.check_least(contrast_weight=0, fringe_weight=0)
         self.check_positive("contrast")
-        self.check_choices(distance=Distance, clip_input=ClipInput, clip_scale=ClipScale, content_loss=ContentLoss)
-        self.check_choices(features=Features)
+        self.check_choices(
+            distance=DistanceName, clip_input=ClipInput, clip_scale=ClipScale, content_loss=ContentLossName
+        )
         if not 0 < self.cutout_min <= self.cutout_max <= 1:
             raise ValueError(
                 f"cutout_min and cutout_max must be in (0, 1] in this order, but got {self.cutout_min} and "
@@ -120,8 +116,6 @@ class ClipConfig(TrainingConfig):
             raise ValueError(f"aesthetic_target must be from 0 to 10, but got {self.aesthetic_target}.")
         if self.pretrained is not None and self.model is None:
             raise ValueError(f"pretrained must go with a model, but got {self.pretrained!r} alone: name the model.")
-        if self.weights is not None and not self.features.startswith("vgg"):
-            raise ValueError(f"weights must go with features vgg16 or vgg19, but features is {self.features!r}.")
         if not self.content_layers or min(self.content_layers) < 0:
             raise ValueError(f"content_layers must be one or more numbers from 0, but got {self.content_layers}.")
 

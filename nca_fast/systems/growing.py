@@ -3,98 +3,182 @@
 Source: Mordvintsev, Randazzo, Niklasson and Levin, "Growing Neural Cellular Automata", Distill 2020, and its notebook.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
-from nca_fast import processes
-from nca_fast.files import check_writable
-from nca_fast.losses import regularizers
+from nca_fast.devices import moved
+from nca_fast.losses import regularizers, weighted
 from nca_fast.media.film import VideoWriter
-from nca_fast.media.images import load_rgba, save_image
+from nca_fast.media.images import enlarged, load_rgba, save_image, source_name
 from nca_fast.nca import NCA
-from nca_fast.systems.growing_config import FREE_ON_RESUME, GrowingConfig
-from nca_fast.training import run_folder, session
+from nca_fast.systems.drawing import next_render
 from nca_fast.training.damage import circles
-from nca_fast.training.listeners import PreviewStrip
-from nca_fast.training.loop import derived_seed
-from nca_fast.training.session import TrainingResult
+from nca_fast.training.pool import Objective
+from nca_fast.training.run_folder import SavedRun
+from nca_fast.training.settings import FREE_ON_RESUME, PoolConfig
+from nca_fast.training.system import PoolSystem, given_or_saved
 
 RADII = (0.1, 0.6)  # of the circles that a training erases; 1 is half the side of the canvas. (The notebook: to 0.4.)
 GROWN = 128  # steps after which the picture should be there, and there again
 ZOOM = 4  # pixels along the side of a cell
 
 
-def train_growing(
-    config: GrowingConfig,
-    image: str | Path | Tensor | None,
-    out: str | Path,
-    *,
-    resume: bool = False,
-    progress: bool = True,
-    command: str | None = None,
-) -> TrainingResult:
-    """Learns to grow a picture, and writes model, pictures, film, preview strip, log and training state into a folder.
+@dataclass(frozen=True)
+class GrowingConfig(PoolConfig):
+    """Settings of a growing automaton's training.
 
-    Interrupted and resumed runs end as those that were left alone, to the bit; see `texture.train_texture`.
-
-    Args:
-        config: The settings. On resuming they must equal those of the run, but for `FREE_ON_RESUME`.
-        image: File, or the picture itself: [4, H, W], RGB multiplied by alpha, and alpha. None on resuming.
-        out, resume, progress, command: As in `texture.train_texture`.
-
-    Returns:
-        A TrainingResult.
-
-    Raises:
-        ValueError, OSError, FloatingPointError, KeyboardInterrupt: As `texture.train_texture`.
+    The recipe of the Distill notebook with a smaller canvas, pool and batch: its 8,000 iterations of 8 states out of
+    1,024, three of them damaged, are for a GPU.
     """
-    out = Path(out)
-    saved = run_folder.open_run(out, resume)
-    config = run_folder.settled_config(config, saved, FREE_ON_RESUME, out)
-    if saved is None:
-        if image is None:
-            raise ValueError(f"image must be given to begin a run, and folder {out} holds none to resume.")
-        target = _target(image, config)
-    else:
-        target = saved.tensors["target"]
-        if image is not None and not torch.equal(_target(image, config), target):
-            raise ValueError(f"image must be that of the run in {out}, but {image} shows something else. Leave it out.")
-    check_writable(out)
 
-    with run_folder.cpu_threads(config.threads):
-        height, width = target.shape[1:]
-        run = session.begin_or_restore(
-            config,
-            saved,
-            new_nca=lambda: _automaton(config),
-            start=lambda nca: lambda count, seed: nca.initial_state(count, height, width, seed=seed),
-        )
-        strip = PreviewStrip(
-            out / "preview.png",
-            on_white(target),
-            draw=lambda: run.nca.to_rgb(grown(run.nca, target, config))[0],
-            every=session.preview_every(config),
-            pictures=saved and saved.tensors.get("previews"),
-        )
-        seconds, speed = session.conduct(
-            config,
-            run,
-            _objective(config, target),
-            out,
-            strip=strip,
-            kept={"target": target},
-            names={"image": saved.metadata["image"] if saved else None if isinstance(image, Tensor) else str(image)},
-            alter=_alteration(config, target, run.nca),
-            command=command,
-            progress=progress,
-        )
-        files = _show(config, run.nca, target, out) if processes.rank() == 0 else ()
-    return TrainingResult(run.nca, files, run.iteration, seconds, speed)
+    image_size: int = 32
+    """What is learned is shrunk until its longer side has this many pixels. (The notebook: 40.)"""
+    image_margin: int = 6
+    """Empty cells on each side of the picture. (The notebook: 16.)"""
+    preset: str = "growing"
+    """Named automaton to train: its channels, hidden widths and filters."""
+    iterations: int = 3000
+    """Length of the training. May be raised when a run is resumed."""
+    learning_rate: float = 2e-3
+    """Step size of Adam, before the milestones."""
+    pool_size: int = 128
+    """States that live on between iterations. The one that is worst in a batch is replaced by a single cell."""
+    batch_size: int = 4
+    """States that an iteration takes from the pool."""
+    damage: int = 2
+    """So many of the best states of a batch lose a circle before they go on. 0: what is learned need not regrow."""
+    reseed_every: int = 0
+    """So often the first state of the batch starts afresh too. 0: never; the worst does in each iteration."""
+    steps_min: int = 64
+    """Shortest rollout of an iteration."""
+    steps_max: int = 96
+    """Longest rollout of an iteration."""
+    overflow_weight: float = 0.0
+    """Weight of a loss that keeps all channels of all cells between -1 and 1. The notebook has none."""
+    video_steps: int = 512
+    """Length of growing.mp4, in which the picture grows, is wounded and regrows."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_least(image_size=1, image_margin=0, damage=0, video_steps=4)
+        if self.damage >= self.batch_size:
+            raise ValueError(f"damage must be below batch_size={self.batch_size}, but got {self.damage}.")
+
+
+@dataclass(frozen=True)
+class GrowingSources:
+    """What a growing automaton learns."""
+
+    image: Annotated[
+        tyro.conf.Positional[str | None],
+        tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(not needed with --resume)"),
+    ] = None
+    """Picture file to grow; it should have a transparent background."""
+
+
+class Growing(PoolSystem):
+    """Learn to grow a small picture out of one cell, to keep it, and to mend it after damage.
+
+    For example, with the ladybird that comes with the source code, or any picture with a transparent background:
+        nca-fast grow examples/ladybird.png --out runs/ladybird
+
+    Ctrl-C stops and saves. To go on, after that or after a crash (the other settings are remembered):
+        nca-fast grow --out runs/ladybird --resume
+
+    DIR then holds regrowth.png (the target, what was grown, wounded, and regrown), growing.mp4, preview.png (the
+    target and what was grown on the way), model.safetensors (for `nca-fast render` and NCA.from_pretrained), log.jsonl
+    and training.safetensors (for --resume).
+    """
+
+    name = "grow"
+    Sources, Config = GrowingSources, GrowingConfig
+    free_on_resume = (*FREE_ON_RESUME, "video_steps")
+    files = ("regrowth.png", "growing.mp4")
+
+    def __init__(self, config: GrowingConfig, sources: GrowingSources, saved: SavedRun | None, out: Path):
+        self.config = config
+
+        def read(image: str | Path | Tensor) -> Tensor:
+            return read_target(image, config)
+
+        self.kept = {"target": given_or_saved("image", sources.image, read, saved, out)}
+        self.facts = {"image": saved.metadata["image"] if saved else source_name(sources.image)}
+
+    @property
+    def target(self) -> Tensor:
+        """The picture that is learned, [4, H, W]."""
+        return self.kept["target"]
+
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the picture with its margin."""
+        return tuple(self.target.shape[1:])
+
+    def model(self) -> NCA:
+        """Makes the automaton. Raises ValueError for a preset that does not grow."""
+        nca = super().model()
+        if nca.start != "cell" or nca.rule.alive_channel != 3:
+            raise ValueError(
+                "preset must be an automaton that grows from a cell and has RGB and alpha, such as 'growing', but got "
+                f"{self.config.preset!r}."
+            )
+        return nca
+
+    def objective(self) -> Objective:
+        """The squared error of what grew."""
+
+        def objective(states: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+            return weighted(
+                mse=(1.0, lambda: errors(states, self.target).sum()),
+                overflow=(self.config.overflow_weight, lambda: regularizers.overflow(states)),
+            )
+
+        return objective
+
+    def augment(self, states: Tensor, generator: torch.Generator) -> Tensor:
+        """Lets the worst state of a batch start afresh, so that the automaton does not forget how to begin, and damages
+        the best ones, so that it learns to mend."""
+        order, damage = errors(states, self.target).argsort(descending=True), self.config.damage
+        states[order[:1]] = self.nca.initial_state(1, *self.size())
+        left = [circles(*self.size(), 1, *RADII, generator) for _ in range(damage)]
+        if damage:
+            states[order[-damage:]] *= moved(torch.stack(left), states.device)[:, None]
+        return states
+
+    def references(self) -> list[Tensor]:
+        """The picture on white."""
+        return [on_white(self.target)]
+
+    def preview(self) -> Tensor:
+        """What grows from a single cell, and not from what the pool holds."""
+        state, seed = self.nca.initial_state(1, *self.size()), self.derived("preview")
+        with torch.no_grad():
+            return self.nca.to_rgb(self.nca(state, self.config.steps_max, seed=seed, **self.compute))[0]
+
+    def draw(self, out: Path, progress: bool) -> None:
+        """Writes what was grown, wounded and regrown, and a film of it."""
+        nca, config = self.nca, self.config
+        left = moved(wound(*self.size()), self.nca.device)
+        mended = regrowth(nca, self.target, left, seed=config.seed, **self.compute)
+        pictures = [on_white(self.target), *(nca.to_rgb(state)[0] for state in mended.states)]
+        save_image(enlarged(torch.cat(pictures, dim=2), ZOOM), out / "regrowth.png")
+        half, state = config.video_steps // 2, nca.initial_state(1, *self.size())
+        with torch.no_grad(), VideoWriter(out / "growing.mp4", fps=30) as video:
+            for step in range(config.video_steps):
+                if step == half:
+                    state = state * left
+                video.add(enlarged(nca.to_rgb(state)[0], ZOOM))
+                state = nca(state, 1, seed=config.seed, first_step=step, **self.compute)
+
+    def notes(self, out: Path, figures: Mapping[str, float]) -> list[str]:
+        """How to draw more."""
+        return [next_render(out, 64, 200, "grown.mp4")]
 
 
 def on_white(rgba: Tensor) -> Tensor:
@@ -125,25 +209,26 @@ def wound(height: int, width: int) -> Tensor:
 
 @torch.no_grad()
 def regrowth(
-    nca: NCA, target: Tensor, left: Tensor, *, steps: int = GROWN, seed: int = 0, backend: str | None = None
+    nca: NCA,
+    target: Tensor,
+    left: Tensor,
+    *,
+    steps: int = GROWN,
+    seed: int = 0,
+    backend: str | None = None,
+    precision: str | None = None,
 ) -> Regrowth:
     """Grows the picture, keeps of it what is in `left` [H, W], and lets it go on for as many steps again."""
-    grown = nca(nca.initial_state(1, *target.shape[1:]), steps, seed=seed, backend=backend)
+    compute = {"seed": seed, "backend": backend, "precision": precision}
+    grown = nca(nca.initial_state(1, *target.shape[1:]), steps, **compute)
     cut = grown * left
-    mended = nca(cut, steps, seed=seed, first_step=steps, backend=backend)
+    mended = nca(cut, steps, first_step=steps, **compute)
     states = (grown, cut, mended)
     return Regrowth(*(float(errors(state, target)[0]) for state in states), states)
 
 
-def grown(nca: NCA, target: Tensor, config: GrowingConfig) -> Tensor:
-    """What the automaton grows from a single cell, not from what the pool has gathered. [1, C, H, W]"""
-    state = nca.initial_state(1, *target.shape[1:])
-    with torch.no_grad():
-        return nca(state, config.steps_max, seed=derived_seed(config.seed, "preview"), backend=config.backend)
-
-
-def _target(image: str | Path | Tensor, config: GrowingConfig) -> Tensor:
-    """The picture to learn in the middle of an empty canvas. [4, H, W]"""
+def read_target(image: str | Path | Tensor, config: GrowingConfig) -> Tensor:
+    """Opens the picture to learn, in the middle of an empty canvas. [4, H, W]"""
     picture = image if isinstance(image, Tensor) else load_rgba(image, config.image_size)
     if picture.ndim != 3 or picture.shape[0] != 4:
         raise ValueError(f"image must be [4, h, w], but its shape is {list(picture.shape)}.")
@@ -155,59 +240,3 @@ def _target(image: str | Path | Tensor, config: GrowingConfig) -> Tensor:
     if picture[3].max() <= 0.1:
         raise ValueError("image must have pixels that are not transparent, but has none: nothing could live.")
     return F.pad(picture, [config.image_margin] * 4)
-
-
-def _automaton(config: GrowingConfig) -> NCA:
-    nca = NCA.preset(config.preset)
-    if nca.start != "cell" or nca.rule.alive_channel != 3:
-        raise ValueError(
-            f"preset must be an automaton that grows from a cell and has RGB and alpha, such as 'growing', but got "
-            f"{config.preset!r}."
-        )
-    return nca
-
-
-def _objective(config: GrowingConfig, target: Tensor) -> Callable[[Tensor, torch.Generator], dict[str, Tensor]]:
-    def objective(states: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        losses = {"mse": errors(states, target).sum()}
-        if config.overflow_weight:
-            losses["overflow"] = config.overflow_weight * regularizers.overflow(states)
-        return losses
-
-    return objective
-
-
-def _alteration(config: GrowingConfig, target: Tensor, nca: NCA) -> Callable[[Tensor, torch.Generator], Tensor]:
-    """Of a batch from the pool the worst state starts afresh, so that the automaton does not forget how to begin, and
-    the best ones are damaged, so that it learns to mend."""
-    height, width = target.shape[1:]
-
-    def alter(states: Tensor, generator: torch.Generator) -> Tensor:
-        order = errors(states, target).argsort(descending=True)
-        states[order[:1]] = nca.initial_state(1, height, width)
-        for n in order[len(order) - config.damage :]:
-            states[n] *= circles(height, width, 1, *RADII, generator).to(states)
-        return states
-
-    return alter
-
-
-def _show(config: GrowingConfig, nca: NCA, target: Tensor, out: Path) -> tuple[Path, ...]:
-    """Draws what was learned: grown, wounded, regrown, and a film of it. Returns all files of the run."""
-    left = wound(*target.shape[1:])
-    mended = regrowth(nca, target, left, seed=config.seed, backend=config.backend)
-    pictures = [on_white(target), *(nca.to_rgb(state)[0] for state in mended.states)]
-    save_image(_enlarged(torch.cat(pictures, dim=2)), out / "regrowth.png")
-    half, state = config.video_steps // 2, nca.initial_state(1, *target.shape[1:])
-    with torch.no_grad(), VideoWriter(out / "growing.mp4", fps=30) as video:
-        for step in range(config.video_steps):
-            if step == half:
-                state = state * left
-            video.add(_enlarged(nca.to_rgb(state)[0]))
-            state = nca(state, 1, seed=config.seed, first_step=step, backend=config.backend)
-    names = ["regrowth.png", "growing.mp4", "preview.png", run_folder.MODEL_FILE, "log.jsonl", run_folder.TRAINING_FILE]
-    return tuple(out / name for name in names if (out / name).exists())  # a short run may have no preview
-
-
-def _enlarged(image: Tensor) -> Tensor:
-    return image.repeat_interleave(ZOOM, 1).repeat_interleave(ZOOM, 2)

@@ -3,18 +3,17 @@
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from nca_fast.training import settings
-from nca_fast.training.settings import Features, StyleLoss, TrainingConfig
+from nca_fast.losses.content import ContentLossName
+from nca_fast.losses.style import StyleLossName
+from nca_fast.training.settings import StyleLossConfig
 
 SMALLEST_STYLE = 16  # VGG halves a picture four times
-FREE_ON_RESUME = (*settings.FREE_ON_RESUME, "video_steps")
 Preset = Literal["style", "style-two-filters", "image-manipulation"]
 Operator = Literal["sobel", "scharr", "prewitt"]
-ContentLoss = Literal["structure", "features", "gram"]
 
 
 @dataclass(frozen=True)
-class StyleConfig(TrainingConfig):
+class StyleConfig(StyleLossConfig):
     """Settings of a style training.
 
     The defaults give a style that one sees on pictures that one still recognises after minutes on a CPU, with features
@@ -62,19 +61,11 @@ class StyleConfig(TrainingConfig):
     """Shortest rollout of the early iterations."""
     early_steps_max: int = 12
     """Longest rollout of the early iterations."""
-    bptt_steps: int | None = None
-    """Gradients pass through so many of the last steps. None: through all. (The published notebook: 1, by accident.)"""
-    loss: StyleLoss = "ot"
+    loss: StyleLossName = "ot"
     """How styles are compared: sliced optimal transport, Wasserstein-2 distance of Gaussians, or Gram matrices."""
-    features: Features = "random"
-    """What is compared: a random network or patches need no download, vgg16 and vgg19 are better and need weights."""
-    weights: str | None = None
-    """File with the weights of vgg16 or vgg19. None: torchvision's cache, or its download."""
-    projections: int = 32
-    """Random directions on which --loss ot compares, for each set of features."""
     style_weight: float = 1.0
     """Weight of the style loss."""
-    content_loss: ContentLoss = "structure"
+    content_loss: ContentLossName = "structure"
     """How contents are compared: by what is where, whatever its colours, with its colours (features), or, as Petersen
     does, by Gram matrices, which do not know where."""
     content_layers: tuple[int, ...] = (2, 3)
@@ -100,12 +91,11 @@ class StyleConfig(TrainingConfig):
         super().__post_init__()
         weights = ("style_weight", "content_weight", "color_weight", "variation_weight")
         self.check_least(**dict.fromkeys(weights, 0), video_steps=0, picture_steps=1)
-        self.check_least(bptt_steps=1, content_zoom=1, color_bins=2)
+        self.check_least(content_zoom=1, color_bins=2)
         self.check_least(early_iterations=0, early_steps_min=1, early_steps_max=self.early_steps_min)
         self.check_least(style_size=SMALLEST_STYLE, content_size=SMALLEST_STYLE, picture_size=SMALLEST_STYLE)
         self.check_positive("color_sigma", *(["init_gain"] if self.init_gain is not None else []))
-        self.check_style_loss()
-        self.check_choices(preset=Preset, content_loss=ContentLoss)
+        self.check_choices(preset=Preset, content_loss=ContentLossName)
         unknown = set(self.filters or ()) - set(get_args(Operator))
         if unknown or self.filters == ():
             raise ValueError(f"filters must be one or more of {', '.join(get_args(Operator))}, but got {self.filters}.")
@@ -114,14 +104,14 @@ class StyleConfig(TrainingConfig):
         if not any(getattr(self, name) for name in weights[:3]):
             raise ValueError("style_weight, content_weight or color_weight must be above 0, but all are 0.")
 
-    def settled(self) -> "StyleConfig":
-        """As `TrainingConfig.settled`, with a number of early iterations."""
+    def resolved(self) -> "StyleConfig":
+        """As `RunConfig.resolved`, with a number of early iterations."""
         early = self.iterations * 7 // 10 if self.early_iterations is None else self.early_iterations
         milestones = self.lr_milestones or tuple(sorted({max(1, early), max(1, self.iterations * 9 // 10)}))
         return replace(self, early_iterations=early, lr_milestones=milestones)
 
     def steps_at(self, iteration: int) -> tuple[int, int]:
-        """The shortest and the longest rollout of an iteration, in steps, of settled settings."""
+        """The shortest and the longest rollout of an iteration, in steps, of resolved settings."""
         if iteration < self.early_iterations:
             return self.early_steps_min, self.early_steps_max
         return self.steps_min, self.steps_max

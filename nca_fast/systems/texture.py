@@ -5,107 +5,132 @@ The loss compares statistics of the pictures, never their cells, so the automato
 Source: Niklasson, Mordvintsev, Randazzo and Levin, "Self-Organising Textures", Distill 2021, and its PyTorch notebook.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
-from nca_fast import features, processes
-from nca_fast.canvas.scene import Scene
-from nca_fast.files import check_writable
-from nca_fast.losses import regularizers, style
-from nca_fast.media.images import load_image
-from nca_fast.nca import NCA
-from nca_fast.rendering.film import film
-from nca_fast.rendering.picture import picture
-from nca_fast.rendering.render import render
-from nca_fast.systems.texture_config import FREE_ON_RESUME, SMALLEST_IMAGE, TextureConfig
-from nca_fast.training import run_folder, session
-from nca_fast.training.listeners import PreviewStrip
-from nca_fast.training.loop import derived_seed
-from nca_fast.training.session import TrainingResult
+from nca_fast import features
+from nca_fast.losses import regularizers, style, weighted
+from nca_fast.media.images import load_image, source_name
+from nca_fast.systems.drawing import draw_grown, grown, next_render
+from nca_fast.training.pool import Objective
+from nca_fast.training.run_folder import SavedRun
+from nca_fast.training.settings import FREE_ON_RESUME, StyleLossConfig
+from nca_fast.training.system import PoolSystem, given_or_saved
+
+SMALLEST_IMAGE = 16  # VGG halves a picture four times
 
 
-def train_texture(
-    config: TextureConfig,
-    image: str | Path | Tensor | None,
-    out: str | Path,
-    *,
-    resume: bool = False,
-    progress: bool = True,
-    command: str | None = None,
-) -> TrainingResult:
-    """Learns a texture, and writes model, picture, film, preview strip, log and training state into a folder.
+@dataclass(frozen=True)
+class TextureConfig(StyleLossConfig):
+    """Settings of a texture training.
 
-    A run that was interrupted, or killed at any moment, and is resumed with the same number of threads ends with the
-    same weights and pictures, to the bit, as one that was left alone. `iterations` may be raised on the way; the
-    learning rate then goes on as it was planned at the beginning.
-
-    Args:
-        config: The settings. On resuming they must equal those of the run, but for `FREE_ON_RESUME`.
-        image: File, "skimage:NAME", or the picture itself, [3, H, W] in [0, 1]. None on resuming: the run knows it.
-        out: The folder; made when missing. It must not hold a model yet.
-        resume: Go on with the run in the folder; when there is none, begin it.
-        progress: Show progress bars on stderr.
-        command: The command line, for the provenance.
-
-    Returns:
-        A TrainingResult.
-
-    Raises:
-        ValueError: Bad picture, or settings that differ from those of the run to resume.
-        OSError: The folder is not writable, or holds a model and `resume` is False; or the disk is full.
-        FloatingPointError: The training diverged; the folder holds its last saved state.
-        KeyboardInterrupt: Ctrl-C. The iteration was finished and saved, and the run can be resumed.
+    The defaults are the recipe of the Distill notebook, changed to give the best picture after minutes on a few CPU
+    cores (see bench/texture_defaults.py): many cheap iterations, each of one state, in place of few with a batch.
     """
-    out = Path(out)
-    saved = run_folder.open_run(out, resume)
-    config = run_folder.settled_config(config, saved, FREE_ON_RESUME, out)
-    if saved is None:
-        if image is None:
-            raise ValueError(f"image must be given to begin a run, and folder {out} holds none to resume.")
-        target = _target(image, config.image_crop, config.image_size)
-    else:
-        target = saved.tensors["target"]
-        if image is not None and not torch.equal(_target(image, config.image_crop, config.image_size), target):
-            raise ValueError(f"image must be that of the run in {out}, but {image} shows something else. Leave it out.")
-    check_writable(out)
 
-    with run_folder.cpu_threads(config.threads):
-        size = config.image_size
-        run = session.begin_or_restore(
-            config,
-            saved,
-            new_nca=lambda: NCA.preset(config.preset),
-            start=lambda nca: lambda count, seed: nca.initial_state(count, size, size, seed=seed),
-        )
-        strip = PreviewStrip(
-            out / "preview.png",
-            target,
-            draw=lambda: _grown(config, run.nca),
-            every=session.preview_every(config),
-            pictures=saved and saved.tensors.get("previews"),
-        )
-        name = saved.metadata["image"] if saved else None if isinstance(image, Tensor) else str(image)
-        seconds, speed = session.conduct(
-            config,
-            run,
-            _objective(config, target, run.nca),
-            out,
-            strip=strip,
-            kept={"target": target},
-            names={"image": name},
-            command=command,
-            progress=progress,
-        )
-        files = _show(config, run.nca, out, progress) if processes.rank() == 0 else ()
-    return TrainingResult(run.nca, files, run.iteration, seconds, speed)
+    image_crop: int | None = None
+    """Learn only a square of so many pixels from the middle of the picture, for details that shrinking would lose.
+    None: learn all of it."""
+    image_size: int = 128
+    """What is learned is shrunk until its longer side has this many pixels; the canvas is a square of so many cells."""
+    preset: str = "texture"
+    """Named automaton to train: its channels, hidden widths and filters."""
+    iterations: int = 2000
+    """Length of the training. May be raised when a run is resumed. (The notebook: 5000.)"""
+    learning_rate: float = 2e-3
+    """Step size of Adam, before the milestones. With the notebook's 1e-3 short runs get nowhere; what is learned with
+    4e-3 is sharp early, but may blow up on large canvases."""
+    pool_size: int = 32
+    """States that live on between iterations. They take memory and disk: 0.8 MB each at 128 x 128 cells."""
+    picture_steps: int = 256
+    """Steps of the rollout that ends as texture.png, at four times the training size."""
+    video_steps: int = 1890
+    """Steps shown in texture.mp4, at twice the training size; 1890 make 10 seconds. 0: no video."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_least(image_size=SMALLEST_IMAGE, image_crop=SMALLEST_IMAGE, picture_steps=1, video_steps=0)
 
 
-def _target(image: str | Path | Tensor, crop: int | None, size: int) -> Tensor:
-    """The picture to learn, [3, h, w] in [0, 1]: of a file the middle, when asked for, shrunk to the canvas."""
+@dataclass(frozen=True)
+class TextureSources:
+    """What a texture training learns."""
+
+    image: Annotated[
+        tyro.conf.Positional[str | None],
+        tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(not needed with --resume)"),
+    ] = None
+    """Picture to learn: a file, or skimage:brick, skimage:grass, skimage:gravel, skimage:coffee ..."""
+
+
+class Texture(PoolSystem):
+    """Learn a texture from one picture, and draw and film what was learned.
+
+    For example, with a picture that comes with scikit-image:
+        nca-fast texture skimage:brick --out runs/brick
+
+    Ctrl-C stops and saves. To go on, after that or after a crash (the other settings are remembered):
+        nca-fast texture --out runs/brick --resume
+
+    DIR then holds texture.png, texture.mp4, preview.png (the target and what was grown on the way), model.safetensors
+    (for `nca-fast render` and NCA.from_pretrained), log.jsonl and training.safetensors (for --resume).
+    """
+
+    name = "texture"
+    Sources, Config = TextureSources, TextureConfig
+    free_on_resume = (*FREE_ON_RESUME, "picture_steps", "video_steps")
+    files = ("texture.png", "texture.mp4")
+
+    def __init__(self, config: TextureConfig, sources: TextureSources, saved: SavedRun | None, out: Path):
+        self.config = config
+
+        def read(image: str | Path | Tensor) -> Tensor:
+            return read_target(image, config.image_crop, config.image_size)
+
+        self.kept = {"target": given_or_saved("image", sources.image, read, saved, out)}
+        self.facts = {"image": saved.metadata["image"] if saved else source_name(sources.image)}
+
+    def objective(self) -> Objective:
+        """The style loss, and the overflow loss."""
+        config, nca = self.config, self.nca
+        extractor = features.load(config.features, weights=config.weights).to(self.nca.device)
+        distance = style.load(config.loss, extractor, self.kept["target"], config.projections)
+
+        def objective(states: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+            rgb = nca.to_rgb(states, clamp=False)
+            return weighted(
+                style=(1.0, lambda: distance(extractor(rgb), generator=generator)),
+                overflow=(config.overflow_weight, lambda: regularizers.overflow(states)),
+            )
+
+        return objective
+
+    def references(self) -> list[Tensor]:
+        """The texture."""
+        return [self.kept["target"]]
+
+    def preview(self) -> Tensor:
+        """What grows from the start state, and not from what the pool holds."""
+        return grown(self)
+
+    def draw(self, out: Path, progress: bool) -> None:
+        """Writes a picture and a film of what grows."""
+        draw_grown(self, out, progress)
+
+    def notes(self, out: Path, figures: Mapping[str, float]) -> list[str]:
+        """How to draw more."""
+        return [next_render(out)]
+
+
+def read_target(image: str | Path | Tensor, crop: int | None, size: int) -> Tensor:
+    """Opens the picture to learn, [3, h, w] in [0, 1]: of a file the middle, when asked for, shrunk to the canvas."""
     if isinstance(image, Tensor):
         target = image
     else:
@@ -126,42 +151,3 @@ def _target(image: str | Path | Tensor, crop: int | None, size: int) -> Tensor:
             f"shrunk to that), but it is {height} x {width}. Choose another picture or image size."
         )
     return target.float().contiguous()
-
-
-def _objective(
-    config: TextureConfig, target: Tensor, nca: NCA
-) -> Callable[[Tensor, torch.Generator], dict[str, Tensor]]:
-    """The losses of a batch of states."""
-    extractor = features.load(config.features, weights=config.weights)
-    with torch.no_grad():
-        targets = extractor(target[None])
-    options = {"projections": config.projections} if config.loss == "ot" else {}
-    distance = style.STYLE_LOSSES[config.loss](targets, **options)
-
-    def objective(states: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        rgb = nca.to_rgb(states, clamp=False)
-        losses = {"style": distance(extractor(rgb), generator=generator)}
-        if config.overflow_weight:
-            losses["overflow"] = config.overflow_weight * regularizers.overflow(states)
-        return losses
-
-    return objective
-
-
-def _grown(config: TextureConfig, nca: NCA) -> Tensor:
-    """What the automaton grows by itself, from its start state and not from what the pool has gathered. [3, H, W]"""
-    size, seed = config.image_size, derived_seed(config.seed, "preview")
-    return nca.to_rgb(render(Scene(nca, size, size, config.steps_max, seed=seed, backend=config.backend)))[0]
-
-
-def _show(config: TextureConfig, nca: NCA, out: Path, progress: bool) -> tuple[Path, ...]:
-    """Writes the picture and the film of the trained automaton; returns all files of the run."""
-    names = ["texture.png"]
-    how, size = {"seed": config.seed, "backend": config.backend}, 4 * config.image_size
-    picture(Scene(nca, size, size, config.picture_steps, **how), out / names[0], progress=progress)
-    if config.video_steps:
-        names.append("texture.mp4")
-        size = 2 * config.image_size
-        film(Scene(nca, size, size, config.video_steps, **how), out / names[1], zoom=2, progress=progress)
-    names += ["preview.png", run_folder.MODEL_FILE, "log.jsonl", run_folder.TRAINING_FILE]
-    return tuple(out / name for name in names if (out / name).exists())  # a short run may have no preview

@@ -7,13 +7,14 @@ and what is learned holds at every scale of it.
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nca_fast.devices import moved
 from nca_fast.media.images import load_image, picture_files
 from nca_fast.nca import NCA
 
@@ -87,7 +88,7 @@ class ContentPictures:
             return int(torch.randint(low, high + 1, (), generator=generator))
 
         squares = []
-        for _ in range(count):
+        for _ in range(count):  # sizes and places are numbers on the host, pixels stay where they are
             picture = self.pictures[draw(0, len(self) - 1)]
             height, width = picture.shape[1:]
             side = draw(min(self.size, height, width), min(height, width))
@@ -95,14 +96,14 @@ class ContentPictures:
             squares.append(_resized(picture[:, top : top + side, left : left + side] / 255, self.size, self.size))
         return torch.stack(squares)
 
-    def starts(self, nca: NCA) -> Callable[[int, int], Tensor]:
-        """What `loop.train` takes as `start`: (count, seed) -> states [count, C, size, size] of random squares."""
+    def start(self, nca: NCA, count: int, seed: int, noise: torch.Generator | None = None) -> Tensor:
+        """Makes start states [count, C, size, size] of random squares; noise: as `generator` of `NCA.initial_state`."""
+        squares = self.squares(count, torch.Generator().manual_seed(seed))
+        return nca.initial_state(count, self.size, self.size, seed=seed, image=squares, generator=noise)
 
-        def start(count: int, seed: int) -> Tensor:
-            squares = self.squares(count, torch.Generator().manual_seed(seed))
-            return nca.initial_state(count, self.size, self.size, seed=seed, image=squares)
-
-        return start
+    def to(self, device: torch.device) -> "ContentPictures":
+        """The same pictures on a device, where squares are cut from them."""
+        return ContentPictures([moved(picture, device) for picture in self.pictures], self.size)
 
     def tensors(self) -> dict[str, Tensor]:
         """The pictures under names of their own, for a file."""
@@ -130,11 +131,6 @@ def first_picture(sources: Sequence[str | Path | Tensor], size: int) -> Tensor:
         with contextlib.suppress(*[ValueError] if folder else []):  # `read` has named the broken ones
             return _as_bytes(shrunk(_read(candidate), size))
     raise ValueError(f"content folder {os.fspath(source)!r} must hold a readable picture, but has none.")
-
-
-def source_name(source: str | Path | Tensor) -> str | None:
-    """What a picture is called in the facts of a run: its file or "skimage:NAME"; None for numbers."""
-    return None if isinstance(source, Tensor) else str(source)
 
 
 def shrunk(picture: Tensor, size: int) -> Tensor:

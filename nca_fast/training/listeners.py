@@ -1,15 +1,17 @@
-"""What watches a training run: progress bar, log, checkpoints, preview strip. All are called with a loop.Report."""
+"""What watches a training: progress bar and log, called with a `loop.Report`, and checkpoints and the preview strip,
+which are a `loop.Moment`."""
 
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from nca_fast.devices import describe
 from nca_fast.files import atomic_path
 from nca_fast.media.images import image_grid, save_image
 from nca_fast.training.loop import Report
@@ -18,18 +20,18 @@ STRIP_COLUMNS = 12
 
 
 class ProgressBar:
-    """A tqdm bar with the loss and the speed in cell-steps/s; a context manager.
+    """Shows a tqdm bar with the loss and the speed in cell-steps/s; a context manager.
 
     Args:
         iterations: Length of the whole run.
         first: Iterations that were finished before.
         shown: False draws nothing.
+        device: Where it computes; a GPU is named.
     """
 
-    def __init__(self, iterations: int, first: int = 0, shown: bool = True):
-        self.bar = tqdm(
-            total=iterations, initial=first, desc="training", unit="it", dynamic_ncols=True, disable=not shown
-        )
+    def __init__(self, iterations: int, first: int = 0, shown: bool = True, device: torch.device | None = None):
+        what = (device and describe(device)) or "training"
+        self.bar = tqdm(total=iterations, initial=first, desc=what, unit="it", dynamic_ncols=True, disable=not shown)
 
     def __call__(self, report: Report) -> None:
         speed = report.cell_steps / report.seconds / 1e6
@@ -44,7 +46,7 @@ class ProgressBar:
 
 
 class JsonLog:
-    """One JSON object per line and iteration; a context manager.
+    """Writes one JSON object per line and iteration; a context manager.
 
     Args:
         path: The file. Lines of iterations after `first` (a killed run wrote them after its last checkpoint) and a
@@ -108,46 +110,60 @@ class Checkpoints:
         self.save, self.every, self.seconds = save, every, seconds
         self.saved_at = time.monotonic()
 
-    def __call__(self, report: Report) -> None:
-        due = self.every is not None and report.iteration % self.every == 0
-        if due or time.monotonic() - self.saved_at >= self.seconds:
-            self.save()
-            self.saved_at = time.monotonic()
+    def due(self, iteration: int) -> bool:
+        """Whether it is time to save."""
+        by_number = self.every is not None and iteration % self.every == 0
+        return by_number or time.monotonic() - self.saved_at >= self.seconds
+
+    def __call__(self) -> None:
+        """Saves."""
+        self.save()
+        self.saved_at = time.monotonic()
 
 
 class PreviewStrip:
-    """Small pictures in the order of training, the target first, in one PNG that grows.
+    """Small pictures in the order of training, what is learned first, in one PNG that grows.
 
     Args:
         path: The file.
-        target: [3, h, w] in [0, 1].
+        references: What is learned, one or more of [3, h, w] in [0, 1].
         draw: Makes a preview, [3, H, W] in [0, 1], of the same size each time.
         every: Iterations between two of them.
         pictures: Earlier previews of the same run, uint8 [N, 3, H, W], or None.
     """
 
     def __init__(
-        self, path: Path, target: Tensor, draw: Callable[[], Tensor], every: int, pictures: Tensor | None = None
+        self,
+        path: Path,
+        references: Sequence[Tensor],
+        draw: Callable[[], Tensor],
+        every: int,
+        pictures: Tensor | None = None,
     ):
-        self.path, self.target, self.draw, self.every = path, target.cpu(), draw, every
+        self.path, self.draw, self.every = path, draw, every
+        self.references = [picture.cpu() for picture in references]
         self.pictures = [] if pictures is None else list(pictures)
         if self.pictures:
             self._write()  # a killed run may have drawn previews after its last checkpoint
 
-    def __call__(self, report: Report) -> None:
-        if report.iteration % self.every == 0:
-            self.pictures.append((self.draw().detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8))
-            self._write()
+    def due(self, iteration: int) -> bool:
+        """Whether it is time for a preview."""
+        return iteration % self.every == 0
+
+    def __call__(self) -> None:
+        """Adds a preview."""
+        self.pictures.append((self.draw().detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8))
+        self._write()
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint has to hold."""
         return {"previews": torch.stack(self.pictures)} if self.pictures else {}
 
     def _write(self) -> None:
-        # The target may be oblong where the canvas is square: on white, in the middle.
-        height, width = (max(sizes) for sizes in zip(self.target.shape[1:], self.pictures[0].shape[1:], strict=True))
-        pictures = [_centred(self.target, height, width)]
-        pictures += [_centred(picture / 255, height, width) for picture in self.pictures]
+        # What is learned may be oblong where the canvas is square: on white, in the middle.
+        pictures = [*self.references, *(picture / 255 for picture in self.pictures)]
+        height, width = (max(picture.shape[axis] for picture in pictures) for axis in (1, 2))
+        pictures = [_centred(picture, height, width) for picture in pictures]
         save_image(image_grid(pictures, columns=STRIP_COLUMNS), self.path)
 
 

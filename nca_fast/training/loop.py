@@ -1,140 +1,82 @@
-"""The one training loop: sample from the pool, roll out, loss, backward, normalise the gradient, step, write back.
+"""The one training loop: an iteration of whatever system, a step down its loss, reports, and moments to save or draw.
 
 Every random choice of iteration i is a pure function of (seed, i): which samples, how many steps, which cells fire,
 what the loss draws. So a run is its tensors and a counter, there is no generator state to save, and a run resumed from
 a checkpoint computes the bits that the uninterrupted one would have (at the same thread count).
-
-Source: the recipe of Niklasson et al., "Self-Organising Textures", Distill 2021, whose PyTorch notebook the defaults of
-the tasks follow.
 """
 
 import contextlib
 import hashlib
-import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from nca_fast import processes
-from nca_fast.training.pool import Pool
+from nca_fast.devices import moved
+from nca_fast.training.descent import Descent
 
 
 def derived_seed(seed: int, purpose: str, iteration: int = 0) -> int:
-    """A 63-bit integer that is fixed by (seed, purpose, iteration), and unrelated to that of any other three."""
+    """Derives a 63-bit integer from (seed, purpose, iteration), unrelated to that of any other three."""
     digest = hashlib.blake2b(f"{seed} {purpose} {iteration}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def derived_generator(seed: int, purpose: str, iteration: int = 0) -> torch.Generator:
-    """A fresh generator on the CPU for one purpose in one iteration."""
+    """Makes a fresh generator on the CPU for one purpose in one iteration."""
     return torch.Generator().manual_seed(derived_seed(seed, purpose, iteration))
 
 
-def learning_rate_at(iteration: int, base: float, milestones: Iterable[int], gamma: float) -> float:
-    """base * gamma ** (number of milestones reached): MultiStepLR as a pure function, without a state to save."""
-    return base * gamma ** sum(iteration >= milestone for milestone in milestones)
-
-
-def normalize_gradients(parameters: Iterable[Tensor]) -> None:
-    """Scales the gradient of each parameter tensor to unit length: g / (|g| + 1e-8)."""
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad /= parameter.grad.norm() + 1e-8
-
-
-def descend(
-    terms: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    rate: float,
-    tame: Callable[[list[Tensor]], object] | None,
-    iteration: int,
-    remedy: str,
-) -> tuple[float, dict[str, float]]:
-    """One step of the optimizer down the sum of losses, which are those of this process's share of the batch.
-
-    Args:
-        terms: Named scalar losses.
-        optimizer: Over all that learns.
-        rate: Learning rate.
-        tame: Changes the gradients of a list of parameters in place, after they have been summed over the processes.
-        iteration: Counted from 0.
-        remedy: What an error tells the user to train with.
-
-    Returns:
-        The loss and its terms, summed over the processes.
-
-    Raises:
-        FloatingPointError: The loss is NaN or infinite; nothing has changed.
-    """
-    loss = sum(terms.values())
-    value, *values = processes.summed([float(term.detach()) for term in (loss, *terms.values())])
-    if not math.isfinite(value):
-        raise FloatingPointError(
-            f"loss must stay finite, but it is {value} in iteration {iteration + 1}. Train again with {remedy}."
-        )
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    processes.sum_gradients(parameters)
-    if tame is not None:
-        tame(parameters)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    return value, dict(zip(terms, values, strict=True))
-
-
 @dataclass
-class Run:
-    """What a training run changes as it goes: all that a checkpoint must hold beside the settings.
+class TrainingRun:
+    """What a training changes as it goes and every system has: the model, the optimizer, and how far it has come.
 
     Args:
-        nca: The automaton that learns.
+        model: What learns.
         optimizer: A torch optimizer over its parameters.
-        pool: The sample pool.
-        seed: Fixes all randomness of the run.
         iteration: Iterations finished.
     """
 
-    nca: nn.Module
+    model: nn.Module
     optimizer: torch.optim.Optimizer
-    pool: Pool
-    seed: int
     iteration: int = 0
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights, optimizer state and pool under flat names; the tensors themselves, not copies."""
-        tensors = {f"nca.{name}": value for name, value in self.nca.state_dict().items()}
-        for name, parameter in self.nca.named_parameters():
+        """Weights and optimizer state under flat names; the tensors themselves, not copies."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{name}.{key}"] = value
-        return tensors | {"pool": self.pool.states}
+        return tensors
 
-    @classmethod
-    def restored(
-        cls,
-        nca: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        tensors: Mapping[str, Tensor],
-        seed: int,
-        iteration: int,
-    ) -> "Run":
-        """The run whose `tensors()` these are, with a fresh automaton and a fresh optimizer of the same kind."""
-        weights = {name.removeprefix("nca."): value for name, value in tensors.items() if name.startswith("nca.")}
-        nca.load_state_dict(weights)
-        for name, parameter in nca.named_parameters():
+    def load(self, tensors: Mapping[str, Tensor], iteration: int) -> None:
+        """Takes over the run whose `tensors()` these are, wherever it was computed."""
+        weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        self.model.load_state_dict(weights)
+        fused = any(group.get("fused") for group in self.optimizer.param_groups)
+        for name, parameter in self.model.named_parameters():
             prefix = f"optimizer.{name}."
             state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            for key in state.keys() - {"step"}:  # torch keeps the step counter on the CPU
-                state[key] = state[key].to(parameter.device)
+            for key in state if fused else state.keys() - {"step"}:  # torch counts steps on the CPU, unless fused
+                state[key] = moved(state[key], parameter.device)
             if state:
-                optimizer.state[parameter] = state
-        return cls(nca, optimizer, Pool(tensors["pool"].to(next(nca.parameters()).device)), seed, iteration)
+                self.optimizer.state[parameter] = state
+        self.iteration = iteration
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an iteration computed: the length of its rollout, and its cells times steps."""
+
+    steps: int
+    cell_steps: int
 
 
 @dataclass(frozen=True)
@@ -148,7 +90,7 @@ class Report:
         learning_rate: The one that this iteration used.
         steps: Length of its rollout.
         cell_steps: Cells times steps of its rollout.
-        seconds: Wall time of the whole iteration.
+        seconds: Wall time of the whole iteration. (On a GPU, where reports come later: of the one that came between.)
     """
 
     iteration: int
@@ -160,43 +102,63 @@ class Report:
     seconds: float
 
 
+class Moment(Protocol):
+    """Something to do between iterations that needs the state as it is then, such as saving it."""
+
+    def due(self, iteration: int) -> bool:
+        """Whether it is to be done after so many iterations."""
+
+    def __call__(self) -> None:
+        """Does it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a training goes on.
+
+    Args:
+        iterations: Counted from the beginning of the run.
+        rate: iteration -> learning rate.
+        time_limit: Seconds, or None. Then the place in the plan that is the share of the time gone counts, where it is
+            ahead of the iterations.
+    """
+
+    iterations: int
+    rate: Callable[[int], float]
+    time_limit: float | None = None
+
+    def place(self, iteration: int, seconds: float) -> int:
+        """The iteration of the plan whose settings the next one takes; `iterations` when it is over."""
+        if self.time_limit is None:
+            return iteration
+        # All processes take the same: that of the first one.
+        return max(iteration, int(self.iterations * processes.broadcast(min(1.0, seconds / self.time_limit))))
+
+
 def train(
-    run: Run,
-    objective: Callable[[Tensor, torch.Generator], dict[str, Tensor]],
+    run: TrainingRun,
+    step: Callable[[int, int, Descent], Work],
+    plan: Plan,
     *,
-    iterations: int,
-    batch_size: int,
-    reseed_every: int,
-    steps: Callable[[int], tuple[int, int]],
-    learning_rate: Callable[[int], float],
-    normalize: bool = True,
-    state_limit: float = math.inf,
-    start: Callable[[int, int], Tensor] | None = None,
-    alter: Callable[[Tensor, torch.Generator], Tensor] | None = None,
-    bptt_steps: int | None = None,
-    backend: str | None = None,
+    tame: Callable[[list[Tensor]], object] | None = None,
+    remedy: str = "a lower learning rate",
     listeners: Sequence[Callable[[Report], None]] = (),
+    moments: Sequence[Moment] = (),
+    delay: int | None = None,
 ) -> bool:
-    """Trains until `run.iteration` reaches `iterations`, or the user presses Ctrl-C.
+    """Trains until the plan is over, or the user presses Ctrl-C.
 
     Args:
         run: Changed in place.
-        objective: (states [B, C, H, W], generator) -> named scalar losses, whose sum is minimised. They must be sums
-            over samples, because each of several processes sees its share of the batch alone.
-        iterations: Where to stop, counted from the beginning of the run.
-        batch_size: Samples in an iteration; several processes share them evenly (see `processes`).
-        reseed_every: So often the first sample of the batch is replaced by a start state; 0 never does.
-        steps: iteration -> the shortest and the longest rollout. The number of steps is drawn evenly between them, both
-            included (the notebook's randint(32, 96) ends at 95).
-        learning_rate: iteration -> learning rate.
-        normalize: Scale the gradient of each parameter tensor to unit length.
-        state_limit: A sample whose state went beyond this in any value starts afresh. Left in the pool, it would grow
-            until the loss overflows, and would turn the weights in a senseless direction each time that it is drawn.
-        start: (count, seed) -> start states [count, C, H, W]. None: the automaton's own, which need no picture.
-        alter: (the batch as it came from the pool, generator) -> the states that the rollout starts from. None: these.
-        bptt_steps: As in `nca_fast.rollout`.
-        backend: As in `nca_fast.rollout`.
-        listeners: Called in turn with the Report of each iteration: progress bars, logs, checkpoints.
+        step: (iteration, place in the plan, descend) does an iteration, counted from 0, and calls `descend` once, with
+            named scalar losses. They must be sums over samples, because each of several processes sees its share of the
+            batch alone.
+        plan: How long, and at which learning rates.
+        tame, remedy, delay: As in `Descent`.
+        listeners: Called in turn with the Report of each iteration: progress bars, logs. On a GPU the report of an
+            iteration comes some iterations later (`descent.DELAY`), because the host does not wait for its loss.
+        moments: Done in turn between two iterations, when they are due and all reports before have come: checkpoints,
+            previews.
 
     Returns:
         True when the run is complete. False when Ctrl-C asked for an end: the iteration was finished first, so the run
@@ -205,58 +167,37 @@ def train(
     Raises:
         FloatingPointError: The loss became NaN or infinite; the run is as it was before that iteration.
     """
-    tame = normalize_gradients if normalize else None
-    remedy = "a lower learning rate or a higher overflow weight"
-    height, width = run.pool.states.shape[2:]
-    share = processes.share(batch_size)
-    if start is None:
+    descent = Descent(run.model, run.optimizer, tame, remedy, delay)
+    works: deque[Work] = deque()
 
-        def start(count: int, seed: int) -> Tensor:
-            return run.nca.initial_state(count, height, width, seed=seed)
-
-    with deferred_interrupt() as interrupted:
-        while run.iteration < iterations and not processes.any_true(interrupted.is_set()):
-            begin, i = time.perf_counter(), run.iteration
-            draw = derived_generator(run.seed, "pool", i)
-            shortest, longest = steps(i)
-            count = int(torch.randint(shortest, longest + 1, (), generator=draw))
-            indices, states = run.pool.sample(batch_size, draw)
-            if reseed_every and i % reseed_every == 0:
-                states[:1] = start(1, derived_seed(run.seed, "start", i))
-            if alter is not None:
-                states = alter(states, derived_generator(run.seed, "alter", i))
-            fire = derived_seed(run.seed, "fire", i)
-            states = run.nca(
-                states[share],
-                steps=count,
-                seed=fire,
-                first_sample=share.start,
-                bptt_steps=bptt_steps,
-                backend=backend,
-            )
-            terms = objective(states, derived_generator(run.seed, "objective", i))
-            rate = learning_rate(i)
-            value, values = descend(terms, run.optimizer, rate, tame, i, remedy)
-            states = processes.all_gather(states.detach())
-            healthy = states.abs().amax(dim=(1, 2, 3), keepdim=True) <= state_limit
-            if not healthy.all():
-                fresh = start(batch_size, derived_seed(run.seed, "restart", i))
-                states = torch.where(healthy, states, fresh)
-            run.pool.write(indices, states)
-            run.iteration = i + 1
-
-            report = Report(
-                iteration=run.iteration,
-                loss=value,
-                terms=values,
-                learning_rate=rate,
-                steps=count,
-                cell_steps=batch_size * height * width * count,
-                seconds=time.perf_counter() - begin,
-            )
+    def tell(begin: float, everything: bool) -> None:
+        readings = descent.readings(everything)
+        for reading in readings:
+            loss, terms = reading.losses()
+            done, run.iteration = run.iteration, reading.iteration - 1
+            descent.check(reading.iteration, loss)
+            run.iteration = done
+            work, rate = works.popleft(), reading.learning_rate
+            seconds = (time.perf_counter() - begin) / len(readings)
+            report = Report(reading.iteration, loss, terms, rate, work.steps, work.cell_steps, seconds)
             for listener in listeners:
                 listener(report)
-    return run.iteration >= iterations
+
+    start = begin = time.perf_counter()
+    with deferred_interrupt() as interrupted:
+        place = plan.place(run.iteration, 0)
+        while place < plan.iterations and not processes.any_true(interrupted.is_set()):
+            begin = time.perf_counter()
+            descent.begin(run.iteration, plan.rate(place))
+            works.append(step(run.iteration, place, descent))
+            run.iteration += 1
+            place = plan.place(run.iteration, time.perf_counter() - start)
+            due = [moment for moment in moments if moment.due(run.iteration)]
+            tell(begin, everything=bool(due))
+            for moment in due:
+                moment()
+        tell(begin, everything=True)
+    return place >= plan.iterations
 
 
 @contextlib.contextmanager

@@ -1,10 +1,23 @@
 """The sample pool: states that live on between iterations, so that a rule learns to stay where it arrived.
 
-Source: Mordvintsev et al., "Growing Neural Cellular Automata", Distill 2020.
+Source: Mordvintsev et al., "Growing Neural Cellular Automata", Distill 2020; the recipe of an iteration is that of
+Niklasson et al., "Self-Organising Textures", Distill 2021, whose PyTorch notebook the defaults of the systems follow.
 """
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from nca_fast import processes
+from nca_fast.devices import moved
+from nca_fast.nca import NCA
+from nca_fast.training.descent import Descent
+from nca_fast.training.loop import Work, derived_generator, derived_seed
+
+Objective = Callable[[Tensor, torch.Generator], dict[str, Tensor]]
 
 
 class Pool:
@@ -42,9 +55,84 @@ class Pool:
         """
         if not 1 <= batch_size <= len(self):
             raise ValueError(f"batch size must be from 1 to the size of the pool, {len(self)}, but got {batch_size}.")
-        indices = torch.randperm(len(self), generator=generator)[:batch_size].to(self.states.device)
+        drawn = torch.randperm(len(self), generator=generator)[:batch_size]
+        indices = moved(drawn, self.states.device)
         return indices, self.states[indices]
 
-    def write(self, indices: Tensor, states: Tensor) -> None:
-        """Stores states [batch_size, C, H, W], without their history, at the indices of an earlier `sample`."""
-        self.states[indices] = states.detach().to(self.states.dtype)
+    def write(self, indices: Tensor, states: Tensor, where: Tensor | None = None) -> None:
+        """Stores the results of a batch, without their history.
+
+        Args:
+            indices: Of an earlier `sample`. [batch_size]
+            states: [batch_size, C, H, W].
+            where: bool [] on the device: False leaves the pool as it is. None is True.
+        """
+        states = states.detach().to(self.states.dtype)
+        if where is not None:
+            states = torch.where(where, states, self.states[indices])
+        self.states[indices] = states
+
+
+@dataclass
+class PoolStep:
+    """An iteration on a pool: sample, roll out, loss, descend, write back. What `loop.train` takes as its step.
+
+    Args:
+        nca: The automaton.
+        pool: The states it works on.
+        objective: (states [B, C, H, W], generator) -> named scalar losses, sums over samples.
+        start: (count, seed) -> start states [count, C, H, W].
+        seed: Fixes all randomness.
+        batch_size: Samples in an iteration; several processes share them evenly (see `processes`).
+        steps: Place in the plan -> the shortest and the longest rollout. The number of steps is drawn evenly between
+            them, both included (the notebook's randint(32, 96) ends at 95).
+        reseed_every: So often the first sample of the batch is replaced by a start state; 0 never does.
+        state_limit: A sample whose state went beyond this in any value starts afresh. Left in the pool, it would grow
+            until the loss overflows, and would turn the weights in a senseless direction each time that it is drawn.
+        augment: (the batch as it came from the pool, generator) -> the states that the rollout starts from. None:
+            these.
+        bptt_steps, backend, precision: As in `nca_fast.rollout`.
+    """
+
+    nca: NCA
+    pool: Pool
+    objective: Objective
+    start: Callable[[int, int], Tensor]
+    seed: int
+    batch_size: int
+    steps: Callable[[int], tuple[int, int]]
+    reseed_every: int = 0
+    state_limit: float = math.inf
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    bptt_steps: int | None = None
+    backend: str | None = None
+    precision: str | None = None
+
+    def __call__(self, iteration: int, place: int, descend: Descent) -> Work:
+        """Does an iteration; see `loop.train`."""
+        share = processes.share(self.batch_size)
+        draw = derived_generator(self.seed, "pool", iteration)
+        shortest, longest = self.steps(place)
+        count = int(torch.randint(shortest, longest + 1, (), generator=draw))
+        indices, states = self.pool.sample(self.batch_size, draw)
+        if self.reseed_every and iteration % self.reseed_every == 0:
+            states[:1] = self.start(1, derived_seed(self.seed, "start", iteration))
+        if self.augment is not None:
+            states = self.augment(states, derived_generator(self.seed, "alter", iteration))
+        states = self.nca(
+            states[share],
+            steps=count,
+            seed=derived_seed(self.seed, "fire", iteration),
+            first_sample=share.start,
+            bptt_steps=self.bptt_steps,
+            backend=self.backend,
+            precision=self.precision,
+        )
+        descend(self.objective(states, derived_generator(self.seed, "objective", iteration)))
+        states = processes.all_gather(states.detach())
+        healthy = states.abs().amax(dim=(1, 2, 3), keepdim=True) <= self.state_limit
+        if not healthy.is_cpu or not healthy.all():  # on a GPU states are made anew sooner than the host has looked
+            fresh = self.start(self.batch_size, derived_seed(self.seed, "restart", iteration))
+            states = torch.where(healthy, states, fresh)
+        self.pool.write(indices, states, descend.finite)
+        return Work(count, self.batch_size * states.shape[2] * states.shape[3] * count)

@@ -2,10 +2,10 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ from nca_fast import checkpoint, processes
 TRAINING_FILE = "training.safetensors"
 MODEL_FILE = "model.safetensors"
 PICTURES_FILE = "pictures.safetensors"
-
-Config = TypeVar("Config")
+PREVIEW_FILE = "preview.png"
+LOG_FILE = "log.jsonl"
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,19 @@ class SavedRun:
     metadata: dict[str, Any]
 
 
-def open_run(folder: Path, resume: bool) -> SavedRun | None:
-    """The run that a folder holds, or None where a new one may begin.
+def open_run(folder: Path, resume: bool, files: Iterable[str] = ()) -> SavedRun | None:
+    """Reads the run that a folder holds; None where a new one may begin.
+
+    Args:
+        folder: Of the run.
+        resume: Whether a run may be there.
+        files: Names that the run writes beside the usual ones; what a killed run left of them half-written is removed.
 
     Raises:
         FileExistsError: The folder holds a run and `resume` is False, or a model without a run.
     """
     if resume and processes.rank() == 0:
-        _remove_leftovers(folder)
+        _remove_leftovers(folder, files)
     if (folder / TRAINING_FILE).exists():
         if resume:
             return SavedRun(*checkpoint.load(folder / TRAINING_FILE))
@@ -47,49 +52,53 @@ def open_run(folder: Path, resume: bool) -> SavedRun | None:
     return None
 
 
-def _remove_leftovers(folder: Path) -> None:
+def _remove_leftovers(folder: Path, files: Iterable[str]) -> None:
     """Removes the temporary files of a run that was killed while it wrote (see `files.atomic_path`)."""
+    files = (TRAINING_FILE, MODEL_FILE, PICTURES_FILE, PREVIEW_FILE, LOG_FILE, *files)
+    written = "|".join(re.escape(Path(name).stem) for name in files)
     for path in folder.glob(".*.tmp.*"):
-        written = "training|model|pictures|preview|texture|restyled|clip|log"
-        written += "|reconstructions|samples|interpolation|growth|growing|regrowth"
         if re.fullmatch(rf"\.({written})\.[0-9a-f]+\.tmp\.\w+", path.name):
             path.unlink(missing_ok=True)
 
 
-def stored_config(config_class: type[Config], values: Mapping[str, Any], folder: Path) -> Config:
+def stored_config(system: Any, metadata: Mapping[str, Any], folder: Path) -> Any:
     """The settings that a checkpoint holds as JSON.
 
+    Args:
+        system: A `training.system.System`, whose `Config` they are.
+        metadata: Of the checkpoint.
+        folder: Of the run, for errors.
+
     Raises:
-        ValueError: They are of another task or version.
+        ValueError: They are of another system or version.
     """
-    known = {field.name for field in fields(config_class)}
+    if metadata.get("system") != system.name:
+        raise ValueError(
+            f"the run in {folder} must be one of nca-fast {system.name}, but it is one of nca-fast "
+            f"{metadata.get('system')}. Resume it with that command."
+        )
+    known, values = {field.name for field in fields(system.Config)}, metadata["config"]
     unknown = sorted(values.keys() - known)
     if unknown:
         raise ValueError(
-            f"the run in {folder} must have settings of {config_class.__name__}, but it has {', '.join(unknown)}. "
+            f"the run in {folder} must have settings of {system.Config.__name__}, but it has {', '.join(unknown)}. "
             "Resume it with the version of nca_fast that began it."
         )
-    return config_class(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    return system.Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
-def settled_config(given: Config, saved: SavedRun | None, free: tuple[str, ...], folder: Path) -> Config:
-    """The settings of a run: `settled` where it begins, those of `agreed_config` where it goes on."""
-    if saved is None:
-        return given.settled()
-    return agreed_config(given, saved.metadata["config"], free, folder)
-
-
-def agreed_config(given: Config, values: Mapping[str, Any], free: tuple[str, ...], folder: Path) -> Config:
-    """The settings with which a run goes on: those of its checkpoint, and the given ones where they are free.
-
-    A given None means "as before".
+def resolved_config(system: Any, given: Any, saved: SavedRun | None, folder: Path) -> Any:
+    """The settings of a run: where it begins, the given ones, `resolved`; where it goes on, those of its checkpoint,
+    and the given ones where they may change. A given None means "as before".
 
     Raises:
         ValueError: Another setting differs.
     """
-    stored = stored_config(type(given), values, folder)
+    if saved is None:
+        return given.resolved()
+    stored = stored_config(system, saved.metadata, folder)
     changed = {name: value for name, value in asdict(given).items() if value not in (None, getattr(stored, name))}
-    refused = [name for name in changed if name not in free]
+    refused = [name for name in changed if name not in system.free_on_resume]
     if refused:
         differences = ", ".join(f"{name} (was {getattr(stored, name)!r}, now {changed[name]!r})" for name in refused)
         raise ValueError(

@@ -1,24 +1,24 @@
-"""What every training task does around the loop: begin or restore a run, save it, watch it, and say how it went."""
+"""The one training that all systems share: begin or resume a run, save it, watch it, draw the end, say how it went."""
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from nca_fast import checkpoint, processes
-from nca_fast.nca import NCA
+from nca_fast.files import check_writable
 from nca_fast.training import run_folder
+from nca_fast.training.descent import adam
 from nca_fast.training.listeners import Checkpoints, JsonLog, PreviewStrip, ProgressBar
-from nca_fast.training.loop import Report, Run, derived_seed, learning_rate_at, train
-from nca_fast.training.pool import Pool
-from nca_fast.training.settings import TrainingConfig
+from nca_fast.training.loop import Plan, Report, TrainingRun, derived_seed, train
+from nca_fast.training.settings import RunConfig
+from nca_fast.training.system import System
 
-PREVIEWS = 11  # with the target they fill one row of the strip
+PREVIEWS = 11  # with what is learned they fill one row of the strip
 
 
 @dataclass(frozen=True)
@@ -26,107 +26,119 @@ class TrainingResult:
     """What a training left behind.
 
     Args:
-        nca: The trained automaton.
+        model: What was trained.
         files: What was written, in the order in which a user looks at it.
         iterations: Iterations of the whole run.
         seconds: Wall time of the iterations of this call.
         cell_steps_per_second: Speed of these iterations, losses and checkpoints included.
+        figures: What the system measured.
+        notes: What the figures mean and what to do next, a line each.
     """
 
-    nca: NCA
+    model: nn.Module
     files: tuple[Path, ...]
     iterations: int
     seconds: float
     cell_steps_per_second: float
+    figures: dict[str, float]
+    notes: tuple[str, ...]
 
 
-def begin_or_restore(
-    config: TrainingConfig,
-    saved: run_folder.SavedRun | None,
-    new_nca: Callable[[], NCA],
-    start: Callable[[NCA], Callable[[int, int], Tensor]],
-) -> Run:
-    """The run that a checkpoint holds, or a new one.
+def run_training(
+    system: type[System],
+    sources: Any,
+    out: str | Path,
+    config: RunConfig | None = None,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    command: str | None = None,
+) -> TrainingResult:
+    """Trains a system, and writes model, pictures, films, preview strip, log and training state into a folder.
+
+    A run that was interrupted, or killed at any moment, and is resumed with the same number of threads ends with the
+    same weights and pictures, to the bit, as one that was left alone. `iterations` may be raised on the way; the
+    learning rate then goes on as it was planned at the beginning. A run that is resumed on another device goes on from
+    the same state.
 
     Args:
-        config: The settings.
-        saved: The checkpoint, or None.
-        new_nca: Makes an automaton with fresh weights.
-        start: For an automaton, (count, seed) -> start states [count, C, H, W].
+        system: What to train: a class of `nca_fast.systems`.
+        sources: What it learns: a `system.Sources`. On resuming it may be empty: the run knows it.
+        out: The folder; made when missing. It must not hold a model yet.
+        config: The settings, a `system.Config`; None for the defaults. On resuming they must equal those of the run,
+            but for `system.free_on_resume`.
+        resume: Go on with the run in the folder; when there is none, begin it.
+        progress: Show progress bars on stderr.
+        command: The command line, for the provenance.
 
     Raises:
-        ValueError: The run has done more iterations than the settings ask for.
+        ValueError: Bad sources, or settings that differ from those of the run to resume, or no such device.
+        OSError: The folder is not writable, or holds a model and `resume` is False; or the disk is full.
+        FloatingPointError: The training diverged; the folder holds the state before the iteration that did it.
+        KeyboardInterrupt: Ctrl-C. The iteration was finished and saved, and the run can be resumed.
     """
-    if saved is None:
-        with torch.random.fork_rng(devices=[]):  # initial weights come from torch's global generator
-            torch.manual_seed(derived_seed(config.seed, "weights"))
-            nca = new_nca()
-    else:
-        nca = NCA.from_config(saved.metadata["nca"])
-    optimizer = torch.optim.Adam(nca.parameters(), lr=config.learning_rate)
-    if saved is None:
-        states = start(nca)(config.pool_size, derived_seed(config.seed, "pool"))
-        return Run(nca, optimizer, Pool(states), config.seed)
-    run = Run.restored(nca, optimizer, saved.tensors, config.seed, saved.metadata["iteration"])
-    if run.iteration > config.iterations:
-        raise ValueError(f"iterations must be at least the {run.iteration} done, but got {config.iterations}.")
+    out, config = Path(out), system.Config() if config is None else config
+    saved = run_folder.open_run(out, resume, system.files)
+    config = run_folder.resolved_config(system, config, saved, out)
+    processes.share(config.batch_size)  # raises where it cannot be shared
+    work = system(config, sources, saved, out)
+    config = work.config
+    check_writable(out)
+    with run_folder.cpu_threads(config.threads):
+        run = _begin(work, saved)
+        seconds, speed = _train(work, run, saved, out, command, progress)
+        figures = work.figures()
+        if processes.rank() == 0:
+            work.draw(out, progress)
+    names = (*system.files, run_folder.PREVIEW_FILE, run_folder.MODEL_FILE, run_folder.LOG_FILE)
+    names += (run_folder.TRAINING_FILE, run_folder.PICTURES_FILE)
+    files = tuple(out / name for name in names if (out / name).exists())  # a short run may have no preview
+    notes = tuple(work.notes(out, figures))
+    return TrainingResult(run.model, files, run.iteration, seconds, speed, figures, notes)
+
+
+def _begin(work: System, saved: run_folder.SavedRun | None) -> TrainingRun:
+    """Makes the model, on its device, with fresh weights or those of the run to resume."""
+    config = work.config
+    with torch.random.fork_rng(devices=[]):  # initial weights come from torch's global generator
+        torch.manual_seed(derived_seed(config.seed, "weights"))
+        model = work.model()
+    model.to(config.pick(model.rule))
+    run = TrainingRun(model, adam(model, config.learning_rate))
+    if saved is not None:
+        run.load(saved.tensors, saved.metadata["iteration"])
+        if run.iteration > config.iterations:
+            raise ValueError(f"iterations must be at least the {run.iteration} done, but got {config.iterations}.")
+    work.begin(model, saved)
     return run
 
 
-def preview_every(config: TrainingConfig) -> int:
-    """Iterations between two previews."""
-    return config.preview_every or -(-config.iterations // PREVIEWS)
-
-
-def conduct(
-    config: TrainingConfig,
-    run: Run,
-    objective: Callable[[Tensor, torch.Generator], dict[str, Tensor]],
-    out: Path,
-    *,
-    strip: PreviewStrip,
-    kept: Mapping[str, Tensor],
-    names: Mapping[str, Any],
-    start: Callable[[int, int], Tensor] | None = None,
-    alter: Callable[[Tensor, torch.Generator], Tensor] | None = None,
-    bptt_steps: int | None = None,
-    command: str | None = None,
-    progress: bool = True,
+def _train(
+    work: System, run: TrainingRun, saved: run_folder.SavedRun | None, out: Path, command: str | None, progress: bool
 ) -> tuple[float, float]:
-    """Trains a run to its end, and writes model, training state, log and preview strip into its folder on the way.
-
-    Args:
-        config: The settings; `lr_milestones` are numbers by now.
-        run: Changed in place.
-        objective, start, alter, bptt_steps: As in `loop.train`.
-        out: The folder.
-        strip: Draws previews; its tensors go into the training state.
-        kept: More tensors for the training state: what the run cannot be resumed without.
-        names: JSON-able facts for both files: which pictures, which texts.
-        command: The command line, for the provenance.
-        progress: Show a progress bar on stderr.
-
-    Returns:
-        Wall time of the iterations in seconds, and their speed in cell-steps per second.
-
-    Raises:
-        OSError: The folder cannot be written, or the disk is full.
-        FloatingPointError: The training diverged; the folder holds its last saved state.
-        KeyboardInterrupt: Ctrl-C. The iteration was finished and saved, and the run can be resumed.
-    """
+    """Trains a run to its end and saves it on the way; returns seconds and cell-steps per second of its iterations."""
+    config = work.config
+    strip = PreviewStrip(
+        out / run_folder.PREVIEW_FILE,
+        work.references(),
+        draw=work.preview,
+        every=config.preview_every or -(-config.iterations // PREVIEWS),
+        pictures=saved and saved.tensors.get("previews"),
+    )
 
     def save() -> None:
-        metadata = {"nca": run.nca.config(), "config": asdict(config), "iteration": run.iteration, **names}
-        checkpoint.save(out / run_folder.TRAINING_FILE, run.tensors() | strip.tensors() | dict(kept), metadata)
-        facts = {"command": command, "seed": config.seed, "iterations": run.iteration, **names}
-        run.nca.save_pretrained(out, provenance=facts | {"config": asdict(config)})
+        facts = {**work.facts, "config": asdict(config)}
+        metadata = {"system": work.name, "model": run.model.config(), "iteration": run.iteration, **facts}
+        checkpoint.save(out / run_folder.TRAINING_FILE, run.tensors() | work.tensors() | strip.tensors(), metadata)
+        facts |= {"system": work.name, "command": command, "seed": config.seed, "iterations": run.iteration}
+        run.model.save_pretrained(out, provenance=facts)
 
-    processes.share(config.batch_size)  # raises where it cannot be shared
-    with torch.no_grad():  # the first rollout compiles the kernel, or says why the backend cannot serve
-        run.nca(run.pool.states[:1], steps=1, backend=config.backend)
     processes.barrier()  # no process writes into the folder before all have seen what is in it
     first_process = processes.rank() == 0
-    if run.iteration == 0 and first_process:
+    if first_process and saved is None:
+        constants = work.constants()
+        if constants:
+            checkpoint.save(out / run_folder.PICTURES_FILE, constants, {})
         save()  # a full disk shows now, and a run killed in its first minute can be resumed
     first, cell_steps, begin = run.iteration, 0, time.perf_counter()
 
@@ -134,31 +146,27 @@ def conduct(
         nonlocal cell_steps
         cell_steps += report.cell_steps
 
-    def rate(iteration: int) -> float:
-        return learning_rate_at(iteration, config.learning_rate, config.lr_milestones, config.lr_gamma)
-
     with contextlib.ExitStack() as stack:
-        listeners = [count]
+        listeners, moments = [count], []
         if first_process:
-            listeners.append(stack.enter_context(JsonLog(out / "log.jsonl", first)))
-            listeners.append(stack.enter_context(ProgressBar(config.iterations, first, progress)))
-            listeners += [strip, Checkpoints(save, config.checkpoint_every, config.checkpoint_seconds)]
-        complete = train(
-            run,
-            objective,
-            iterations=config.iterations,
-            batch_size=config.batch_size,
-            reseed_every=config.reseed_every,
-            steps=config.steps_at,
-            learning_rate=rate,
-            normalize=config.normalize_gradients,
-            state_limit=config.state_limit,
-            start=start,
-            alter=alter,
-            bptt_steps=bptt_steps,
-            backend=config.backend,
-            listeners=listeners,
-        )
+            listeners.append(stack.enter_context(JsonLog(out / run_folder.LOG_FILE, first)))
+            listeners.append(stack.enter_context(ProgressBar(config.iterations, first, progress, run.model.device)))
+            moments = [strip, Checkpoints(save, config.checkpoint_every, config.checkpoint_seconds)]
+        try:
+            complete = train(
+                run,
+                work.step,
+                Plan(config.iterations, config.rate_at, config.time_limit),
+                tame=work.tame,
+                remedy=work.remedy,
+                listeners=listeners,
+                moments=moments,
+            )
+        except FloatingPointError:
+            if run.iteration > first and first_process:
+                with contextlib.suppress(ValueError):  # a pool without a limit may hold infinity: the last save stays
+                    save()
+            raise
     if run.iteration > first and first_process:
         save()
     if not complete:

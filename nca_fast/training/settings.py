@@ -1,18 +1,22 @@
-"""The settings that all training tasks share."""
+"""The settings that all trainings share."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-Backend = Literal["reference", "cpu"]
-StyleLoss = Literal["ot", "gram", "w2"]
-Features = Literal["random", "patches", "vgg16", "vgg19"]
+from nca_fast.devices import ComputeConfig
+from nca_fast.features import FeaturesName
+from nca_fast.losses.style import StyleLossName
 
-# What may change while a run goes on, because the weights after an iteration do not depend on it.
-FREE_ON_RESUME = ("iterations", "threads", "checkpoint_every", "checkpoint_seconds", "preview_every")
+# What may change while a run goes on: the length, what is watched, and the machine. The weights after an iteration do
+# not depend on the former at all, and on the latter by rounding only.
+FREE_ON_RESUME = (
+    *("iterations", "time_limit", "threads", "checkpoint_every", "checkpoint_seconds", "preview_every"),
+    *("device", "backend", "precision"),
+)
 
 
 def default_milestones(iterations: int) -> tuple[int, ...]:
-    """When to lower the learning rate where the user does not say: after half and four fifths of the run.
+    """Chooses when to lower the learning rate where the user does not say: after half and four fifths of the run.
 
     The notebook does it after 1000 and 2000 of 5000. In short runs small steps gain nothing before the large ones have
     brought the weights somewhere.
@@ -21,11 +25,15 @@ def default_milestones(iterations: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(ComputeConfig):
     """Settings of every training: its length, learning rate, seed, and what is saved."""
 
     iterations: int = 2000
     """Length of the training. May be raised when a run is resumed."""
+    time_limit: float | None = None
+    """End the training after so many seconds, if the iterations are not done by then, and draw what was learned. What
+    happens in a share of the iterations, such as lowering the learning rate, then happens in that share of the time; so
+    the result depends on how fast the machine is."""
     batch_size: int = 1
     """Samples of an iteration."""
     learning_rate: float = 2e-3
@@ -36,8 +44,6 @@ class RunConfig:
     """Factor by which each milestone lowers the learning rate."""
     seed: int = 0
     """Fixes all randomness: the same seed gives the same result on the same machine with the same threads."""
-    backend: Backend | None = None
-    """What computes the rollouts. None: the fastest that this machine has."""
     threads: int | None = None
     """CPU threads. None: as many as PyTorch chooses."""
     checkpoint_every: int | None = None
@@ -48,16 +54,23 @@ class RunConfig:
     """Add a picture to preview.png after so many iterations. None: eleven pictures in the run."""
 
     def __post_init__(self) -> None:
+        self.check_compute()
         self.check_least(seed=0, iterations=1, batch_size=1)
         self.check_least(**dict.fromkeys(("threads", "checkpoint_every", "checkpoint_seconds", "preview_every"), 1))
-        self.check_positive("learning_rate", "lr_gamma")
+        self.check_positive("learning_rate", "lr_gamma", *(["time_limit"] if self.time_limit is not None else []))
         if any(milestone < 1 for milestone in self.lr_milestones or ()):
             raise ValueError(f"lr_milestones must be at least 1, but got {self.lr_milestones}.")
-        self.check_choices(backend=Backend)
 
-    def settled(self) -> "RunConfig":
+    def resolved(self) -> "RunConfig":
         """These settings with numbers for those that depend on the length of the run, which may be raised later."""
         return replace(self, lr_milestones=self.lr_milestones or default_milestones(self.iterations))
+
+    def rate_at(self, iteration: int) -> float:
+        """The learning rate of an iteration of resolved settings: MultiStepLR as a pure function, with no state.
+
+        learning_rate * lr_gamma ** (number of milestones reached)
+        """
+        return self.learning_rate * self.lr_gamma ** sum(iteration >= milestone for milestone in self.lr_milestones)
 
     def check_least(self, **bounds: float) -> None:
         """Raises ValueError for a field, not None, that is below its bound, infinite or NaN."""
@@ -81,8 +94,8 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class TrainingConfig(RunConfig):
-    """Settings of the loop over a pool of states; tasks add theirs and may change the defaults."""
+class PoolConfig(RunConfig):
+    """Settings of the training on a pool of states; systems add theirs and may change the defaults."""
 
     normalize_gradients: bool = True
     """Scale the gradient of each parameter tensor to unit length."""
@@ -98,13 +111,15 @@ class TrainingConfig(RunConfig):
     """Shortest rollout of an iteration."""
     steps_max: int = 64
     """Longest rollout of an iteration."""
+    bptt_steps: int | None = None
+    """Gradients pass through so many of the last steps. None: through all. (Published code: 1 to 20, by accident.)"""
     overflow_weight: float = 1.0
     """Weight of the loss that keeps all channels of all cells between -1 and 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_least(reseed_every=0, overflow_weight=0, state_limit=1)
-        self.check_least(**dict.fromkeys(("pool_size", "steps_min", "steps_max"), 1))
+        self.check_least(**dict.fromkeys(("pool_size", "steps_min", "steps_max", "bptt_steps"), 1))
         if self.batch_size > self.pool_size:
             raise ValueError(f"batch_size must be at most pool_size={self.pool_size}, but got {self.batch_size}.")
         if self.steps_min > self.steps_max:
@@ -114,11 +129,35 @@ class TrainingConfig(RunConfig):
         """The shortest and the longest rollout of an iteration, in steps."""
         return self.steps_min, self.steps_max
 
-    def check_style_loss(self) -> None:
-        """Raises ValueError for what does not go together in loss, projections, features and weights."""
-        self.check_least(projections=1)
-        self.check_choices(loss=StyleLoss, features=Features)
+
+@dataclass(frozen=True)
+class FeatureConfig(PoolConfig):
+    """Settings of a training whose losses look at pictures through a network."""
+
+    features: FeaturesName = "random"
+    """What is compared: a random network or patches need no download, vgg16 and vgg19 are better and need weights."""
+    weights: str | None = None
+    """File with the weights of vgg16 or vgg19. None: torchvision's cache, or its download."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_choices(features=FeaturesName)
         if self.weights is not None and not self.features.startswith("vgg"):
             raise ValueError(f"weights must go with features vgg16 or vgg19, but features is {self.features!r}.")
+
+
+@dataclass(frozen=True)
+class StyleLossConfig(FeatureConfig):
+    """Settings of a training with a style loss."""
+
+    loss: StyleLossName = "w2"
+    """How textures are compared: Wasserstein-2 distance of Gaussians, sliced optimal transport, or Gram matrices."""
+    projections: int = 32
+    """Random directions on which --loss ot compares, for each set of features."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_least(projections=1)
+        self.check_choices(loss=StyleLossName)
         if self.loss != "ot" and self.projections != type(self).projections:
             raise ValueError(f"projections must go with loss 'ot', but loss is {self.loss!r}.")

@@ -1,15 +1,20 @@
-"""What a trained VAE-NCA draws: reconstructions, samples, interpolations, growth, fusion, repair and outpainting."""
+"""What a trained VAE-NCA draws: reconstructions, samples, interpolations, growth, fusion, repair and outpainting.
+
+`how` is always the keyword arguments seed, backend and precision, as in `nca_fast.rollout`.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nca_fast.devices import moved
 from nca_fast.files import check_writable
 from nca_fast.media import datasets
 from nca_fast.media.film import VideoWriter
-from nca_fast.media.images import image_grid, save_image
+from nca_fast.media.images import enlarged, image_grid, save_image
 from nca_fast.systems.vae.model import VAENCA
 from nca_fast.training.damage import circles
 
@@ -18,14 +23,14 @@ ZOOM = 3  # pixels along the side of a cell
 
 
 @torch.no_grad()
-def reconstructed(vae: VAENCA, pictures: Tensor, *, seed: int = 0, backend: str | None = None) -> Tensor:
+def reconstructed(vae: VAENCA, pictures: Tensor, **how: Any) -> Tensor:
     """What the model makes of pictures [B, 1 or 3, size, size], from the means of their latent vectors. [B, 3, ...]"""
-    return vae.to_rgb(vae.grow(vae.weights(vae.encode(pictures)[0]), seed=seed, backend=backend))
+    return vae.to_rgb(vae.grow(vae.weights(vae.encode(pictures)[0]), **how))
 
 
-def reconstructions(vae: VAENCA, pictures: Tensor, path: Path, *, seed: int = 0, backend: str | None = None) -> None:
+def reconstructions(vae: VAENCA, pictures: Tensor, path: Path, **how: Any) -> None:
     """Rows of pictures, below each row what the model makes of them."""
-    made = reconstructed(vae, pictures, seed=seed, backend=backend)
+    made = reconstructed(vae, pictures, **how)
     rows = []
     for begin in range(0, len(pictures), COLUMNS):
         rows += [*pictures[begin : begin + COLUMNS].expand(-1, 3, -1, -1), *made[begin : begin + COLUMNS]]
@@ -33,63 +38,60 @@ def reconstructions(vae: VAENCA, pictures: Tensor, path: Path, *, seed: int = 0,
 
 
 @torch.no_grad()
-def samples(vae: VAENCA, count: int, path: Path, *, seed: int = 0, backend: str | None = None) -> None:
+def samples(vae: VAENCA, count: int, path: Path, *, seed: int = 0, **how: Any) -> None:
     """Pictures of latent vectors from the prior, the standard normal distribution."""
     z = torch.randn(count, vae.architecture.latent, generator=torch.Generator().manual_seed(seed))
-    _save(list(vae.to_rgb(vae.grow(vae.weights(z), seed=seed, backend=backend))), path)
+    z = moved(z, vae.device)
+    _save(list(vae.to_rgb(vae.grow(vae.weights(z), seed=seed, **how))), path)
 
 
 @torch.no_grad()
-def interpolation(vae: VAENCA, pictures: Tensor, path: Path, *, seed: int = 0, backend: str | None = None) -> None:
+def interpolation(vae: VAENCA, pictures: Tensor, path: Path, **how: Any) -> None:
     """From every picture to the one after it, along the straight line between the means of their latent vectors."""
     mean = vae.encode(pictures)[0]
-    share = torch.linspace(0, 1, COLUMNS)[:, None]
+    share = torch.linspace(0, 1, COLUMNS, device=mean.device)[:, None]
     lines = [a + share * (b - a) for a, b in zip(mean[:-1], mean[1:], strict=True)]
-    _save(list(vae.to_rgb(vae.grow(vae.weights(torch.cat(lines)), seed=seed, backend=backend))), path)
+    _save(list(vae.to_rgb(vae.grow(vae.weights(torch.cat(lines)), **how))), path)
 
 
 @torch.no_grad()
-def growth(
-    vae: VAENCA, pictures: Tensor, frames: Sequence[int], *, seed: int = 0, backend: str | None = None
-) -> list[Tensor]:
+def growth(vae: VAENCA, pictures: Tensor, frames: Sequence[int], **how: Any) -> list[Tensor]:
     """What the model has grown of pictures after each number of steps in `frames`, from 0 up: [B, 3, H, W] each."""
     weights, state, done, seen = vae.weights(vae.encode(pictures)[0]), vae.initial_state(len(pictures)), 0, []
     for step in frames:
         if step > done:
-            state = vae.grow(weights, state=state, steps=step - done, seed=seed, first_step=done, backend=backend)
+            state = vae.grow(weights, state=state, steps=step - done, first_step=done, **how)
         done = step
         seen.append(vae.to_rgb(state))
     return seen
 
 
-def growth_strip(vae: VAENCA, pictures: Tensor, path: Path, *, seed: int = 0, backend: str | None = None) -> None:
+def growth_strip(vae: VAENCA, pictures: Tensor, path: Path, **how: Any) -> None:
     """How pictures grow: a row for each, from the living cell to the last step."""
     frames = [round(i * vae.architecture.steps / (COLUMNS - 1)) for i in range(COLUMNS)]
-    seen = growth(vae, pictures, frames, seed=seed, backend=backend)
+    seen = growth(vae, pictures, frames, **how)
     _save([frame[i] for i in range(len(pictures)) for frame in seen], path)
 
 
-def growth_film(vae: VAENCA, pictures: Tensor, path: Path, *, seed: int = 0, backend: str | None = None) -> None:
+def growth_film(vae: VAENCA, pictures: Tensor, path: Path, **how: Any) -> None:
     """A film of pictures that grow side by side, twice as long as the training, a step a frame."""
     with VideoWriter(path, fps=24) as video:
-        for frame in growth(vae, pictures, range(2 * vae.architecture.steps + 1), seed=seed, backend=backend):
-            video.add(_enlarged(image_grid(list(frame), columns=6)))
+        for frame in growth(vae, pictures, range(2 * vae.architecture.steps + 1), **how):
+            video.add(enlarged(image_grid(list(frame), columns=6), ZOOM))
 
 
 @torch.no_grad()
-def fused(vae: VAENCA, a: Tensor, b: Tensor, *, seed: int = 0, backend: str | None = None) -> Tensor:
+def fused(vae: VAENCA, a: Tensor, b: Tensor, **how: Any) -> Tensor:
     """What grows when the rules of two pictures [1, 1 or 3, size, size] take turns, a step each. [3, H, W]"""
     rules = [vae.weights(vae.encode(picture)[0]) for picture in (a, b)]
     state = vae.initial_state(1)
     for n in range(vae.architecture.steps):
-        state = vae.grow(rules[n % 2], state=state, steps=1, seed=seed, first_step=n, backend=backend)
+        state = vae.grow(rules[n % 2], state=state, steps=1, first_step=n, **how)
     return vae.to_rgb(state)[0]
 
 
 @torch.no_grad()
-def outpainted(
-    vae: VAENCA, picture: Tensor, height: int, width: int, *, seed: int = 0, backend: str | None = None
-) -> Tensor:
+def outpainted(vae: VAENCA, picture: Tensor, height: int, width: int, **how: Any) -> Tensor:
     """The rule of a picture on a larger canvas, in whose middle the picture is put back after every step. [3, H, W]
 
     Raises:
@@ -104,7 +106,7 @@ def outpainted(
     state = vae.initial_state(1, height, width)
     top, left = (height - size) // 2, (width - size) // 2
     for n in range(vae.architecture.steps):
-        state = vae.grow(weights, state=state, steps=1, seed=seed, first_step=n, backend=backend)
+        state = vae.grow(weights, state=state, steps=1, first_step=n, **how)
         state[:, : target.shape[1], top : top + size, left : left + size] = target
     return vae.to_rgb(state)[0]
 
@@ -118,25 +120,25 @@ def named_picture(vae: VAENCA, name: str) -> Tensor:
     size, grey = vae.architecture.size, vae.architecture.grey
     dataset, _, number = name.rpartition(":")
     if not (dataset and number.isdecimal()):
-        return datasets.picture(name, size, grey)
+        return moved(datasets.picture(name, size, grey), vae.device)
     test = datasets.load_pictures(dataset, size, grey).test
     if int(number) >= len(test):
         raise ValueError(
             f"the number of a test picture of {dataset} must be from 0 to {len(test) - 1}, but got {number}."
         )
-    return test[int(number)][None]
+    return moved(test[int(number)][None], vae.device)
 
 
-def draw_fusion(vae: VAENCA, a: str, b: str, path: Path, *, seed: int = 0, backend: str | None = None) -> None:
+def draw_fusion(vae: VAENCA, a: str, b: str, path: Path, **how: Any) -> None:
     """Two pictures, what the model makes of each, and what their rules grow together, in a row."""
     check_writable(path.parent)
     pair = torch.cat([named_picture(vae, name) for name in (a, b)])
-    both = fused(vae, pair[:1], pair[1:], seed=seed, backend=backend)
-    made = reconstructed(vae, pair, seed=seed, backend=backend)
+    both = fused(vae, pair[:1], pair[1:], **how)
+    made = reconstructed(vae, pair, **how)
     _save([*pair.expand(-1, 3, -1, -1), *made, both], path)
 
 
-def draw_repair(vae: VAENCA, name: str, damage: int, path: Path, *, seed: int = 0, backend: str | None = None) -> None:
+def draw_repair(vae: VAENCA, name: str, damage: int, path: Path, *, seed: int = 0, **how: Any) -> None:
     """A picture, the picture with so many circles erased if any, and what the model makes of that, in a row."""
     if damage < 0:
         raise ValueError(f"damage must be at least 0, but got {damage}.")
@@ -144,23 +146,17 @@ def draw_repair(vae: VAENCA, name: str, damage: int, path: Path, *, seed: int = 
     picture, generator = named_picture(vae, name), torch.Generator().manual_seed(seed)
     row = [picture]
     if damage:
-        row.append(picture * circles(*picture.shape[2:], damage, 0.1, 0.3, generator))
-    row.append(reconstructed(vae, row[-1], seed=seed, backend=backend))
+        row.append(picture * moved(circles(*picture.shape[2:], damage, 0.1, 0.3, generator), vae.device))
+    row.append(reconstructed(vae, row[-1], seed=seed, **how))
     _save([image.expand(-1, 3, -1, -1)[0] for image in row], path)
 
 
-def draw_outpainting(
-    vae: VAENCA, name: str, height: int, width: int, path: Path, *, seed: int = 0, backend: str | None = None
-) -> None:
+def draw_outpainting(vae: VAENCA, name: str, height: int, width: int, path: Path, **how: Any) -> None:
     """A picture continued beyond its edges."""
     check_writable(path.parent)
     picture = named_picture(vae, name)
-    _save([outpainted(vae, picture, height, width, seed=seed, backend=backend)], path)
-
-
-def _enlarged(image: Tensor) -> Tensor:
-    return image.repeat_interleave(ZOOM, 1).repeat_interleave(ZOOM, 2)
+    _save([outpainted(vae, picture, height, width, **how)], path)
 
 
 def _save(images: Sequence[Tensor], path: Path, columns: int = COLUMNS) -> None:
-    save_image(_enlarged(image_grid(images, columns)), path)
+    save_image(enlarged(image_grid(images, columns), ZOOM), path)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from nca_fast import ops
+from nca_fast.devices import moved
+from nca_fast.rule import Rule
 from nca_fast.systems.vae.architecture import Architecture
 
 # With 1 a step of Adam moves a rule too far. The published code has 1, no common rule and a rate of 1e-4.
@@ -70,6 +72,16 @@ class VAENCA(nn.Module):
         if not deterministic:  # little noise at first, or the decoder learns to do without the latent vector
             nn.init.constant_(self.encoder[-1].bias[architecture.latent :], FIRST_LOG_VARIANCE)
 
+    @property
+    def rule(self) -> Rule:
+        """One step of its automata."""
+        return self.architecture.rule
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.common_w1.device
+
     def encode(self, pictures: Tensor) -> tuple[Tensor, Tensor | None]:
         """Mean and logarithm of the variance of the latent vectors of pictures.
 
@@ -94,7 +106,7 @@ class VAENCA(nn.Module):
 
         mean + exp(log_variance / 2) noise
         """
-        return mean if log_variance is None else mean + (log_variance / 2).exp() * noise.to(mean)
+        return mean if log_variance is None else mean + (log_variance / 2).exp() * moved(noise, mean.device)
 
     def weights(self, z: Tensor) -> list[tuple[Tensor, Tensor | None]]:
         """The rules that latent vectors [B, latent] stand for, as `nca_fast.rollout` takes them."""
@@ -124,6 +136,7 @@ class VAENCA(nn.Module):
         first_step: int = 0,
         first_sample: int = 0,
         backend: str | None = None,
+        precision: str | None = None,
     ) -> Tensor:
         """Runs the rules that `weights` gave, one for each sample.
 
@@ -131,15 +144,15 @@ class VAENCA(nn.Module):
             weights: Of B rules.
             state: [B, C, H, W]; None for one living cell on a canvas of the pictures' size.
             steps: Updates; None for the architecture's.
-            seed, first_step, first_sample, backend: As in `nca_fast.rollout`.
+            seed, first_step, first_sample, backend, precision: As in `nca_fast.rollout`.
 
         Returns:
             The states after them. [B, C, H, W]
         """
         state = self.initial_state(len(weights[0][0])) if state is None else state
         steps = self.architecture.steps if steps is None else steps
-        options = {"seed": seed, "first_step": first_step, "first_sample": first_sample, "backend": backend}
-        return ops.rollout(state, weights, self.architecture.rule, steps, **options)
+        options = {"seed": seed, "first_step": first_step, "first_sample": first_sample}
+        return ops.rollout(state, weights, self.rule, steps, backend=backend, precision=precision, **options)
 
     def target(self, pictures: Tensor) -> Tensor:
         """What the first channels of a state should be: alpha, or RGBA with alpha 1. [B, 1 or 4, H, W]"""

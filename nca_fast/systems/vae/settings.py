@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from nca_fast.training.settings import FREE_ON_RESUME, RunConfig
+from nca_fast.systems.vae.architecture import ARCHITECTURES
+from nca_fast.training.settings import RunConfig
 
-VAEPreset = Literal["vae-mnist", "vae-cifar", "vae-face"]
+VAEPreset = Literal[tuple(ARCHITECTURES)]
 Reconstruction = Literal["mse", "bce"]
-
-__all__ = ["FREE_ON_RESUME", "Reconstruction", "VAEConfig", "VAEPreset"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,62 @@
+"""What several systems draw: what an automaton grows by itself, and what it makes of a picture."""
+
+import shlex
+from pathlib import Path
+
+from torch import Tensor
+
+from nca_fast.canvas.scene import Scene
+from nca_fast.rendering.film import film
+from nca_fast.rendering.picture import picture
+from nca_fast.rendering.render import render
+from nca_fast.training.system import PoolSystem
+
+
+def grown(system: PoolSystem) -> Tensor:
+    """Renders what an automaton grows from its start state in the longest rollout of its training. [3, H, W]"""
+    return redrawn(system, None, *system.size(), system.config.steps_max)
+
+
+def redrawn(system: PoolSystem, image: Tensor | None, height: int, width: int, steps: int) -> Tensor:
+    """Renders what an automaton makes of a picture [3, height, width], or of its start state. [3, height, width]"""
+    scene = _scene(system, height, width, steps, image, seed=system.derived("preview"))
+    return system.nca.to_rgb(render(scene))[0]
+
+
+def draw_grown(system: PoolSystem, out: Path, progress: bool) -> None:
+    """Writes a picture, four times as large as the training canvas, and a film of what an automaton grows."""
+    (still, moving), config = system.files, system.config
+    height, width = system.size()
+    picture(_scene(system, 4 * height, 4 * width, config.picture_steps), out / still, progress=progress)
+    if config.video_steps:
+        scene = _scene(system, 2 * height, 2 * width, config.video_steps)
+        film(scene, out / moving, zoom=2, progress=progress)
+
+
+def draw_redrawn(
+    system: PoolSystem, image: Tensor, steps: int, steps_per_frame: int, out: Path, progress: bool
+) -> None:
+    """Writes what an automaton makes of a picture [3, h, w], and a film of it."""
+    (still, moving), config = system.files, system.config
+    picture(_scene(system, *image.shape[1:], steps, image), out / still, progress=progress)
+    if config.video_steps:
+        scene = _scene(system, *image.shape[1:], config.video_steps, image)
+        film(scene, out / moving, steps_per_frame=steps_per_frame, progress=progress)
+
+
+def next_render(out: Path, side: int = 1024, steps: int = 300, name: str = "big.png") -> str:
+    """The command that draws what an automaton grows on another canvas."""
+    return f"next: nca-fast render {shlex.quote(str(out))} --height {side} --width {side} --steps {steps} --out {name}"
+
+
+def next_apply(out: Path, name: str) -> str:
+    """The command that lets an automaton redraw a picture."""
+    return f"next: nca-fast apply {shlex.quote(str(out))} PICTURE --out {name}"
+
+
+def _scene(
+    system: PoolSystem, height: int, width: int, steps: int, image: Tensor | None = None, seed: int | None = None
+) -> Scene:
+    config = system.config
+    how = {"seed": config.seed if seed is None else seed, "backend": config.backend, "precision": config.precision}
+    return Scene(system.nca, height, width, steps, image=image, **how)

@@ -1,0 +1,206 @@
+"""Training of a VAE-NCA: pictures in, rules out, and the pictures that the rules grow.
+
+    loss = mean error of a pixel + beta * divergence of the latent vector from the standard normal distribution
+
+Every random choice of iteration i is a pure function of (seed, i), as in `loop`, so that a resumed run computes the
+bits that the uninterrupted one would have.
+
+Source: Chen and Wang, "Image Generation With Neural Cellular Automatas" (2020), and its published code.
+"""
+
+import hashlib
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from torch import Tensor
+from torch.nn import functional as F
+
+from nca_fast import processes
+from nca_fast.devices import moved
+from nca_fast.media.datasets import Pictures, load_pictures
+from nca_fast.media.images import image_grid
+from nca_fast.systems.vae import drawing
+from nca_fast.systems.vae.architecture import ARCHITECTURES
+from nca_fast.systems.vae.model import VAENCA, divergence
+from nca_fast.systems.vae.settings import VAEConfig
+from nca_fast.training.damage import circles
+from nca_fast.training.descent import Descent
+from nca_fast.training.loop import Work, derived_generator, derived_seed
+from nca_fast.training.run_folder import SavedRun
+from nca_fast.training.settings import FREE_ON_RESUME
+
+PREVIEW_PICTURES = 4
+TEST_BATCH = 64
+
+
+@dataclass(frozen=True)
+class VAESources:
+    """What a VAE-NCA learns."""
+
+    dataset: Annotated[
+        tyro.conf.Positional[str | None],
+        tyro.conf.arg(metavar="DATASET", help_behavior_hint="(not needed with --resume)"),
+    ] = None
+    """Pictures to learn: digits, faces, or a folder."""
+
+
+class VAE:
+    """Learn a set of pictures: a network that looks at a picture and writes the rule of an automaton that grows it.
+
+    For example, with digits or faces that come with scikit-learn and scikit-image, with MNIST's IDX files or CIFAR-10's
+    binary version in a folder, or with a folder of pictures:
+        nca-fast vae digits --out runs/digits
+        nca-fast vae ~/mnist --batch-size 64 --out runs/mnist
+        nca-fast vae photos --preset vae-face --damage 4 --out runs/photos
+
+    Ctrl-C stops and saves. To go on, after that or after a crash (the other settings are remembered):
+        nca-fast vae --out runs/digits --resume
+
+    DIR then holds reconstructions.png (test pictures, and below each what was made of it), samples.png (from the
+    prior), interpolation.png, growth.png, growth.mp4, preview.png, model.safetensors, log.jsonl and
+    training.safetensors (for --resume). What to do with it:
+        nca-fast vae fuse digits:0 digits:3 --model runs/digits --out fused.png
+        nca-fast vae repair photo.jpg --model runs/photos --out repaired.png
+        nca-fast vae outpaint photo.jpg --model runs/photos --height 60 --width 60 --out larger.png
+    """
+
+    name = "vae"
+    Sources, Config = VAESources, VAEConfig
+    recipes: Mapping[str, VAEConfig] = {}
+    recipe_help = ""
+    free_on_resume = FREE_ON_RESUME
+    files = ("reconstructions.png", "samples.png", "interpolation.png", "growth.png", "growth.mp4")
+    remedy = "a lower learning rate"
+
+    def __init__(self, config: VAEConfig, sources: VAESources, saved: SavedRun | None, out: Path):
+        dataset = sources.dataset or (saved and saved.metadata["dataset"])
+        if dataset is None:
+            raise ValueError(f"a data set must be given to begin a run, and folder {out} holds none to resume.")
+        architecture = ARCHITECTURES[config.preset]
+        self.config, self.pictures = config, load_pictures(dataset, architecture.size, architecture.grey)
+        fingerprint = hashlib.sha256(self.pictures.train.numpy().tobytes()).hexdigest()
+        if saved is not None and saved.metadata["fingerprint"] != fingerprint:
+            raise ValueError(
+                f"the data set must be that of the run in {out}, but the pictures in {dataset} are others."
+            )
+        self.facts = {"dataset": dataset, "fingerprint": fingerprint}
+
+    @property
+    def compute(self) -> dict[str, Any]:
+        """How rollouts are computed: the keyword arguments backend and precision."""
+        return {"backend": self.config.backend, "precision": self.config.precision}
+
+    def model(self) -> VAENCA:
+        """Makes the model with fresh weights."""
+        return VAENCA(ARCHITECTURES[self.config.preset], deterministic=self.config.deterministic)
+
+    def begin(self, model: VAENCA, saved: SavedRun | None) -> None:
+        """Moves the pictures to the device."""
+        self.vae, self.pictures = model, self.pictures.to(model.device)
+
+    def constants(self) -> dict[str, Tensor]:
+        """Nothing: data sets are large, and where they are is known."""
+        return {}
+
+    def tame(self, parameters: list[Tensor]) -> None:
+        """Scales long gradients down to the limit."""
+        torch.nn.utils.clip_grad_norm_(parameters, self.config.gradient_limit)
+
+    def step(self, iteration: int, place: int, descend: Descent) -> Work:
+        """Does an iteration on pictures that are drawn anew."""
+        config, a = self.config, self.vae.architecture
+        draw = derived_generator(config.seed, "batch", iteration)
+        drawn = torch.randint(len(self.pictures.train), (config.batch_size,), generator=draw)
+        batch = self.pictures.train[moved(drawn, self.pictures.train.device)]
+        descend(losses(config, self.vae, batch, draw, derived_seed(config.seed, "fire", iteration)))
+        return Work(a.steps, config.batch_size * a.size**2 * a.steps)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing: a run is its weights, its optimizer and a counter."""
+        return {}
+
+    def references(self) -> list[Tensor]:
+        """Some test pictures, one below the other."""
+        some = self.pictures.test[:PREVIEW_PICTURES]
+        return [image_grid(list(some.expand(-1, 3, -1, -1)), columns=1)]
+
+    def preview(self) -> Tensor:
+        """How they are reconstructed."""
+        some = self.pictures.test[:PREVIEW_PICTURES]
+        made = drawing.reconstructed(self.vae, some, seed=self.config.seed, **self.compute)
+        return image_grid(list(made), columns=1)
+
+    def draw(self, out: Path, progress: bool) -> None:
+        """Writes reconstructions, samples, interpolations, and how pictures grow."""
+        vae, pictures, same = self.vae, self.pictures, {"seed": self.config.seed} | self.compute
+        several = torch.cat([pictures.test, pictures.train])[:8]  # a small folder has a single picture for testing
+        drawing.reconstructions(vae, pictures.test[:24], out / "reconstructions.png", **same)
+        drawing.samples(vae, 48, out / "samples.png", **same)
+        drawing.interpolation(vae, several, out / "interpolation.png", **same)
+        drawing.growth_strip(vae, pictures.test[:6], out / "growth.png", **same)
+        drawing.growth_film(vae, pictures.test[:12], out / "growth.mp4", **same)
+
+    def figures(self) -> dict[str, float]:
+        """Measures the error of test pictures; see `errors`."""
+        test_error, mean_error = errors(self.config, self.vae, self.pictures)
+        return {"test_error": test_error, "mean_error": mean_error}
+
+    def notes(self, out: Path, figures: Mapping[str, float]) -> list[str]:
+        """What the errors mean, and what to do next."""
+        test, mean = figures["test_error"], figures["mean_error"]
+        error = f"mean squared error of test pictures {test:.4f}"
+        if mean > 0:  # it is 0 where all pictures are the same
+            error += f", {test / mean:.2f} of that of the mean picture"
+        pair = f"{self.facts['dataset']}:0 {self.facts['dataset']}:1"
+        return [error, f"next: nca-fast vae fuse {pair} --model {shlex.quote(str(out))} --out fused.png"]
+
+
+def losses(config: VAEConfig, vae: VAENCA, batch: Tensor, draw: torch.Generator, seed: int) -> dict[str, Tensor]:
+    """Computes the two terms of the loss of a batch of pictures [B, 1 or 3, size, size].
+
+    Of several processes each takes its share of the batch, and their terms sum to those of the whole.
+    """
+    share = processes.share(len(batch))
+    compute = {"backend": config.backend, "precision": config.precision}
+    seen = batch  # what is drawn for it is drawn for all of it, the same in every process
+    if config.damage:
+        seen = torch.stack([damaged(picture, config.damage, config.damage_radius, draw) for picture in batch])
+    noise = torch.randn(len(batch), vae.architecture.latent, generator=draw)
+    mean, log_variance = vae.encode(seen[share])
+    weights = vae.weights(vae.latent(mean, log_variance, noise[share]))
+    grown = vae.shown(vae.grow(weights, seed=seed, first_sample=share.start, **compute))
+    target = vae.target(batch[share])
+    if config.loss == "bce":
+        # The published code clamps and so stops the gradient of a pixel that is too dark or too bright for good.
+        probability = grown + (grown.clamp(1e-3, 1 - 1e-3) - grown).detach()
+        error = F.binary_cross_entropy(probability, target)
+    else:
+        error = F.mse_loss(grown, target)
+    terms = {config.loss: error, "divergence": config.beta * divergence(mean, log_variance).mean()}
+    return {name: term / processes.count() for name, term in terms.items()}
+
+
+def damaged(picture: Tensor, count: int, radius: float, generator: torch.Generator) -> Tensor:
+    """Erases circles from a picture [C, H, W], of radii from a third of `radius` to it."""
+    return picture * moved(circles(*picture.shape[1:], count, radius / 3, radius, generator), picture.device)
+
+
+@torch.no_grad()
+def errors(config: VAEConfig, vae: VAENCA, pictures: Pictures) -> tuple[float, float]:
+    """Measures the mean squared error of the reconstructions of all test pictures, from the means of their latent
+    vectors, and the same when every test picture is taken for the mean of the training pictures."""
+    total = 0.0
+    for begin in range(0, len(pictures.test), TEST_BATCH):
+        batch = pictures.test[begin : begin + TEST_BATCH]
+        seed = derived_seed(config.seed, "test", begin)
+        compute = {"seed": seed, "backend": config.backend, "precision": config.precision}
+        grown = vae.shown(vae.grow(vae.weights(vae.encode(batch)[0]), **compute))
+        total += float((grown - vae.target(batch)).square().sum(dtype=torch.float64))
+    per_picture = vae.target(pictures.test[:1]).numel()
+    mean = vae.target(pictures.train.mean(0, keepdim=True))
+    return total / (len(pictures.test) * per_picture), float((vae.target(pictures.test) - mean).square().mean())

@@ -1,0 +1,217 @@
+"""What the one skeleton of training asks of a system, and what systems that train on a pool of states share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from nca_fast.devices import generator_on, moved
+from nca_fast.media.images import source_name
+from nca_fast.nca import NCA
+from nca_fast.training.descent import Descent, normalize_gradients
+from nca_fast.training.loop import Work, derived_generator, derived_seed
+from nca_fast.training.pool import Objective, Pool, PoolStep
+from nca_fast.training.run_folder import SavedRun
+from nca_fast.training.settings import PoolConfig, RunConfig
+
+
+class System(Protocol):
+    """One thing that people train an automaton for. An object lives as long as a training; `session` calls its methods.
+    The class's docstring is the help of its command.
+
+    Class attributes:
+        name: Of the command.
+        Sources: A frozen dataclass of what is learned: pictures, texts. Its fields have defaults, which say "none".
+        Config: A frozen dataclass of settings.
+        recipes: Settings by name that a user may begin with instead of the defaults; `recipe_help` explains them.
+        free_on_resume: Names of settings that may change when a run is resumed.
+        files: Names of the pictures and films that `draw` writes.
+        remedy: What a user is told to train with when the loss became infinite.
+
+    Attributes:
+        config: The settings, resolved.
+        facts: JSON-able facts for model and training files: which pictures, which texts.
+    """
+
+    name: ClassVar[str]
+    Sources: ClassVar[type]
+    Config: ClassVar[type[RunConfig]]
+    recipes: ClassVar[Mapping[str, RunConfig]]
+    recipe_help: ClassVar[str]
+    free_on_resume: ClassVar[tuple[str, ...]]
+    files: ClassVar[tuple[str, ...]]
+    remedy: ClassVar[str]
+    config: RunConfig
+    facts: dict[str, Any]
+
+    def __init__(self, config: RunConfig, sources: Any, saved: SavedRun | None, out: Path):
+        """Opens pictures and texts, or those of the run to resume.
+
+        Args:
+            config: The settings; `resolved` by now.
+            sources: A `Sources`.
+            saved: The run to resume, or None.
+            out: The run's folder, for errors and for files beside the checkpoint.
+
+        Raises:
+            ValueError: Something is missing, unreadable, or differs from the run to resume.
+        """
+
+    def model(self) -> nn.Module:
+        """Makes the model with fresh weights, on the CPU. It has a `rule`, a `device`,
+        `config()` and `save_pretrained()`."""
+
+    def begin(self, model: nn.Module, saved: SavedRun | None) -> None:
+        """Makes ready for `step`, on the device of the model, which has its weights by now."""
+
+    def constants(self) -> dict[str, Tensor]:
+        """What a resumed run needs and no iteration changes; it is saved once, in pictures.safetensors."""
+
+    def tame(self, parameters: list[Tensor]) -> None:
+        """Changes gradients in place before the optimizer sees them."""
+
+    def step(self, iteration: int, place: int, descend: Descent) -> Work:
+        """Does an iteration; see `loop.train`."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold beside weights and optimizer."""
+
+    def references(self) -> list[Tensor]:
+        """The pictures that begin preview.png, [3, h, w] in [0, 1] each."""
+
+    def preview(self) -> Tensor:
+        """Draws what has been learned so far, [3, H, W] in [0, 1], of the same size each time."""
+
+    def draw(self, out: Path, progress: bool) -> None:
+        """Writes `files`, or some of them."""
+
+    def figures(self) -> dict[str, float]:
+        """Measures what was learned."""
+
+    def notes(self, out: Path, figures: Mapping[str, float]) -> list[str]:
+        """Says in some lines what the figures mean, and what to do next."""
+
+
+class PoolSystem(ABC):
+    """A system that trains an automaton on a pool of states; its subclasses say with which objective.
+
+    A subclass opens its sources into `facts` and `kept` (tensors that the run cannot be resumed without), and has an
+    `objective`; the other methods it may change.
+    """
+
+    recipes: ClassVar[Mapping[str, PoolConfig]] = {}
+    recipe_help: ClassVar[str] = ""
+    remedy: ClassVar[str] = "a lower learning rate or a higher overflow weight"
+    config: PoolConfig
+    kept: dict[str, Tensor]
+    nca: NCA
+
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the canvas, in cells."""
+        return self.config.image_size, self.config.image_size
+
+    def model(self) -> NCA:
+        """Makes the automaton with fresh weights."""
+        return NCA.preset(self.config.preset)
+
+    def start(self, count: int, seed: int) -> Tensor:
+        """Makes start states, [count, C, H, W] on the device; seed fixes what is random."""
+        return self.nca.initial_state(count, *self.size(), generator=self.noise(seed))
+
+    def noise(self, seed: int) -> torch.Generator:
+        """A generator for the noise of start states, on the device where that is a GPU."""
+        return generator_on(self.nca.device, torch.Generator().manual_seed(seed))
+
+    @abstractmethod
+    def objective(self) -> Objective:
+        """Makes the losses of a batch of states, on the device: (states, generator) -> named scalar losses."""
+
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+
+    @property
+    def compute(self) -> dict[str, Any]:
+        """How rollouts are computed: the keyword arguments backend and precision."""
+        return {"backend": self.config.backend, "precision": self.config.precision}
+
+    def begin(self, model: NCA, saved: SavedRun | None) -> None:
+        """As `System.begin`."""
+        self.nca, config = model, self.config
+        self.kept = {name: moved(tensor, self.nca.device) for name, tensor in self.kept.items()}
+        with torch.no_grad():  # the first rollout compiles the kernel, or says why the backend cannot serve
+            state = self.start(1, 0)
+            self.nca(state, steps=1, seed=0, **self.compute)
+        states = None if saved is None else moved(saved.tensors["pool"], self.nca.device)
+        states = self.start(config.pool_size, derived_seed(config.seed, "pool")) if states is None else states
+        self.step = PoolStep(
+            model,
+            Pool(states),
+            self.objective(),
+            self.start,
+            config.seed,
+            config.batch_size,
+            config.steps_at,
+            reseed_every=config.reseed_every,
+            state_limit=config.state_limit,
+            augment=self.augment,
+            bptt_steps=config.bptt_steps,
+            **self.compute,
+        )
+
+    def constants(self) -> dict[str, Tensor]:
+        """As `System.constants`: nothing."""
+        return {}
+
+    def tame(self, parameters: list[Tensor]) -> None:
+        """As `System.tame`."""
+        if self.config.normalize_gradients:
+            normalize_gradients(parameters)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As `System.tensors`."""
+        return {"pool": self.step.pool.states} | self.kept
+
+    def figures(self) -> dict[str, float]:
+        """As `System.figures`: none."""
+        return {}
+
+    def derived(self, purpose: str) -> int:
+        """The seed of something that the whole run does alike, such as its previews."""
+        return derived_seed(self.config.seed, purpose)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """The generator of such a thing, on the CPU."""
+        return derived_generator(self.config.seed, purpose)
+
+
+Given = TypeVar("Given")
+
+
+def given_or_saved(
+    what: str, given: Given | None, read: Callable[[Given], Tensor], saved: SavedRun | None, out: Path
+) -> Tensor:
+    """The picture to learn: the one that is given, or that of the run to resume, which a given one must equal.
+
+    Args:
+        what: How errors call it.
+        given: A file, a name or the picture itself, or None.
+        read: Opens what is given.
+        saved: The run to resume, which has it as "target", or None.
+        out: The run's folder, for errors.
+
+    Raises:
+        ValueError: There is none, or it is not that of the run.
+    """
+    if saved is None:
+        if given is None:
+            raise ValueError(f"{what} must be given to begin a run, and folder {out} holds none to resume.")
+        return read(given)
+    target = saved.tensors["target"]
+    if given is not None and not torch.equal(read(given), target):
+        raise ValueError(
+            f"{what} must be that of the run in {out}, but {source_name(given) or 'the one given'} shows something "
+            "else. Leave it out."
+        )
+    return target

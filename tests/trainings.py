@@ -1,0 +1,67 @@
+"""Trainings of the five systems from Python, in short, and processes that are killed in the midst of one."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nca_fast
+from nca_fast.systems import SYSTEMS
+from nca_fast.training.session import run_training
+
+
+def train(name, config, out, *, progress=False, **sources_and_options):
+    """Trains a system; keyword arguments that its sources have go there, the others to `run_training`."""
+    system = SYSTEMS[name]
+    sources = {
+        key: sources_and_options.pop(key) for key in system.Sources.__dataclass_fields__ if key in sources_and_options
+    }
+    return run_training(system, system.Sources(**sources), out, config, progress=progress, **sources_and_options)
+
+
+def train_texture(config, image, out, **options):
+    return train("texture", config, out, image=image, **options)
+
+
+def train_style(config, style, content, out, **options):
+    return train("style", config, out, style=style, content=content, **options)
+
+
+def train_clip(config, prompts, content, out, **options):
+    return train("clip", config, out, prompts=prompts, content=content, **options)
+
+
+def train_growing(config, image, out, **options):
+    return train("grow", config, out, image=image, **options)
+
+
+def train_vae(config, dataset, out, **options):
+    return train("vae", config, out, dataset=dataset, **options)
+
+
+def killed_while_writing(name, version, call):
+    """SIGKILL strikes a process when a file is written for the n-th time and about to replace its former version.
+
+    Args:
+        name, version: Of the file, and n.
+        call: What the process runs: a call of a function of this module, with the settings in it.
+    """
+    root, here = Path(nca_fast.__file__).parents[1], Path(__file__).parent
+    script = f"""
+import os, signal, sys
+sys.path.insert(0, {str(here)!r})
+replace, count = os.replace, 0
+def strike(source, target):
+    global count
+    count += os.path.basename(target) == {name!r}
+    if count == {version}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+os.replace = strike
+from nca_fast.systems.style import StyleConfig
+from nca_fast.systems.texture import TextureConfig
+from trainings import train_style, train_texture
+{call}
+"""
+    finished = subprocess.run([sys.executable, "-c", script], timeout=120, cwd=root)
+    assert finished.returncode == -signal.SIGKILL
