@@ -25,7 +25,7 @@ from nca_fast.canvas.plan import Plan, Reserve, disk_bytes, plan_stages
 from nca_fast.canvas.scene import Scene, Stage
 from nca_fast.canvas.start import find_start
 from nca_fast.canvas.state_file import write_state
-from nca_fast.canvas.streams import CopyStreams, CudaCopyStreams
+from nca_fast.canvas.streams import CopyStreams
 from nca_fast.canvas.strips import Passes
 from nca_fast.media.images import load_image, to_uint8
 from nca_fast.nca import NCA
@@ -228,7 +228,7 @@ class Canvas:
     def _continue(self):
         """Makes ready to compute the band from its position on."""
         if self._streams is None and self.scene.nca.device.type == "cuda":
-            self._streams = CudaCopyStreams(self.scene.nca.device)
+            self._streams = CopyStreams(self.scene.nca.device)
         self._passes = Passes(
             self._colonies[self.stage],
             self.band,

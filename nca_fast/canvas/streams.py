@@ -5,7 +5,6 @@ turns; a pair is free when the copy has ended that took its result away.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,29 +12,8 @@ from torch import Tensor
 from nca_fast.canvas.band import Band
 
 
-class CopyStreams(Protocol):
-    """Copies that run beside the work of a device. An event is whatever the implementation makes of it."""
-
-    device: torch.device
-
-    def host(self, numbers: int) -> Tensor:
-        """Allocates host memory for float32 numbers, from which and to which is copied."""
-
-    def upload(self, target: Tensor, source: Tensor, after: object | None) -> object:
-        """Copies to the device when the event `after` has happened; returns the event of its end."""
-
-    def download(self, target: Tensor, source: Tensor) -> object:
-        """Copies from the device when all work that it was given until now is done; returns the event of its end."""
-
-    def work_after(self, event: object) -> None:
-        """Makes work that the device is given from now on wait for the event."""
-
-    def wait(self, event: object) -> None:
-        """Returns when the event has happened."""
-
-
-class CudaCopyStreams:
-    """`CopyStreams` of a CUDA or ROCm device: a stream in each direction.
+class CopyStreams:
+    """Copies that run beside the work of a CUDA or ROCm device, on a stream in each direction.
 
     Args:
         device: Of the colony.
@@ -46,9 +24,11 @@ class CudaCopyStreams:
         self._up, self._down = torch.cuda.Stream(device), torch.cuda.Stream(device)
 
     def host(self, numbers: int) -> Tensor:
+        """Allocates host memory for float32 numbers, from which and to which is copied."""
         return torch.empty(numbers, pin_memory=True)
 
     def upload(self, target: Tensor, source: Tensor, after: torch.cuda.Event | None) -> torch.cuda.Event:
+        """Copies to the device when the event `after` has happened; returns the event of its end."""
         if after is not None:
             self._up.wait_event(after)
         with torch.cuda.stream(self._up):
@@ -56,15 +36,18 @@ class CudaCopyStreams:
         return self._up.record_event()
 
     def download(self, target: Tensor, source: Tensor) -> torch.cuda.Event:
+        """Copies from the device when all work that it was given until now is done; returns the event of its end."""
         self._down.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._down):
             target.copy_(source, non_blocking=True)
         return self._down.record_event()
 
     def work_after(self, event: torch.cuda.Event) -> None:
+        """Makes work that the device is given from now on wait for the event."""
         torch.cuda.current_stream(self.device).wait_event(event)
 
     def wait(self, event: torch.cuda.Event) -> None:
+        """Returns when the event has happened."""
         event.synchronize()
 
 
