@@ -38,7 +38,7 @@ def _pillow_format(name: str, largest_side: int, bytes_a_pixel: int, **options) 
     return PictureFormat(
         largest_side,
         one_file(write),
-        # Noise stays as large as it is (tests/test_writers.py).
+        # Noise stays as large as it is (tests/test_formats.py).
         bytes_needed=lambda height, width: 3 * height * width + height * width // 10 + 65536,
         bytes_held=lambda height, width: bytes_a_pixel * height * width,
     )

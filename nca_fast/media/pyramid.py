@@ -67,7 +67,7 @@ def _check_replaceable(path: Path) -> None:
 def _bytes_needed(height: int, width: int) -> int:
     sizes = _sizes(height, width)
     tiles = sum(-(-height // TILE) * -(-width // TILE) for height, width in sizes)
-    # A JPEG of black and white noise has four fifths of the bytes of its pixels (tests/test_writers.py).
+    # A JPEG of black and white noise has four fifths of the bytes of its pixels (tests/test_formats.py).
     return sum(3 * height * width for height, width in sizes) + tiles * (BLOCK + 1024) + (len(sizes) + 2) * BLOCK
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nca_fast.media import film as video
+from nca_fast.media import film as media_film
 from nca_fast.media.film import VideoWriter, even_speed, speed_ramp
 
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
@@ -76,7 +76,7 @@ def test_gif_frames_have_their_own_colors_and_go_to_the_disk(tmp_path):
 )
 def test_frames_that_no_encoder_takes(tmp_path, name, height, width):
     with pytest.raises(ValueError, match=f"sides of .*{height} x {width}"):
-        video.check_film(name, height, width)
+        media_film.check_film(name, height, width)
     if height * width < 10**6:
         with pytest.raises(ValueError, match="sides of"), VideoWriter(tmp_path / name) as film:
             film.add(torch.zeros(3, height, width))
@@ -105,7 +105,7 @@ def test_a_full_disk_leaves_no_half_written_gif(tmp_path, monkeypatch):
     def full(frame, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(video.GifImagePlugin, "getdata", full)
+    monkeypatch.setattr(media_film.GifImagePlugin, "getdata", full)
     with (
         pytest.raises(OSError, match="cannot write .*a.gif.*No space left on device"),
         VideoWriter(tmp_path / "a.gif") as film,
@@ -116,11 +116,11 @@ def test_a_full_disk_leaves_no_half_written_gif(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_leaves_no_half_written_mp4(tmp_path, monkeypatch):
-    class FullDisk(video.subprocess.Popen):
+    class FullDisk(media_film.subprocess.Popen):
         def __init__(self, command, **options):
             super().__init__([*command[:-1], "-f", "mp4", "/dev/full"], **options)
 
-    monkeypatch.setattr(video.subprocess, "Popen", FullDisk)
+    monkeypatch.setattr(media_film.subprocess, "Popen", FullDisk)
     frames = torch.rand(40, 3, 64, 64)
     with pytest.raises(OSError, match="cannot write .*a.mp4.*ffmpeg failed"), VideoWriter(tmp_path / "a.mp4") as film:
         for frame in frames:
