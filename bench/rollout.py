@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
-from nca_fast.kernels.cpu import rollout as rollout_cpu
+from nca_fast.kernels.cpu import build
 
 from bench.harness import RESULTS, copy_bandwidth, fma_peak, header, interleaved, matrix_rate, write_result
 from bench.stock import StockNCA
@@ -271,8 +271,8 @@ def main() -> None:
 def measure_cpu(options) -> None:
     """The comparison on the CPU."""
     if options.isa != "native":
-        load = rollout_cpu.load
-        rollout_cpu.load = lambda: load(options.isa)
+        load = build.load
+        build.load = lambda: load(options.isa)
     nca = automaton()
     facts = header() | {"isa": options.isa}
     print(f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, commit {facts['commit']}")

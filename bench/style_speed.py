@@ -128,7 +128,7 @@ class Contestant:
 def stock_bytes(nca: NCA, cell_steps: int) -> int:
     """What autograd keeps of stock operations: padded input, perception, hidden units, and the new state."""
     rule = nca.rule
-    return 4 * cell_steps * (2 * rule.channels + rule.perceived + sum(rule.hidden))
+    return 4 * cell_steps * (2 * rule.channels + rule.inputs + sum(rule.hidden))
 
 
 def free_bytes() -> int:

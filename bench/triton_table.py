@@ -28,7 +28,7 @@ from unittest import mock
 import torch
 
 from bench.harness import RESULTS, header, write_result
-from nca_fast import Rule, backends
+from nca_fast import Rule
 from nca_fast.fire_mask import threshold
 from nca_fast.presets import PRESETS
 
@@ -106,8 +106,8 @@ class Launch(NamedTuple):
             return ROWS * (c["BW"] - 2 * c.get("GRAD_X", False))
         if "BO" in c:
             return ROWS * c["BM"] / (math.ceil(c["OUT"] / c["BO"]) * math.ceil(c["IN"] / c["BI"]))
-        if "REACH" in c:  # of a chunk of channels
-            return ROWS * c["BM"] * c["CHUNK"] / c["C"]
+        if "REACH" in c:  # of a group of channels
+            return ROWS * c["BM"] * c["GROUP"] / c["C"]
         return c["BM"]
 
 
@@ -135,37 +135,34 @@ def launches(name: str, direction: str, target: str) -> list[Launch]:
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise RuntimeError("kernels must be compiled without the interpreter, but TRITON_INTERPRET=1: unset it.")
-    from nca_fast.kernels.triton import alive as alive_triton
-    from nca_fast.kernels.triton import packing as packing_triton
-    from nca_fast.kernels.triton import rollout as rollout_triton
-    from nca_fast.kernels.triton import steps as steps_triton
-    from nca_fast.kernels.triton.through_memory import perception as perceive_triton
-    from nca_fast.kernels.triton.through_memory import steps as perceived_triton
+    from nca_fast.kernels.triton import alive, rollout, steps
+    from nca_fast.kernels.triton.single_pass import steps as single_pass
+    from nca_fast.kernels.triton.through_memory import perception
+    from nca_fast.kernels.triton.through_memory import steps as through_memory
 
     found = []
     rule, precision, state = VARIANTS[name]
     params = torch.zeros(sum(out * (inputs + has_bias) for out, inputs, has_bias in rule.layers))
-    about = backends.about(rule.to_json())
     fire = threshold(torch.zeros(2, 2) if name.endswith("map") else rule.fire_rate)
-    x = rollout_triton.enter(torch.zeros(1, rule.channels, 2, 130, dtype=STATES[state]))
+    x = rollout.to_layout(torch.zeros(1, rule.channels, 2, 130, dtype=STATES[state]))
     with contextlib.ExitStack() as stack:
-        older = mock.patch.object(packing_triton, "before_hopper", return_value=target == "sm_80")
+        older = mock.patch.object(single_pass, "before_hopper", return_value=target == "sm_80")
         stack.enter_context(older)
         for module, kernels in (
-            (steps_triton, ("step_fwd", "step_bwd")),
-            (perceive_triton, ("perceive_fwd", "perceive_bwd")),
-            (perceived_triton, ("network_fwd", "network_bwd", "network_weights")),
-            (alive_triton, ("bury",)),
+            (single_pass, ("step_fwd", "step_bwd")),
+            (perception, ("perception_fwd", "perception_bwd")),
+            (through_memory, ("network_fwd", "network_bwd", "network_weights")),
+            (alive, ("apply_alive_mask",)),
         ):
             recorders = {kernel: _Recorder(getattr(module, kernel), found) for kernel in kernels}
             stack.enter_context(mock.patch.multiple(module, **recorders))
-        prepared = rollout_triton.prepare(params, about, precision)
+        weights = rollout.pack_weights(params, rule.kernel_rule, precision)
         out, keys = torch.empty_like(x), torch.empty(*x.shape[:2], 2, dtype=torch.int32)
         if direction == "forward":
-            steps_triton.forward_step(x, out, prepared, keys, fire, 0)
+            steps.forward_step(x, out, weights, keys, fire, 0)
         else:
-            sums, scale = steps_triton.gradients(prepared, x), torch.ones(())
-            steps_triton.backward_step(x, x, out, sums, prepared, scale, keys, fire, 0)
+            buffer, scale = steps.gradient_buffer(weights, x), torch.ones(())
+            steps.backward_step(x, x, out, buffer, weights, scale, keys, fire, 0)
     return found
 
 
@@ -173,7 +170,7 @@ def compiled(launch: Launch, target: str):
     """Triton's kernel of a launch, compiled ahead of time for one of TARGETS."""
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # the default, which triton 3.9 warns will change
     import triton
-    from nca_fast.kernels.triton.packing import product
+    from nca_fast.kernels.triton.products import product
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -206,7 +203,7 @@ def digest() -> str:
     for name, direction, target in itertools.product(VARIANTS, ("forward", "backward"), TARGETS):
         for launch in launches(name, direction, target):
             types = {n: str(v.dtype) if isinstance(v, torch.Tensor) else v for n, v in launch.arguments.items()}
-            parts.append(repr((name, target, types, launch.constants, launch.warps, launch.stages)))
+            parts.append(repr((name, target, types, sorted(launch.constants.items()), launch.warps, launch.stages)))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

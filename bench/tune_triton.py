@@ -27,7 +27,8 @@ import torch
 
 from bench.harness import RESULTS, header, write_result
 from bench.rollout import automaton
-from nca_fast import backends, rollout
+from nca_fast import rollout
+from nca_fast.backends import Place
 from nca_fast.fire_mask import threshold
 
 SIZES = [(4, 128, 128), (1, 2048, 2048)]
@@ -45,25 +46,25 @@ class Step:
         B, H, W = shape
         device = "cuda" if torch.cuda.is_available() else "cpu"
         # automaton() has seeded the generator: all steps of a shape start from the same numbers
-        self.kernels, self.cells, self.place = kernels, B * H * W, (7, 0, 0, 0, 2**32)
-        self.about = backends.about(nca.rule.to_json())
+        self.kernels, self.cells, self.place = kernels, B * H * W, Place(7, 0, 0, 0, 0, 2**32)
+        self.rule = nca.rule.kernel_rule
         self.fire = threshold(nca.rule.fire_rate, torch.device(device))
         tensors = [t.detach().reshape(-1) for pair in nca.weights for t in pair if t is not None]
-        self.weights = kernels.prepare(torch.cat(tensors).to(device), self.about, precision)
+        self.weights = kernels.pack_weights(torch.cat(tensors).to(device), self.rule, precision)
         x = (torch.randn(B, nca.rule.channels, H, W) * 0.3).to(device, dtype)
-        self.x, self.grad = kernels.enter(x), kernels.enter(torch.randn_like(x))
+        self.x, self.grad = kernels.to_layout(x), kernels.to_layout(torch.randn_like(x))
         self.out = torch.empty_like(self.x)
-        self.sums = kernels.gradients(self.weights, self.x)
+        self.buffer = kernels.gradient_buffer(self.weights, self.x)
 
     def forward(self):
-        self.kernels.advance(self.x, self.weights, self.fire, self.about, self.place, 0, self.out[None], 1)
+        self.kernels.advance(self.x, self.weights, self.fire, self.rule, self.place, self.out[None], 1)
         return [self.out]
 
     def backward(self):
-        self.sums.zero_()
+        self.buffer.zero_()
         grad = self.grad.clone()
-        grad = self.kernels.retreat(self.x[None], grad, self.weights, self.fire, self.about, self.place, 0, self.sums)
-        return [grad, self.kernels.total(self.sums, self.weights)]
+        grad = self.kernels.backward(self.x[None], grad, self.weights, self.fire, self.rule, self.place, self.buffer)
+        return [grad, self.kernels.reduce_gradients(self.buffer, self.weights)]
 
 
 def timed(run) -> float:
@@ -77,32 +78,31 @@ def timed(run) -> float:
     return do_bench(run, warmup=20, rep=60, return_mode="median") / 1e3
 
 
-def variants(steps, direction, precision, rows):
-    """(description, names to patch in modules of nca_fast.kernels) of everything that is tried."""
-    tile = steps._forward_tile if direction == "forward" else steps._backward_tile
+def variants(single_pass, products, direction, precision, rows):
+    """(description, {module of kernels.triton: names to patch}) of everything that is tried."""
+    tile = single_pass._forward_tile if direction == "forward" else single_pass._backward_tile
     yield {}, {}
     for count in rows:
         patched = {tile.__name__: lambda *a, count=count: tile(*a)._replace(rows=count)}
-        yield {"rows": count}, {"steps_triton": patched}
+        yield {"rows": count}, {single_pass: patched}
     if direction == "backward":
-        split = (steps.Pass(True, False, False, True), steps.Pass(False, True, True, True))
-        fused = (steps.Pass(True, True, True, False),)
-        carried = (steps.Pass(True, True, True, True),)
+        split = (single_pass.Pass(True, False, False, True), single_pass.Pass(False, True, True, True))
+        fused = (single_pass.Pass(True, True, True, False),)
+        carried = (single_pass.Pass(True, True, True, True),)
         for what, passes in (("split", split), ("fused", fused), ("fused, carried", carried)):
-            yield {"passes": what}, {"steps_triton": {"passes": lambda *a, passes=passes: passes}}
+            yield {"passes": what}, {single_pass: {"passes": lambda *a, passes=passes: passes}}
     if precision == "fp32":
         for columns in (16, 32, 64):
-            products = {"packing_triton": {"product": lambda *a: "tf32x3"}}
-            sizes = {"steps_triton": {"COLUMNS": {"fp32": columns}}}
-            yield {"product": "tf32x3", "columns": columns}, products | sizes
+            patches = {products: {"product": lambda *a: "tf32x3"}, single_pass: {"COLUMNS": {"fp32": columns}}}
+            yield {"product": "tf32x3", "columns": columns}, patches
 
 
 def exactly(step) -> torch.Tensor:
     """The state after a step in float64, by the reference."""
     nca = automaton()
-    x = step.kernels.leave(step.x, nca.rule.channels).double()
+    x = step.kernels.from_layout(step.x, nca.rule.channels).double()
     weights = [(w.to(x.device), None if b is None else b.to(x.device)) for w, b in nca.weights]
-    return rollout(x, weights, nca.rule, 1, seed=step.place[0], backend="reference")
+    return rollout(x, weights, nca.rule, 1, seed=step.place.seed, backend="reference")
 
 
 def try_out(kernels, direction, precision, shape, change, patches) -> dict:
@@ -112,7 +112,7 @@ def try_out(kernels, direction, precision, shape, change, patches) -> dict:
         expected = [t.clone() for t in getattr(default, direction)()]
         with contextlib.ExitStack() as stack:
             for module, names in patches.items():
-                stack.enter_context(mock.patch.multiple(f"nca_fast.kernels.{module}", **names))
+                stack.enter_context(mock.patch.multiple(module, **names))
             step = Step(kernels, shape, precision)
             run = getattr(step, direction)
             got = run()
@@ -122,7 +122,7 @@ def try_out(kernels, direction, precision, shape, change, patches) -> dict:
         row |= {"seconds": seconds, "cells_per_second": step.cells / seconds, "difference_from_default": error}
         if direction == "forward" and step.cells <= 1 << 17:
             exact = exactly(step)
-            y = kernels.leave(got[0], exact.shape[1])
+            y = kernels.from_layout(got[0], exact.shape[1])
             row["error_against_float64"] = ((y - exact).norm() / exact.norm()).item()
     return row
 
@@ -130,9 +130,9 @@ def try_out(kernels, direction, precision, shape, change, patches) -> dict:
 def graphs_against_launches(shape, precision, steps=STEPS) -> dict:
     """One row: seconds of a whole rollout, and of one with its gradients, replayed and launched step by step.
 
-    It decides `graphs_triton.LARGEST_STATE`, below which rollouts are replayed.
+    It decides `graphs.LARGEST_STATE`, below which rollouts are replayed.
     """
-    from nca_fast.kernels.triton import graphs as graphs_triton
+    from nca_fast.kernels.triton import graphs
 
     nca = automaton()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -147,7 +147,7 @@ def graphs_against_launches(shape, precision, steps=STEPS) -> dict:
 
     row = {"graphs": shape, "precision": precision, "steps": steps, "state_bytes": x.nbytes}
     for what, largest in (("replayed", 1 << 62), ("launched", 0)):
-        with mock.patch.multiple(graphs_triton, LARGEST_STATE=largest, _frames=OrderedDict()):
+        with mock.patch.multiple(graphs, LARGEST_STATE=largest, _frames=OrderedDict()):
             for name, run in (("forward", forward), ("training", training)):
                 for _ in range(3):  # the first is launched, the second makes a frame
                     run()
@@ -171,9 +171,9 @@ def thread_per_cell(kernels, shape) -> dict:
         function = ctypes.CDLL(str(library)).run
     (w1, b1), (w2, _) = nca.weights
     B, H, W = shape
-    x = kernels.leave(step.x, nca.rule.channels)
+    x = kernels.from_layout(step.x, nca.rule.channels)
     out, keys = torch.empty_like(x), RowKeys(1, step.x)
-    keys.put(step.place, 0)
+    keys.put(step.place)
     keys.make(1)
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (x, out, w1.detach(), b1.detach(), w2.detach(), keys.table)]
     below, stream = ctypes.c_ulonglong(int(step.fire)), ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
@@ -183,7 +183,7 @@ def thread_per_cell(kernels, shape) -> dict:
             raise RuntimeError("thread_per_cell.cu could not be launched")
 
     run()
-    want = kernels.leave(step.forward()[0], nca.rule.channels)
+    want = kernels.from_layout(step.forward()[0], nca.rule.channels)
     error = ((out - want).norm() / want.norm()).item()
     seconds = timed(run)
     facts = {"direction": "forward", "precision": "fp32", "shape": shape, "change": {"kernel": "one thread per cell"}}
@@ -206,8 +206,9 @@ def main() -> None:
             os.environ["TRITON_INTERPRET"] = "1"
     elif not torch.cuda.is_available():
         parser.error("this needs a GPU that torch sees, but there is none.")
+    from nca_fast.kernels.triton import products
     from nca_fast.kernels.triton import rollout as kernels
-    from nca_fast.kernels.triton import steps as steps_triton
+    from nca_fast.kernels.triton.single_pass import steps as single_pass
 
     facts = header() | {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
     result = {"header": facts, "rows": []}
@@ -231,7 +232,7 @@ def main() -> None:
         keep(partial(graphs_against_launches, shape, "fp16", steps), precision="fp16", graphs=shape)
     for precision, direction in itertools.product(precisions, ("forward", "backward")):
         for shape in sizes:
-            for change, patches in variants(steps_triton, direction, precision, rows):
+            for change, patches in variants(single_pass, products, direction, precision, rows):
                 make = partial(try_out, kernels, direction, precision, shape, change, patches)
                 keep(make, precision=precision, direction=direction, change=change)
 

@@ -8,8 +8,21 @@ from nca_fast.rule import Rule
 _STATE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def check_state(x, rule: Rule) -> None:
-    """x is a state [B, C, H, W] of the rule's automaton."""
+def check(x: Tensor, weights, rule: Rule, steps: int, fire_rate: Tensor | None, **numbers) -> None:
+    """Checks all arguments of `ops.rollout` or `ops.advance`, but for the backend and the precision.
+
+    Raises:
+        TypeError, ValueError: name, rule and value of the first that does not hold.
+    """
+    _check_state(x, rule)
+    _check_weights(x, weights, rule)
+    _check_numbers(steps, **numbers)
+    if fire_rate is not None:
+        _check_fire_rate(x, fire_rate)
+
+
+def _check_state(x, rule: Rule) -> None:
+    """Checks that x is a state [B, C, H, W] of the rule's automaton."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor [B, C, H, W], but got {type(x).__name__}.")
     if not isinstance(rule, Rule):
@@ -24,8 +37,8 @@ def check_state(x, rule: Rule) -> None:
         raise TypeError(f"x must be float32, float64, bfloat16 or float16, but got {x.dtype}: use x.float().")
 
 
-def check_weights(x: Tensor, weights, rule: Rule) -> None:
-    """weights are (W, b) pairs of the rule's shapes, beside x, and finite (on the CPU: a GPU would have to wait)."""
+def _check_weights(x: Tensor, weights, rule: Rule) -> None:
+    """Checks shapes, device and type of (W, b) pairs, and that they are finite on the CPU: a GPU would have to wait."""
     layers = rule.layers
     if len(weights) != len(layers):
         raise ValueError(f"weights must hold {len(layers)} (W, b) pairs, one for each layer, but got {len(weights)}.")
@@ -52,8 +65,10 @@ def check_weights(x: Tensor, weights, rule: Rule) -> None:
                 raise ValueError(f"{name} must be finite, but holds NaN or infinity: the training has diverged.")
 
 
-def check_numbers(steps, seed, first_step, origin, first_sample, canvas_height, checkpoint_every, bptt_steps) -> None:
-    """All are integers in their ranges."""
+def _check_numbers(
+    steps, *, seed, first_step, origin, canvas_height, first_sample=0, checkpoint_every=None, bptt_steps=None
+) -> None:
+    """Checks that all are integers in their ranges."""
 
     def check(name, value, low, high):
         if isinstance(value, bool) or not isinstance(value, int):
@@ -77,8 +92,8 @@ def check_numbers(steps, seed, first_step, origin, first_sample, canvas_height, 
         check("bptt_steps", bptt_steps, 1, 2**32 - 1)
 
 
-def check_fire_rate(x: Tensor, fire_rate) -> None:
-    """fire_rate is a map [H, W] in [0, 1], beside x."""
+def _check_fire_rate(x: Tensor, fire_rate) -> None:
+    """Checks that fire_rate is a map [H, W] in [0, 1], beside x."""
     if not isinstance(fire_rate, Tensor) or not fire_rate.is_floating_point():
         raise TypeError(f"fire_rate must be a floating-point map [H, W] or None, but got {fire_rate!r:.60}.")
     if fire_rate.shape != x.shape[2:]:

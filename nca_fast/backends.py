@@ -1,151 +1,204 @@
-"""Which backend serves a call, why one cannot, and what the kernels are told of a rule."""
+"""What a backend is, which one serves a call, and in which precision.
 
-import os
+A backend is a folder under kernels/ and a row of `BACKENDS`; the reference, which needs no kernels, is not one of them.
+Kernels import nothing of nca_fast: they are given tensors, a `KernelRule` and a `Place`, and read those by attribute.
+"""
+
 import warnings
-from functools import lru_cache
 from importlib import import_module
-from importlib.util import find_spec
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
 
-from nca_fast.rule import Rule
+from nca_fast import reference
+from nca_fast.kernels import cpu, triton
+from nca_fast.rule import KernelRule, Rule
 
-BackendName = Literal["reference", "cpu", "triton"]
 PrecisionName = Literal["fp32", "tf32", "fp16", "bf16"]
-BACKENDS, PRECISIONS = get_args(BackendName), get_args(PrecisionName)
+PRECISIONS = get_args(PrecisionName)
+
+
+class Place(NamedTuple):
+    """Where and when some steps are taken: what, beside the fire rate, their fire masks depend on.
+
+    Args:
+        seed: Of all fire masks; its 64 bits as a signed integer, which is what operators can be given.
+        first_step: Number of the first of the steps.
+        row, column: Of the first cell in the whole canvas.
+        sample: Number of the first sample in the whole batch.
+        height: Rows of the whole canvas: after its last row comes its row 0.
+    """
+
+    seed: int
+    first_step: int
+    row: int
+    column: int
+    sample: int
+    height: int
+
+    def after(self, steps: int) -> "Place":
+        """Returns the same place so many steps later."""
+        return self._replace(first_step=self.first_step + steps)
+
+
+class Backend(Protocol):
+    """A package of kernels, which can be imported where what it needs is missing; see `Kernels` for what it runs.
+
+    Args:
+        DEVICE: Type of the devices on which it serves those who name no backend.
+    """
+
+    DEVICE: str
+
+    def refusal(self, rule: KernelRule, x: Tensor, precision: str) -> str | None:
+        """Says why a rule, a state [B, C, H, W] or a precision cannot be served, and the remedy; or None."""
+
+    def load(self) -> object:
+        """Builds what has to be built before the first launch. Raises RuntimeError where that fails."""
+
+    def bytes_per_cell(self, rule: KernelRule) -> int:
+        """Counts the bytes of a cell that `ops.advance` takes beside its two buffers."""
+
+
+class Kernels(Protocol):
+    """The module `rollout` of a backend's package, imported only where there is no refusal.
+
+    States inside a rollout are what `to_layout` gave, `weights` is what `pack_weights` gave: a backend lays them out as
+    it likes. All tensors are contiguous, and those that are not written are left as they are.
+    """
+
+    def to_layout(self, x: Tensor) -> Tensor:
+        """Lays out a state [B, C, H, W] for the kernels: a new tensor, or x itself where PyTorch's layout is theirs."""
+
+    def from_layout(self, state: Tensor, channels: int) -> Tensor:
+        """Converts a state back to [B, C, H, W]."""
+
+    def pack_weights(self, params: Tensor, rule: KernelRule, precision: str) -> Any:
+        """Packs the weights of one rollout.
+
+        Args:
+            params: All layers' weights [out, in] and biases in a row, float32 [P]; or, one rule per sample, [B, P].
+            precision: What the matrix products multiply, one of PRECISIONS.
+        """
+
+    def advance(
+        self, x: Tensor, weights: Any, fire: Tensor, rule: KernelRule, place: Place, states: Tensor, every: int
+    ) -> None:
+        """Makes states[j] the state after (j + 1) * every steps.
+
+        Args:
+            x: A state in the kernels' layout.
+            fire: A cell fires when its hash is below: int64, [] or a map [H, W].
+            place: Of the first step.
+            states: Written. [n, *x.shape].
+            every: Steps between two states.
+        """
+
+    def gradient_buffer(self, weights: Any, x: Tensor) -> Tensor:
+        """Makes zeros to which `backward` adds up the gradient of the weights; x is a state in the kernels' layout."""
+
+    def backward(
+        self, states: Tensor, grad: Tensor, weights: Any, fire: Tensor, rule: KernelRule, place: Place, buffer: Tensor
+    ) -> Tensor:
+        """Returns the gradient of states[0], in the memory of grad or in new memory.
+
+        Args:
+            states: Before each of some consecutive steps. [n, *grad.shape].
+            grad: Gradient of the state after the last of them; overwritten.
+            place: Of the step taken from states[0].
+            buffer: What `gradient_buffer` made; added to.
+            The others as in `advance`.
+        """
+
+    def reduce_gradients(self, buffer: Tensor, weights: Any) -> Tensor:
+        """Sums up the gradient of params, in their shape and type."""
+
+
+BACKENDS: dict[str, Backend] = {"cpu": cpu, "triton": triton}
+NAMES = ("reference", *BACKENDS)
+BackendName = Literal[NAMES]
+_OF_DEVICE = {backend.DEVICE: name for name, backend in BACKENDS.items()}
 
 _said = set()  # why the reference was taken, each reason told once
 
 
-def choose(backend: str | None, rule: Rule, x: Tensor, precision: str) -> str:
-    """The backend that serves. Raises when it was named and cannot; says so when a fused kernel is not used."""
-    if backend is not None and backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {BACKENDS} or None, but got {backend!r}.")
+def kernels(backend: str) -> Kernels:
+    """Imports the module that runs a backend's kernels."""
+    return import_module(f"{BACKENDS[backend].__name__}.rollout")
+
+
+def choose(backend: str | None, rule: Rule, x: Tensor, precision: str | None) -> tuple[str, str]:
+    """Chooses the backend that serves a call, and the precision of its products.
+
+    Args:
+        backend, precision: As in `nca_fast.rollout`.
+
+    Raises:
+        ValueError: there is no such backend or precision, or the backend was named and cannot serve.
+        RuntimeError: the backend was named and cannot be built.
+
+    Warns:
+        UserWarning: the reference serves in place of kernels, once for each reason.
+    """
+    if backend is not None and backend not in NAMES:
+        raise ValueError(f"backend must be one of {NAMES} or None, but got {backend!r}.")
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {PRECISIONS} or None, but got {precision!r}.")
+    exact = precision or "fp32"  # the reference is what others are judged by
     if backend == "reference" or (backend is None and x.dtype == torch.float64):
-        return "reference"
-    name = backend or ("triton" if x.device.type == "cuda" else "cpu")
-    reason = refusal(name, rule, x, precision)
+        return "reference", exact
+    name = backend or _OF_DEVICE.get(x.device.type)
+    precision = precision or default_precision(x.device)
+    reason = f"there are no kernels for states on {x.device.type}."
+    if name is not None:
+        reason = refusal(name, rule, x, precision)
     if reason is not None and backend is not None:
         raise ValueError(f'backend="{backend}" cannot serve: {reason} Use backend=None or "reference".')
-    if torch.compiler.is_compiling():  # the kernel is built when the compiled model first runs
-        return "reference" if reason else name
-    if reason is None and name == "triton":
-        return "triton"
+    if torch.compiler.is_compiling():  # what has to be built is built when the compiled model first runs
+        return ("reference", exact) if reason else (name, precision)
     if reason is None:
         try:
-            kernels("cpu").load()
-            return "cpu"
+            BACKENDS[name].load()
+            return name, precision
         except RuntimeError as error:
-            if backend == "cpu":
+            if backend is not None:
                 raise
             reason = str(error)
     if reason not in _said:
         _said.add(reason)
         warnings.warn(f"nca_fast runs its slow reference: {reason}", stacklevel=4)
-    return "reference"
+    return "reference", exact
 
 
 def refusal(backend: str, rule: Rule, x: Tensor, precision: str | None) -> str | None:
     """Says why a backend cannot run a rule on states of x's type and device, or None where it can."""
-    return {"cpu": cpu_refusal, "triton": triton_refusal}[backend](rule, x, precision)
+    return BACKENDS[backend].refusal(rule.kernel_rule, x, precision or default_precision(x.device))
 
 
-def cpu_refusal(rule, x, precision):
-    """Why the C++ kernel cannot do this, or None."""
-    if x.device.type != "cpu":
-        return f"the C++ kernel takes states on the CPU, but x is on {x.device.type}."
-    if x.dtype != torch.float32:
-        return f"the C++ kernel takes float32 states, but x is {x.dtype}."
-    if precision != "fp32":
-        return f'the C++ kernel computes in precision "fp32", but {precision!r} was asked for.'
-    if rule.channels > 64:
-        return f"the C++ kernel takes at most 64 channels, but the rule has {rule.channels}."
-    return None
+def default_precision(device: torch.device) -> str:
+    """Returns the precision of stock convolutions of float32 on a device.
 
-
-def triton_refusal(rule, x, precision):
-    """Why the Triton kernels cannot do this, or None."""
-    interpreted = x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
-    if x.device.type != "cuda" and not interpreted:
-        return f"the Triton kernels take states on a GPU, but x is on {x.device.type}: use x.cuda()."
-    if x.dtype == torch.float64:
-        return "the Triton kernels take float32, bfloat16 and float16 states, but x is torch.float64: use x.float()."
-    if rule.channels > 64:
-        return f"the Triton kernels take at most 64 channels, but the rule has {rule.channels}."
-    perceived = -(-rule.channels // 4) * 4 * (len(rule.filters) + (rule.maximum_window is not None))
-    if perceived > 256:
-        return (
-            "the Triton kernels take at most 256 numbers of perception (channels, of which they make a multiple of "
-            f"four, times filters and maximum), but the rule has {perceived}."
-        )
-    if len(rule.hidden) > 2 or max(rule.hidden) * len(rule.hidden) > 256:
-        return (
-            "the Triton kernels take one hidden layer of at most 256 units or two of at most 128, but the rule has "
-            f"{rule.hidden}."
-        )
-    if len(rule.hidden) == 2 and precision == "tf32":
-        return (
-            'the Triton kernels compute precision "tf32" for one hidden layer (registers), but the rule has '
-            f'{rule.hidden}: use precision="fp16" or "fp32".'
-        )
-    if torch.compiler.is_compiling():  # what is installed cannot be traced
-        return None
-    if find_spec("triton") is None:
-        return "the Triton kernels need triton, which is not installed: run `pip install triton` (Linux)."
-    if x.is_cuda and torch.version.hip is None and torch.cuda.get_device_capability(x.device) < (8, 0):
-        return (
-            "the Triton kernels need a GPU of compute capability 8.0 (Ampere) or later, because Triton does not use "
-            f"the matrix units of older ones, but {torch.cuda.get_device_name(x.device)} has "
-            f"{'.'.join(map(str, torch.cuda.get_device_capability(x.device)))}."
-        )
-    if x.is_cuda and torch.version.hip is None:  # shared_bytes in bench/results/triton_table.json
-        through_memory, _ = import_module("nca_fast.kernels.triton.through_memory.steps").through_memory(
-            about(rule.to_json()), precision
-        )
-        wide = len(rule.hidden) == 2 or rule.channels > 16 or len(rule.filters) > 4
-        needed = 64 if through_memory else 187 if wide else 113 if precision == "tf32" else 74
-        there = torch.cuda.get_device_properties(x.device).shared_memory_per_block_optin // 1024
-        if there < needed:
-            return (
-                f"the Triton kernels need {needed} KiB of shared memory for this rule in precision {precision!r}, but "
-                f"{torch.cuda.get_device_name(x.device)} has {there} KiB."
-            )
-    return None
-
-
-def kernels(backend: str):
-    """The module that runs a backend's kernels."""
-    return import_module(f"nca_fast.kernels.{backend}.rollout")
-
-
-class About(NamedTuple):
-    """What a kernel needs to know of a rule.
-
-    Args:
-        stencils: [F, S, S] with S the size of the largest filter, 3 at least; smaller ones lie in the middle.
-        layers: (outputs, inputs, has a bias) of every layer.
-        frozen, circular, maximum_window, alive_channel, alive_threshold: As in `Rule`.
+    On a GPU they multiply TF32, numbers with 10 bits after the point, unless the user has forbidden it; "fp16" has as
+    many and costs a third of "tf32" in our kernels.
     """
-
-    stencils: Tensor
-    layers: tuple[tuple[int, int, bool], ...]
-    frozen: int
-    circular: bool
-    maximum_window: int | None
-    alive_channel: int | None
-    alive_threshold: float
+    return "fp16" if device.type == "cuda" and _stock_convolutions_use_tf32() else "fp32"
 
 
-@lru_cache(maxsize=256)
-def about(rule: str) -> About:
-    """What a kernel needs to know of a rule, given as JSON."""
-    rule = Rule.from_json(rule)
-    size = max([3, *(filter.size for filter in rule.filters)])
-    stencils = torch.zeros(len(rule.filters), size, size)
-    for stencil, filter in zip(stencils, rule.filters, strict=True):
-        middle = slice((size - filter.size) // 2, (size + filter.size) // 2)
-        stencil[middle, middle] = torch.tensor(filter.kernel)
-    alive = (rule.alive_channel, rule.alive_threshold)
-    return About(stencils, rule.layers, rule.frozen, rule.padding == "circular", rule.maximum_window, *alive)
+def _stock_convolutions_use_tf32():
+    cudnn = torch.backends.cudnn
+    # Since torch 2.9 the switch is `conv.fp32_precision`, which also tells what was set by the old one. Reading the old
+    # one raises an error where the new ones were set.
+    conv = getattr(cudnn, "conv", None)
+    return cudnn.allow_tf32 if conv is None else conv.fp32_precision == "tf32"
+
+
+# What torch.compiler.assume_constant_result does, which imports the compiler: the new switch cannot be traced, so a
+# compiled model keeps the answer that its first run found.
+_stock_convolutions_use_tf32._dynamo_marked_constant = True
+
+
+def bytes_per_cell(backend: str, rule: Rule) -> int:
+    """Counts the bytes of a cell that `ops.advance` takes beside its two buffers."""
+    of = reference if backend == "reference" else BACKENDS[backend]
+    return of.bytes_per_cell(rule.kernel_rule)

@@ -26,13 +26,13 @@ _MIX_1, _MIX_2 = 0x21F0AAAD, 0x735A2D97
 
 
 def _multiply(constant, word):
-    """High and low word of a 32 x 32 bit product. The int64 product wraps, which keeps all 64 bits."""
+    """Returns the high and the low word of a 32 x 32 bit product. The int64 product wraps, which keeps all 64 bits."""
     product = word * constant
     return (product >> 32) & _WORD, product & _WORD
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Philox4x32-10: four int64 tensors of 32-bit counter words and a key of two words to four tensors of words."""
+    """Computes Philox4x32-10 of four int64 tensors of 32-bit counter words under a key of two words."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -44,7 +44,7 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
 
 
 def threshold(fire_rate: float | Tensor, device=None) -> Tensor:
-    """The integer t with: a cell fires exactly when z < t. int64, [] for a number, [H, W] for a map; 0 to 2**32."""
+    """Returns t with: a cell fires exactly when z < t. int64, [] for a number, [H, W] for a map; 0 to 2**32."""
     if isinstance(fire_rate, Tensor):
         return torch.ceil(fire_rate.detach().double() * 2**32).long()
     return torch.full((), math.ceil(fire_rate * 2**32), dtype=torch.int64, device=device)  # no copy from the host
@@ -62,7 +62,7 @@ def fire_mask(
     canvas_height: int | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Which cells take their update in a step.
+    """Computes which cells take their update in a step.
 
     Args:
         seed: Fixes all masks. 0 to 2**64 - 1.

@@ -93,39 +93,14 @@ class NCA(nn.Module):
         """Where its weights are."""
         return self.layers[0].weight.device
 
-    def forward(
-        self,
-        x: Tensor,
-        steps: int,
-        *,
-        seed: int = 0,
-        first_step: int = 0,
-        origin: tuple[int, int] = (0, 0),
-        first_sample: int = 0,
-        canvas_height: int | None = None,
-        fire_rate: Tensor | None = None,
-        backend: str | None = None,
-        precision: str = "fp32",
-        checkpoint_every: int | None = None,
-        bptt_steps: int | None = None,
-    ) -> Tensor:
-        """Runs `steps` updates; the arguments and errors are those of `nca_fast.rollout`. [B, C, H, W] -> same."""
-        return ops.rollout(
-            x,
-            self.weights,
-            self.rule,
-            steps,
-            seed=seed,
-            first_step=first_step,
-            origin=origin,
-            first_sample=first_sample,
-            canvas_height=canvas_height,
-            fire_rate=fire_rate,
-            backend=backend,
-            precision=precision,
-            checkpoint_every=checkpoint_every,
-            bptt_steps=bptt_steps,
-        )
+    def forward(self, x: Tensor, steps: int, **options) -> Tensor:
+        """Runs `steps` updates; options and errors are those of `nca_fast.rollout`. [B, C, H, W] -> same.
+
+        Args:
+            options: seed, first_step, origin, first_sample, canvas_height, fire_rate, backend, precision,
+                checkpoint_every, bptt_steps.
+        """
+        return ops.rollout(x, self.weights, self.rule, steps, **options)
 
     def initial_state(
         self,

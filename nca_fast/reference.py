@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from nca_fast.fire_mask import fire_mask
-from nca_fast.rule import Rule
+from nca_fast.rule import KernelRule, Rule
 
 
 def _pad(x, reach, padding, value=0.0):
@@ -22,12 +22,12 @@ def _pad(x, reach, padding, value=0.0):
 
 
 def _local_maximum(x, window, padding):
-    """Maximum over a window around each cell; cells outside a zero-padded canvas never win; ties go to the first."""
+    """Takes the maximum around each cell; cells outside a zero-padded canvas never win; ties go to the first."""
     return F.max_pool2d(_pad(x, window // 2, padding, value=-torch.inf), window, stride=1)
 
 
 def perceive(x: Tensor, rule: Rule) -> Tensor:
-    """What every cell sees. [B, C, H, W] -> [B, perceived, H, W], index f * C + c, local maxima last."""
+    """Computes what cells perceive. [B, C, H, W] -> [B, rule.inputs, H, W], index f * C + c, local maxima last."""
     C = x.shape[1]
     parts = []
     for filter in rule.filters:
@@ -39,7 +39,7 @@ def perceive(x: Tensor, rule: Rule) -> Tensor:
 
 
 def _rounded(t, precision):
-    """What a matrix unit of that precision multiplies; the gradient passes through unchanged."""
+    """Rounds to what a matrix unit of that precision multiplies; the gradient passes through unchanged."""
     if precision == "fp32":
         return t
     if precision == "tf32":
@@ -51,14 +51,14 @@ def _rounded(t, precision):
 
 
 def _layer(y, weight, bias, precision):
-    """A 1x1 convolution whose weight [out, in] or [B, out, in] may differ from sample to sample."""
+    """Applies a 1x1 convolution whose weight [out, in] or [B, out, in] may differ from sample to sample."""
     equation = "oi,bihw->bohw" if weight.ndim == 2 else "boi,bihw->bohw"
     u = torch.einsum(equation, _rounded(weight, precision), _rounded(y, precision))
     return u if bias is None else u + bias.reshape(-1, bias.shape[-1], 1, 1)
 
 
 def step(x: Tensor, weights, rule: Rule, mask: Tensor, precision: str = "fp32") -> Tensor:
-    """One update of all cells, of which those in `mask` [B, 1, H, W] take it. [B, C, H, W] -> [B, C, H, W]."""
+    """Updates the cells in `mask` [B, 1, H, W]. [B, C, H, W] -> [B, C, H, W]."""
     y = perceive(x, rule)
     for weight, bias in weights[:-1]:
         y = torch.relu(_layer(y, weight, bias, precision))
@@ -88,13 +88,14 @@ def rollout(
     first_sample: int = 0,
     canvas_height: int | None = None,
     fire_rate: Tensor | None = None,
-    precision: str = "fp32",
+    precision: str | None = None,
     checkpoint_every: int | None = None,
     bptt_steps: int | None = None,
 ) -> Tensor:
-    """`steps` updates in a row; the arguments are those of `nca_fast.rollout`, unchecked. [B, C, H, W] -> same.
+    """Runs `steps` updates; the arguments are those of `nca_fast.rollout`, unchecked. [B, C, H, W] -> same.
 
-    Computes in float64 when x is float64, else in float32, and rounds the state to x's type after each step.
+    Computes in float64 when x is float64, else in float32, and rounds the state to x's type after each step. A
+    precision of None is "fp32".
     """
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     weights = [(weight.to(dtype), None if bias is None else bias.to(dtype)) for weight, bias in weights]
@@ -104,7 +105,7 @@ def rollout(
         for n in range(start, start + count):
             rate = rule.fire_rate if fire_rate is None else fire_rate
             mask = fire_mask(seed, first_step + n, B, H, W, rate, origin, first_sample, canvas_height, x.device)
-            x = step(x.to(dtype), weights, rule, mask, precision).to(x.dtype)
+            x = step(x.to(dtype), weights, rule, mask, precision or "fp32").to(x.dtype)
         return x
 
     if bptt_steps is not None and bptt_steps < steps:
@@ -118,3 +119,8 @@ def rollout(
     for n in range(start, steps, checkpoint_every):
         x = checkpoint(advance, x, n, min(checkpoint_every, steps - n), use_reentrant=False)
     return x
+
+
+def bytes_per_cell(rule: KernelRule) -> int:
+    """Counts the bytes of a cell that a step takes beside its input and its output: perception, hidden units, masks."""
+    return 4 * (2 * rule.layers[0][1] + 3 * max(rule.hidden) + 8 * rule.channels)

@@ -1,6 +1,7 @@
 """What one step of an automaton is, apart from its weights."""
 
 import json
+from array import array
 from dataclasses import asdict, dataclass, fields
 
 from nca_fast.filters import Filter, as_filter
@@ -14,6 +15,50 @@ def _check_int(name, value, low, high=None):
         raise TypeError(f"{name} must be {bound}, but got {value!r}.")
     if value < low or (high is not None and value > high):
         raise ValueError(f"{name} must be {bound}, but got {value}.")
+
+
+@dataclass(frozen=True)
+class KernelRule:
+    """What a kernel needs to know of a rule, as plain numbers.
+
+    Args:
+        stencils: [F][S][S] with S the size of the largest filter, 3 at least; smaller ones lie in the middle. Rounded
+            to float32, so that all kernels multiply by the same numbers.
+        layers: (outputs, inputs, has a bias) of every layer.
+        frozen, circular, maximum_window, alive_channel, alive_threshold: As in `Rule`.
+    """
+
+    stencils: tuple[tuple[tuple[float, ...], ...], ...]
+    layers: tuple[tuple[int, int, bool], ...]
+    frozen: int
+    circular: bool
+    maximum_window: int | None
+    alive_channel: int | None
+    alive_threshold: float
+
+    @classmethod
+    def of(cls, rule: "Rule") -> "KernelRule":
+        """Takes from a rule what kernels see."""
+        size = max([3, *(filter.size for filter in rule.filters)])
+
+        def padded(filter):
+            side = (0.0,) * ((size - filter.size) // 2)
+            blank = ((0.0,) * size,) * len(side)
+            return (*blank, *((*side, *array("f", row), *side) for row in filter.kernel), *blank)
+
+        stencils = tuple(map(padded, rule.filters))
+        alive = (rule.alive_channel, rule.alive_threshold)
+        return cls(stencils, rule.layers, rule.frozen, rule.padding == "circular", rule.maximum_window, *alive)
+
+    @property
+    def channels(self) -> int:
+        """State channels."""
+        return self.frozen + self.layers[-1][0]
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return tuple(out for out, _, _ in self.layers[:-1])
 
 
 @dataclass(frozen=True)
@@ -39,6 +84,9 @@ class Rule:
         alive_channel: Channel whose 3x3 maximum must exceed `alive_threshold` before and after the update, or the
             written channels of the cell become 0; None for no alive mask.
         alive_threshold: See `alive_channel`.
+
+    Attributes:
+        kernel_rule: What kernels are told of the rule.
 
     Raises:
         TypeError, ValueError: name, rule and value of the first field that does not hold.
@@ -87,10 +135,12 @@ class Rule:
                 raise ValueError(f"maximum_window must be odd, but got {self.maximum_window}.")
         if self.alive_channel is not None:
             _check_int("alive_channel", self.alive_channel, 0, self.channels - 1)
-        object.__setattr__(self, "_json", json.dumps(asdict(self)))  # once, because torch.compile cannot trace json
+        # Once, because every rollout asks for them, and torch.compile cannot trace json.
+        object.__setattr__(self, "_json", json.dumps(asdict(self)))
+        object.__setattr__(self, "kernel_rule", KernelRule.of(self))
 
     @property
-    def perceived(self) -> int:
+    def inputs(self) -> int:
         """Inputs of the first layer: channels times (filters, plus one for the local maximum)."""
         return self.channels * (len(self.filters) + (self.maximum_window is not None))
 
@@ -102,7 +152,7 @@ class Rule:
     @property
     def layers(self) -> tuple[tuple[int, int, bool], ...]:
         """(outputs, inputs, has a bias) of every layer, first to last."""
-        widths = (self.perceived, *self.hidden, self.written)
+        widths = (self.inputs, *self.hidden, self.written)
         last = len(widths) - 2
         return tuple(
             (widths[i + 1], widths[i], self.output_bias if i == last else self.hidden_bias) for i in range(last + 1)
@@ -116,12 +166,12 @@ class Rule:
         return max(sizes) // 2 + (self.alive_channel is not None)
 
     def to_json(self) -> str:
-        """The rule as a line of JSON; `Rule.from_json` gives back an equal rule."""
+        """Writes the rule as a line of JSON; `Rule.from_json` reads it."""
         return self._json
 
     @classmethod
     def from_json(cls, text: str) -> "Rule":
-        """The rule that `to_json` wrote.
+        """Reads the rule that `to_json` wrote.
 
         Raises:
             ValueError: not JSON, or fields missing or unknown.

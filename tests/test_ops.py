@@ -10,9 +10,10 @@ from rollouts import random_weights, relative_error
 from torch.library import opcheck
 
 from nca_fast import NCA, Rule, backends, rollout
+from nca_fast.backends import Place
 
 RULE = Rule(channels=4, hidden=(6,))
-PLACE = [0, 7, 0, 0, 0, 5]  # first step, seed, origin, first sample, rows of the canvas
+PLACE = list(Place(seed=7, first_step=0, row=0, column=0, sample=0, height=5))
 
 
 def call(**changes):

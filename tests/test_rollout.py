@@ -259,13 +259,13 @@ def test_checkpoints_do_not_change_a_bit():
 
 def test_long_rollout_in_calls_of_limited_length(monkeypatch):
     """Odd and even numbers of steps per call end in the right buffer."""
-    from nca_fast.kernels.cpu import rollout as rollout_cpu
+    from nca_fast.kernels.cpu import rollout as kernels
 
     rule, x = Rule(), torch.randn(1, 12, 8, 8)
     weights = random_weights(rule)
     want = rollout(x, weights, rule, 11, backend="cpu")
     for cell_steps in (1, 64 * 2, 64 * 5):
-        monkeypatch.setattr(rollout_cpu, "_CELL_STEPS_PER_CALL", cell_steps)
+        monkeypatch.setattr(kernels, "_CELL_STEPS_PER_CALL", cell_steps)
         assert torch.equal(rollout(x, weights, rule, 11, backend="cpu"), want)
 
 

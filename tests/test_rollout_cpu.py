@@ -1,6 +1,7 @@
 """How the C++ kernel is built and loaded, and that every instruction set computes the same."""
 
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nca_fast.kernels.cpu import rollout as rollout_cpu
+from nca_fast.kernels.cpu import build
 from rollouts import random_weights, relative_error, values_and_gradients
 
 from nca_fast import Rule, backends, rollout
@@ -20,7 +21,7 @@ RULES = [
 ]
 
 
-BUILT = rollout_cpu.cache_folder()
+BUILT = build.cache_folder()
 
 
 def can_run(isa):
@@ -36,8 +37,8 @@ def test_every_instruction_set(isa, rule, monkeypatch, poisoned):
         pytest.skip(f"this CPU is no {isa}; the native build is tested in test_rollout")
     torch.manual_seed(1)
     torch.set_num_threads(2)
-    load = rollout_cpu.load
-    monkeypatch.setattr(rollout_cpu, "load", lambda: load(isa))
+    load = build.load
+    monkeypatch.setattr(build, "load", lambda: load(isa))
     weights, x = random_weights(rule, 2), torch.randn(2, rule.channels, 19, 45) * 0.5
     exact, plain, fused = (
         values_and_gradients(rule, weights, x, x, 3, backend=backend, dtype=dtype)
@@ -86,17 +87,17 @@ print(*set(re.findall(r"\\S*/lib(?:gomp|iomp5|omp)\\S*\\.so\\S*", maps)))
 
 def fresh_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    rollout_cpu.load.cache_clear()
+    build.load.cache_clear()
     backends._said.clear()
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache of compiled kernels; the real one, which holds at least this machine's, is back afterwards."""
-    rollout_cpu.load()
+    build.load()
     fresh_cache(tmp_path, monkeypatch)
     yield tmp_path / "nca_fast"
-    rollout_cpu.load.cache_clear()
+    build.load.cache_clear()
 
 
 X, WEIGHTS, RULE = torch.zeros(1, 4, 5, 6), random_weights(Rule(channels=4, hidden=(3,))), Rule(channels=4, hidden=(3,))
@@ -128,7 +129,7 @@ def test_a_killed_build_does_not_hang_or_break_the_next(cache, tmp_path, monkeyp
     compiler = tmp_path / "c++"
     compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho part > "$2"\nkill -9 $PPID\n')
     compiler.chmod(0o755)
-    code = "from nca_fast.kernels.cpu import rollout; rollout.load('x86-64')"
+    code = "from nca_fast.kernels.cpu import build; build.load('x86-64')"
     environment = os.environ | {"CXX": str(compiler)}
     root = Path(__file__).parents[1]
     killed = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, capture_output=True)
@@ -138,7 +139,7 @@ def test_a_killed_build_does_not_hang_or_break_the_next(cache, tmp_path, monkeyp
     good = next(BUILT.glob("*.so"))
     compiler.write_text(f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\ncp {good} "$2"\n')
     subprocess.run(
-        [sys.executable, "-c", code.replace("rollout.load", "rollout.load.__wrapped__")],
+        [sys.executable, "-c", code.replace("build.load", "build.load.__wrapped__")],
         env=environment,
         cwd=root,
         capture_output=True,
@@ -147,7 +148,7 @@ def test_a_killed_build_does_not_hang_or_break_the_next(cache, tmp_path, monkeyp
     assert len(list(cache.glob("*.so"))) == 1
 
 
-def test_the_cache_knows_flags_sources_and_torch(cache, monkeypatch):
+def test_the_cache_knows_flags_sources_and_torch(cache, tmp_path, monkeypatch):
     """A library built for something else must not be loaded: each of these changes its name."""
     asked = []
 
@@ -155,12 +156,12 @@ def test_the_cache_knows_flags_sources_and_torch(cache, monkeypatch):
         asked.append(library.name)
         raise RuntimeError("stop here")
 
-    monkeypatch.setattr(rollout_cpu, "_compile", compile_nothing)
+    monkeypatch.setattr(build, "_compile", compile_nothing)
 
     def ask(isa="native"):
-        rollout_cpu.load.cache_clear()
+        build.load.cache_clear()
         with pytest.raises(RuntimeError, match="stop here"):
-            rollout_cpu.load(isa)
+            build.load(isa)
 
     ask()
     ask()
@@ -168,24 +169,30 @@ def test_the_cache_knows_flags_sources_and_torch(cache, monkeypatch):
     ask("haswell")
     monkeypatch.setattr(torch, "__version__", "2.99")
     ask()
-    monkeypatch.setattr(rollout_cpu, "_cpu_model", lambda: "another CPU")
+    monkeypatch.setattr(build, "_cpu_model", lambda: "another CPU")
     ask()
-    monkeypatch.setattr(rollout_cpu, "_SOURCES", rollout_cpu._SOURCES[:2])
+    sources = shutil.copytree(build._FOLDER, tmp_path / "sources")
+    monkeypatch.setattr(build, "_FOLDER", sources)
     ask()
-    assert len(set(asked)) == 5
+    assert asked[-1] == asked[-2]
+    (sources / "new.h").write_text("// a header that nobody has listed\n")
+    ask()
+    (sources / "step.h").write_text((sources / "step.h").read_text() + "\n")
+    ask()
+    assert len(set(asked)) == 6
 
 
 def test_an_unwritable_cache_is_one_clear_refusal(tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
-    rollout_cpu.load.cache_clear()
+    build.load.cache_clear()
     backends._said.clear()
     with pytest.raises(RuntimeError, match="cannot be kept in .*XDG_CACHE_HOME"):
         rollout(X, WEIGHTS, RULE, 2, backend="cpu")
     with pytest.warns(UserWarning, match="slow reference"):
         rollout(X, WEIGHTS, RULE, 2)
-    rollout_cpu.load.cache_clear()
+    build.load.cache_clear()
 
 
 def test_warnings_are_not_raised_when_the_kernel_serves():

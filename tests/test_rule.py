@@ -9,7 +9,7 @@ from nca_fast import Filter, Rule
 
 def test_sizes():
     rule = Rule(channels=18, hidden=(90, 80), frozen=3, output_bias=True, maximum_window=3)
-    assert rule.perceived == 18 * 5
+    assert rule.inputs == 18 * 5
     assert rule.written == 15
     assert rule.layers == ((90, 90, True), (80, 90, True), (15, 80, True))
     assert Rule(hidden_bias=False).layers == ((96, 48, False), (12, 96, False))

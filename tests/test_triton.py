@@ -14,10 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from nca_fast.kernels.triton import limits
 from rollouts import edge_rates, masked, random_weights, relative_error
 from triton_rollouts import DEVICE, FLOOR, INTERPRETED, bfloat16_factor, check, mixed, small_programs, weights_of
 
-from nca_fast import Rule, backends, fire_mask, rollout
+from nca_fast import Rule, fire_mask, rollout
 
 pytest.importorskip("triton", reason="the Triton kernels need triton: pip install triton")
 
@@ -127,7 +128,7 @@ def test_refusals_of_the_machine_name_the_remedy(monkeypatch):
     x, weights = torch.zeros(1, 4, 2, 2), random_weights(SMALL)
     with pytest.raises(ValueError, match=r"but x is torch.float64: use x.float\(\)"):
         rollout(x.double(), weights, SMALL, 1, backend="triton") if INTERPRETED else pytest.skip("needs no GPU")
-    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    monkeypatch.setattr(limits, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="triton, which is not installed: run `pip install triton`"):
         rollout(x, weights, SMALL, 1, backend="triton")
     monkeypatch.delenv("TRITON_INTERPRET")
@@ -136,7 +137,7 @@ def test_refusals_of_the_machine_name_the_remedy(monkeypatch):
 
 
 class GPUTensor:
-    """What `triton_refusal` asks of a tensor."""
+    """What `refusal` asks of a tensor."""
 
     device, dtype, is_cuda = torch.device("cuda", 0), torch.float32, True
 
@@ -146,12 +147,12 @@ def test_gpus_that_are_too_old_or_too_small_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: small)
-    message = backends.triton_refusal(SMALL, GPUTensor, "fp32")
+    message = limits.refusal(SMALL.kernel_rule, GPUTensor, "fp32")
     assert "8.0 (Ampere) or later" in message and message.endswith("but Tesla T4 has 7.5.")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
-    assert backends.triton_refusal(SMALL, GPUTensor, "fp32") is None
-    assert "need 187 KiB of shared memory" in backends.triton_refusal(RULES["style"], GPUTensor, "fp16")
-    assert 'use precision="fp16"' in backends.triton_refusal(RULES["style"], GPUTensor, "tf32")
+    assert limits.refusal(SMALL.kernel_rule, GPUTensor, "fp32") is None
+    assert "need 187 KiB of shared memory" in limits.refusal(RULES["style"].kernel_rule, GPUTensor, "fp16")
+    assert 'use precision="fp16"' in limits.refusal(RULES["style"].kernel_rule, GPUTensor, "tf32")
 
 
 def test_keys_of_more_steps_than_their_table_holds(monkeypatch, poisoned):
@@ -162,17 +163,17 @@ def test_keys_of_more_steps_than_their_table_holds(monkeypatch, poisoned):
 
 
 def test_two_rows_per_turn_where_there_are_registers_for_them(monkeypatch):
-    from nca_fast.kernels.triton import packing as packing_triton
+    from nca_fast.kernels.triton.single_pass import steps as single_pass
 
     capability = {"cuda:0": (8, 6), "cuda:1": (9, 0)}
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability[str(device)])
     devices = [torch.device(name) for name in ("cuda:0", "cuda:1", "cpu")]
-    assert [packing_triton.before_hopper(device) for device in devices] == [True, False, False]
+    assert [single_pass.before_hopper(device) for device in devices] == [True, False, False]
     params = torch.cat([t.flatten() for pair in random_weights(Rule()) for t in pair if t is not None])
-    weights = packing_triton.Weights(params, packing_triton.packing(backends.about(Rule().to_json())), "fp16")
-    assert weights.forward_constants(False)["UNROLL"] == 2
-    monkeypatch.setattr(packing_triton, "before_hopper", lambda device: True)
-    assert weights.forward_constants(False)["UNROLL"] == 1
+    way = single_pass.SinglePass(params, Rule().kernel_rule, "fp16")
+    assert way._forward_constants(False)["UNROLL"] == 2
+    monkeypatch.setattr(single_pass, "before_hopper", lambda device: True)
+    assert way._forward_constants(False)["UNROLL"] == 1
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0, "map"])
@@ -266,9 +267,9 @@ def test_two_rollouts_equal_one_and_a_step_table_that_runs_out_is_made_again():
 def test_a_part_of_a_canvas_equals_the_whole():
     steps, x = 2, torch.randn(3, 4, 12, 30, device=DEVICE)
     weights = weights_of(SMALL)
-    whole = rollout(x, weights, SMALL, steps, seed=8, backend="triton")
-    part = x[1:, :, 3:11, 5:27]
-    part = rollout(part, weights, SMALL, steps, seed=8, origin=(3, 5), first_sample=1, backend="triton")
+    options = {"seed": 8, "backend": "triton", "precision": "fp32"}
+    whole = rollout(x, weights, SMALL, steps, **options)
+    part = rollout(x[1:, :, 3:11, 5:27], weights, SMALL, steps, origin=(3, 5), first_sample=1, **options)
     inner = slice(steps, -steps)
     assert relative_error(part[:, :, inner, inner], whole[1:, :, 3:11, 5:27][:, :, inner, inner].double()) < FLOOR
 
@@ -279,7 +280,7 @@ def test_a_state_that_blew_up_stays_where_it_is():
     x = torch.randn(1, 11, 9, 30, device=DEVICE)
     x[0, 3, 5, 20], x[0, 5, 1, 7] = float("inf"), float("nan")
     weights = weights_of(rule)
-    got, want = (rollout(x, weights, rule, 1, backend=b) for b in ("triton", "reference"))
+    got, want = (rollout(x, weights, rule, 1, backend=b, precision="fp32") for b in ("triton", "reference"))
     assert torch.equal(got.isfinite(), want.isfinite())
     assert 0 < (~got.isfinite()).sum() < 11 * 18
 

@@ -18,6 +18,7 @@ from rollouts import random_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nca_fast import NCA, Rule, rollout
+from nca_fast.backends import Place
 
 pytest.importorskip("triton", reason="the Triton kernels need triton: pip install triton")
 
@@ -48,7 +49,7 @@ class Tape(TorchDispatchMode):
 
 
 class Recorder:
-    """Stands for `graphs_triton.Graphs`."""
+    """Stands for `graphs.Graphs`."""
 
     def capture(self, launch):
         from triton.runtime.interpreter import InterpretedFunction
@@ -69,31 +70,30 @@ class Recorder:
         return replay
 
 
-def cheap_forward_step(x, out, prepared, keys, fire, origin_column):
+def cheap_forward_step(x, out, weights, keys, fire, origin_column):
     """Depends on all that `forward_step` is given; a step after another is not the same as the other after the one."""
     assert x.data_ptr() != out.data_ptr()  # a kernel would overwrite what its neighbours read
-    weights = prepared.weights
-    one = weights.matrices.float().sum(-1) + 3 * weights.biases.sum(-1)  # of each sample
+    one = weights.packed.matrices.float().sum(-1) + 3 * weights.packed.biases.sum(-1)  # of each sample
     z = (keys.long().sum(-1, keepdim=True) + fire + origin_column) % 1009  # [B, H, 1 or W]
     out.copy_(torch.sin(0.8 * x + 0.2 * x.roll(1, 2) + z[..., None] * 1e-3 + one.reshape(-1, 1, 1, 1)))
 
 
-def cheap_backward_step(x, grad, grad_x, grad_params, prepared, scale, keys, fire, origin_column):
+def cheap_backward_step(x, grad, grad_x, buffer, weights, scale, keys, fire, origin_column):
     """Likewise; rounds as float16 does, after scaling."""
     assert grad.data_ptr() != grad_x.data_ptr()
-    if prepared.weights.precision == "fp16":
+    if weights.packed.precision == "fp16":
         grad = (grad.float() * scale).half().float() / scale
-    cheap_forward_step(x, grad_x, prepared, keys, fire, origin_column)
-    grad_params.add_((grad_x * grad).sum())
+    cheap_forward_step(x, grad_x, weights, keys, fire, origin_column)
+    buffer.add_((grad_x * grad).sum())
     grad_x.copy_(0.5 * grad_x * grad + 0.5 * grad.roll(1, 2))
 
 
 @pytest.fixture
 def graphs(graphs_of_kernels, monkeypatch):
     """`graphs_of_kernels` with cheap steps, if these are in the interpreter."""
-    from nca_fast.kernels.triton import rollout as rollout_triton
+    from nca_fast.kernels.triton import rollout as rollouts
 
-    for module in (graphs_of_kernels, rollout_triton) if INTERPRETED else ():
+    for module in (graphs_of_kernels, rollouts) if INTERPRETED else ():
         monkeypatch.setattr(module, "forward_step", cheap_forward_step)
         monkeypatch.setattr(module, "backward_step", cheap_backward_step)
     return graphs_of_kernels
@@ -102,15 +102,15 @@ def graphs(graphs_of_kernels, monkeypatch):
 @pytest.fixture
 def graphs_of_kernels(monkeypatch):
     """The module, without frames; `replayed` lists the runs that were replays."""
-    from nca_fast.kernels.triton import graphs as graphs_triton
-    from nca_fast.kernels.triton import steps as steps_triton
+    from nca_fast.kernels.triton import graphs
+    from nca_fast.kernels.triton.single_pass import steps as single_pass
 
     if INTERPRETED:
-        monkeypatch.setattr(graphs_triton, "Graphs", Recorder)
-        monkeypatch.setattr(graphs_triton, "_replays", lambda x: True)
-        for precision in steps_triton.COLUMNS:
-            monkeypatch.setitem(steps_triton.COLUMNS, precision, 16)
-    run = graphs_triton.Frame.run
+        monkeypatch.setattr(graphs, "Graphs", Recorder)
+        monkeypatch.setattr(graphs, "_replays", lambda x: True)
+        for precision in single_pass.COLUMNS:
+            monkeypatch.setitem(single_pass.COLUMNS, precision, 16)
+    run = graphs.Frame.run
     replayed = []
 
     def noted(frame, what, steps):
@@ -118,19 +118,19 @@ def graphs_of_kernels(monkeypatch):
             replayed.append((what.__name__, steps))
         run(frame, what, steps)
 
-    monkeypatch.setattr(graphs_triton.Frame, "run", noted)
-    monkeypatch.setattr(graphs_triton, "replayed", replayed, raising=False)
-    graphs_triton._frames.clear()
-    yield graphs_triton
-    graphs_triton._frames.clear()
+    monkeypatch.setattr(graphs.Frame, "run", noted)
+    monkeypatch.setattr(graphs, "replayed", replayed, raising=False)
+    graphs._frames.clear()
+    yield graphs
+    graphs._frames.clear()
 
 
 def poison(graphs):
     """Fills the memory of all frames with what a later rollout must not see."""
     for frame in graphs._frames.values():
         if frame is not None:
-            weights = frame.prepared.weights
-            for t in (frame.states, frame.grads, frame.grad_params, weights.matrices, weights.biases):
+            weights = frame.weights.packed
+            for t in (frame.states, frame.grads, frame.buffer, weights.matrices, weights.biases):
                 if t is not None:
                     t.fill_(float("nan"))
             for t in (frame.keys.table, frame.keys.place, frame.fire):
@@ -150,7 +150,7 @@ def forward(steps, seed, rule=RULE, shape=(1, 3, 5), batch=None, **options):
     weights, (B, H, W) = weights_of(rule, batch), shape
     x = torch.randn(B, rule.channels, H, W).to(DEVICE, options.pop("dtype", torch.float32)).requires_grad_()
     grad_y = torch.randn(x.shape).to(x) * 10.0 ** -(seed % 7)
-    y = rollout(x, weights, rule, steps, seed=seed, backend="triton", **options)
+    y = rollout(x, weights, rule, steps, seed=seed, backend="triton", **({"precision": "fp32"} | options))
     return y, grad_y, [x] + [t for pair in weights for t in pair if t is not None]
 
 
@@ -185,7 +185,7 @@ def test_runs_of_powers_of_two_make_up_all_numbers_of_steps(longest):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_gradient_scale_takes_the_largest_element_to_about_one(dtype):
-    from nca_fast.kernels.triton.gradient_scale import gradient_scale
+    from nca_fast.kernels.triton.weights import gradient_scale
 
     for value in (1.0, 1.5, 0.99, 2.0, 65504.0, 1e-8, 1e-25, 3e38, 1e-40, 0.0, float("inf"), float("nan")):
         grad = torch.tensor([0.0, -value, value / 2], device=DEVICE).to(dtype)
@@ -217,7 +217,7 @@ def test_gradients_of_replays(precision, dtype, graphs):
         want = plainly(graphs, run)
         assert_same(run(), want)
         poison(graphs)
-    assert {(what, n) for what in ("go_back", "go_on_and_keep") for n in (1, 2, 8)} <= set(graphs.replayed)
+    assert {(what, n) for what in ("backward", "advance_and_keep") for n in (1, 2, 8)} <= set(graphs.replayed)
 
 
 @pytest.mark.parametrize("rule", [RULE, WIDE], ids=["one pass", "through memory"])
@@ -229,7 +229,9 @@ def test_kernels_in_graphs(rule, graphs_of_kernels):
             got = run(5, seed)
             poison(graphs_of_kernels)
         assert_same(got, plainly(graphs_of_kernels, partial(run, 5, seed)))
-    assert ({"go_back", "go_on_and_keep"} if rule is RULE else {"go_on"}) <= {n for n, _ in graphs_of_kernels.replayed}
+    assert ({"backward", "advance_and_keep"} if rule is RULE else {"advance"}) <= {
+        n for n, _ in graphs_of_kernels.replayed
+    }
 
 
 OPTIONS = {
@@ -249,7 +251,7 @@ def test_all_ways_through_a_rollout(name, graphs):
         want = plainly(graphs, run)
         assert_same(run(), want)
         poison(graphs)
-    assert {"go_back"} < {what for what, _ in graphs.replayed}
+    assert {"backward"} < {what for what, _ in graphs.replayed}
 
 
 def test_fire_rate_maps_are_taken_anew(graphs):
@@ -273,7 +275,7 @@ def test_rollouts_that_are_under_way_together(graphs):
             y, grad_y, inputs = made[i]
             assert_same(torch.autograd.grad(y, inputs, grad_y, retain_graph=True), want[i])
             poison(graphs)
-    assert ("go_back", 8) in graphs.replayed
+    assert ("backward", 8) in graphs.replayed
 
 
 def test_results_are_never_the_memory_of_a_frame(graphs):
@@ -358,12 +360,12 @@ def test_the_pool_is_that_of_the_segment_that_holds_the_tensor(graphs, monkeypat
 
 
 def test_inside_a_capture_of_the_caller_nothing_is_replayed(monkeypatch):
-    from nca_fast.kernels.triton import graphs as graphs_triton
+    from nca_fast.kernels.triton import graphs
 
     for capturing in (True, False):
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda capturing=capturing: capturing)
-        assert graphs_triton._replays(mock.Mock(is_cuda=True)) is not capturing
-    assert not graphs_triton._replays(torch.zeros(1))
+        assert graphs._replays(mock.Mock(is_cuda=True)) is not capturing
+    assert not graphs._replays(torch.zeros(1))
 
 
 def test_a_capture_that_fails_is_said_and_costs_nothing_else(graphs, monkeypatch):
@@ -383,23 +385,23 @@ def test_a_capture_that_fails_is_said_and_costs_nothing_else(graphs, monkeypatch
 def test_threads_do_not_meet_in_a_frame(graphs, monkeypatch):
     """Each adds its own number in every step, slowly; the interpreter itself knows one thread only."""
 
-    class Prepared:
+    class Weights:
         def __init__(self, number):
             self.made_of = (number,)
-            self.weights = SimpleNamespace(number=torch.full((), number), precision="fp32", per_sample=False)
+            self.packed = SimpleNamespace(number=torch.full((), number), precision="fp32", per_sample=False)
             self.scratch = SimpleNamespace(kept={})
 
-        def take(self, other):
-            self.weights.number.copy_(other.weights.number)
+        def copy_(self, other):
+            self.packed.number.copy_(other.packed.number)
 
-    def add(x, out, prepared, *_):
+    def add(x, out, weights, *_):
         time.sleep(1e-3)
-        out.copy_(x + prepared.weights.number)
+        out.copy_(x + weights.packed.number)
 
     for name in ("put", "make", "move"):
         monkeypatch.setattr(graphs.RowKeys, name, lambda *_: None)
     monkeypatch.setattr(graphs.Graphs, "capture", lambda self, launch: launch)
-    monkeypatch.setattr(graphs, "Prepared", Prepared)
+    monkeypatch.setattr(graphs, "RolloutWeights", Weights)
     monkeypatch.setattr(graphs, "forward_step", add)
     monkeypatch.setattr(graphs, "_stream", lambda x: 0)
     fire, x, found = torch.zeros((), dtype=torch.int64), torch.zeros(1, 3, 5, 4), [None] * 4
@@ -407,7 +409,7 @@ def test_threads_do_not_meet_in_a_frame(graphs, monkeypatch):
     def work(i):
         for _ in range(5):
             states = torch.empty(1, *x.shape)
-            if graphs.replayed_advance(x, Prepared(float(i)), fire, "about", (0, 0, 0, 0, 1), 0, states, 8):
+            if graphs.replayed_advance(x, Weights(float(i)), fire, "rule", Place(0, 0, 0, 0, 0, 1), states, 8):
                 found[i] = states.unique().tolist()
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
@@ -442,7 +444,7 @@ def test_a_compiled_model_replays(graphs):
         want = plainly(graphs, lambda seed=seed: torch.autograd.grad(loss(x, seed), list(nca.parameters())))
         assert_same(torch.autograd.grad(compiled(x, seed), list(nca.parameters())), want)
         poison(graphs)
-    assert ("go_back", 4) in graphs.replayed
+    assert ("backward", 4) in graphs.replayed
 
 
 @pytest.mark.parametrize("backend", ["triton", "reference", None])
@@ -457,9 +459,6 @@ def test_autocast_does_not_reach_into_a_rollout(backend, graphs):
         grads.append(torch.autograd.grad(y[-1].square().sum(), [t for pair in weights for t in pair if t is not None]))
     assert y[1].dtype == torch.float32 and torch.equal(*y)
     assert_same(*grads)
-
-
-# --- on a GPU ---------------------------------------------------------------------------------------------------------
 
 
 @needs_gpu

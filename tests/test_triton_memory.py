@@ -10,7 +10,7 @@ import torch
 from rollouts import relative_error, values_and_gradients
 from triton_rollouts import DEVICE, FLOOR, bfloat16_factor, check, mixed, small_programs, weights_of
 
-from nca_fast import Rule, backends, rollout
+from nca_fast import Rule, rollout
 from nca_fast.filters import as_filter
 from nca_fast.presets import PRESETS
 
@@ -43,7 +43,7 @@ def test_maximum_with_ties_and_alive_mask(shape, padding, poisoned):
 
 @pytest.mark.parametrize("maximum_window", [None, 3], ids=["single pass", "through memory"])
 def test_cells_that_an_update_kills(maximum_window):
-    """They were alive before, and neither they nor a neighbour are after: their values and gradients are buried."""
+    """They were alive before, and neither they nor a neighbour are after: their values and gradients are 0."""
     rule = replace(GROWS, maximum_window=maximum_window, output_bias=True, fire_rate=0.8)
     weights = weights_of(rule)
     weights[-1][1][2] = -0.5  # what the alive channel loses in a step
@@ -115,14 +115,13 @@ def test_presets_with_a_rule_per_sample(preset, poisoned):
 )
 def test_ranges_of_cells(most, per_sample, cells, poisoned, monkeypatch):
     """Scratch for a few cells: steps in several ranges, of several programs, and several parts with their own sums."""
-    from nca_fast.kernels.triton import alive as alive_triton
-    from nca_fast.kernels.triton.through_memory import perception as perceive_triton
-    from nca_fast.kernels.triton.through_memory import steps as perceived_triton
+    from nca_fast.kernels.triton import alive
+    from nca_fast.kernels.triton.through_memory import perception, steps
 
     numbers = 16 + 2 * 16 + 16  # 2 kinds of 8 channels; h and grad_h; grad_u
-    monkeypatch.setattr(perceived_triton, "_SCRATCH", 4 * numbers * most)
-    monkeypatch.setattr(perceive_triton, "NUMBERS", 32)
-    monkeypatch.setattr(alive_triton, "_CELLS", 4)
+    monkeypatch.setattr(steps, "_SCRATCH", 4 * numbers * most)
+    monkeypatch.setattr(perception, "NUMBERS", 32)
+    monkeypatch.setattr(alive, "_CELLS", 4)
     check(GROWS, (3, 2, 9), 1, per_sample=per_sample, spacing=0.5)
 
 
@@ -157,42 +156,42 @@ def test_fire_rate_map(poisoned):
 # own cell alone it is the local maximum that carries NaN to the neighbours.
 @pytest.mark.parametrize("filter", [((0.04,) * 5,) * 5, ((0.5,),)], ids=["blur", "own cell"])
 def test_a_state_that_blew_up_stays_where_it_is(filter):
-    """Frozen channels stay what they are, and so do cells that the alive mask would have buried."""
+    """Frozen channels stay what they are, and so do cells that the alive mask would have made 0."""
     rule = Rule(channels=6, frozen=2, hidden=(5,), filters=(filter,), maximum_window=3, alive_channel=3, fire_rate=0.7)
     x = torch.randn(1, 6, 9, 30, device=DEVICE) - 0.5
     x[0, 3, 5, 20], x[0, 5, 1, 7] = float("inf"), float("nan")
     weights = weights_of(rule)
-    got, want = (rollout(x, weights, rule, 1, backend=b) for b in ("triton", "reference"))
+    got, want = (rollout(x, weights, rule, 1, backend=b, precision="fp32") for b in ("triton", "reference"))
     assert torch.equal(got.isfinite(), want.isfinite()) and not got[:, 2:].isfinite().all()
     assert torch.equal(got[:, :2], x[:, :2])
 
 
-def test_nan_in_the_alive_channel_buries_what_is_around_it():
+def test_nan_in_the_alive_channel_kills_what_is_around_it():
     """As the maximum of PyTorch, which is NaN where one number is."""
     rule = Rule(channels=5, hidden=(6,), filters=(((0.5,),),), frozen=1, alive_channel=3)
     x = torch.rand(1, 5, 6, 9, device=DEVICE) + 0.2
     x[0, 3, 2, 4] = float("nan")
     weights = weights_of(rule)
-    got, want = (rollout(x, weights, rule, 1, backend=b) for b in ("triton", "reference"))
+    got, want = (rollout(x, weights, rule, 1, backend=b, precision="fp32") for b in ("triton", "reference"))
     finite = want.isfinite()
     assert torch.equal(got.isfinite(), finite) and (want[0, 4, 1:4, 3:6] == 0).sum() >= 8 and (want == 0).sum() < 40
     assert torch.allclose(got[finite], want[finite], atol=1e-6)
 
 
 def test_scratch_is_allocated_once_per_rollout():
-    from nca_fast.kernels.triton import steps as steps_triton
+    from nca_fast.kernels.triton import steps
 
     params = torch.cat([t.flatten() for pair in weights_of(GROWS) for t in pair if t is not None])
-    prepared = steps_triton.Prepared(params, backends.about(GROWS.to_json()), "fp32")
+    weights = steps.RolloutWeights(params, GROWS.kernel_rule, "fp32")
     x, keys = torch.randn(1, 2, 3, 8, device=DEVICE), torch.zeros(1, 2, 2, dtype=torch.int32, device=DEVICE)
     fire, scale, sums = (
         torch.tensor(2**31, device=DEVICE),
         torch.ones((), device=DEVICE),
-        steps_triton.gradients(prepared, x),
+        steps.gradient_buffer(weights, x),
     )
     places = []
     for _ in range(2):
-        steps_triton.forward_step(x, torch.empty_like(x), prepared, keys, fire, 0)
-        steps_triton.backward_step(x, x, torch.empty_like(x), sums, prepared, scale, keys, fire, 0)
-        places.append({name: t.data_ptr() for name, t in prepared.scratch.kept.items()})
+        steps.forward_step(x, torch.empty_like(x), weights, keys, fire, 0)
+        steps.backward_step(x, x, torch.empty_like(x), sums, weights, scale, keys, fire, 0)
+        places.append({name: t.data_ptr() for name, t in weights.scratch.kept.items()})
     assert places[0] == places[1] and len(places[0]) > 5

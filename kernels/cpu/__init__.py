@@ -1,1 +1,6 @@
-"""The C++ kernel."""
+"""The C++ backend, see `nca_fast.backends.Backend`."""
+
+from .build import load
+from .limits import DEVICE, bytes_per_cell, refusal
+
+__all__ = ["DEVICE", "bytes_per_cell", "load", "refusal"]

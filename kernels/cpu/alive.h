@@ -7,7 +7,8 @@
 // the others, of which there are few inside of what has grown, must the update be known before the mask is.
 #pragma once
 
-#include "canvas.h"
+#include "bits.h"
+#include "step.h"
 
 namespace nca_fast {
 
@@ -16,7 +17,7 @@ struct Alive {
 
   // Before a step of a sample from x: who was alive, and in `cells` what to compute. With `deciding`, only what decides on
   // the mask.
-  void look(const float* x, int64_t sample, bool deciding) {
+  void before_step(const float* x, int64_t sample, bool deciding) {
     uint64_t *const was = before.row(sample, 0), *const compute = cells.row(sample, 0);
     const int64_t size = s.H * before.words;
     std::vector<uint64_t> live(size), still(size), certain(size);
@@ -32,7 +33,7 @@ struct Alive {
   }
 
   // After `cells` of a sample were updated: `cells` becomes the mask.
-  void decide(const float* updated, int64_t sample) {
+  void after_step(const float* updated, int64_t sample) {
     uint64_t *const was = before.row(sample, 0), *const mask = cells.row(sample, 0);
     const int64_t size = s.H * before.words;
     std::vector<uint64_t> live(size);
@@ -42,7 +43,7 @@ struct Alive {
   }
 
   // Multiplies the written channels of a row by the mask; a value that blew up stays NaN, as in the reference.
-  void bury(float* state, int64_t sample, int64_t row) const {
+  void apply_mask(float* state, int64_t sample, int64_t row) const {
     float* at = state + (sample * s.C + s.frozen) * s.plane() + row * s.W;
     for (int64_t column = 0; column < s.W; column += VL) {
       const int64_t left = s.W - column;

@@ -109,7 +109,7 @@ struct Backward {
         const int64_t at = first + c * s.plane() + r0 * s.W;
         std::memcpy(grad_x + at, grad + at, (r1 - r0) * s.W * sizeof(float));
       }
-      for (int64_t row = r0; alive && row < r1; ++row) alive->bury(grad_x, sample, row);
+      for (int64_t row = r0; alive && row < r1; ++row) alive->apply_mask(grad_x, sample, row);
       for (int64_t c0 = 0; c0 < s.W; c0 += TILE) {
         const int64_t c1 = std::min(s.W, c0 + TILE);
         packer.begin(x + first, r0, c0, c1);

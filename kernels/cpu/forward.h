@@ -1,7 +1,7 @@
 // The forward pass over a share of the rows.
 #pragma once
 
-#include "canvas.h"
+#include "packer.h"
 
 namespace nca_fast {
 

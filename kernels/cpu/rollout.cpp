@@ -2,7 +2,7 @@
 //
 //     y = filters * x        h = relu(W1 y + b1), ...        u = W2 h + b2        x' = x + m u
 //
-// Only firing cells (m = 1) enter the network. canvas.h packs what they perceive (by filters.h and, where the rule asks for
+// Only firing cells (m = 1) enter the network. packer.h packs what they perceive (by filters.h and, where the rule asks for
 // it, the largest value of each channel around), and every CHUNK of packed cells runs through the layers of network.h as
 // register-blocked matrix products. The backward pass packs the same cells again, recomputes their hidden units, and
 // returns the gradient of the perception to the canvas by the transposed filters. Where the rule has an alive mask,
@@ -86,22 +86,22 @@ void for_all_samples(const Step& s, const Visit& visit) {
 
 // One step of all samples, each in shares: `to` from `from`.
 void step_in_shares(const Step& s, Alive* alive, const float* from, float* to) {
-  if (alive) for_all_samples(s, [&](int64_t sample) { alive->look(from, sample, false); });
+  if (alive) for_all_samples(s, [&](int64_t sample) { alive->before_step(from, sample, false); });
   for_rows(s, [&](int64_t begin, int64_t end) { Forward(s, std::min(s.W, TILE), alive ? &alive->cells : nullptr).rows(from, to, begin, end); });
   if (!alive) return;
-  for_all_samples(s, [&](int64_t sample) { alive->decide(to, sample); });
+  for_all_samples(s, [&](int64_t sample) { alive->after_step(to, sample); });
   for_rows(s, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) alive->bury(to, row / s.H, row % s.H);
+    for (int64_t row = begin; row < end; ++row) alive->apply_mask(to, row / s.H, row % s.H);
   });
 }
 
 // The same for a single sample and by a single thread.
 void step_sample(const Step& s, Forward& forward, Alive* alive, const float* from, float* to, int64_t sample) {
-  if (alive) alive->look(from, sample, false);
+  if (alive) alive->before_step(from, sample, false);
   forward.rows(from, to, sample * s.H, (sample + 1) * s.H);
   if (!alive) return;
-  alive->decide(to, sample);
-  for (int64_t row = 0; row < s.H; ++row) alive->bury(to, sample, row);
+  alive->after_step(to, sample);
+  for (int64_t row = 0; row < s.H; ++row) alive->apply_mask(to, sample, row);
 }
 
 // states[j] = x after (j + 1) * every steps.
@@ -145,7 +145,7 @@ void advance(const at::Tensor& x, const at::Tensor& networks, const at::Tensor& 
 }
 
 // grad_x = gradient of x when one step is taken from x and `grad` is that of its result; grad_params is added to.
-void retreat(const at::Tensor& x, const at::Tensor& grad, const at::Tensor& networks, const at::Tensor& fire, const at::Tensor& stencils,
+void backward(const at::Tensor& x, const at::Tensor& grad, const at::Tensor& networks, const at::Tensor& fire, const at::Tensor& stencils,
              at::IntArrayRef layers, int64_t frozen, bool circular, int64_t window, int64_t alive_channel, double alive_threshold, int64_t seed,
              int64_t origin_row, int64_t origin_column, int64_t first_sample, int64_t canvas_height, int64_t step, at::Tensor grad_x, at::Tensor grad_params) {
   Step s(x, networks, fire, {stencils, layers, frozen, circular, window, alive_channel, alive_threshold},
@@ -160,17 +160,17 @@ void retreat(const at::Tensor& x, const at::Tensor& grad, const at::Tensor& netw
   };
   const bool whole = s.B % shares == 0;  // as in `advance`
   if (alive && !whole) {
-    for_all_samples(s, [&](int64_t sample) { alive->look(x.data_ptr<float>(), sample, true); });
+    for_all_samples(s, [&](int64_t sample) { alive->before_step(x.data_ptr<float>(), sample, true); });
     for_rows(s, update);
-    for_all_samples(s, [&](int64_t sample) { alive->decide(out, sample); });
+    for_all_samples(s, [&](int64_t sample) { alive->after_step(out, sample); });
   }
   double* const sums = grad_params.data_ptr<double>();
   std::vector<std::unique_ptr<Partial>> partials(shares);
   for_shares(s, shares, [&](int64_t i, int64_t begin, int64_t end) {
     if (alive && whole) {
-      for (int64_t sample = begin / s.H; sample < end / s.H; ++sample) alive->look(x.data_ptr<float>(), sample, true);
+      for (int64_t sample = begin / s.H; sample < end / s.H; ++sample) alive->before_step(x.data_ptr<float>(), sample, true);
       update(begin, end);
-      for (int64_t sample = begin / s.H; sample < end / s.H; ++sample) alive->decide(out, sample);
+      for (int64_t sample = begin / s.H; sample < end / s.H; ++sample) alive->after_step(out, sample);
     }
     partials[i] = std::make_unique<Partial>(s, begin, end, sums);
     const int64_t group_rows = std::clamp<int64_t>(GROUP / columns, 1, end - begin);
@@ -196,7 +196,7 @@ TORCH_LIBRARY(NCA_FAST_NAMESPACE, m) {
   m.def("advance(Tensor x, Tensor networks, Tensor fire, Tensor stencils, int[] layers, int frozen, bool circular, int window, "
         "int alive_channel, float alive_threshold, int seed, int origin_row, int origin_column, int first_sample, int canvas_height, int first_step, "
         "Tensor(a!) states, int every) -> ()", &nca_fast::advance);
-  m.def("retreat(Tensor x, Tensor grad, Tensor networks, Tensor fire, Tensor stencils, int[] layers, int frozen, bool circular, int window, "
+  m.def("backward(Tensor x, Tensor grad, Tensor networks, Tensor fire, Tensor stencils, int[] layers, int frozen, bool circular, int window, "
         "int alive_channel, float alive_threshold, int seed, int origin_row, int origin_column, int first_sample, int canvas_height, int step, "
-        "Tensor(a!) grad_x, Tensor(b!) grad_params) -> ()", &nca_fast::retreat);
+        "Tensor(a!) grad_x, Tensor(b!) grad_params) -> ()", &nca_fast::backward);
 }

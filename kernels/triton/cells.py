@@ -12,7 +12,7 @@ import triton.language as tl
 
 @triton.jit
 def own_cells(first_sample, first_cell, cells, H, W, BM: tl.constexpr):
-    """Where a program's BM cells are.
+    """Locates a program's BM cells.
 
     Returns:
         sample: Of the program, int64.
@@ -33,21 +33,21 @@ def own_cells(first_sample, first_cell, cells, H, W, BM: tl.constexpr):
 
 
 @triton.jit
-def own_columns(first_sample, first_row, rows, W, band, BM: tl.constexpr):
-    """Where a program's columns and rows are: one that slides down a band of rows.
+def own_columns(first_sample, first_row, rows, W, program_rows, BM: tl.constexpr):
+    """Locates the columns and rows of a program that slides down `program_rows` rows.
 
     Returns:
         sample, range_sample: Of the program, among all samples and in the range, int64.
-        first, end: The band's rows.
+        first, end: The program's rows.
         column: Of every column, int32 [BM].
         there: Whether the column is on the canvas, [BM, 1].
     """
     blocks = tl.cdiv(W, BM)
-    bands = tl.cdiv(rows, band)
+    programs_down = tl.cdiv(rows, program_rows)
     program = tl.program_id(0)
-    range_sample = (program // (blocks * bands)).to(tl.int64)
-    first = first_row + program // blocks % bands * band
-    end = tl.minimum(first + band, first_row + rows)
+    range_sample = (program // (blocks * programs_down)).to(tl.int64)
+    first = first_row + program // blocks % programs_down * program_rows
+    end = tl.minimum(first + program_rows, first_row + rows)
     i = program % blocks * BM + tl.arange(0, BM)
     # The last column stands for those beyond, so that no address is outside.
     return first_sample + range_sample, range_sample, first, end, tl.minimum(i, W - 1), (i < W)[:, None]
@@ -55,13 +55,13 @@ def own_columns(first_sample, first_row, rows, W, band, BM: tl.constexpr):
 
 @triton.jit
 def beside(i, by: tl.constexpr, n):
-    """Number of the row or column `by` further, -4 to 4, on a torus of n; and whether it is there without one."""
+    """Returns the row or column `by` further, -4 to 4, on a torus of n; and whether it is there without one."""
     return (i + (by + 4 * n)) % n, (i + by >= 0) & (i + by < n)
 
 
 @triton.jit
 def row_here(columns, in_rows, W):
-    """Which neighbours of a row are on a canvas that is no torus.
+    """Says which neighbours of a row are on a canvas that is no torus.
 
     Args:
         columns: Numbers of their columns, -4 to W + 3.

@@ -8,12 +8,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .packing import INTERPRETED
+from .products import INTERPRETED
 
 
 @triton.jit
 def philox(c0, c1, c2, c3, k0, k1):
-    """The first two words of Philox4x32-10 of the counter (c0, c1, c2, c3) under the key (k0, k1); all uint32."""
+    """Computes two words of Philox4x32-10 of the counter (c0, c1, c2, c3) under the key (k0, k1); all uint32."""
     for _ in tl.static_range(10):
         high0, low0 = tl.umulhi(c0, 0xD2511F53), c0 * 0xD2511F53
         high1, low1 = tl.umulhi(c2, 0xCD9E8D57), c2 * 0xCD9E8D57
@@ -60,7 +60,7 @@ def row_keys(keys, place, count, B, H, BLOCK: tl.constexpr):
 
 @triton.jit
 def fires(column_part, key, below):
-    """Whether each cell of a row fires.
+    """Says whether each cell of a row fires.
 
         z = column_part + k0;  z ^= z >> 16;  z *= 0x21F0AAAD;  z ^= z >> 15;  z *= 0x735A2D97;  z ^= z >> 15;  z ^= k1
         the cell fires when z < below
@@ -83,7 +83,7 @@ def fires(column_part, key, below):
 
 
 def word(value: int) -> int:
-    """The low 32 bits, as the signed integer of the same bits."""
+    """Returns the low 32 bits, as the signed integer of the same bits."""
     value &= 0xFFFFFFFF
     return value - 2**32 if value >= 2**31 else value
 
@@ -95,17 +95,18 @@ class RowKeys:
         steps: Of which there is room for keys.
         x: A state [B, H, W, C4], beside which the keys are made.
 
-    `table` holds the keys, int32 [steps, B, H, 2].
+    Attributes:
+        table: The keys, int32 [steps, B, H, 2].
     """
 
     def __init__(self, steps: int, x: Tensor):
         self.place = torch.empty(6, dtype=torch.int32, device=x.device)
         self.table = torch.empty(steps, *x.shape[:2], 2, dtype=torch.int32, device=x.device)
 
-    def put(self, place, first_step: int) -> None:
-        """Sets the seed, the step that comes next, and where in the canvas the state lies; see rollout_triton."""
-        seed, row, _, sample, height = place
-        write_place[(1,)](self.place, *map(word, (seed, seed >> 32, first_step, sample, row, height - 1)))
+    def put(self, place) -> None:
+        """Sets the place (`nca_fast.backends.Place`) of the steps that come next."""
+        words = (place.seed, place.seed >> 32, place.first_step, place.sample, place.row, place.height - 1)
+        write_place[(1,)](self.place, *map(word, words))
 
     def make(self, steps: int) -> None:
         """Writes the keys of the next steps into the table."""
@@ -114,5 +115,5 @@ class RowKeys:
         row_keys[(triton.cdiv(count, block),)](self.table, self.place, count, B, H, BLOCK=block)
 
     def move(self, steps: int) -> None:
-        """The step that comes next is so many later; earlier where negative."""
+        """Moves to the step so many later; earlier where negative."""
         self.place[2].add_(steps)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .fire import RowKeys, word
-from .steps import Prepared, backward_step, forward_step
+from .steps import RolloutWeights, backward_step, forward_step
 
 # Steps of the longest run whose states are kept, which lie in the frame, and of one that only goes on. The scale of
 # float16 gradients is chosen once per run of SAVED_STEPS, with graphs and without, so that the bits are the same.
@@ -37,7 +37,7 @@ _frames = OrderedDict()  # of each kind of rollout, last used last; None: seen o
 
 
 def runs(steps: int, longest: int) -> list[tuple[int, int]]:
-    """(first step, steps) of the runs that make up some steps: the longest first, each a power of two."""
+    """Cuts steps into runs of (first step, steps): the longest first, each a power of two."""
     found, start = [], 0
     while start < steps:
         count = min(longest, 1 << (steps - start).bit_length() - 1)
@@ -53,7 +53,7 @@ class Graphs:
         self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
 
     def capture(self, launch):
-        """A function that does again what launch() does, with the same tensors. launch() must have run once before."""
+        """Returns a function that repeats launch() with the same tensors. launch() must have run once before."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(self.stream):
             # torch.cuda.graph would synchronize and empty the cache of memory each time.
@@ -71,24 +71,24 @@ class Frame:
     `states` [SAVED_STEPS + 1, B, H, W, C4]: the last one is where a run begins and ends, the others are in between.
     """
 
-    def __init__(self, x: Tensor, prepared: Prepared, fire: Tensor, origin_column: int):
-        self.prepared, self.fire, self.origin_column = Prepared(*prepared.made_of), fire.clone(), origin_column
+    def __init__(self, x: Tensor, weights: RolloutWeights, fire: Tensor, origin_column: int):
+        self.weights, self.fire, self.origin_column = RolloutWeights(*weights.made_of), fire.clone(), origin_column
         self.keys = RowKeys(_FREE_STEPS, x)
         self.states = x.new_empty(SAVED_STEPS + 1, *x.shape)
-        self.grads = self.grad_params = None
+        self.grads = self.buffer = None
         self.graphs, self.replays = Graphs(), {}
 
     @property
     def nbytes(self) -> int:
-        """Of the memory that counts."""
-        kept = self.prepared.scratch.kept.values()
-        return sum(t.nbytes for t in (self.states, self.grads, self.grad_params, *kept) if t is not None)
+        """Bytes of the memory that counts."""
+        kept = self.weights.scratch.kept.values()
+        return sum(t.nbytes for t in (self.states, self.grads, self.buffer, *kept) if t is not None)
 
-    def take(self, prepared: Prepared, fire: Tensor, place, first_step: int) -> None:
-        """Makes the frame that of one rollout, until another one takes it."""
-        self.prepared.take(prepared)
+    def take(self, weights: RolloutWeights, fire: Tensor, place) -> None:
+        """Copies in what belongs to one rollout; it stays until another one does so."""
+        self.weights.copy_(weights)
         self.fire.copy_(fire)
-        self.keys.put(place, first_step)
+        self.keys.put(place)
 
     def run(self, what, steps: int) -> None:
         """Runs one of the functions below, which are given a number of steps."""
@@ -106,48 +106,46 @@ class Frame:
                 f"nca_fast launches its kernels one by one, because a CUDA graph failed: {error}", stacklevel=2
             )
 
-    # What is captured: nothing here may depend on what changes from one run to the next, but for the frame's memory.
+    # These are captured: nothing here may depend on what changes from one run to the next, but for the frame's memory.
 
-    def go_on(self, steps: int) -> None:
-        """The last state is replaced by the one so many steps later."""
+    def advance(self, steps: int) -> None:
+        """Replaces the last state by the one so many steps later."""
         self.keys.make(steps)
         a, b = self.states[-1], self.states[0]
         for n in range(steps):
-            forward_step(a, b, self.prepared, self.keys.table[n], self.fire, self.origin_column)
+            forward_step(a, b, self.weights, self.keys.table[n], self.fire, self.origin_column)
             a, b = b, a
         if steps % 2:
             self.states[-1].copy_(self.states[0])
         self.keys.move(steps)
 
-    def go_on_and_keep(self, steps: int) -> None:
-        """Likewise; the state after each step is kept, so that the last `steps` of the frame's are these."""
+    def advance_and_keep(self, steps: int) -> None:
+        """Does likewise and keeps the state after each step: the last `steps` of the frame's are these."""
         if steps == 1:
-            return self.go_on(1)
+            return self.advance(1)
         self.keys.make(steps)
         x = self.states[-1]
         for n, out in enumerate(self.states[len(self.states) - steps :]):
-            forward_step(x, out, self.prepared, self.keys.table[n], self.fire, self.origin_column)
+            forward_step(x, out, self.weights, self.keys.table[n], self.fire, self.origin_column)
             x = out
         self.keys.move(steps)
 
-    def go_back(self, steps: int) -> None:
-        """The first gradient is replaced by that of the first state; the first `steps` states are those before each."""
+    def backward(self, steps: int) -> None:
+        """Replaces the first gradient by that of the first state; the first `steps` states are those before each."""
         self.keys.move(-steps)
         self.keys.make(steps)
         a, b = self.grads
-        scale = self.prepared.gradient_scale(a)
+        scale = self.weights.gradient_scale(a)
         for n in reversed(range(steps)):
             keys = self.keys.table[n]
-            backward_step(
-                self.states[n], a, b, self.grad_params, self.prepared, scale, keys, self.fire, self.origin_column
-            )
+            backward_step(self.states[n], a, b, self.buffer, self.weights, scale, keys, self.fire, self.origin_column)
             a, b = b, a
         if steps % 2:
             self.grads[0].copy_(self.grads[1])
 
 
 def _replays(x):
-    """Whether launches on x's device can be replayed, and are not just being captured by the caller."""
+    """Says whether launches on x's device can be replayed, and are not just being captured by the caller."""
     return x.is_cuda and not torch.cuda.is_current_stream_capturing()
 
 
@@ -156,7 +154,7 @@ def _stream(x):
 
 
 def _in_the_common_pool(x):
-    """Whether x lies in the memory that torch gives to everybody, and not in a pool that somebody resets.
+    """Says whether x lies in the memory that torch gives to everybody, and not in a pool that somebody resets.
 
     torch.compile(mode="reduce-overhead") runs the first call of a model in its own pool; what is kept there is lost.
     """
@@ -168,12 +166,12 @@ def _in_the_common_pool(x):
     return False
 
 
-def _frame(x, prepared, fire, about, place, steps):
-    """The frame that serves a rollout, or None where its steps are launched one by one."""
+def _frame(x, weights, fire, rule, place, steps):
+    """Finds the frame that serves a rollout, or None where its steps are launched one by one."""
     if steps < _FEWEST_STEPS or x.nbytes > LARGEST_STATE or not _replays(x):
         return None
-    weights, column = prepared.weights, word(place[2])
-    key = x.device, _stream(x), x.shape, x.dtype, about, weights.precision, weights.per_sample, fire.ndim, column
+    packed, column = weights.packed, word(place.column)
+    key = x.device, _stream(x), x.shape, x.dtype, rule, packed.precision, packed.per_sample, fire.ndim, column
     if key not in _frames:
         _frames[key] = None
         if len(_frames) > _KINDS:
@@ -181,14 +179,14 @@ def _frame(x, prepared, fire, about, place, steps):
         return None
     if _frames[key] is None:
         with torch.inference_mode(False), torch.no_grad():  # or only that mode could write to the frame
-            frame = Frame(x, prepared, fire, column)
+            frame = Frame(x, weights, fire, column)
         _frames[key] = frame if _in_the_common_pool(frame.states) else None
     _frames.move_to_end(key)
     return _frames[key]
 
 
 def _release(device):
-    """Lets go of the frames that were used least recently, as many as are too many."""
+    """Drops the frames that were used least recently, as many as are too many."""
     total = 0
     for key, frame in reversed(list(_frames.items())):
         if frame is not None and key[0] == device:
@@ -197,49 +195,47 @@ def _release(device):
                 del _frames[key]
 
 
-def replayed_advance(
-    x: Tensor, prepared: Prepared, fire: Tensor, about, place, first_step: int, states: Tensor, every: int
-) -> bool:
-    """What rollout.py's `advance` does; False where nothing was done, because it is better launched one by one."""
+def replayed_advance(x: Tensor, weights: RolloutWeights, fire: Tensor, rule, place, states: Tensor, every: int) -> bool:
+    """Does what `rollout.advance` does; False where nothing was done, because it is better launched one by one."""
     with _lock:
-        frame = _frame(x, prepared, fire, about, place, len(states) * every)
+        frame = _frame(x, weights, fire, rule, place, len(states) * every)
         if frame is None:
             return False
-        frame.take(prepared, fire, place, first_step)
+        frame.take(weights, fire, place)
         frame.states[-1].copy_(x)
         if every == 1:
             for start, count in runs(len(states), SAVED_STEPS):
-                frame.run(frame.go_on_and_keep, count)
+                frame.run(frame.advance_and_keep, count)
                 states[start : start + count].copy_(frame.states[len(frame.states) - count :])
         else:
             for state in states:
                 for _, count in runs(every, _FREE_STEPS):
-                    frame.run(frame.go_on, count)
+                    frame.run(frame.advance, count)
                 state.copy_(frame.states[-1])
         _release(x.device)
         return True
 
 
-def replayed_retreat(
-    states: Tensor, grad: Tensor, prepared: Prepared, fire: Tensor, about, place, first_step: int, grad_params: Tensor
+def replayed_backward(
+    states: Tensor, grad: Tensor, weights: RolloutWeights, fire: Tensor, rule, place, buffer: Tensor
 ) -> bool:
-    """What rollout.py's `retreat` does, the result always in grad; False likewise."""
+    """Does what `rollout.backward` does, the result always in grad; False likewise."""
     with _lock:
-        frame = _frame(grad, prepared, fire, about, place, len(states))
+        frame = _frame(grad, weights, fire, rule, place, len(states))
         if frame is None:
             return False
         if frame.grads is None:
-            frame.grads, frame.grad_params = grad.new_empty(2, *grad.shape), torch.empty_like(grad_params)
+            frame.grads, frame.buffer = grad.new_empty(2, *grad.shape), torch.empty_like(buffer)
             if not _in_the_common_pool(frame.grads):
                 frame.grads = None
                 return False
-        frame.take(prepared, fire, place, first_step + len(states))
+        frame.take(weights, fire, place.after(len(states)))
         frame.grads[0].copy_(grad)
-        frame.grad_params.copy_(grad_params)
+        frame.buffer.copy_(buffer)
         for start, count in reversed(runs(len(states), SAVED_STEPS)):
             frame.states[:count].copy_(states[start : start + count])
-            frame.run(frame.go_back, count)
+            frame.run(frame.backward, count)
         grad.copy_(frame.grads[0])
-        grad_params.copy_(frame.grad_params)
+        buffer.copy_(frame.buffer)
         _release(grad.device)
         return True

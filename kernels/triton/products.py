@@ -4,13 +4,44 @@ Hidden layers are cut into chunks of 64, 32 or 16 units, so that 96 is not padde
 and outputs is a tuple of tiles [inputs, outputs]: all inputs of the first outputs first.
 """
 
+import os
+
+import torch
 import triton
 import triton.language as tl
+
+# Whether Triton's interpreter runs the kernels, on the CPU; decided when triton is imported.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TRITON_DTYPES = {"fp32": tl.float32, "tf32": tl.float32, "fp16": tl.float16, "bf16": tl.bfloat16}
+
+
+def product(precision: str, hip: bool) -> str:
+    """Names how the kernels multiply, see `dot`; hip: on an AMD GPU."""
+    if INTERPRETED:
+        return "interpreter"
+    return {"fp32": "ieee", "tf32": "ieee" if hip else "tf32"}.get(precision, "plain" if hip else "ptx")
+
+
+def product_constants(precision: str) -> dict:
+    """Lists what kernels with products are compiled for, see `dot`."""
+    return {"DOT": TRITON_DTYPES[precision], "PRODUCT": product(precision, torch.version.hip is not None)}
+
+
+def chunks(width):
+    """Cuts `width` units, rounded up to a multiple of 16, into chunks of 64, 32 or 16: (start, width, ...)."""
+    chunks, start = [], 0
+    while start < width:
+        size = next(size for size in (64, 32, 16) if size <= -(-(width - start) // 16) * 16)
+        chunks += [start, size]
+        start += size
+    return tuple(chunks)
 
 
 @triton.jit
 def dot(a, b, acc, DOT: tl.constexpr, PRODUCT: tl.constexpr):
-    """acc + a b, accumulated in float32; a and b are rounded to DOT.
+    """Returns acc + a b, accumulated in float32; a and b are rounded to DOT.
 
     PRODUCT is "ieee" or "tf32" for float32; for 16 bits "ptx" (NVIDIA), "plain"; and "interpreter" in the interpreter.
     """
@@ -25,7 +56,7 @@ def dot(a, b, acc, DOT: tl.constexpr, PRODUCT: tl.constexpr):
 
 @triton.jit
 def relu(a, DOT: tl.constexpr, PRODUCT: tl.constexpr):
-    """max(a, 0) rounded to DOT; NaN stays NaN. In PTX one instruction for two numbers, instead of three."""
+    """Returns max(a, 0) rounded to DOT; NaN stays NaN. In PTX one instruction for two numbers, instead of three."""
     if PRODUCT == "ptx" and DOT.is_bf16():
         return tl.inline_asm_elementwise(
             "cvt.rn.relu.bf16x2.f32 $0, $2, $1;", "=r,r,r", [a], dtype=tl.bfloat16, is_pure=True, pack=2
@@ -45,7 +76,7 @@ def zeros(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def load_layer(w, IN: tl.constexpr, FROM: tl.constexpr, TO: tl.constexpr):
-    """The matrix [out, IN] at w as tiles [inputs, outputs], all inputs of the first outputs first.
+    """Loads the matrix [out, IN] at w as tiles [inputs, outputs], all inputs of the first outputs first.
 
     FROM and TO are (start, width, start, width, ...) of the chunks of inputs and outputs.
     """
@@ -60,7 +91,7 @@ def load_layer(w, IN: tl.constexpr, FROM: tl.constexpr, TO: tl.constexpr):
 
 @triton.jit
 def load_bias(b, TO: tl.constexpr):
-    """Chunks of a bias, as rows [1, width]."""
+    """Loads the chunks of a bias, as rows [1, width]."""
     chunks = ()
     for j in tl.static_range(0, len(TO), 2):
         chunks = chunks + (tl.load(b + TO[j] + tl.arange(0, TO[j + 1]))[None, :],)
@@ -71,7 +102,7 @@ def load_bias(b, TO: tl.constexpr):
 def units(
     inputs, w, b, j: tl.constexpr, BIAS: tl.constexpr, RELU: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.constexpr
 ):
-    """Chunk j of W inputs + b; with RELU, cut at zero and rounded to DOT for the next layer."""
+    """Computes chunk j of W inputs + b; with RELU, cut at zero and rounded to DOT for the next layer."""
     a = zeros(inputs[0].shape[0], w[j * len(inputs)].shape[1])
     if BIAS:
         a += b[j]
@@ -85,7 +116,7 @@ def units(
 
 @triton.jit
 def layer(inputs, w, b, BIAS: tl.constexpr, RELU: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.constexpr):
-    """All chunks of a layer, see `units`."""
+    """Computes all chunks of a layer, see `units`."""
     outputs = ()
     for j in tl.static_range(len(w) // len(inputs)):
         outputs = outputs + (units(inputs, w, b, j, BIAS, RELU, DOT, PRODUCT),)
@@ -94,7 +125,7 @@ def layer(inputs, w, b, BIAS: tl.constexpr, RELU: tl.constexpr, DOT: tl.constexp
 
 @triton.jit
 def gated(grad, h, DOT: tl.constexpr, PRODUCT: tl.constexpr):
-    """The gradient before the ReLU whose values are h, rounded to DOT."""
+    """Computes the gradient before the ReLU whose values are h, rounded to DOT."""
     if PRODUCT == "ptx":  # h is 0 or positive: adding 0x7fff sets the sign bit of those that are positive
         return tl.inline_asm_elementwise(
             "{ .reg .b32 m; add.u32 m, $1, 0x7fff7fff; prmt.b32 m, m, 0, 0xbb99; and.b32 $0, m, $2; }",
@@ -110,7 +141,7 @@ def gated(grad, h, DOT: tl.constexpr, PRODUCT: tl.constexpr):
 
 @triton.jit
 def back(grads, w, i: tl.constexpr, IN: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.constexpr):
-    """The gradient of chunk i of a layer's IN chunks of inputs: W^T grads. w is what `load_layer` gave."""
+    """Computes the gradient of chunk i of a layer's IN chunks of inputs: W^T grads. w is what `load_layer` gave."""
     a = zeros(grads[0].shape[0], w[i].shape[0])
     for j in tl.static_range(len(grads)):
         a = dot(grads[j], tl.trans(w[j * IN + i]), a, DOT, PRODUCT)
@@ -119,7 +150,7 @@ def back(grads, w, i: tl.constexpr, IN: tl.constexpr, DOT: tl.constexpr, PRODUCT
 
 @triton.jit
 def add_back(sums, grad, w, j: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.constexpr):
-    """What output chunk j of a layer adds to the gradient of its inputs: sums + W^T grad."""
+    """Adds what output chunk j of a layer gives to the gradient of its inputs: sums + W^T grad."""
     outputs = ()
     for i in tl.static_range(len(sums)):
         outputs = outputs + (dot(grad, tl.trans(w[j * len(sums) + i]), sums[i], DOT, PRODUCT),)
@@ -128,7 +159,7 @@ def add_back(sums, grad, w, j: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.cons
 
 @triton.jit
 def add_products(sums, inputs, grad, j: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.constexpr):
-    """inputs^T grad, added to the tiles of output chunk j of sums, which lie in the order of `load_layer`."""
+    """Adds inputs^T grad to the tiles of output chunk j of sums, which lie in the order of `load_layer`."""
     outputs = ()
     for i in tl.static_range(len(inputs)):
         outputs = outputs + (dot(tl.trans(inputs[i]), grad, sums[j * len(inputs) + i], DOT, PRODUCT),)
@@ -137,7 +168,7 @@ def add_products(sums, inputs, grad, j: tl.constexpr, DOT: tl.constexpr, PRODUCT
 
 @triton.jit
 def zero_tiles(FROM: tl.constexpr, TO: tl.constexpr):
-    """Sums of the gradient of a layer, in the order of `load_layer`."""
+    """Makes sums for the gradient of a layer, in the order of `load_layer`."""
     tiles = ()
     for j in tl.static_range(1, len(TO), 2):
         for i in tl.static_range(1, len(FROM), 2):
@@ -166,7 +197,7 @@ def add_bias(to, chunks, scale, TO: tl.constexpr):
 
 @triton.jit
 def add_channels(to, sums, scale):
-    """Adds scale times the sums over the cells of a chunk of channels [cells, 8 or 4] to its slot of a bias at `to`."""
+    """Adds scale times the sums over the cells of a group of channels [cells, 8 or 4] to its slot of a bias at `to`."""
     WIDTH: tl.constexpr = sums.shape[1]
-    at = to + tl.arange(0, WIDTH) * (8 // WIDTH)  # a chunk of 4 has every other place of its slot
+    at = to + tl.arange(0, WIDTH) * (8 // WIDTH)  # a group of 4 has every other place of its slot
     tl.store(at, tl.load(at) + scale * tl.sum(sums, 0))

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nca_fast import backends, stepping
+from nca_fast import backends, ops
 from nca_fast.canvas.maps import Map, add, shares
 from nca_fast.canvas.scene import Scene
 from nca_fast.devices import moved
 from nca_fast.nca import NCA
-from nca_fast.rule import Rule
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,9 @@ class Colony:
         size = 4 * channels * (3 if several else 2)
         size += several * (4 * len(rules) + 16)  # shares, and what `maps.add` computes of a channel
         size += 32 if self.speed is not None else 0  # rates, and thresholds of 8 bytes on their way
-        sample, how = torch.empty(1, channels, 1, 1, device=self.scene.nca.device), self._how
-        served = [backends.choose(how["backend"], rule, sample, how["precision"]) for rule in rules]
-        size += max(_more_than_buffers(rule, name) for rule, name in zip(rules, served, strict=True))
+        sample = torch.empty(1, channels, 1, 1, device=self.scene.nca.device)
+        served = [backends.choose(self.scene.backend, rule, sample, self.scene.precision)[0] for rule in rules]
+        size += max(backends.bytes_per_cell(name, rule) for name, rule in zip(served, rules, strict=True))
         work = sum(2 * rule.fire_rate * sum(o * i for o, i, _ in rule.layers) for rule in rules)
         return Cost(max(rule.reach for rule in rules), size, work)
 
@@ -113,11 +112,11 @@ class Colony:
         rows = (row + torch.arange(x.shape[2])) % self.height
         speed = None if self.speed is None else moved(self.speed.rows(rows), x.device)
         where = {"origin": (row % self.height, 0), "canvas_height": self.height}
-        how = {"seed": self.scene.seed, **self._how, **where}
+        how = {name: getattr(self.scene, name) for name in ("seed", "backend", "precision")} | where
 
         def take(nca, x, spare, step, steps):
             rate = None if speed is None else speed * nca.rule.fire_rate
-            return stepping.advance(nca, x, spare, steps, first_step=step, fire_rate=rate, **how)
+            return ops.advance(x, spare, nca.weights, nca.rule, steps, first_step=step, fire_rate=rate, **how)
 
         present = self._present(rows, x.device)
         if len(present) == 1:
@@ -131,22 +130,9 @@ class Colony:
             x, total = total, x
         return x, spare
 
-    @property
-    def _how(self):
-        return {"backend": self.scene.backend, "precision": self.scene.precision or "fp32"}
-
     def _present(self, rows, device):
         """Finds (automaton, its share of every cell) for those that have any."""
         if self.map is None:
             return [(self.ncas[0], None)]
         parts = shares(self.map.rows(rows), len(self.ncas))
         return [(nca, moved(part, device)) for nca, part in zip(self.ncas, parts, strict=True) if (part > 0).any()]
-
-
-def _more_than_buffers(rule: Rule, backend: str) -> int:
-    """Counts the bytes of a cell that a backend takes beside its input and its output."""
-    if backend == "cpu":
-        return 1 if rule.alive_channel is not None else 0  # sets of cells, a bit each
-    if backend == "triton":
-        return 4 * 4 * rule.channels  # copies in its own layout
-    return 4 * (2 * rule.perceived + 3 * max(rule.hidden) + 8 * rule.channels)  # perception, hidden units, masks

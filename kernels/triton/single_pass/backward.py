@@ -6,7 +6,7 @@
 
 For one hidden layer; the gradient of two goes through memory (through_memory/steps.py).
 
-A program takes BW - 2 columns and slides down R rows, as in step_fwd_triton. grad_x of a cell needs grad_y of its eight
+A program takes BW - 2 columns and slides down R rows, as in `step_fwd`. grad_x of a cell needs grad_y of its eight
 neighbours, so the program computes one column more at either side and one row more at either end. With P, T and Z the
 sums over the filters, and over the rows above, of and below a cell, of grad_y times the filters' weights on the
 profiles S, D and M,
@@ -43,14 +43,14 @@ from .filters import (
     add_through_filters,
     blank,
     both,
-    chunk,
+    filter_responses,
+    group_pointers,
     moved_in,
     offsets,
-    perception,
     profiles,
     wrapped,
 )
-from .operands import matrices, output_matrix, perceived, to_matrix_rows
+from .operands import from_matrices, output_matrix, to_matrices, to_matrix_rows
 
 
 @triton.jit(do_not_specialize=["origin_column"])
@@ -103,16 +103,16 @@ def step_bwd(
         The others as in `step_fwd`.
     """
     FP: tl.constexpr = len(TERMS)
-    CHUNKS: tl.constexpr = (C + 7) // 8
-    K: tl.constexpr = CHUNKS * 8 * FP
+    GROUPS: tl.constexpr = (C + 7) // 8
+    K: tl.constexpr = GROUPS * 8 * FP
     COLUMNS: tl.constexpr = OUTPUTS[1]
     PACKED: tl.constexpr = UNITS1 * K + COLUMNS * UNITS1 + UNITS1 + COLUMNS
     HALO: tl.constexpr = 1 if GRAD_X else 0
     columns = tl.cdiv(W, BW - 2 * HALO)
-    bands = tl.cdiv(H, R)
+    programs_down = tl.cdiv(H, R)
     program = tl.program_id(0)
-    sample = program // (columns * bands)
-    first = program // columns % bands * R
+    sample = program // (columns * programs_down)
+    first = program // columns % programs_down * R
     end = tl.minimum(first + R, H)
     lane = tl.arange(0, BW)
     column = program % columns * (BW - 2 * HALO) - HALO + lane
@@ -159,13 +159,13 @@ def step_bwd(
         grad_w = zero_tiles(HIDDEN1, OUTPUTS)
         grad_b = ()  # no product makes it, so that it is summed as it is, not rounded to DOT
         if OUT_BIAS:
-            for k in tl.static_range(CHUNKS):
+            for k in tl.static_range(GROUPS):
                 grad_b = grad_b + (blank(BW, k, C),)
 
     # Unfinished rows of grad_x: P, T, Z over the rows read so far, for the row above the next and for the next itself.
     done = ()
     begun = ()
-    for k in tl.static_range(CHUNKS):
+    for k in tl.static_range(GROUPS):
         nothing = blank(BW, k, C)
         done = done + (nothing, nothing, nothing)
         begun = begun + (nothing, nothing, nothing)
@@ -182,8 +182,8 @@ def step_bwd(
             above = profiles(x, row - 1, H, stride, left, centre, right, left_there, there, right_there, C, CIRCULAR)
             here = profiles(x, row, H, stride, left, centre, right, left_there, there, right_there, C, CIRCULAR)
         below = profiles(x, row + 1, H, stride, left, centre, right, left_there, there, right_there, C, CIRCULAR)
-        seen = perception(above, here, below, TERMS, DOT)
-        y = matrices(seen, own, False, DOT, PRODUCT)
+        seen = filter_responses(above, here, below, TERMS, DOT)
+        y = to_matrices(seen, own, False, DOT, PRODUCT)
 
         at = wrapped(row, H).to(tl.int64)  # without a torus, rows outside are masked below
         m = fires(column_part, keys + at * 2, tl.load(fire + at * W + cell) if MAP else below_threshold)
@@ -193,15 +193,15 @@ def step_bwd(
         sums = ()
         fired = ()
         sums_b = ()
-        for k in tl.static_range(CHUNKS):
-            g = tl.load(chunk(grad + at * stride, centre, k, C)).to(tl.float32) * up
+        for k in tl.static_range(GROUPS):
+            g = tl.load(group_pointers(grad + at * stride, centre, k, C)).to(tl.float32) * up
             sums = sums + (begun[3 * k + 2] + g,)
             fired = fired + (tl.where(m[:, None], g, 0.0).to(DOT),)
             if GRAD_W and OUT_BIAS:
                 sums_b = sums_b + (grad_b[k] + tl.where((m & mine)[:, None], g, 0.0),)
         grad_u = output_matrix(fired, own, False, COLUMNS, DOT, PRODUCT)
         if GRAD_X:  # the sums over cells leave out those of other programs
-            own_y = matrices(seen, mine, True, DOT, PRODUCT)
+            own_y = to_matrices(seen, mine, True, DOT, PRODUCT)
             own_grad_u = output_matrix(fired, mine, True, COLUMNS, DOT, PRODUCT)
         else:
             own_y = y
@@ -237,17 +237,19 @@ def step_bwd(
 
         # Row r of grad_y reaches grad_x through the filters' upper row at r - 1, middle at r, lower at r + 1.
         if GRAD_X:
-            q = perceived(grad_y, CHUNKS, TERMS, C)
+            q = from_matrices(grad_y, GROUPS, TERMS, C)
             to = grad_x + (row - 1).to(tl.int64) * stride
             new_done = ()
             new_begun = ()
-            for k in tl.static_range(CHUNKS):
+            for k in tl.static_range(GROUPS):
                 p = add_through_filters(done[3 * k], q, TRANSPOSED, 0, k * FP)
                 t = add_through_filters(done[3 * k + 1], q, TRANSPOSED, 1, k * FP)
                 z = add_through_filters(done[3 * k + 2], q, TRANSPOSED, 2, k * FP)
                 a = tl.fma(p, 2.0, z) + moved_in(p + t, p - t)
                 tl.store(
-                    chunk(to, centre, k, C), (a * down).to(grad_x.dtype.element_ty), mask=both(written, row > first)
+                    group_pointers(to, centre, k, C),
+                    (a * down).to(grad_x.dtype.element_ty),
+                    mask=both(written, row > first),
                 )
                 p = add_through_filters(begun[3 * k], q, TRANSPOSED, 3, k * FP)
                 t = add_through_filters(begun[3 * k + 1], q, TRANSPOSED, 4, k * FP)
@@ -264,7 +266,9 @@ def step_bwd(
             above = here
             here = below
 
-    partial += (sample * (tl.cdiv(W, BW - 2) * bands) + program % (columns * bands)).to(tl.int64) * PACKED
+    partial += (sample * (tl.cdiv(W, BW - 2) * programs_down) + program % (columns * programs_down)).to(
+        tl.int64
+    ) * PACKED
     to_biases = partial + (PACKED - UNITS1 - COLUMNS)
     if GRAD_W1:
         add_layer(partial, grad_w1, down, K, INPUTS, HIDDEN1)

@@ -1,4 +1,4 @@
-"""What cells see, in Triton: rows of cells and their filters.
+"""Filters of 3x3 in Triton, of rows of cells in registers.
 
 The state is channels-last, [B, H, W, C], so that a row of cells is a matrix whose left and right neighbours are the
 same addresses one cell further: three loads per row. From them come three profiles,
@@ -8,8 +8,8 @@ same addresses one cell further: three loads per row. From them come three profi
 and any 3x3 filter is a sum of at most nine terms over the profiles of three rows: its row (a, b, c) is
 (a + c)/2 S + (c - a)/2 D + (b - a - c) M. A Sobel filter has two or three terms, the Laplacian four.
 
-Channels are handled in chunks of 8, the last one of 4 if C is no multiple of 8, so that 12 channels are not computed
-as 16. How chunks lie in the matrices of the products is in single_pass/operands.py.
+Channels are handled in groups of 8, the last one of 4 if C is no multiple of 8, so that 12 channels are not computed
+as 16. How groups lie in the matrices of the products is in single_pass/operands.py.
 """
 
 import triton
@@ -18,7 +18,7 @@ import triton.language as tl
 
 @triton.jit
 def offsets(cell, C: tl.constexpr):
-    """Where a row's cells have their first 8 and their last 4 channels: [cells, 8] and [cells, 4]."""
+    """Computes where a row's cells have their first 8 and their last 4 channels: [cells, 8] and [cells, 4]."""
     first = (cell * C)[:, None] + tl.arange(0, 8)[None, :]
     last = (cell * C + (C - 4))[:, None] + tl.arange(0, 4)[None, :]
     # These deal loads out to threads as the matrix unit wants them, so that nothing has to change hands.
@@ -28,10 +28,10 @@ def offsets(cell, C: tl.constexpr):
 
 
 @triton.jit
-def chunk(row, at, k: tl.constexpr, C: tl.constexpr):
-    """Pointers to chunk k of the channels of cells, [cells, 8 or 4]: row points to their row, at is from `offsets`.
+def group_pointers(row, at, k: tl.constexpr, C: tl.constexpr):
+    """Points to group k of the channels of cells, [cells, 8 or 4]: row points to their row, at is from `offsets`.
 
-    Chunks of 8 share their offsets, which saves registers.
+    Groups of 8 share their offsets, which saves registers.
     """
     if 8 * k + 8 <= C:
         return row + at[0] + 8 * k
@@ -41,7 +41,7 @@ def chunk(row, at, k: tl.constexpr, C: tl.constexpr):
 
 @triton.jit
 def blank(BW: tl.constexpr, k: tl.constexpr, C: tl.constexpr):
-    """Zeros in the shape of chunk k."""
+    """Makes zeros in the shape of group k."""
     if 8 * k + 8 <= C:
         return tl.zeros((BW, 8), dtype=tl.float32)
     else:
@@ -50,13 +50,13 @@ def blank(BW: tl.constexpr, k: tl.constexpr, C: tl.constexpr):
 
 @triton.jit
 def both(mask, condition):
-    """mask & condition, the second one number. (With `&` the interpreter of triton 3.9 makes integers of it.)"""
+    """Returns mask & condition, the latter one number. (Of `&` the interpreter of triton 3.9 makes integers.)"""
     return mask & (tl.where(condition, 1, 0) + tl.zeros(mask.shape, tl.int32) > 0)
 
 
 @triton.jit
 def wrapped(row, H):
-    """A row number from -2 to H + 1 on the torus. The clamp is for H = 1, where one turn is not enough."""
+    """Wraps a row number from -2 to H + 1 around the torus. The clamp is for H = 1, where one turn is not enough."""
     row = tl.where(row < 0, row + H, row)
     row = tl.where(row >= H, row - H, row)
     return tl.minimum(tl.maximum(row, 0), H - 1)
@@ -77,7 +77,7 @@ def profiles(
     C: tl.constexpr,
     CIRCULAR: tl.constexpr,
 ):
-    """S, D, M of a row of cells for every chunk of channels, float32; cells that are not there are zero.
+    """Computes S, D, M of a row of cells for every group of channels, float32; cells that are not there are zero.
 
     Args:
         left, centre, right: Offsets of the cells and their neighbours in a row, see `offsets`.
@@ -91,20 +91,20 @@ def profiles(
     p = ()
     for k in tl.static_range((C + 7) // 8):
         if CIRCULAR:
-            a = tl.load(chunk(base, left, k, C)).to(tl.float32)
-            b = tl.load(chunk(base, centre, k, C)).to(tl.float32)
-            c = tl.load(chunk(base, right, k, C)).to(tl.float32)
+            a = tl.load(group_pointers(base, left, k, C)).to(tl.float32)
+            b = tl.load(group_pointers(base, centre, k, C)).to(tl.float32)
+            c = tl.load(group_pointers(base, right, k, C)).to(tl.float32)
         else:
-            a = tl.load(chunk(base, left, k, C), mask=both(left_there, inside), other=0.0).to(tl.float32)
-            b = tl.load(chunk(base, centre, k, C), mask=both(there, inside), other=0.0).to(tl.float32)
-            c = tl.load(chunk(base, right, k, C), mask=both(right_there, inside), other=0.0).to(tl.float32)
+            a = tl.load(group_pointers(base, left, k, C), mask=both(left_there, inside), other=0.0).to(tl.float32)
+            b = tl.load(group_pointers(base, centre, k, C), mask=both(there, inside), other=0.0).to(tl.float32)
+            c = tl.load(group_pointers(base, right, k, C), mask=both(right_there, inside), other=0.0).to(tl.float32)
         p = p + (tl.fma(b, 2.0, a + c), c - a, b)
     return p
 
 
 @triton.jit
 def combination(above, here, below, k: tl.constexpr, TERMS: tl.constexpr, f: tl.constexpr):
-    """The sum of weight * profile over TERMS[f] = (3 * row + profile, weight, ...), not empty, for chunk k."""
+    """Sums weight * profile over TERMS[f] = (3 * row + profile, weight, ...), not empty, for group k."""
     rows = (above[3 * k], above[3 * k + 1], above[3 * k + 2], here[3 * k], here[3 * k + 1], here[3 * k + 2]) + (
         below[3 * k],
         below[3 * k + 1],
@@ -117,8 +117,8 @@ def combination(above, here, below, k: tl.constexpr, TERMS: tl.constexpr, f: tl.
 
 
 @triton.jit
-def filtered(above, here, below, k: tl.constexpr, TERMS: tl.constexpr, DOT: tl.constexpr):
-    """The filters of chunk k, [cells, 8 or 4] each; see `perception`."""
+def group_responses(above, here, below, k: tl.constexpr, TERMS: tl.constexpr, DOT: tl.constexpr):
+    """Applies the filters to group k, [cells, 8 or 4] each; see `filter_responses`."""
     y = ()
     for f in tl.static_range(len(TERMS)):
         if len(TERMS[f]) > 0:
@@ -129,8 +129,8 @@ def filtered(above, here, below, k: tl.constexpr, TERMS: tl.constexpr, DOT: tl.c
 
 
 @triton.jit
-def perception(above, here, below, TERMS: tl.constexpr, DOT: tl.constexpr):
-    """What every cell sees: for every chunk of channels FP tensors [cells, 8 or 4].
+def filter_responses(above, here, below, TERMS: tl.constexpr, DOT: tl.constexpr):
+    """Computes the perception of every cell: for every group of channels FP tensors [cells, 8 or 4].
 
     Args:
         above, here, below: Profiles of the rows.
@@ -138,13 +138,13 @@ def perception(above, here, below, TERMS: tl.constexpr, DOT: tl.constexpr):
     """
     y = ()
     for k in tl.static_range(len(here) // 3):
-        y = y + (filtered(above, here, below, k, TERMS, DOT),)
+        y = y + (group_responses(above, here, below, k, TERMS, DOT),)
     return y
 
 
 @triton.jit
 def add_through_filters(total, y, TRANSPOSED: tl.constexpr, n: tl.constexpr, FIRST: tl.constexpr):
-    """total + what the filters return to profile n of a cell whose grad_y is y[FIRST:]; see `step_bwd`."""
+    """Adds to total what the filters return to profile n of a cell whose grad_y is y[FIRST:]; see `step_bwd`."""
     for k in tl.static_range(0, len(TRANSPOSED[n]), 2):
         total = tl.fma(y[FIRST + TRANSPOSED[n][k]], TRANSPOSED[n][k + 1], total)
     return total
@@ -152,7 +152,7 @@ def add_through_filters(total, y, TRANSPOSED: tl.constexpr, n: tl.constexpr, FIR
 
 @triton.jit
 def moved_in(a, b):
-    """a of the cell to the left plus b of the cell to the right, in the program's ring of cells."""
+    """Adds a of the cell to the left and b of the cell to the right, in the program's ring of cells."""
     BW: tl.constexpr = a.shape[0]
     moved = tl.join(a, b)
     step = tl.where(tl.arange(0, 2) == 0, BW - 1, 1)

@@ -3,8 +3,8 @@
     y = filters * x        h = relu(W1 y + b1), ...        u = W h + b        x' = x + m u
 
 A program takes BW columns of one sample and slides down R rows; the profiles of two rows are carried down, so that a
-row is loaded once (single_pass/filters.py). Weights are loaded before the loop (products.py). The host's side, and
-the order in which it packs weights, are in rollout.py.
+row is loaded once (single_pass/filters.py). Weights are loaded before the loop (products.py). The host's side is in
+single_pass/steps.py, the order in which it packs weights in single_pass/packing.py.
 """
 
 import triton
@@ -12,8 +12,8 @@ import triton.language as tl
 
 from ..fire import fires
 from ..products import layer, load_bias, load_layer
-from .filters import chunk, offsets, perception, profiles
-from .operands import matrices, output_chunks
+from .filters import filter_responses, group_pointers, offsets, profiles
+from .operands import output_groups, to_matrices
 
 
 @triton.jit(do_not_specialize=["origin_column"])
@@ -55,25 +55,25 @@ def step_fwd(
         keys: The step's row keys, int32 [B, H, 2].
         fire: Threshold of the hash, int64: one number, or with MAP [H, W].
         weights: W1 [UNITS1, inputs], W2 [UNITS2, UNITS1] if UNITS2 > 0, W [outputs, last hidden], in a row; padded and
-            ordered as single_pass/filters.py says.
+            ordered as single_pass/operands.py says.
         biases: b1, b2, b likewise, float32.
         weights_stride, biases_stride: From one sample's to the next sample's; 0 if all have the same.
         R: Rows per program.
         origin_column: Column of the first cell in the whole canvas, a 32-bit word.
-        TERMS: See `perception`.
+        TERMS: See `filter_responses`.
         INPUTS, HIDDEN1, HIDDEN2, OUTPUTS: Chunks of the layers' units, (start, width, ...); HIDDEN2 may be empty.
         UNITS1, UNITS2: Hidden units, padded.
         BIAS1, BIAS2, OUT_BIAS: Whether the layers have a bias (for the first: apart from W1).
         DOT, PRODUCT: See `dot`.
         UNROLL: Rows per turn of the loop: 2 saves the moves of what is carried, at the price of registers.
     """
-    CHUNKS: tl.constexpr = (C + 7) // 8
-    K: tl.constexpr = CHUNKS * 8 * len(TERMS)
+    GROUPS: tl.constexpr = (C + 7) // 8
+    K: tl.constexpr = GROUPS * 8 * len(TERMS)
     columns = tl.cdiv(W, BW)
-    bands = tl.cdiv(H, R)
+    programs_down = tl.cdiv(H, R)
     program = tl.program_id(0)
-    sample = program // (columns * bands)
-    first = program // columns % bands * R
+    sample = program // (columns * programs_down)
+    first = program // columns % programs_down * R
     i = program % columns * BW + tl.arange(0, BW)
 
     cell = tl.minimum(i, W - 1)
@@ -111,15 +111,19 @@ def step_fwd(
     for n in tl.range(rows, loop_unroll_factor=UNROLL):
         row = first + n
         below = profiles(x, row + 1, H, stride, left, centre, right, left_there, there, right_there, C, CIRCULAR)
-        y = matrices(perception(above, here, below, TERMS, DOT), there, False, DOT, PRODUCT)
+        y = to_matrices(filter_responses(above, here, below, TERMS, DOT), there, False, DOT, PRODUCT)
         h = layer(y, w1, b1, BIAS1, True, DOT, PRODUCT)
         if UNITS2 > 0:
             h = layer(h, w2, b2, BIAS2, True, DOT, PRODUCT)
-        u = output_chunks(layer(h, w, b, OUT_BIAS, False, DOT, PRODUCT)[0], CHUNKS, C)
+        u = output_groups(layer(h, w, b, OUT_BIAS, False, DOT, PRODUCT)[0], GROUPS, C)
         m = fires(column_part, keys, tl.load(fire + row.to(tl.int64) * W + cell) if MAP else below_threshold)[:, None]
-        for k in tl.static_range(CHUNKS):
+        for k in tl.static_range(GROUPS):
             new = here[3 * k + 2] + tl.where(m, u[k], 0.0)
-            tl.store(chunk(out + row.to(tl.int64) * stride, centre, k, C), new.to(out.dtype.element_ty), mask=written)
+            tl.store(
+                group_pointers(out + row.to(tl.int64) * stride, centre, k, C),
+                new.to(out.dtype.element_ty),
+                mask=written,
+            )
         keys += 2
         above = here
         here = below

@@ -1,8 +1,8 @@
-"""How chunks of channels lie in the matrices that the products take, in Triton.
+"""How groups of channels lie in the matrices that the products take, in Triton.
 
-In a matrix every chunk of channels (single_pass/filters.py) has a slot: 8 columns of an output, 8 FP columns of
-perception, where FP is the number of filters rounded up to a power of two. Channel c of a chunk of 8 is at column c,
-filter f of it at 8 f + c. In a chunk of 4 these are 2 c and 8 (f // 2) + 2 c + f % 2, which a thread can split without
+In a matrix every group of channels (single_pass/filters.py) has a slot: 8 columns of an output, 8 FP columns of
+perception, where FP is the number of filters rounded up to a power of two. Channel c of a group of 8 is at column c,
+filter f of it at 8 f + c. In a group of 4 these are 2 c and 8 (f // 2) + 2 c + f % 2, which a thread can split without
 another's help; the second half of its perception is 1, and carries the bias of the first layer for nothing.
 """
 
@@ -12,19 +12,19 @@ import triton.language as tl
 
 @triton.jit
 def side_by_side(a, b):
-    """[rows, n] and [rows, n] as [rows, 2 n]."""
+    """Joins [rows, n] and [rows, n] to [rows, 2 n]."""
     return tl.reshape(tl.permute(tl.join(a, b), (0, 2, 1)), (a.shape[0], 2 * a.shape[1]))
 
 
 @triton.jit
 def halves(a):
-    """[rows, 2 n] as [rows, n] and [rows, n]: undoes `side_by_side`."""
+    """Splits [rows, 2 n] into [rows, n] and [rows, n]: undoes `side_by_side`."""
     return tl.split(tl.permute(tl.reshape(a, (a.shape[0], 2, a.shape[1] // 2)), (0, 2, 1)))
 
 
 @triton.jit
 def kept(a, mask, DOT: tl.constexpr, PRODUCT: tl.constexpr):
-    """a with zeros where the mask, of the same shape or to be broadcast, is off.
+    """Puts zeros into a where the mask, of the same shape or to be broadcast, is off.
 
     In PTX for two numbers at once: to be used where neighbours in the last dimension lie in one thread.
     """
@@ -39,7 +39,7 @@ def kept(a, mask, DOT: tl.constexpr, PRODUCT: tl.constexpr):
 
 @triton.jit
 def stacked(y, mask, MASKED: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.constexpr):
-    """The filters [cells, 8 or 4] of a chunk as its slot, [cells, 8 FP].
+    """Lays the filters [cells, 8 or 4] of a group into its slot, [cells, 8 FP].
 
     With MASKED, cells where the mask [cells] is off have zeros.
     """
@@ -71,7 +71,7 @@ def stacked(y, mask, MASKED: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.conste
 
 @triton.jit
 def unstacked(y, FP: tl.constexpr, WIDTH: tl.constexpr):
-    """The FP filters of a chunk: undoes `stacked`."""
+    """Takes the FP filters of a group apart: undoes `stacked`."""
     BW: tl.constexpr = y.shape[0]
     if WIDTH == 8:
         a = tl.permute(tl.reshape(y, (BW, FP // 2, 2, 8)), (0, 3, 1, 2))
@@ -95,8 +95,8 @@ def unstacked(y, FP: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def matrices(y, mask, MASKED: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.constexpr):
-    """Perception as matrices [cells, 16 FP] of two chunks each, and [cells, 8 FP] of one that is left.
+def to_matrices(y, mask, MASKED: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.constexpr):
+    """Lays out perception as matrices [cells, 16 FP] of two groups each, and [cells, 8 FP] of one that is left.
 
     With MASKED, cells where the mask [cells] is off have zeros.
     """
@@ -112,7 +112,7 @@ def matrices(y, mask, MASKED: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.const
 
 @triton.jit
 def to_matrix_rows(a):
-    """The rows of a matrix, one per cell, in the order in which the matrix unit deals them out to threads."""
+    """Puts the rows of a matrix, one per cell, in the order in which the matrix unit deals them out to threads."""
     BW: tl.constexpr = a.shape[0]
     if BW < 32:
         return a
@@ -132,7 +132,7 @@ def from_matrix_rows(a):
 
 @triton.jit
 def paired(slots):
-    """Neighbouring slots side by side; an odd one is left alone."""
+    """Puts neighbouring slots side by side; an odd one is left alone."""
     pairs = ()
     for k in tl.static_range(0, len(slots), 2):
         if k + 1 < len(slots):
@@ -143,17 +143,17 @@ def paired(slots):
 
 
 @triton.jit
-def perceived(y, CHUNKS: tl.constexpr, TERMS: tl.constexpr, C: tl.constexpr):
-    """The filters of every chunk, CHUNKS * FP tensors: undoes `matrices`."""
+def from_matrices(y, GROUPS: tl.constexpr, TERMS: tl.constexpr, C: tl.constexpr):
+    """Takes the filters of every group, GROUPS * FP tensors: undoes `to_matrices`."""
     FP: tl.constexpr = len(TERMS)
     slots = ()
     for k in tl.static_range(len(y)):
-        if 2 * k + 1 < CHUNKS:
+        if 2 * k + 1 < GROUPS:
             slots = slots + halves(from_matrix_rows(y[k]))
         else:
             slots = slots + (from_matrix_rows(y[k]),)
     filters = ()
-    for k in tl.static_range(CHUNKS):
+    for k in tl.static_range(GROUPS):
         if 8 * k + 8 <= C:
             filters = filters + unstacked(slots[k], FP, 8)
         else:
@@ -163,8 +163,8 @@ def perceived(y, CHUNKS: tl.constexpr, TERMS: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
-def output_chunks(u, CHUNKS: tl.constexpr, C: tl.constexpr):
-    """The chunks of channels of an output [cells, 16 or 32], one slot of 8 columns each."""
+def output_groups(u, GROUPS: tl.constexpr, C: tl.constexpr):
+    """Takes the groups of channels from an output [cells, 16 or 32], one slot of 8 columns each."""
     u = from_matrix_rows(u)
     if u.shape[1] == 16:
         slots = halves(u)
@@ -172,7 +172,7 @@ def output_chunks(u, CHUNKS: tl.constexpr, C: tl.constexpr):
         a, b = halves(u)
         slots = halves(a) + halves(b)
     parts = ()
-    for k in tl.static_range(CHUNKS):
+    for k in tl.static_range(GROUPS):
         if 8 * k + 8 <= C:
             parts = parts + (slots[k],)
         else:
@@ -183,7 +183,7 @@ def output_chunks(u, CHUNKS: tl.constexpr, C: tl.constexpr):
 
 @triton.jit
 def output_matrix(parts, mask, MASKED: tl.constexpr, COLUMNS: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.constexpr):
-    """Chunks of channels as [cells, COLUMNS], COLUMNS 16 or 32: undoes `output_chunks`.
+    """Lays out groups of channels as [cells, COLUMNS], COLUMNS 16 or 32: undoes `output_groups`.
 
     With MASKED, cells where the mask [cells] is off have zeros.
     """

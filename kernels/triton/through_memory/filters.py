@@ -39,7 +39,7 @@ class RowProfiles(NamedTuple):
 
 
 def row_profiles(stencils, window: int = 0) -> RowProfiles:
-    """The filters [filters][size][size] as profiles; window: width of the window that is seen besides, odd or 0."""
+    """Writes filters [filters][size][size] as profiles; window: odd width of the local maximum, or 0."""
     trimmed = [_trimmed(stencil) for stencil in stencils]
     reach = max([window // 2, *(len(stencil) // 2 for stencil in trimmed)])
     known, profiles, weights, carried = [], [], [], [0]
@@ -58,7 +58,7 @@ def row_profiles(stencils, window: int = 0) -> RowProfiles:
 
 
 def _trimmed(stencil):
-    """A stencil without the zeros around it."""
+    """Cuts off the zeros around a stencil."""
     while len(stencil) > 1 and not any(
         (*stencil[0], *stencil[-1], *(tap for row in stencil for tap in row[:: len(row) - 1]))
     ):
@@ -67,7 +67,7 @@ def _trimmed(stencil):
 
 
 def _as_multiple(row, known):
-    """(number, weight) of the known profile that a row is a multiple of, but for roundings; else it becomes known."""
+    """Finds (number, weight) of the known profile that a row is a multiple of, but for roundings; else adds the row."""
     if not any(row):
         return -1, 0.0
     for number, other in enumerate(known):
@@ -83,7 +83,7 @@ def _as_multiple(row, known):
 
 @triton.jit
 def neighbours(line, columns, here, CIRCULAR: tl.constexpr):
-    """Numbers of a row of neighbours as float32, the leftmost first.
+    """Loads a row of neighbours as float32, the leftmost first.
 
     Args:
         line: Where the row begins.
@@ -101,7 +101,7 @@ def neighbours(line, columns, here, CIRCULAR: tl.constexpr):
 
 @triton.jit
 def mirrored(v):
-    """The sums of mirrored neighbours and the differences, right minus left; the first are the cell itself and 0."""
+    """Computes sums and differences, right minus left, of mirrored neighbours; the first are the cell itself and 0."""
     R: tl.constexpr = len(v) // 2
     sums = (v[R],)
     differences = (tl.zeros_like(v[R]),)
@@ -113,7 +113,7 @@ def mirrored(v):
 
 @triton.jit
 def profile(sums, differences, EVEN: tl.constexpr, ODD: tl.constexpr, p: tl.constexpr):
-    """Profile p of a row, given the `mirrored` neighbours."""
+    """Computes profile p of a row, given the `mirrored` neighbours."""
     value = tl.zeros_like(sums[0])
     for j in tl.static_range(len(sums)):
         if EVEN[p][j] != 0.0:
@@ -125,7 +125,7 @@ def profile(sums, differences, EVEN: tl.constexpr, ODD: tl.constexpr, p: tl.cons
 
 @triton.jit
 def slide(carried, profiles, PROFILES: tl.constexpr, WEIGHTS: tl.constexpr, BEGIN: tl.constexpr, f: tl.constexpr):
-    """The sums of filter f, given one more row: the finished one first, then those that are carried to the next row.
+    """Adds one more row to the sums of filter f: the finished one first, then those that are carried to the next row.
 
     Args:
         carried: The unfinished sums of all filters, those of f from BEGIN[f] on, the one that lacks the fewest rows

@@ -17,7 +17,7 @@ from .network_forward import fired, hidden, hidden_chunks, load_inputs
 
 @triton.jit
 def store_chunks(to, chunks, there, WIDTH: tl.constexpr, CHUNKS: tl.constexpr):
-    """Chunks [cells, width] to rows of WIDTH numbers; CHUNKS is (start, width, start, width, ...)."""
+    """Stores chunks [cells, width] to rows of WIDTH numbers; CHUNKS is (start, width, start, width, ...)."""
     cell = tl.arange(0, there.shape[0])[:, None] * WIDTH
     for i in tl.static_range(len(chunks)):
         k = CHUNKS[2 * i] + tl.arange(0, CHUNKS[2 * i + 1])
@@ -65,7 +65,7 @@ def network_bwd(
     BM: tl.constexpr,
     BN: tl.constexpr,
 ):
-    """The gradients of all layers' outputs and inputs, of a range of cells; see cells.py.
+    """Computes the gradients of all layers' outputs and inputs, of a range of cells; see cells.py.
 
     Args:
         grad: Gradient of the state after the update. [B, H, W, C].

@@ -16,7 +16,7 @@ from ..products import dot, relu, zeros
 
 @triton.jit
 def load_inputs(y, there, K: tl.constexpr, INPUTS: tl.constexpr):
-    """Rows of K numbers at y as chunks [cells, width]; INPUTS is (start, width, start, width, ...)."""
+    """Loads rows of K numbers at y as chunks [cells, width]; INPUTS is (start, width, start, width, ...)."""
     cell = tl.arange(0, there.shape[0])[:, None] * K
     chunks = ()
     for i in tl.static_range(0, len(INPUTS), 2):
@@ -29,7 +29,7 @@ def load_inputs(y, there, K: tl.constexpr, INPUTS: tl.constexpr):
 def hidden(
     inputs, w, b, n, IN: tl.constexpr, FROM: tl.constexpr, BIAS: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.constexpr
 ):
-    """Units n [width] of relu(W inputs + b), rounded to DOT; W is [out, IN] at w and is loaded here."""
+    """Computes units n [width] of relu(W inputs + b), rounded to DOT; W is [out, IN] at w and is loaded here."""
     a = zeros(inputs[0].shape[0], n.shape[0])
     if BIAS:
         a += tl.load(b + n)[None, :]
@@ -51,7 +51,7 @@ def hidden_chunks(
     DOT: tl.constexpr,
     PRODUCT: tl.constexpr,
 ):
-    """All chunks TO of a hidden layer, see `hidden`."""
+    """Computes all chunks TO of a hidden layer, see `hidden`."""
     outputs = ()
     for j in tl.static_range(0, len(TO), 2):
         n = TO[j] + tl.arange(0, TO[j + 1])
@@ -61,7 +61,7 @@ def hidden_chunks(
 
 @triton.jit
 def fired(keys, fire, sample, row, column, H, W, origin_column, MAP: tl.constexpr):
-    """Whether each of a program's cells fires, see `fires`."""
+    """Says whether each of a program's cells fires, see `fires`."""
     below = tl.load(fire + (row.to(tl.int64) * W + column if MAP else row * 0))
     column_part = (column + origin_column).to(tl.uint32) * 0x9E3779B9
     return fires(column_part, keys + (sample * H + row) * 2, below)

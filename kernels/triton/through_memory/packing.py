@@ -4,12 +4,12 @@ from functools import lru_cache
 
 import torch
 
-from ..packing import chunks, stencils
+from ..products import chunks
 from .filters import row_profiles
 
 
 class LayerPacking:
-    """As `Packing` of packing.py, but every layer's matrix as it is, rounded up.
+    """The constants of a rule, and where each weight lies: every layer's matrix as it is, rounded up.
 
     Perception is ordered filter by filter, f * C4 + c, the local maxima last; C4 are the channels with those that fill
     them up to a multiple of four.
@@ -36,7 +36,7 @@ class LayerPacking:
         filters = self.filters = row_profiles(distinct, maximum_window)
         self.perception = {
             "C": padded,
-            "CHUNK": 8 if padded % 8 == 0 else 4,
+            "GROUP": 8 if padded % 8 == 0 else 4,
             "K": width,
             "REACH": filters.reach,
             "EVEN": filters.even,
@@ -78,16 +78,11 @@ class LayerPacking:
 
 
 def _round_up(width):
-    """To a multiple of 16, of which the matrix unit makes its tiles."""
+    """Rounds up to a multiple of 16, of which the matrix unit makes its tiles."""
     return -(-width // 16) * 16
 
 
 @lru_cache(maxsize=256)
-def _layer_packing(*settings):
-    return LayerPacking(*settings)
-
-
-def layer_packing(about) -> LayerPacking:
-    """The packing of a rule (`backends.About`), the same object for the same rule."""
-    settings = (about.layers, about.frozen, about.circular, about.maximum_window or 0)
-    return _layer_packing(stencils(about), *settings)
+def layer_packing(rule) -> LayerPacking:
+    """Returns the packing of a rule (`nca_fast.rule.KernelRule`), the same object for the same rule."""
+    return LayerPacking(rule.stencils, rule.layers, rule.frozen, rule.circular, rule.maximum_window or 0)

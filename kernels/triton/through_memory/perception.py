@@ -1,4 +1,4 @@
-"""Launches the kernels that write to memory what cells see, and take its gradient back."""
+"""Launches the kernels that write perception to memory, and take its gradient back."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,14 @@ import triton
 from torch import Tensor
 
 from .packing import LayerPacking
-from .perception_backward import perceive_bwd
-from .perception_forward import perceive_fwd
+from .perception_backward import perception_bwd
+from .perception_forward import perception_fwd
 
 NUMBERS = 512  # columns times channels of a program, at most
 _WARPS = 8  # at most: with more each thread has fewer registers
 _THREAD_SUMS = 96  # that a thread carries: what registers hold beside a row of neighbours
 _PROGRAMS = 1024  # if there are rows enough: several per multiprocessor of any GPU
-_BAND = 4, 64  # rows of a program, fewest and most
+_PROGRAM_ROWS = 4, 64  # fewest and most
 
 
 class Rows(NamedTuple):
@@ -33,22 +33,24 @@ class Perception:
         self.maximum = self.constants["MAXIMUM"] > 0
 
     def _launch(self, x, rows, carried):
-        """Grid and sizes of programs, whose threads carry so many sums per number."""
-        C, chunk = self.constants["C"], self.constants["CHUNK"]
+        """Chooses grid and sizes of programs, whose threads carry so many sums per number."""
+        C, group = self.constants["C"], self.constants["GROUP"]
         per_thread = next(n for n in (4, 2, 1) if n * carried <= _THREAD_SUMS or n == 1)
-        columns = min(triton.next_power_of_2(x.shape[2]), NUMBERS // chunk, 32 * _WARPS * per_thread // chunk)
+        columns = min(triton.next_power_of_2(x.shape[2]), NUMBERS // group, 32 * _WARPS * per_thread // group)
         blocks = rows.samples * triton.cdiv(x.shape[2], columns)
-        fewest, most = _BAND
-        band = triton.cdiv(rows.count * blocks * (C // chunk), _PROGRAMS)
-        band = max(fewest, 2 * self.filters.reach, min(most, band))
-        sizes = {"BM": columns, "num_warps": max(1, columns * chunk // (32 * per_thread)), "num_stages": 1}
-        return (blocks * triton.cdiv(rows.count, band), C // chunk), band, sizes
+        fewest, most = _PROGRAM_ROWS
+        program_rows = triton.cdiv(rows.count * blocks * (C // group), _PROGRAMS)
+        program_rows = max(fewest, 2 * self.filters.reach, min(most, program_rows))
+        sizes = {"BM": columns, "num_warps": max(1, columns * group // (32 * per_thread)), "num_stages": 1}
+        return (blocks * triton.cdiv(rows.count, program_rows), C // group), program_rows, sizes
 
-    def see(self, x: Tensor, y: Tensor, winners: Tensor | None, rows: Rows) -> None:
-        """y = what the cells of a range see, and which neighbour is the maximum; see `perceive_fwd`."""
+    def forward(self, x: Tensor, y: Tensor, winners: Tensor | None, rows: Rows) -> None:
+        """y = the perception of a range, and which neighbour is the maximum; see `perception_fwd`."""
         _, H, W, _ = x.shape
-        grid, band, sizes = self._launch(x, rows, self.filters.carried[-1] + 2 * max(0, self.constants["MAXIMUM"] - 1))
-        perceive_fwd[grid](
+        grid, program_rows, sizes = self._launch(
+            x, rows, self.filters.carried[-1] + 2 * max(0, self.constants["MAXIMUM"] - 1)
+        )
+        perception_fwd[grid](
             x,
             y,
             y if winners is None else winners,
@@ -57,18 +59,18 @@ class Perception:
             rows.count,
             H,
             W,
-            band,
+            program_rows,
             **self.constants,
             BEGIN=self.filters.carried,
             WINNERS=winners is not None,
             **sizes,
         )
 
-    def give_back(self, grad: Tensor, grad_y: Tensor, winners: Tensor | None, grad_x: Tensor, scale: Tensor | None):
-        """grad_x = grad + what perception returns; see `perceive_bwd`. scale: None where there is none."""
+    def backward(self, grad: Tensor, grad_y: Tensor, winners: Tensor | None, grad_x: Tensor, scale: Tensor | None):
+        """grad_x = grad + what perception returns; see `perception_bwd`. scale: None where there is none."""
         B, H, W, _ = grad.shape
-        grid, band, sizes = self._launch(grad, Rows(0, B, 0, H), 2 * self.filters.reach)
-        perceive_bwd[grid](
+        grid, program_rows, sizes = self._launch(grad, Rows(0, B, 0, H), 2 * self.filters.reach)
+        perception_bwd[grid](
             grad,
             grad_y,
             grad_y if winners is None else winners,
@@ -76,7 +78,7 @@ class Perception:
             grad_y if scale is None else scale,
             H,
             W,
-            band,
+            program_rows,
             **self.constants,
             USED=self.filters.used,
             SCALED=scale is not None,

@@ -1,4 +1,4 @@
-"""The gradient of perception in Triton: every cell gathers what the cells that saw it return.
+"""The gradient of perception in Triton: every cell gathers what the cells that perceive it return.
 
     grad_x_c(n) = grad_c(n) + sum over f, i, j of stencil_f[i][j] grad_y_f,c(n - (i - R, j - R))
                             + sum over the neighbours whose maximum was n of their grad_y_F,c
@@ -17,7 +17,7 @@ from .filters import mirrored, neighbours, profile
 
 @triton.jit
 def replaced(totals, middle):
-    """totals with those in the middle replaced."""
+    """Replaces the totals in the middle."""
     BEGIN: tl.constexpr = len(totals) // 2 - len(middle) // 2
     new = ()
     for i in tl.static_range(BEGIN):
@@ -30,7 +30,7 @@ def replaced(totals, middle):
 
 @triton.jit
 def add_returned(totals, q, PROFILES: tl.constexpr, WEIGHTS: tl.constexpr, f: tl.constexpr, p: tl.constexpr):
-    """The sums of all rows, after what the rows of filter f with profile p return: q, each with its weight."""
+    """Adds to the sums of all rows what the rows of filter f with profile p return: q, each with its weight."""
     BEGIN: tl.constexpr = len(totals) // 2 - len(WEIGHTS[f]) // 2
     new = ()
     for i in tl.static_range(len(WEIGHTS[f])):
@@ -43,7 +43,7 @@ def add_returned(totals, q, PROFILES: tl.constexpr, WEIGHTS: tl.constexpr, f: tl
 
 @triton.jit
 def add_won(totals, won, g, MAXIMUM: tl.constexpr, j: tl.constexpr):
-    """The sums of all rows, after what a column of neighbours returns to their maxima, if those are in column j."""
+    """Adds to the sums of all rows what a column of neighbours returns to their maxima, if those are in column j."""
     BEGIN: tl.constexpr = len(totals) // 2 - MAXIMUM // 2
     new = ()
     for i in tl.static_range(MAXIMUM):
@@ -52,7 +52,7 @@ def add_won(totals, won, g, MAXIMUM: tl.constexpr, j: tl.constexpr):
 
 
 @triton.jit
-def perceive_bwd(
+def perception_bwd(
     grad,
     grad_y,
     winners,
@@ -60,9 +60,9 @@ def perceive_bwd(
     scale,
     H,
     W,
-    band,
+    program_rows,
     C: tl.constexpr,
-    CHUNK: tl.constexpr,
+    GROUP: tl.constexpr,
     K: tl.constexpr,
     REACH: tl.constexpr,
     EVEN: tl.constexpr,
@@ -78,16 +78,16 @@ def perceive_bwd(
     """grad_x = grad + what perception returns, for all cells.
 
     Args:
-        grad: Gradient of the state after the step, those that the alive mask buried being 0. [B, H, W, C].
+        grad: Gradient of the state after the step, multiplied by the alive mask. [B, H, W, C].
         grad_y: Gradient of the perception, times `scale` with SCALED. [B, H, W, K].
-        winners: See `perceive_fwd`. Read with MAXIMUM.
+        winners: See `perception_fwd`. Read with MAXIMUM.
         grad_x: Written. [B, H, W, C].
         USED: See `RowProfiles`.
-        The others as in `perceive_fwd`.
+        The others as in `perception_fwd`.
     """
     FILTERS: tl.constexpr = len(WEIGHTS)
-    sample, _, first, end, column, there = own_columns(0, 0, H, W, band, BM)
-    c = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)[None, :]
+    sample, _, first, end, column, there = own_columns(0, 0, H, W, program_rows, BM)
+    c = tl.program_id(1) * GROUP + tl.arange(0, GROUP)[None, :]
     grad_y += sample * H * W * K
     winners += sample * H * W * C
     grad += sample * H * W * C
@@ -109,7 +109,7 @@ def perceive_bwd(
 
     carried = ()
     for _ in tl.static_range(2 * REACH):
-        carried = carried + (tl.zeros((BM, CHUNK), tl.float32),)
+        carried = carried + (tl.zeros((BM, GROUP), tl.float32),)
     steps = end - first + 2 * REACH
     tl.assume(steps > 0)  # else registers are kept for the case that there are none
     for n in range(steps):
@@ -117,7 +117,7 @@ def perceive_bwd(
         at, in_rows = beside(row, 0, H)
         line = grad_y + at.to(tl.int64) * (W * K)
         here = row_here(columns, in_rows, W)
-        totals = carried + (tl.zeros((BM, CHUNK), tl.float32),)
+        totals = carried + (tl.zeros((BM, GROUP), tl.float32),)
         for f in tl.static_range(FILTERS):
             sums, differences = mirrored(neighbours(line + f * C, offsets, here, CIRCULAR))
             for i in tl.static_range(len(USED[f])):

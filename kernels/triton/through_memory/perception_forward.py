@@ -1,10 +1,10 @@
-"""What cells see, written to memory, in Triton: the way of rules with larger filters or local maxima.
+"""Perception written to memory, in Triton: the way of rules with larger filters or local maxima.
 
     y[n, f C + c] = sum over i, j of stencil_f[i][j] x_c(row + i - R, column + j - R)
     y[n, F C + c] = maximum of x_c over a window around the cell
 
 A second way beside single_pass/filters.py, whose rows of three profiles hold filters of 3x3 only. A program takes BM
-columns and some of the channels and slides down a band of rows; see through_memory/filters.py.
+columns and some of the channels and slides down some rows; see through_memory/filters.py.
 """
 
 import triton
@@ -17,7 +17,7 @@ from .filters import mirrored, neighbours, profile, slide
 
 @triton.jit
 def largest_of_row(v, here, MAXIMUM: tl.constexpr, CIRCULAR: tl.constexpr):
-    """The maximum of the MAXIMUM neighbours in the middle of a row, and which it is: the first of several."""
+    """Finds the maximum of the MAXIMUM neighbours in the middle of a row, and which it is: the first of several."""
     BEGIN: tl.constexpr = len(v) // 2 - MAXIMUM // 2
     most = tl.full(v[0].shape, -float("inf"), tl.float32)
     winner = tl.zeros(v[0].shape, tl.int32)
@@ -30,7 +30,7 @@ def largest_of_row(v, here, MAXIMUM: tl.constexpr, CIRCULAR: tl.constexpr):
 
 
 @triton.jit
-def perceive_fwd(
+def perception_fwd(
     x,
     y,
     winners,
@@ -39,9 +39,9 @@ def perceive_fwd(
     rows,
     H,
     W,
-    band,
+    program_rows,
     C: tl.constexpr,
-    CHUNK: tl.constexpr,
+    GROUP: tl.constexpr,
     K: tl.constexpr,
     REACH: tl.constexpr,
     EVEN: tl.constexpr,
@@ -61,16 +61,16 @@ def perceive_fwd(
         y: Perception of the range, [cells, K]. Columns after the last kind are left alone.
         winners: With WINNERS, which neighbour is the maximum: its number in the window, the first of several;
             int8 [B, H, W, C].
-        band: Rows of a program.
-        CHUNK: Channels of a program, a power of two that divides C.
+        program_rows: Rows of a program.
+        GROUP: Channels of a program, a power of two that divides C.
         REACH, EVEN, ODD, PROFILES, WEIGHTS, BEGIN: The filters, see `RowProfiles`; there may be none.
         MAXIMUM: Odd width of the window of the maximum, at most 2 REACH + 1; 0 for none.
     """
     FILTERS: tl.constexpr = len(WEIGHTS)
     CARRIED: tl.constexpr = BEGIN[FILTERS]
     HALF: tl.constexpr = MAXIMUM // 2
-    sample, range_sample, first, end, column, there = own_columns(first_sample, first_row, rows, W, band, BM)
-    c = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)[None, :]
+    sample, range_sample, first, end, column, there = own_columns(first_sample, first_row, rows, W, program_rows, BM)
+    c = tl.program_id(1) * GROUP + tl.arange(0, GROUP)[None, :]
     x += sample * H * W * C
     winners += sample * H * W * C
     y += (range_sample * rows - first_row) * W * K
@@ -83,7 +83,7 @@ def perceive_fwd(
         columns = columns + (column + (j - REACH),)
         offsets = offsets + ((beyond * C)[:, None] + c,)
 
-    nothing = tl.zeros((BM, CHUNK), tl.float32)
+    nothing = tl.zeros((BM, GROUP), tl.float32)
     carried = ()
     for _ in tl.static_range(CARRIED):
         carried = carried + (nothing,)

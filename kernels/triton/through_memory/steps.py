@@ -3,8 +3,8 @@
 They serve what the single pass has no registers for: larger filters, local maxima, wide layers, and the backward pass
 of two hidden layers.
 
-    forward   perceive_fwd, network_fwd
-    backward  perceive_fwd, network_bwd, network_weights per layer, in the end perceive_bwd
+    forward   perception_fwd, network_fwd
+    backward  perception_fwd, network_bwd, network_weights per layer, in the end perception_bwd
 
 Of what lies between the kernels (scratch) most is for a range of cells, which is as large as `_SCRATCH` allows; the
 gradient of the perception is for all cells. All of it is allocated once per rollout.
@@ -16,8 +16,8 @@ import torch
 import triton
 from torch import Tensor
 
-from ..packing import DTYPES, TRITON_DTYPES, Weights, product
-from ..scratch import Scratch
+from ..products import DTYPES, product_constants
+from ..weights import PackedWeights, Scratch
 from .network_backward import network_bwd
 from .network_forward import network_fwd
 from .packing import layer_packing
@@ -32,47 +32,31 @@ UNITS = {"fp32": 16, "tf32": 32, "fp16": 64, "bf16": 64}
 WARPS = {"fp32": 8, "tf32": 4, "fp16": 4, "bf16": 4}
 
 
-def through_memory(about, precision: str) -> tuple[bool, bool]:
-    """Whether a rule (`backends.About`) goes this way, forward and backward."""
-    widths = [out for out, _, _ in about.layers[:-1]]
-    channels, filters = about.layers[-1][0] + about.frozen, len(about.stencils)
-    wide = about.stencils.shape[1] > 3 or about.maximum_window is not None
-    wide = wide or channels > 32 or filters > 8 or max(widths) > 128
-    # Two rows of tiles in float32 do not fit into shared memory.
-    wide = wide or precision == "tf32" and (channels > 16 or filters > 4)
-    return wide, wide or len(widths) > 1
-
-
-class Perceived:
+class ThroughMemory:
     """The packed weights of one rollout, and the launches of its steps.
 
     Args:
-        params, about, precision: As in `Prepared` (steps.py).
+        params, rule, precision: As in `RolloutWeights` (steps.py).
         scratch: Of the rollout.
     """
 
-    def __init__(self, params: Tensor, about, precision: str, scratch: Scratch):
-        packing = layer_packing(about)
-        self.weights = Weights(params, packing, precision)
+    def __init__(self, params: Tensor, rule, precision: str, scratch: Scratch):
+        packing = layer_packing(rule)
+        self.weights = PackedWeights(params, packing, precision)
         self.perception, self.network, self.scratch = Perception(packing), packing.network, scratch
-        self.product = {
-            "DOT": TRITON_DTYPES[precision],
-            "PRODUCT": product(precision, torch.version.hip is not None),
-        }
+        self.product = product_constants(precision)
         self.cells = CELLS[precision]
         self.units = math.gcd(UNITS[precision], self.network["UNITS"])
 
-    # --- memory -------------------------------------------------------------------------------------------------------
-
     def _between(self, name, like, *shape):
-        """Scratch for what the matrix products multiply."""
+        """Gives scratch for what the matrix products multiply."""
         return self.scratch(name, like, *shape, dtype=DTYPES[self.weights.precision])
 
     def _winners(self, x):
         return self.scratch("winners", x, *x.shape, dtype=torch.int8) if self.perception.maximum else None
 
     def _ranges(self, x):
-        """Ranges of rows: whole samples, or parts of one."""
+        """Cuts the canvas into ranges of rows: whole samples, or parts of one."""
         B, H, W, _ = x.shape
         c = self.network
         numbers = c["K"] + 2 * c["UNITS1"] + 2 * c["UNITS"] + c["COLUMNS"]
@@ -83,19 +67,17 @@ class Perceived:
         rows = max(1, most // W)
         return [Rows(b, 1, i, min(rows, H - i)) for b in range(B) for i in range(0, H, rows)]
 
-    # --- launches -----------------------------------------------------------------------------------------------------
-
     def _network_grid(self, x, part):
         return (part.samples * triton.cdiv(part.count * x.shape[2], self.cells),)
 
     def _network_arguments(self, x, keys, fire, origin_column, part):
-        """What the kernels of the network are told alike: the weights, and which cells are theirs."""
+        """Lists what both kernels of the network are told: the weights, and which cells are theirs."""
         _, H, W, _ = x.shape
         weights = self.weights.matrices, self.weights.biases, *self.weights.strides
         return keys, fire, *weights, part.first_sample, part.first * W, part.count * W, H, W, origin_column
 
     def _network_options(self, fire):
-        """What they are compiled for alike."""
+        """Lists what both are compiled for."""
         return {
             **self.network,
             **self.product,
@@ -106,7 +88,7 @@ class Perceived:
             "num_stages": 1,  # more would fill the shared memory with weights
         }
 
-    def _update(self, x, y, out, keys, fire, origin_column, part):
+    def _network_forward(self, x, y, out, keys, fire, origin_column, part):
         network_fwd[self._network_grid(x, part)](
             x,
             y,
@@ -115,50 +97,49 @@ class Perceived:
             **self._network_options(fire),
         )
 
-    # --- steps --------------------------------------------------------------------------------------------------------
-
-    def advance(
-        self, x: Tensor, out: Tensor, keys: Tensor, fire: Tensor, origin_column: int, going_back: bool = False
-    ) -> bool:
+    def forward(self, x: Tensor, out: Tensor, keys: Tensor, fire: Tensor, origin_column: int, keep=False) -> bool:
         """out = x after a step without its alive mask; the arguments as in `forward_step` (steps.py).
 
+        Args:
+            keep: Whether to note which neighbours are the local maxima, for `backward`.
+
         Returns:
-            Whether the perception of all cells, with going_back all that `retreat` reads of it, is still there.
+            Whether the perception of all cells is still in memory, for `backward`.
         """
-        ranges, winners = self._ranges(x), self._winners(x) if going_back else None
+        ranges, winners = self._ranges(x), self._winners(x) if keep else None
         y = self._between("y", x, ranges[0].samples * ranges[0].count * x.shape[2], self.network["K"])
         for part in ranges:
-            self.perception.see(x, y, winners, part)
-            self._update(x, y, out, keys, fire, origin_column, part)
+            self.perception.forward(x, y, winners, part)
+            self._network_forward(x, y, out, keys, fire, origin_column, part)
         return len(ranges) == 1
 
-    def gradients(self, x: Tensor) -> Tensor:
-        """Partial sums of the gradient of the packed weights, zero: float32 [groups * parts, packed]."""
-        groups, parts = self._parts(x)
-        return torch.zeros(groups * parts, self.weights.packing.packed, device=x.device)
+    def gradient_buffer(self, x: Tensor) -> Tensor:
+        """Makes partial sums of the gradient of the packed weights, zero: float32 [rules * parts, packed]."""
+        rules, parts = self._parts(x)
+        return torch.zeros(rules * parts, self.weights.packing.packed, device=x.device)
 
     def _tiles(self, layer):
-        """Rows and columns of a tile of a layer's weights, and how many there are."""
+        """Chooses rows and columns of a tile of a layer's weights, and counts the tiles."""
         out, inputs, *_ = layer
         largest = UNITS[self.weights.precision]
         rows, columns = (min(largest, triton.next_power_of_2(n)) for n in (out, inputs))
         return rows, columns, triton.cdiv(out, rows) * triton.cdiv(inputs, columns)
 
     def _parts(self, x):
-        """Groups of cells with weights of their own, and parts of each with sums of their own."""
+        """Counts rules, and parts of the cells of each with sums of their own."""
         B, H, W, _ = x.shape
-        groups = B if self.weights.per_sample else 1
+        rules = B if self.weights.per_sample else 1
         tiles = sum(self._tiles(layer)[2] for layer in self.weights.packing.layers)
-        blocks = triton.cdiv(B * H * W // groups, self.cells)
-        return groups, max(1, min(blocks, _PROGRAMS // (tiles * groups)))
+        blocks = triton.cdiv(B * H * W // rules, self.cells)
+        return rules, max(1, min(blocks, _PROGRAMS // (tiles * rules)))
 
-    def retreat(self, x, grad, grad_x, grad_params, scale, keys, fire, origin_column, seen: bool) -> None:
-        """grad_x = the gradient of x, grad_params += partial sums; the arguments as in `backward_step`.
+    def backward(self, x, grad, grad_x, buffer, scale, keys, fire, origin_column, kept: bool) -> None:
+        """grad_x = the gradient of x, buffer += partial sums; the arguments as in `backward_step`.
 
         Args:
-            grad: Gradient of the state after the step, without what the alive mask buried.
-            grad_params: From `gradients`.
-            seen: What `advance` said about the same x, or False.
+            grad: Gradient of the state after the step, multiplied by the alive mask.
+            buffer: From `gradient_buffer`.
+            kept: What `forward` with `keep` returned for the same x, or False.
         """
         ranges, winners, c = self._ranges(x), self._winners(x), self.network
         cells = ranges[0].samples * ranges[0].count * x.shape[2]
@@ -175,13 +156,13 @@ class Perceived:
         between.append(self.scratch("grad_u", x, cells, c["COLUMNS"], dtype=torch.float32))
         grad_y = self._between("grad_y", x, *x.shape[:3], c["K"])
         for part in ranges:
-            if not seen:
-                self.perception.see(x, y, winners, part)
-            self._return(grad, y, between, grad_y, scale, keys, fire, origin_column, part)
-            self._add_weights(x, y, between, grad_params, scale, part)
-        self.perception.give_back(grad, grad_y, winners, grad_x, scale if self.weights.precision == "fp16" else None)
+            if not kept:
+                self.perception.forward(x, y, winners, part)
+            self._network_backward(grad, y, between, grad_y, scale, keys, fire, origin_column, part)
+            self._weight_gradients(x, y, between, buffer, scale, part)
+        self.perception.backward(grad, grad_y, winners, grad_x, scale if self.weights.precision == "fp16" else None)
 
-    def _return(self, grad, y, between, grad_y, scale, keys, fire, origin_column, part):
+    def _network_backward(self, grad, y, between, grad_y, scale, keys, fire, origin_column, part):
         h1, h, grad_h1, grad_h, grad_u = between
         network_bwd[self._network_grid(grad, part)](
             grad,
@@ -198,23 +179,23 @@ class Perceived:
             SCALED=self.weights.precision == "fp16",
         )
 
-    def _add_weights(self, x, y, between, grad_params, scale, part):
+    def _weight_gradients(self, x, y, between, buffer, scale, part):
         cells = part.count * x.shape[2]
         h1, h, grad_h1, grad_h, grad_u = between
         inputs, outputs = ([y, h1, h], [grad_h1, grad_h, grad_u])
         if not self.network["UNITS1"]:
             inputs, outputs = [y, h], [grad_h, grad_u]
         _, parts = self._parts(x)
-        groups, count, first_row = 1, part.samples * cells, 0
+        rules, count, first_row = 1, part.samples * cells, 0
         if self.weights.per_sample:
-            groups, count, first_row = part.samples, cells, part.first_sample * parts
+            rules, count, first_row = part.samples, cells, part.first_sample * parts
         for a, g, layer in zip(inputs, outputs, self.weights.packing.layers, strict=True):
             rows, columns, tiles = self._tiles(layer)
             out, width, at_weights, at_bias = layer
-            network_weights[(groups * parts * tiles,)](
+            network_weights[(rules * parts * tiles,)](
                 g,
                 a,
-                grad_params,
+                buffer,
                 scale,
                 first_row,
                 count,

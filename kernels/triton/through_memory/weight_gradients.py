@@ -38,11 +38,11 @@ def network_weights(
     """partial += the gradient of a layer over a range of cells.
 
     Args:
-        grad_out, inputs: Of groups of `count` cells in a row, [groups * count, OUT] and [groups * count, IN]; the
+        grad_out, inputs: Of `count` cells in a row for each rule, [rules * count, OUT] and [rules * count, IN]; the
             products are of numbers rounded to DOT, the bias is a sum of grad_out as it is.
-        partial: Partial sums, float32 [rows, packed]; part p of group g adds to row first_row + g * parts + p.
+        partial: Partial sums, float32 [rows, packed]; part p of rule r adds to row first_row + r * parts + p.
         scale: With SCALED, grad_out holds gradients times this float32.
-        parts: Parts of a group.
+        parts: Parts of the cells of a rule.
         part_blocks: Blocks of BM cells of a part.
         at_weights, at_bias: Where the layer's weights [OUT, IN] and bias [OUT] begin among the packed ones.
         BO, BI: Rows and columns of a tile.
@@ -54,10 +54,10 @@ def network_weights(
     first_in = program % tl.cdiv(IN, BI) * BI
     o = first_out + tl.arange(0, BO)
     k = first_in + tl.arange(0, BI)
-    group = (line // parts).to(tl.int64)
+    rule = (line // parts).to(tl.int64)
     begin = line % parts * (part_blocks * BM)
-    grad_out += group * count * OUT
-    inputs += group * count * IN
+    grad_out += rule * count * OUT
+    inputs += rule * count * IN
     sums = zeros(BO, BI)
     bias = tl.zeros((BO,), tl.float32)
     for cell in range(begin, tl.minimum(begin + part_blocks * BM, count), BM):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import nca_fast
-from nca_fast.stepping import advance
+from nca_fast.ops import advance
 
 
 @pytest.fixture
@@ -28,21 +28,34 @@ def test_two_buffers_give_the_bits_of_a_rollout(nca, backend, steps, options):
     x = nca.initial_state(2, 11, 17)
     expected = nca(x, steps, backend=backend, **options).detach()
     buffers = x.clone(), torch.full_like(x, torch.nan)
-    result, other = advance(nca, *buffers, steps, backend=backend, **options)
+    result, other = advance(*buffers, nca.weights, nca.rule, steps, backend=backend, **options)
     assert torch.equal(result, expected)
     assert {result.data_ptr(), other.data_ptr()} == {buffer.data_ptr() for buffer in buffers}
     if steps == 1:  # what blends of several automata stand on
         assert torch.equal(other, x)
 
 
+def test_kernels_with_a_layout_of_their_own(nca):
+    pytest.importorskip("triton", reason="the Triton kernels need triton: pip install triton")
+    from triton_rollouts import DEVICE
+
+    nca, x = nca.to(DEVICE), nca.initial_state(1, 3, 9).to(DEVICE)
+    options = {"seed": 2**63 + 5, "first_step": 7, "origin": (9, 3), "canvas_height": 12, "backend": "triton"}
+    expected = nca(x, 3, **options).detach()
+    buffers = x.clone(), torch.full_like(x, torch.nan)
+    result, other = advance(*buffers, nca.weights, nca.rule, 3, **options)
+    assert torch.equal(result, expected)
+    assert {result.data_ptr(), other.data_ptr()} == {buffer.data_ptr() for buffer in buffers}
+
+
 def test_what_rollout_refuses_is_refused(nca):
     x = nca.initial_state(1, 4, 4)
     with pytest.raises(ValueError, match=r"spare must be a buffer like x, \[1, 5, 4, 4\], but got \[1, 5, 4, 3\]"):
-        advance(nca, x, x[..., 1:], 2)
+        advance(x, x[..., 1:], nca.weights, nca.rule, 2)
     for options, message in (
         ({"steps": 0}, "steps must be from 1"),
         ({"seed": -1}, "seed must be from 0"),
         ({"fire_rate": torch.rand(3, 4)}, "fire_rate must have shape"),
     ):
         with pytest.raises(ValueError, match=message):
-            advance(nca, x, torch.empty_like(x), **({"steps": 2} | options))
+            advance(x, torch.empty_like(x), nca.weights, nca.rule, **({"steps": 2} | options))

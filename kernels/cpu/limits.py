@@ -1,0 +1,24 @@
+"""What the C++ kernel can do, and what memory it takes."""
+
+import torch
+from torch import Tensor
+
+DEVICE = "cpu"
+
+
+def refusal(rule, x: Tensor, precision: str) -> str | None:
+    """Says why the C++ kernel cannot serve, or None; see `nca_fast.backends.Backend`."""
+    if x.device.type != "cpu":
+        return f"the C++ kernel takes states on the CPU, but x is on {x.device.type}."
+    if x.dtype != torch.float32:
+        return f"the C++ kernel takes float32 states, but x is {x.dtype}."
+    if precision != "fp32":
+        return f'the C++ kernel computes in precision "fp32", but {precision!r} was asked for.'
+    if rule.channels > 64:
+        return f"the C++ kernel takes at most 64 channels, but the rule has {rule.channels}."
+    return None
+
+
+def bytes_per_cell(rule) -> int:
+    """Counts the sets of cells of the alive mask, a bit each."""
+    return 0 if rule.alive_channel is None else 1

@@ -1,0 +1,153 @@
+"""Launches the kernels of the single pass: the sizes of programs, and what they are compiled for."""
+
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from ..products import product_constants
+from ..weights import PackedWeights
+from .backward import step_bwd
+from .forward import step_fwd
+from .packing import packing
+
+WARPS = 4  # of a program
+# Columns of one program: as many as the registers hold (see bench/triton_table.py). Of its columns the
+# backward kernel writes all but two where it computes grad_x.
+COLUMNS = {"fp32": 16, "tf32": 64, "fp16": 64, "bf16": 64}
+_PROGRAMS = 1024  # of a forward step, if there are rows enough: several per multiprocessor of any GPU
+_GRADIENT_PROGRAMS = 512  # partial sums of weight gradients, 30 KiB each: little beside the states of one step
+
+
+class Tile(NamedTuple):
+    """Columns and rows of one program."""
+
+    columns: int
+    rows: int
+
+
+class Pass(NamedTuple):
+    """What one launch of the backward kernel computes, see `step_bwd`; and its warps."""
+
+    GRAD_X: bool
+    GRAD_W1: bool
+    GRAD_W: bool
+    CARRIED: bool
+    warps: int = WARPS
+
+
+def passes(weights: PackedWeights, per_cell: bool) -> tuple[Pass, ...]:
+    """Lists the launches of one backward step: as few as do it without spilling; per_cell: the fire rate is a map."""
+    constants = weights.packing.constants
+    few_sums = constants["UNITS1"] * (sum(constants["INPUTS"][1::2]) + constants["OUTPUTS"][1]) <= 96 * 80
+    few_channels = constants["C"] <= 12 and not constants["BIAS1"] and not per_cell
+    if weights.precision == "fp32":
+        return Pass(True, False, False, True), Pass(False, True, False, False, 8), Pass(False, False, True, False)
+    if weights.precision == "tf32":
+        return Pass(True, False, False, False), Pass(False, True, True, False)
+    if few_sums and few_channels:
+        return (Pass(True, True, True, False),)
+    if few_sums and constants["C"] > 12:
+        return Pass(True, False, False, True), Pass(False, True, False, True), Pass(False, False, True, True)
+    return Pass(True, False, False, True), Pass(False, True, True, few_sums)
+
+
+def before_hopper(device: torch.device) -> bool:
+    """Says whether it is an NVIDIA GPU whose matrix units take weights from registers, of which fewer are left."""
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] < 9
+
+
+def _forward_tile(precision, B, H, W) -> Tile:
+    columns = COLUMNS[precision]
+    rows = triton.cdiv(B * H * triton.cdiv(W, columns), _PROGRAMS)
+    return Tile(columns, max(4, min(32, -(-rows // 2) * 2)))  # even, because the loop takes two rows at once
+
+
+def _backward_tile(precision, B, H, W) -> Tile:
+    columns = COLUMNS[precision]
+    rows = triton.cdiv(B * H * triton.cdiv(W, columns - 2), _GRADIENT_PROGRAMS)
+    return Tile(columns, max(4, rows))
+
+
+def _programs(tile, columns, B, H, W):
+    return triton.cdiv(W, columns) * triton.cdiv(H, tile.rows) * B
+
+
+class SinglePass:
+    """The packed weights of one rollout, and the launches of its steps.
+
+    Args:
+        params, rule, precision: As in `RolloutWeights` (steps.py).
+    """
+
+    def __init__(self, params: Tensor, rule, precision: str):
+        self.weights = PackedWeights(params, packing(rule), precision)
+
+    def _forward_constants(self, per_cell):
+        weights = self.weights
+        constants = weights.packing.constants
+        small = constants["C"] * len(constants["TERMS"]) <= 64 and not constants["HIDDEN2"]
+        two_rows = small and weights.matrices.element_size() == 2 and not before_hopper(weights.matrices.device)
+        unroll = 2 if two_rows else 1  # as many as there are registers for
+        return constants | product_constants(weights.precision) | {"MAP": per_cell, "UNROLL": unroll}
+
+    def _backward_constants(self, per_cell):
+        constants = self._forward_constants(per_cell)
+        for name in ("UNROLL", "HIDDEN2", "UNITS2", "BIAS2"):  # rules of two layers have another backward pass
+            del constants[name]
+        packing = self.weights.packing
+        return constants | {"TRANSPOSED": packing.transposed, "SCALED": self.weights.precision == "fp16"}
+
+    def _launch(self, kernel, tensors, tile, columns, keys, fire, origin_column, **constants):
+        """Launches a kernel, whose programs write so many of a tile's columns, on the tensors that are its own."""
+        B, H, W, _ = tensors[0].shape
+        weights = self.weights
+        kernel[(_programs(tile, columns, B, H, W),)](
+            *tensors,
+            keys,
+            fire,
+            weights.matrices,
+            weights.biases,
+            *weights.strides,
+            H,
+            W,
+            tile.rows,
+            origin_column,
+            BW=tile.columns,
+            num_stages=1,  # more would take the loads through shared memory
+            **constants,
+        )
+
+    def forward(self, x: Tensor, out: Tensor, keys: Tensor, fire: Tensor, origin_column: int, keep=False) -> bool:
+        """out = x after a step without its alive mask; the arguments as in `forward_step` (steps.py).
+
+        Returns:
+            False: a single pass keeps nothing for `backward`.
+        """
+        tile = _forward_tile(self.weights.precision, *x.shape[:3])
+        constants = self._forward_constants(fire.ndim == 2)
+        self._launch(step_fwd, (x, out), tile, tile.columns, keys, fire, origin_column, **constants, num_warps=WARPS)
+        return False
+
+    def gradient_buffer(self, x: Tensor) -> Tensor:
+        """Makes partial sums of the gradient of the packed weights, zero: float32 [programs, packed]."""
+        tile = _backward_tile(self.weights.precision, *x.shape[:3])
+        programs = _programs(tile, tile.columns - 2, *x.shape[:3])
+        return torch.zeros(programs, self.weights.packing.packed, device=x.device)
+
+    def backward(self, x, grad, grad_x, buffer, scale, keys, fire, origin_column, kept: bool) -> None:
+        """grad_x = the gradient of x, buffer += partial sums; the arguments as in `backward_step`.
+
+        Args:
+            grad: Gradient of the state after the step, multiplied by the alive mask.
+            buffer: From `gradient_buffer`.
+            kept: What `forward` returned.
+        """
+        tensors, tile = (x, grad, grad_x, buffer, scale), _backward_tile(self.weights.precision, *x.shape[:3])
+        constants = self._backward_constants(fire.ndim == 2)
+        for p in passes(self.weights, fire.ndim == 2):
+            computed = {"GRAD_X": p.GRAD_X, "GRAD_W1": p.GRAD_W1, "GRAD_W": p.GRAD_W, "CARRIED": p.CARRIED}
+            columns = tile.columns - 2 * p.GRAD_X
+            all_constants = constants | computed | {"num_warps": p.warps}
+            self._launch(step_bwd, tensors, tile, columns, keys, fire, origin_column, **all_constants)

@@ -1,0 +1,139 @@
+"""Steps down a loss that is read late: what is told when, and a loss that is not finite changes nothing."""
+
+import math
+
+import pytest
+import torch
+
+from nca_fast.training import loop
+from nca_fast.training.descent import DELAY, Descent, adam
+
+BAD = 5  # the iteration whose loss is not finite, counted from 1
+
+
+class Line(torch.nn.Module):
+    """y = w x, and a pool of one state."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor([2.0, -1.0]))
+        self.pool = torch.zeros(2)
+
+    def step(self, iteration, place, descend):
+        bad = math.nan if iteration + 1 == BAD else 1.0
+        descend({"square": (self.w * (iteration + 1)).square().sum() * bad, "small": self.w.sum() * 1e-3})
+        new = self.w.detach() + iteration
+        self.pool = new if descend.finite is None else torch.where(descend.finite, new, self.pool)
+        return loop.Work(iteration + 1, 10)
+
+
+def new_run(fused=True):
+    line = Line()
+    return loop.TrainingRun(line, torch.optim.Adam(line.parameters(), lr=0.1, fused=fused))
+
+
+def trained(delay, iterations, moments=()):
+    """A run, its reports, and how many iterations were done when each came."""
+    run, reports = new_run(), []
+    plan = loop.Plan(iterations, lambda place: 0.1 / (1 + place))
+    listener = lambda report: reports.append((report, run.iteration))  # noqa: E731
+    try:
+        complete = loop.train(run, run.model.step, plan, listeners=[listener], moments=moments, delay=delay)
+    except FloatingPointError as error:
+        return run, reports, error
+    return run, reports, complete
+
+
+class At:
+    def __init__(self, *iterations):
+        self.iterations, self.seen = iterations, []
+
+    def due(self, iteration):
+        return iteration in self.iterations
+
+    def __call__(self):
+        self.seen.append(True)
+
+
+def test_late_reports_are_those_of_immediate_ones():
+    now, reports, complete = trained(0, 4)
+    late, later, _ = trained(DELAY, 4)
+    assert complete is True and torch.equal(now.model.w, late.model.w)
+    for (a, done_a), (b, done_b) in zip(reports, later, strict=True):
+        assert (a.iteration, a.loss, a.terms, a.learning_rate, a.steps, a.cell_steps) == (
+            b.iteration,
+            b.loss,
+            b.terms,
+            b.learning_rate,
+            b.steps,
+            b.cell_steps,
+        )
+        assert done_a == a.iteration and done_b == 4  # all came at the end, which waits for them
+
+
+def test_reports_come_so_many_iterations_later_and_before_every_moment():
+    moment = At(3)
+    _, reports, _ = trained(2, 4, [moment])
+    assert [(report.iteration, done) for report, done in reports] == [(1, 3), (2, 3), (3, 3), (4, 4)]
+    assert moment.seen == [True]
+
+
+@pytest.mark.parametrize("delay", [0, 1, DELAY])
+def test_a_loss_that_is_not_finite_ends_in_the_state_before_it(delay):
+    wanted, _, _ = trained(0, BAD - 1)
+    run, reports, error = trained(delay, 20)
+    assert isinstance(error, FloatingPointError) and f"nan in iteration {BAD}" in str(error)
+    assert run.iteration == BAD - 1 == reports[-1][0].iteration
+    tensors = run.tensors()
+    for name, tensor in wanted.tensors().items():
+        assert torch.equal(tensors[name], tensor), name  # the count of Adam's steps too
+    assert torch.equal(run.model.pool, wanted.model.pool)
+
+
+def test_a_moment_never_sees_a_run_that_has_diverged():
+    moment = At(BAD - 1, BAD, BAD + 1)
+    _, _, error = trained(DELAY, 20, [moment])
+    assert isinstance(error, FloatingPointError) and moment.seen == [True]
+
+
+def test_the_host_waits_nowhere_else():
+    """On the meta device there is nothing to read."""
+    line = Line().to("meta")
+    descent = Descent(line, adam(line, 0.1), None, "")
+    for iteration in range(DELAY):
+        descent.begin(iteration, 0.1)
+        descent({"loss": line.w.square().sum()})
+        assert descent.readings() == []
+    assert descent.finite.is_meta
+
+
+def test_runs_move_between_kinds_of_optimizers():
+    """A GPU's optimizer counts its steps on the device, in one kernel, a CPU's does not: a run goes on either way."""
+    first, _, _ = trained(0, 3)
+    for fused in (True, False):
+        other = new_run(fused)
+        with torch.no_grad():
+            other.model.w.zero_()
+        other.load({name: tensor.clone() for name, tensor in first.tensors().items()}, 3)
+        plan = loop.Plan(4, lambda place: 0.1 / (1 + place))
+        assert loop.train(other, other.model.step, plan) and other.iteration == 4
+        whole, _, _ = trained(0, 4)
+        torch.testing.assert_close(other.model.w, whole.model.w, rtol=1e-6, atol=0)  # worst seen 1e-7
+
+
+def test_a_time_limit_runs_through_the_whole_plan(monkeypatch):
+    """By a clock that moves on a second an iteration: a share of the run takes that share of the time."""
+    run, places, rates, clock = new_run(), [], [], iter(range(100_000))
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(clock) / 3)  # asked three times an iteration
+
+    def step(iteration, place, descend):
+        places.append(place)
+        rates.append(descend.learning_rate)
+        return run.model.step(iteration, place, descend)
+
+    monkeypatch.setattr("test_descent.BAD", -1)
+    assert loop.train(run, step, loop.Plan(1000, lambda place: 1e-3 if place < 500 else 1e-4, time_limit=20))
+    assert 15 <= run.iteration <= 25 and places == sorted(places) and places[0] == 0 and places[-1] > 900
+    assert {1e-3, 1e-4} == set(rates) and abs(rates.index(1e-4) - run.iteration / 2) <= 1
+    slow = loop.Plan(4, lambda place: 1e-3, time_limit=1e9)
+    assert [slow.place(iteration, 0.0) for iteration in range(5)] == [0, 1, 2, 3, 4]

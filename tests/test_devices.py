@@ -1,0 +1,90 @@
+"""Which device a name stands for, with GPUs that are not there, and moves that do not wait."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from nca_fast import Rule, backends, devices
+from nca_fast.devices import ComputeConfig
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """A machine with two GPUs, of which the process has the second; kernels that serve all but one rule."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    refusals = {Rule(channels=70): "the kernels take at most 64 channels."}
+    monkeypatch.setattr(backends, "refusal", lambda backend, rule, device, precision: refusals.get(rule))
+
+
+def test_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert devices.pick("auto", [Rule()]) == devices.pick("cpu") == CPU
+    assert devices.pick("meta").type == "meta"
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(ValueError, match=f"device {name} needs a GPU that PyTorch can use, but there is none"):
+            devices.pick(name)
+    with pytest.raises(ValueError, match="device must be auto, cpu, cuda or cuda:NUMBER, but got 'gpu'"):
+        devices.pick("gpu")
+    assert devices.describe(CPU) is None
+
+
+def test_auto_takes_the_gpu_of_this_process(gpus):
+    assert devices.pick("auto", [Rule()]) == devices.pick("cuda") == torch.device("cuda:1")
+    assert devices.pick("cuda:0") == torch.device("cuda:0")
+    assert devices.pick("auto", [Rule()], backend="cpu") == CPU
+    assert devices.pick("auto", [Rule(channels=70)], backend="reference") == torch.device("cuda:1")
+    assert devices.describe(torch.device("cuda:1")) == "computing on GPU 1 (cuda:1)"
+    assert ComputeConfig().pick(Rule()) == torch.device("cuda:1")
+
+
+def test_auto_says_why_a_gpu_is_left_alone(gpus):
+    with pytest.warns(UserWarning, match="GPU 1 is not used: the kernels take at most 64 channels"):
+        assert devices.pick("auto", [Rule(), Rule(channels=70)]) == CPU
+
+
+def test_what_cannot_be(gpus):
+    with pytest.raises(ValueError, match="device must be cuda:0 to cuda:1 on this machine, but got cuda:2"):
+        devices.pick("cuda:2")
+    with pytest.raises(ValueError, match="backend cpu must go with device cpu, but got device cuda"):
+        devices.pick("cuda", backend="cpu")
+    with pytest.raises(ValueError, match="precision must be one of fp32, tf32, fp16, bf16, but got 'fp8'"):
+        ComputeConfig(precision="fp8").check_compute()
+
+
+def test_moves_to_a_gpu_go_through_pinned_memory(monkeypatch):
+    """The host waits for a copy from memory that is not pinned, and for one that is not told otherwise."""
+    calls = []
+
+    def to(self, device, non_blocking=False):
+        calls.append((self is pinned, non_blocking))
+        return self
+
+    tensor, pinned = torch.arange(3), torch.arange(3)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    assert devices.moved(tensor, torch.device("cuda:1")) is pinned
+    assert devices.moved(tensor, CPU) is tensor
+    assert calls == [(True, True), (False, True)]
+
+
+def test_a_generator_on_a_gpu_is_fixed_by_that_of_the_cpu(monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    assert devices.generator_on(CPU, generator) is generator
+    made = []
+
+    def fake(device):
+        made.append(SimpleNamespace(device=device))
+        made[-1].manual_seed = lambda seed: setattr(made[-1], "seed", seed) or made[-1]
+        return made[-1]
+
+    real = torch.Generator
+    monkeypatch.setattr(torch, "Generator", fake)
+    for seed in (1, 1, 2):
+        devices.generator_on(torch.device("cuda:0"), real().manual_seed(seed))
+    assert made[0].seed == made[1].seed != made[2].seed and made[0].device == torch.device("cuda:0")

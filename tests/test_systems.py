@@ -1,0 +1,159 @@
+"""The five systems: one contract, one iteration on any device, and two on the Triton kernels."""
+
+from dataclasses import fields
+
+import pytest
+import torch
+from trainings import train
+
+from nca_fast import checkpoint
+from nca_fast.rule import Rule
+from nca_fast.systems import SYSTEMS
+from nca_fast.systems.vae.architecture import ARCHITECTURES, Architecture
+from nca_fast.training.descent import DELAY, Descent, adam
+from nca_fast.training.settings import FREE_ON_RESUME
+
+SHORT = {"iterations": 2, "seed": 3, "threads": 1}
+POOL = SHORT | {"pool_size": 3, "batch_size": 2, "steps_min": 2, "steps_max": 3, "reseed_every": 2}
+STILL = {"picture_steps": 2, "video_steps": 0}
+TINY_VAE = Architecture(
+    Rule(channels=4, hidden=(6,), filters=("sobel_x5/8",), padding="zero", maximum_window=3, alive_channel=0),
+    size=8,
+    latent=3,
+    steps=3,
+    encoder=((4, 3, 1, 1, True), (5, 4, 1, 0, False)),
+    decoder=(7,),
+    grey=True,
+)
+
+
+def noise(seed, height=16, width=16):
+    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def cases(tmp_path, monkeypatch):
+    """Every system in several settings, which use all of its losses: (name, settings, sources)."""
+    monkeypatch.setitem(ARCHITECTURES, "vae-mnist", TINY_VAE)
+    weights = tmp_path / "head.safetensors"
+    checkpoint.save(weights, {"weight": torch.randn(1, 64), "bias": torch.zeros(1)}, {})
+    style = POOL | STILL | {"style_size": 16, "content_size": 16, "early_iterations": 0, "picture_size": 16}
+    clip = POOL | STILL | {"image_size": 16, "picture_size": 16, "aesthetic": str(weights), "variation_weight": 0.1}
+    target = torch.cat([noise(1, 8, 8), torch.ones(1, 8, 8)])
+    content = [noise(2), noise(3, 20, 30)]
+    texture = POOL | STILL | {"image_size": 16}
+    return {
+        "texture w2": ("texture", texture, {"image": noise(1)}),
+        "texture ot": ("texture", texture | {"loss": "ot", "features": "patches"}, {"image": noise(1, 16, 12)}),
+        "texture gram": ("texture", texture | {"loss": "gram"}, {"image": noise(1)}),
+        "style": ("style", style | {"variation_weight": 0.1}, {"style": noise(1), "content": content}),
+        "style gram": (
+            "style",
+            style | {"loss": "gram", "content_loss": "gram", "bptt_steps": 1},
+            {"style": noise(1), "content": content},
+        ),
+        "clip": ("clip", clip, {"prompts": ["red dots", "noise:-0.3"]}),
+        "clip whole": ("clip", clip | {"cutouts": 0}, {"prompts": ["red dots"]}),
+        "clip content": ("clip", clip, {"prompts": ["red dots"], "content": content}),
+        "grow": (
+            "grow",
+            POOL | {"image_size": 8, "image_margin": 1, "damage": 1, "overflow_weight": 0.1, "video_steps": 4},
+            {"image": target},
+        ),
+        "vae": ("vae", SHORT | {"batch_size": 2, "damage": 2}, {"dataset": "digits"}),
+        "vae deterministic": (
+            "vae",
+            SHORT | {"batch_size": 2, "deterministic": True, "loss": "bce"},
+            {"dataset": "digits"},
+        ),
+    }
+
+
+CASES = ("texture w2", "texture ot", "texture gram", "style", "style gram", "clip", "clip whole", "clip content")
+CASES += ("grow", "vae", "vae deterministic")
+
+
+def begun(case, device, tmp_path):
+    """A system that is ready for its first iteration on a device, and its step down."""
+    name, settings, sources = case
+    system = SYSTEMS[name]
+    config = system.Config(**settings).resolved()
+    work = system(config, system.Sources(**sources), None, tmp_path)
+    model = work.model().to(device)
+    work.begin(model, None)
+    descent = Descent(model, adam(model, config.learning_rate), work.tame, work.remedy)
+    descent.begin(0, config.learning_rate)
+    return work, descent
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_iteration_reads_nothing_from_its_device(cases, tmp_path, name):
+    """Tensors on the meta device have no numbers: whoever reads one, or mixes it with one elsewhere, fails."""
+    work, descent = begun(cases[name], "meta", tmp_path)
+    for iteration in range(2):  # with and without a state that starts afresh
+        work.step(iteration, iteration, descent)
+    tensors = work.tensors() | dict(work.nca.named_parameters() if hasattr(work, "nca") else {})
+    assert {tensor.device.type for tensor in tensors.values()} <= {"meta"}
+    assert all(parameter.grad.is_meta for group in descent.optimizer.param_groups for parameter in group["params"])
+    assert descent.finite.is_meta and len(descent.readings(everything=True)) == 2 < DELAY
+
+
+def test_a_read_is_noticed(cases, tmp_path, monkeypatch):
+    """What the test above would say of a loss that is read."""
+    work, descent = begun(cases["texture w2"], "meta", tmp_path)
+    objective = work.step.objective
+    work.step.objective = lambda *arguments: {k: v * float(v) for k, v in objective(*arguments).items()}
+    with pytest.raises(RuntimeError, match="item.* on meta tensors|meta tensors"):
+        work.step(0, 0, descent)
+
+
+@pytest.mark.parametrize("name", ["texture w2", "style", "clip", "grow", "vae"])
+def test_two_iterations_on_the_triton_kernels(cases, tmp_path, name):
+    """The interpreter runs the kernels; losses are those of the reference up to rounding."""
+    system, settings, sources = cases[name]
+    settings = settings | {"precision": "fp32"}
+    losses = []
+    for backend in ("triton", "reference"):
+        config = SYSTEMS[system].Config(**settings | {"backend": backend})
+        result = train(system, config, tmp_path / backend, **sources)
+        assert result.iterations == 2 and all(path.exists() for path in result.files)
+        assert (tmp_path / backend / SYSTEMS[system].files[0]).exists()
+        metadata = checkpoint.load_metadata(tmp_path / backend / "training.safetensors")
+        assert metadata["system"] == system and metadata["config"]["backend"] == backend
+        from runs import logged
+
+        losses.append([line["loss"] for line in logged(tmp_path / backend)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # worst seen 2e-6
+
+
+def test_every_system_fulfils_the_contract():
+    from nca_fast.training.system import System
+
+    asked = {name for name in vars(System) if not name.startswith("_")} | set(System.__annotations__)
+    for name, system in SYSTEMS.items():
+        assert system.name == name and system.__doc__.count("nca-fast " + name)
+        known = {field.name for field in fields(system.Config)}
+        assert set(system.free_on_resume) <= known and set(FREE_ON_RESUME) <= set(system.free_on_resume)
+        assert set(system.recipes.values()) <= {*system.recipes.values()}
+        assert all(isinstance(recipe, system.Config) for recipe in system.recipes.values())
+        system.Config(), system.Sources()
+        missing = {member for member in asked if not hasattr(system, member)} - {"config", "facts", "step"}
+        assert not missing, (name, missing)
+
+
+def test_systems_know_their_names_in_their_folders(tmp_path, cases):
+    system, settings, sources = cases["grow"]
+    train(system, SYSTEMS[system].Config(**settings), tmp_path / "run", **sources)
+    with pytest.raises(ValueError, match="must be one of nca-fast texture, but it is one of nca-fast grow"):
+        train("texture", None, tmp_path / "run", resume=True)
+
+
+def test_a_run_goes_on_elsewhere(tmp_path, cases):
+    """Device, backend and precision may change when a run is resumed."""
+    system, settings, sources = cases["texture w2"]
+    config = SYSTEMS[system].Config(**settings | {"backend": "reference", "device": "cpu"})
+    train(system, config, tmp_path / "run", **sources)
+    later = SYSTEMS[system].Config(**settings | {"backend": "cpu", "iterations": 3, "device": "auto"})
+    assert train(system, later, tmp_path / "run", resume=True).iterations == 3
+    stored = checkpoint.load_metadata(tmp_path / "run" / "training.safetensors")["config"]
+    assert stored["backend"] == "cpu" and stored["device"] == "auto"
