@@ -26,14 +26,14 @@ import torch
 from bench.harness import RESULTS, header, write_result
 from bench.rollout import automaton, check_parity
 from bench.stock import StockNCA
-from nca_fast import NCA
 from nca_fast.canvas.band import ring_rows
-from nca_fast.canvas.canvas import Run
-from nca_fast.canvas.colony import Automata
+from nca_fast.canvas.canvas import Canvas
+from nca_fast.canvas.colony import Colony
 from nca_fast.canvas.memory import free_memory, in_words, parse_bytes
-from nca_fast.canvas.plan import make_plan
-from nca_fast.canvas.scene import CanvasConfig
-from nca_fast.media.formats import bytes_held, bytes_needed, write_picture
+from nca_fast.canvas.plan import Reserve, make_plan
+from nca_fast.canvas.scene import CanvasConfig, Scene
+from nca_fast.media.formats import write_picture
+from nca_fast.media.png import PNG
 
 PARTS = ("memory", "strips", "ranks", "largest", "first")
 WINDOW = 48  # cells to either side of a border that are computed again
@@ -47,14 +47,15 @@ def peak_memory() -> int:
 
 
 @torch.no_grad()
-def window_is_right(run: Run, nca: NCA, row: int, column: int) -> bool:
+def window_is_right(canvas: Canvas, row: int, column: int) -> bool:
     """Whether the cells around a place are those of a small canvas on which the same cells fire, from zeros."""
-    half = WINDOW + run.steps * nca.rule.reach
+    nca, steps, height = canvas.scene.nca, canvas.scene.steps, canvas.scene.height
+    half = WINDOW + steps * nca.rule.reach
     start = torch.zeros(1, nca.rule.channels, 2 * half, 2 * half)
-    origin = ((row - half) % run.height, column - half)
-    small = nca(start, run.steps, seed=SEED, origin=origin, canvas_height=run.height)[0]
+    origin = ((row - half) % height, column - half)
+    small = nca(start, steps, seed=SEED, origin=origin, canvas_height=height)[0]
     inner = slice(half - WINDOW, half + WINDOW)
-    got = torch.cat([run.rows((row + i) % run.height, 1) for i in range(-WINDOW, WINDOW)], 1)
+    got = torch.cat([canvas.rows((row + i) % height, 1) for i in range(-WINDOW, WINDOW)], 1)
     got = got[:, :, column - WINDOW : column + WINDOW]
     return bool(torch.equal(got, small[:, inner, inner])) and bool(got.abs().max() > 0)
 
@@ -65,19 +66,19 @@ def measure_strips(options) -> dict:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         path = Path(folder) / "canvas.png"
         begin = time.perf_counter()
-        config = CanvasConfig(memory=options.memory)
-        sizes = {"held_after": bytes_held(path, side, side), "disk": bytes_needed(path, side, side)}
-        with Run(nca, side, side, options.steps, config, seed=SEED, path=path, keep=True, **sizes) as run:
-            run.go()
+        scene = Scene(nca, side, side, options.steps, seed=SEED, config=CanvasConfig(memory=options.memory))
+        reserve = Reserve(0, PNG.bytes_held(side, side), PNG.bytes_needed(side, side))
+        with Canvas(scene, path=path, resume=False, reserve=reserve) as canvas:
+            canvas.go()
             rolled = time.perf_counter()
-            run.release()
-            plan = run.plans[0]
-            edge = WINDOW + run.steps * nca.rule.reach
+            canvas.release()
+            plan = canvas.plans[0]
+            edge = WINDOW + options.steps * nca.rule.reach
             columns = [edge, side // 2, side - edge]
             borders = range(0, side, plan.strip_rows)
-            seams = {f"{row}": all(window_is_right(run, nca, row, column) for column in columns) for row in borders}
+            seams = {f"{row}": all(window_is_right(canvas, row, column) for column in columns) for row in borders}
             checked = time.perf_counter()
-            write_picture(path, side, side, run.pixels())
+            write_picture(path, side, side, canvas.pixels())
             written = time.perf_counter()
             size = path.stat().st_size
         left = [entry.name for entry in Path(folder).iterdir() if entry != path]
@@ -101,13 +102,15 @@ def measure_strips(options) -> dict:
 def measure_memory(options) -> dict:
     """The largest canvas that is computed as a whole, at most as large as the one in strips; in its own process."""
     nca = automaton()
-    side = min(options.side, int((free_memory() * 0.9 / Automata([nca], 1, 1).cost().cell_bytes) ** 0.5) // 64 * 64)
+    side = min(
+        options.side, int((free_memory() * 0.9 / Colony(Scene(nca, 1, 1, 1)).cost().cell_bytes) ** 0.5) // 64 * 64
+    )
     steps = max(2, min(16, round(5e8 / side**2)))
-    with Run(nca, side, side, steps + 1, CanvasConfig(), seed=SEED) as run:
-        assert run.plans[0].whole
-        run.go(1)  # touches all memory
+    with Canvas(Scene(nca, side, side, steps + 1, seed=SEED)) as canvas:
+        assert canvas.plans[0].whole
+        canvas.go(1)  # touches all memory
         begin = time.perf_counter()
-        run.go()
+        canvas.go()
         seconds = time.perf_counter() - begin
     rate = side * side * steps / seconds
     return {"side": side, "steps": steps, "cell_steps_per_second": rate, "peak_resident_bytes": peak_memory()}
@@ -183,8 +186,7 @@ def largest_side(memory: int, fits) -> int:
 
 def measure_largest(options) -> dict:
     """Sides of square canvases of 12 channels: within a GiB, and within the memory of this machine."""
-    nca = automaton()
-    cost = Automata([nca], 1, 1).cost()
+    cost = Colony(Scene(automaton(), 1, 1, 1)).cost()
 
     def planned(**which):
         def fits(side, memory):

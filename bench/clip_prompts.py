@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from bench.harness import RESULTS, header, write_result
+from nca_fast.canvas.scene import Scene
 from nca_fast.media.images import to_uint8
 from nca_fast.rendering.render import render
 from nca_fast.systems.clip import Clip, ClipSources
@@ -167,7 +168,7 @@ def run(promise: Promise, config: ClipConfig) -> tuple[dict, Image.Image]:
         result = run_training(Clip, ClipSources((promise.prompt,)), Path(folder) / "run", config, progress=False)
         cpu = time.process_time() - cpu
     size = 2 * config.image_size
-    state = render(result.model, size, size, config.picture_steps, seed=1)
+    state = render(Scene(result.model, size, size, config.picture_steps, seed=1))
     picture = result.model.to_rgb(state)[0].nan_to_num()
     seen = measure(picture)
     promised = kept(promise, seen)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bench.harness import RESULTS, header, write_result
 from nca_fast import NCA
+from nca_fast.canvas.scene import Scene
 from nca_fast.media.images import load_image, to_uint8
 from nca_fast.rendering.render import render
 from nca_fast.systems.style import Style, StyleSources
@@ -98,8 +99,8 @@ def facts(run: Path, config: StyleConfig) -> dict:
 def restyled(run: Path, config: StyleConfig, source: str) -> Tensor:
     """A picture as the automaton of a run redraws it."""
     image = shrunk(load_image(source), SIDE)
-    state = render(NCA.from_pretrained(run), *image.shape[1:], config.picture_steps, image=image)
-    return NCA.from_pretrained(run).to_rgb(state)[0]
+    nca = NCA.from_pretrained(run)
+    return nca.to_rgb(render(Scene(nca, *image.shape[1:], config.picture_steps, image=image)))[0]
 
 
 def sheet(rows: list[list[tuple[str, Tensor]]]) -> Image.Image:

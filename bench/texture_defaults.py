@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bench.harness import RESULTS, header, write_result
+from nca_fast.canvas.scene import Scene
 from nca_fast.features.random_vgg import RandomVGG
 from nca_fast.losses.style import GaussianW2, SlicedOT
 from nca_fast.media.images import load_image, to_uint8
@@ -94,9 +95,9 @@ def train(row: str, column: str, image: str, change: dict, budget: float) -> Out
         nca = NCA.from_pretrained(f"{folder}/{iterations}")  # untrained, when the training diverged
     distances = held_out_distances(target(image, config.image_size))
     with torch.no_grad():
-        small = nca.to_rgb(render(nca, config.image_size, config.image_size, 96, seed=1))
-        large = render(nca, 4 * SIZE, 4 * SIZE, GROWN, seed=2)
-        late = render(nca, 4 * SIZE, 4 * SIZE, LONG, seed=2)
+        small = nca.to_rgb(render(Scene(nca, config.image_size, config.image_size, 96, seed=1)))
+        large = render(Scene(nca, 4 * SIZE, 4 * SIZE, GROWN, seed=2))
+        late = render(Scene(nca, 4 * SIZE, 4 * SIZE, LONG, seed=2))
         states = nca(nca.initial_state(STARTS, SIZE, SIZE), steps=GROWN, seed=3)
     runaways = STARTS - int((states.abs().amax(dim=(1, 2, 3)) <= config.state_limit).sum())
     w2, ot = distances(small)

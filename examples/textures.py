@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from nca_fast import NCA
+from nca_fast.canvas.scene import Scene
 from nca_fast.checkpoint import load
 from nca_fast.media.images import enlarged, image_grid, save_image
 from nca_fast.rendering.render import render
@@ -28,7 +29,7 @@ def main() -> None:
         run_training(Texture, TextureSources(f"skimage:{name}"), out, CONFIG, resume=True)
         target = load(out / "training.safetensors")[0]["target"]
         nca = NCA.from_pretrained(out)
-        grown = nca.to_rgb(render(nca, CONFIG.image_size, WIDTH, STEPS, seed=1))[0]
+        grown = nca.to_rgb(render(Scene(nca, CONFIG.image_size, WIDTH, STEPS, seed=1)))[0]
         gap = torch.ones(3, ZOOM * CONFIG.image_size, 8)
         lines.append(torch.cat([enlarged(target, ZOOM), gap, enlarged(grown, ZOOM)], dim=2))
     save_image(image_grid(lines, columns=1, pad=4), Path(__file__).with_name("textures.png"))

@@ -76,7 +76,7 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             infinity.
     """
     path = Path(path)
-    with _opened(path) as file:
+    with opened(path) as file:
         metadata = _metadata(file, path)
         # Copies, because safetensors maps the file into memory and a tensor must survive what happens to the file.
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (file is no dict)
@@ -87,16 +87,16 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def load_metadata(path: str | Path) -> dict[str, Any]:
     """The metadata of a file that `save` wrote, without reading its tensors. Raises what `load` raises."""
     path = Path(path)
-    with _opened(path) as file:
+    with opened(path) as file:
         return _metadata(file, path)
 
 
-def _opened(path: Path) -> safe_open:
-    """A safetensors handle, or an error that tells apart the ways in which a file can be wrong."""
+def opened(path: Path, what: str = "model file") -> safe_open:
+    """Opens a safetensors file, or raises an error that says which file (`what`) is wrong and in which way."""
     if not path.exists():
-        raise FileNotFoundError(f"model file {path} must exist, but there is none. Check the path.")
+        raise FileNotFoundError(f"{what} {path} must exist, but there is none. Check the path.")
     if path.is_dir():
-        raise IsADirectoryError(f"model file {path} must be a file, but it is a folder. Name the file inside it.")
+        raise IsADirectoryError(f"{what} {path} must be a file, but it is a folder. Name the file inside it.")
     with path.open("rb") as file:  # a missing permission raises here, naming the file
         start = file.read(9)
     try:
@@ -107,9 +107,7 @@ def _opened(path: Path) -> safe_open:
             rule, remedy = "complete, but it is truncated or damaged", "Copy or save it again."
         else:
             rule, remedy = "a safetensors file, but it is something else", "Name a file that nca_fast saved."
-        raise ValueError(
-            f"model file {path} must be {rule} ({path.stat().st_size} bytes: {error}). {remedy}"
-        ) from error
+        raise ValueError(f"{what} {path} must be {rule} ({path.stat().st_size} bytes: {error}). {remedy}") from error
 
 
 def load_module(path: Path, key: str, what: str, make: Callable[[dict], Module]) -> Module:

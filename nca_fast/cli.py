@@ -17,7 +17,7 @@ import tyro
 
 import nca_fast
 from nca_fast import checkpoint, processes
-from nca_fast.commands.show import Apply, Render
+from nca_fast.commands.draw import Apply, Render
 from nca_fast.commands.train import TRAIN, Train
 from nca_fast.commands.vae import VaeFuse, VaeOutpaint, VaeRepair
 from nca_fast.systems import SYSTEMS

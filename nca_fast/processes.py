@@ -6,7 +6,7 @@
 In a training it is a share of every batch. All processes hold the same weights and the same pool and make the same
 random choices, so a run on N processes is the run on one, up to the rounding of sums: they add up the gradients of
 their shares and exchange the states that go back into the pool. A rendering shares out the canvas: see
-`rendering.distributed`. The first process alone writes files, shows progress and prints. Without torchrun there is one
+`canvas.exchange`. The first process alone writes files, shows progress and prints. Without torchrun there is one
 process, and nothing here does anything.
 """
 

@@ -1,16 +1,18 @@
 """Rendering: the frames on the way never change the result; bad sizes are refused before any work."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import nca_fast
-from nca_fast.canvas.canvas import Run
+from nca_fast.canvas.canvas import Canvas
 from nca_fast.canvas.memory import parse_bytes
-from nca_fast.canvas.scene import CanvasConfig
+from nca_fast.canvas.scene import CanvasConfig, Scene
 from nca_fast.canvas.start import file_size, find_start
 from nca_fast.media.images import load_image, save_image
-from nca_fast.rendering.render import even_speed, render, speed_ramp
+from nca_fast.rendering.render import render
 
 
 @pytest.fixture
@@ -20,34 +22,25 @@ def nca():
     return nca_fast.NCA(rule, start="noise", init_gain=0.3)
 
 
-def test_speed_ramp_is_that_of_the_notebook():
-    notebook = [min(2 ** (k // 30), 8) for k in range(300)]
-    assert speed_ramp(sum(notebook)) == notebook
-
-
-@pytest.mark.parametrize("steps", [1, 29, 30, 31, 500])
-def test_speeds_sum_to_the_steps(steps):
-    assert sum(speed_ramp(steps)) == steps
-    assert sum(even_speed(steps, 7)) == steps
-    assert min(speed_ramp(steps) + even_speed(steps, 7)) >= 1
-
-
 def test_render_is_one_rollout(nca):
     expected = nca(nca.initial_state(1, 12, 20, seed=3), steps=9, seed=3)
-    assert torch.equal(render(nca, 12, 20, 9, seed=3), expected)
+    assert torch.equal(render(Scene(nca, 12, 20, 9, seed=3)), expected)
     assert expected.shape == (1, 5, 12, 20)
 
 
-def test_frames_do_not_change_the_result(nca):
-    seen = []
-    state = render(nca, 12, 20, 9, seed=3, frames=[1, 2, 6], on_frame=lambda x, done: seen.append((x.clone(), done)))
-    assert torch.equal(state, render(nca, 12, 20, 9, seed=3))
-    assert [done for _, done in seen] == [1, 3, 9]
-    assert torch.equal(seen[1][0], render(nca, 12, 20, 3, seed=3))
+def test_looks_on_the_way_do_not_change_the_result(nca):
+    scene, seen = Scene(nca, 12, 20, 9, seed=3), {}
+    with Canvas(scene) as canvas:
+        for until in (1, 3, 9):
+            canvas.go(until)
+            seen[canvas.done] = canvas.state().clone()
+    assert list(seen) == [1, 3, 9]
+    assert torch.equal(seen[9], render(scene))
+    assert torch.equal(seen[3], render(replace(scene, steps=3)))
 
 
 def test_render_builds_no_graph(nca):
-    assert not render(nca, 4, 4, 2).requires_grad
+    assert not render(Scene(nca, 4, 4, 2)).requires_grad
 
 
 @pytest.mark.parametrize(
@@ -61,19 +54,13 @@ def test_render_builds_no_graph(nca):
 )
 def test_bad_sizes(nca, sizes, message):
     with pytest.raises(ValueError, match=message):
-        render(nca, *sizes)
-
-
-@pytest.mark.parametrize("frames", [[1, 2], [5, -1], [4, 0], []])
-def test_frames_must_sum_to_the_steps(nca, frames):
-    with pytest.raises(ValueError, match="frames must be positive and sum to the 4 steps"):
-        render(nca, 4, 4, 4, frames=frames)
+        render(Scene(nca, *sizes))
 
 
 def grown(nca, height, width, steps, config, **options):
-    with Run(nca, height, width, steps, config, seed=3, **options) as run:
-        run.go()
-        return run.rows(0, height).clone()
+    with Canvas(Scene(nca, height, width, steps, seed=3, config=config), **options) as canvas:
+        canvas.go()
+        return canvas.rows(0, height).clone()
 
 
 @pytest.mark.parametrize("memory", ["1MiB", "6kB", "9kB"])
@@ -94,17 +81,18 @@ def test_a_canvas_that_grows_keeps_its_middle(nca, tmp_path, memory):
 
 def test_a_canvas_that_grows_goes_on_after_an_interruption(nca, tmp_path):
     config, path = CanvasConfig(grow_every=4, grow_by=3, resumable=True, steps_per_pass=1), tmp_path / "x.png"
-    expected = grown(nca, 20, 22, 10, CanvasConfig(grow_every=4, grow_by=3))
+    expected, scene = grown(nca, 20, 22, 10, CanvasConfig(grow_every=4, grow_by=3)), Scene(nca, 20, 22, 10, seed=3)
+    scene = replace(scene, config=config)
     for until in (2, 4, 5, 8, 9):
-        with pytest.raises(KeyboardInterrupt), Run(nca, 20, 22, 10, config, seed=3, path=path, keep=True) as run:
-            run.go(until)
+        with pytest.raises(KeyboardInterrupt), Canvas(scene, path=path, resume=False) as canvas:
+            canvas.go(until)
             raise KeyboardInterrupt
-        with Run(nca, 20, 22, 10, config, seed=3, path=path, keep=True, resume=True) as run:
-            total, done = run.cell_steps()
+        with Canvas(scene, path=path, resume=True) as canvas:
+            total, done = canvas.cell_steps()
             assert 0 < done < total == 4 * 8 * 10 + 4 * 14 * 16 + 2 * 20 * 22
-            run.go()
-            assert run.cell_steps() == (total, total)
-            assert torch.equal(run.rows(0, 20), expected)
+            canvas.go()
+            assert canvas.cell_steps() == (total, total)
+            assert torch.equal(canvas.rows(0, 20), expected)
         assert list(tmp_path.iterdir()) == []
 
 
@@ -112,19 +100,19 @@ def test_a_canvas_cannot_begin_with_nothing(nca):
     with pytest.raises(
         ValueError, match="height and width must be above 12, because the canvas grows 2 times by 3 cells"
     ):
-        Run(nca, 12, 22, 10, CanvasConfig(grow_every=4, grow_by=3))
+        Canvas(Scene(nca, 12, 22, 10, config=CanvasConfig(grow_every=4, grow_by=3)))
 
 
 @torch.no_grad()
 def test_steps_go_on_counting_from_a_saved_state(nca, tmp_path):
-    with Run(nca, 12, 20, 5, seed=3) as run:
-        run.go()
-        run.save_state(tmp_path / "x.safetensors")
-    config = CanvasConfig(start=str(tmp_path / "x.safetensors"))
-    assert torch.equal(grown(nca, 12, 20, 4, config), render(nca, 12, 20, 9, seed=3)[0])
-    assert torch.equal(load_file(tmp_path / "x.safetensors")["state"], render(nca, 12, 20, 5, seed=3)[0])
+    scene = Scene(nca, 12, 20, 5, seed=3)
+    with Canvas(scene) as canvas:
+        canvas.go()
+        canvas.save_state(tmp_path / "x.safetensors")
+    config, x = CanvasConfig(start=str(tmp_path / "x.safetensors")), render(scene)
+    assert torch.equal(grown(nca, 12, 20, 4, config), render(replace(scene, steps=9))[0])
+    assert torch.equal(load_file(tmp_path / "x.safetensors")["state"], x[0])
     other = nca_fast.NCA(nca_fast.Rule(channels=5, hidden=(4,), filters=("identity",)), init_gain=0.3)
-    x = render(nca, 12, 20, 5, seed=3)
     assert torch.equal(grown(other, 12, 20, 4, config), other(x, 4, seed=3, first_step=5)[0])
 
 
@@ -132,16 +120,16 @@ def test_steps_go_on_counting_from_a_saved_state(nca, tmp_path):
 def test_a_state_that_somebody_else_saved(nca, tmp_path, dtype):
     state = torch.rand(5, 12, 20).to(dtype)
     save_file({"state": state}, tmp_path / "x.safetensors")
-    found = find_start(CanvasConfig(start=str(tmp_path / "x.safetensors")), nca)
+    found = find_start(Scene(nca, 12, 20, 4, config=CanvasConfig(start=str(tmp_path / "x.safetensors"))))
     assert torch.equal(found.state.rows(3, 4), state[:, 3:7].float())
     assert file_size(tmp_path / "x.safetensors") == (12, 20)
 
 
 def test_a_file_that_is_no_state(nca, tmp_path):
     path = tmp_path / "x.safetensors"
-    config = CanvasConfig(start=str(path))
+    scene = Scene(nca, 12, 20, 4, config=CanvasConfig(start=str(path)))
     with pytest.raises(FileNotFoundError):
-        find_start(config, nca)
+        find_start(scene)
     for content in (
         b"",
         b"some text that is longer than eight bytes",
@@ -149,14 +137,14 @@ def test_a_file_that_is_no_state(nca, tmp_path):
         b"\x02\0\0\0\0\0\0\0[]",
     ):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="a state must be a safetensors file with a tensor 'state'"):
-            find_start(config, nca)
+        with pytest.raises(ValueError, match=r"state (\S+ )?must be a safetensors file"):
+            find_start(scene)
     save_file({"state": torch.rand(5, 12, 20)}, path)
     with pytest.raises(ValueError, match="must be 5 channels of 12 x 21 cells, but it is 5 of 12 x 20"):
-        Run(nca, 12, 21, 4, config)
+        Canvas(replace(scene, width=21))
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="must be complete, but it is cut short"):
-        find_start(config, nca)
+    with pytest.raises(ValueError, match="must be complete, but it is truncated"):
+        find_start(scene)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +159,7 @@ def test_starts_that_do_not_fit(nca, tmp_path, start, message):
     save_image(torch.rand(3, 12, 21), tmp_path / "picture.png")
     start = start if start == "cell" else str(tmp_path / start)
     with pytest.raises(ValueError, match=message):
-        Run(nca, 12, 20, 4, CanvasConfig(start=start))
+        Canvas(Scene(nca, 12, 20, 4, config=CanvasConfig(start=start)))
 
 
 @torch.no_grad()
@@ -198,7 +186,7 @@ def test_any_automaton_starts_from_a_picture_or_from_nothing(nca, tmp_path):
 )
 def test_settings_that_cannot_be(nca, settings, message):
     with pytest.raises(ValueError, match=message):
-        Run(nca, 4, 4, 4, CanvasConfig(**settings))
+        Scene(nca, 4, 4, 4, config=CanvasConfig(**settings))
 
 
 @pytest.mark.parametrize(

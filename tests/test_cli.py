@@ -12,10 +12,11 @@ from PIL import Image
 
 import nca_fast
 from nca_fast import checkpoint, cli
-from nca_fast.canvas.colony import Automata
+from nca_fast.canvas.colony import Colony
+from nca_fast.commands import report
 from nca_fast.commands import train as commands
 from nca_fast.media.images import load_image, save_image
-from nca_fast.rendering import show
+from nca_fast.rendering import picture as rendering
 
 TINY = "--image-size 16 --iterations 2 --pool-size 4 --batch-size 2 --steps-min 2 --steps-max 4 --threads 1 "
 TINY += "--picture-steps 3 --video-steps 3 --backend reference"
@@ -144,6 +145,13 @@ def test_render_films(tmp_path, model, options, frames):
         assert film.n_frames == frames
 
 
+def test_a_gpu_is_named(tmp_path, model, capsys, monkeypatch):
+    monkeypatch.setattr(report, "describe", lambda device: f"computing on {device}")
+    options = "--height 4 --width 4 --steps 4 --device cpu --precision fp32 --backend reference"
+    assert run(f"render {{0}} {options} --out {{1}}", model, tmp_path / "x.png") == 0
+    assert capsys.readouterr().err.startswith("computing on cpu\n")
+
+
 def test_same_command_same_file(tmp_path, model):
     for name in ("a", "b"):
         assert run("render {0} --height 12 --width 20 --steps 9 --out {1}", model, tmp_path / f"{name}.png") == 0
@@ -171,7 +179,7 @@ def test_same_command_same_file(tmp_path, model):
         ("--height 4 --width 4 --steps 4 --save-state x.png", "save_state must end in .safetensors"),
         ("--height 4 --width 4 --steps 4 --resume", "a run to resume must have left"),
         ("--height 4 --width 4 --steps 4 --device cuda", "device cuda needs a GPU"),
-        ("--height 4 --width 4 --steps 4 --device cuda --backend cpu", "backend cpu must go with device cpu"),
+        ("--height 4 --width 4 --steps 4 --device gpu", "device must be auto, cpu, cuda or cuda:NUMBER, but got 'gpu'"),
     ],
 )
 def test_bad_render_options(tmp_path, model, capsys, options, message):
@@ -286,7 +294,7 @@ def test_an_interrupted_rendering_says_how_to_go_on(tmp_path, model, capsys, mon
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(show, "write_picture", write_picture)
+        patch.setattr(rendering, "write_picture", write_picture)
         assert run(command) == (130 if error is KeyboardInterrupt else 2)
     assert capsys.readouterr().err.endswith(f"go on with: nca-fast {command} --resume\n")
     assert run(command) == 2
@@ -299,14 +307,14 @@ def test_an_interrupted_rendering_says_how_to_go_on(tmp_path, model, capsys, mon
 
 @pytest.mark.parametrize("name", ["x.png", "x.mp4", "x.gif"])
 def test_ctrl_c_in_rendering_leaves_no_file(tmp_path, model, capsys, monkeypatch, name):
-    original = Automata.advance
+    original = Colony.advance
 
     def advance(self, x, spare, row, first_step, steps):
         if first_step + steps > 5:
             raise KeyboardInterrupt
         return original(self, x, spare, row, first_step, steps)
 
-    monkeypatch.setattr(Automata, "advance", advance)
+    monkeypatch.setattr(Colony, "advance", advance)
     assert run("render {0} --height 8 --width 8 --steps 40 --out {1}", model, tmp_path / name) == 130
     assert capsys.readouterr().err.endswith("nca-fast: interrupted\n")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -12,10 +12,12 @@ from safetensors.torch import load_file
 
 import nca_fast
 from nca_fast import NCA, Rule, cli, processes
-from nca_fast.canvas import exchange as distributed
 from nca_fast.canvas import memory
-from nca_fast.canvas.plan import Plan
-from nca_fast.canvas.strips import Position
+from nca_fast.canvas.band import Position
+from nca_fast.canvas.canvas import Canvas
+from nca_fast.canvas.exchange import BandExchange, bands, check_other_counts
+from nca_fast.canvas.plan import Plan, Reserve
+from nca_fast.canvas.scene import Scene
 from nca_fast.media.images import save_image
 
 ROOT = Path(nca_fast.__file__).parents[1]
@@ -30,14 +32,12 @@ import torch
 
 from nca_fast import NCA, processes
 from nca_fast.media.images import load_image
-from nca_fast.canvas import budget
-from nca_fast.canvas import exchange as distributed
-from nca_fast.canvas.scene import CanvasConfig
-from nca_fast.canvas.canvas import Run
-from nca_fast.media.formats import write_picture
+from nca_fast.canvas import plan as planning
+from nca_fast.canvas.scene import CanvasConfig, Scene
+from nca_fast.rendering.picture import picture
 
 torch.set_num_threads(1)
-make_plan = budget.make_plan
+make_plan = planning.make_plan
 
 
 def bands_in_strips(*size, whole_canvas, **options):
@@ -49,30 +49,28 @@ def bands_in_strips(*size, whole_canvas, **options):
     return replace(plan, strip_rows=7, ahead=True)
 
 
-budget.make_plan = bands_in_strips
+planning.make_plan = bands_in_strips
 folder = Path(sys.argv[1])
 zero, torus, other, alive = (NCA.from_pretrained(folder / name) for name in ("zero", "torus", "other", "alive"))
 maps = {"map": str(folder / "map.png"), "speed_map": str(folder / "speed.png")}
 photo = load_image(folder / "photo.png")
 CASES = {  # height, width, steps, name of the picture, settings, options
     "torus": (torus, 61, 40, 11, "a.png", CanvasConfig(steps_per_pass=4), {}),
-    "edges": (zero, 50, 33, 9, "b.tif", None, {"image": photo}),
+    "edges": (zero, 50, 33, 9, "b.tif", CanvasConfig(), {"image": photo}),
     "alive": (alive, 47, 20, 7, "c.png", CanvasConfig(steps_per_pass=3, start="noise"), {}),
     "maps": (torus, 40, 30, 8, "d.png", CanvasConfig(steps_per_pass=5, graft=(folder / "other",), **maps), {}),
-    "pyramid": (torus, 300, 300, 2, "e.dzi", None, {}),
+    "pyramid": (torus, 300, 300, 2, "e.dzi", CanvasConfig(), {}),
     "whole torus": (torus, 41, 40, 11, "f.png", CanvasConfig(steps_per_pass=4), {}),
     "whole edges": (zero, 50, 33, 7, "g.png", CanvasConfig(steps_per_pass=2), {"image": photo}),
 }
 with processes.process_group():
     rank, count = processes.rank(), processes.count()
-    for name, (nca, height, width, steps, picture, config, options) in CASES.items():
-        path = folder / picture
-        files = distributed.picture(nca, height, width, steps, path, config=config, seed=5, zoom=2, **options)
+    for name, (nca, height, width, steps, file, config, options) in CASES.items():
+        scene, path = Scene(nca, height, width, steps, config=config, seed=5, **options), folder / file
+        files = picture(scene, path, zoom=2, shared=True)
         assert path in files and all(file.exists() for file in files), (name, files)
         if rank == 0:
-            with Run(nca, height, width, steps, config, seed=5, path=folder / "x", **options) as run:
-                run.go()
-                write_picture(folder / "alone" / picture, 2 * height, 2 * width, run.pixels(2))
+            picture(scene, folder / "alone" / file, zoom=2)
     print(f"{rank} of {count}\\n", end="")  # in one piece
 """
 
@@ -123,25 +121,35 @@ def test_bands_are_the_canvas_bit_for_bit(models, tmp_path, count):
 
 
 def test_bands_share_the_rows():
-    assert distributed.bands(10, 3, 3) == [(0, 3), (3, 6), (6, 10)]
-    assert distributed.bands(2, 2, 0) == [(0, 1), (1, 2)]
+    assert bands(10, 3, 3) == [(0, 3), (3, 6), (6, 10)]
+    assert bands(2, 2, 0) == [(0, 1), (1, 2)]
     for height, count, halo, least, smallest in ((10, 3, 4, 4, 3), (2, 3, 0, 1, 0)):
         with pytest.raises(ValueError, match=f"at least the {least} rows .* for {count} processes leave {smallest}"):
-            distributed.bands(height, count, halo)
+            bands(height, count, halo)
 
 
-def test_passes_of_all_bands_are_as_long_as_the_least_memory_allows(monkeypatch):
+@pytest.fixture
+def first_of_two(monkeypatch):
+    """Makes this process the first of two; returns a function that sets what the other one says when all are asked."""
     monkeypatch.setattr(processes, "count", lambda: 2)
-    run = SimpleNamespace(plans=[Plan(20, 8, 16, False, False, True)], height=90)
-    monkeypatch.setattr(processes, "all_gather_object", lambda value: [value, (3, False)])
-    distributed._agree(run)
-    assert run.plans == [Plan(20, 3, 6, False, False, True)]
-    run.height = 11
+    monkeypatch.setattr(processes, "rank", lambda: 0)
+    monkeypatch.setattr(processes, "barrier", lambda: None)
+
+    def other_says(answer):
+        monkeypatch.setattr(processes, "all_gather_object", lambda value: [value, answer])
+
+    return other_says
+
+
+def test_passes_of_all_bands_are_as_long_as_the_least_memory_allows(first_of_two):
+    plans = [Plan(20, 8, 16, False, False, True)]
+    first_of_two((3, False))
+    assert BandExchange(90, True).agree(plans) == [Plan(20, 3, 6, False, False, True)]
     with pytest.raises(ValueError, match="at least the 6 rows .* but 11 rows for 2 processes leave 5"):
-        distributed._agree(run)
-    monkeypatch.setattr(processes, "all_gather_object", lambda value: [value, (3, True)])
+        BandExchange(11, True).agree(plans)
+    first_of_two((3, True))
     with pytest.raises(ValueError, match="must fit into their GPUs or none"):
-        distributed._agree(run)
+        BandExchange(90, True).agree(plans)
 
 
 # (step, steps of the pass whose halo is stored, next row) of two bands, and whether the first must store its halo anew.
@@ -156,15 +164,14 @@ LEFT = {
 
 
 @pytest.mark.parametrize("case", LEFT)
-def test_bands_that_were_left_at_different_moments_go_on_together(monkeypatch, case):
+def test_bands_that_were_left_at_different_moments_go_on_together(first_of_two, case):
     mine, other, anew = LEFT[case]
-    run = SimpleNamespace(position=Position(step=mine[0], pass_steps=mine[1], row=mine[2]), path=Path("x"))
-    monkeypatch.setattr(processes, "all_gather_object", lambda value: [value, (other[0], other[1] > 0)])
-    distributed._align(run)
-    assert run.position == Position(step=mine[0], pass_steps=0 if anew else mine[1], row=mine[2])
-    run.position = Position(step=20, pass_steps=4, row=3)
+    position = Position(step=mine[0], pass_steps=mine[1], row=mine[2])
+    first_of_two((other[0], other[1] > 0))
+    BandExchange(90, True).align(position, Path("x"))
+    assert position == Position(step=mine[0], pass_steps=0 if anew else mine[1], row=mine[2])
     with pytest.raises(OSError, match="x.state does not go with the others"):
-        distributed._align(run)
+        BandExchange(90, True).align(Position(step=20, pass_steps=4, row=3), Path("x"))
 
 
 # The second process kills itself, when it has new rows for its band in a pass.
@@ -213,37 +220,31 @@ def test_a_process_that_is_killed_ends_the_job_and_all_can_go_on(models, tmp_pat
     assert torch.equal(load_file(state)["state"], load_file(alone / "a.safetensors")["state"])
 
 
-def test_a_disk_must_have_room_for_all_bands(monkeypatch, tmp_path):
-    monkeypatch.setattr(processes, "count", lambda: 2)
-    monkeypatch.setattr(processes, "rank", lambda: 0)
+def test_a_disk_must_have_room_for_all_bands(first_of_two, monkeypatch, tmp_path):
     monkeypatch.setattr(processes, "all_gather_object", lambda value: [value, value])
     monkeypatch.setattr(memory.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**30))
-    about = {
-        "height": 2048,
-        "width": 1024,
-        "dtype": torch.float32,
-        "path": tmp_path / "a.png",
-        "nca": NCA(Rule(channels=4, hidden=(2,))),
-    }
-    run = SimpleNamespace(plans=[Plan(1024, 8, 8, False, False)], **about)
+    scene = Scene(NCA(Rule(channels=4, hidden=(2,))), 2048, 1024, 8)
+
+    def begin(plan, disk):
+        options = {"neighbours": BandExchange(2048, True), "reserve": Reserve(disk=disk)}
+        Canvas(scene, path=tmp_path / "a.png", plan=plan, **options)
+
     # A band has its 1024 rows, 8 of a halo, and 8 + 1024 by which new rows are shifted.
-    distributed._check_disk(run, 2**30 - 2 * 2064 * 1024 * 4 * 4)
-    with pytest.raises(OSError, match="must have 1.0 GiB for the states and the output"):
-        distributed._check_disk(run, 2**30 - 2 * 2064 * 1024 * 4 * 4 + 1)
-    run.plans = [Plan(1024, 8, 8, True, True)]
-    distributed._check_disk(run, 2**30)
+    in_files, room = Plan(1024, 8, 8, False, False), 2**30 - 2 * 2064 * 1024 * 4 * 4
+    begin(in_files, room)
+    with pytest.raises(OSError, match="must have 1.0 GiB for the state and the output"):
+        begin(in_files, room + 1)
+    begin(Plan(1024, 8, 8, True, True), 2**30)
 
 
-def test_other_processes_than_those_that_were_interrupted(monkeypatch, tmp_path):
+def test_other_processes_than_those_that_were_interrupted(first_of_two, monkeypatch, tmp_path):
     (tmp_path / "a.png.2-of-3.journal").touch()
     (tmp_path / "b.png.2-of-3.journal").touch()
-    monkeypatch.setattr(processes, "count", lambda: 2)
-    monkeypatch.setattr(processes, "barrier", lambda: None)
     with pytest.raises(FileExistsError, match="a.png.2-of-3.journal is one of 3. Start 3 processes with --resume"):
-        distributed._check_others(tmp_path / "a.png")
-    distributed._check_others(tmp_path / "c.png")
+        check_other_counts(tmp_path / "a.png")
+    check_other_counts(tmp_path / "c.png")
     monkeypatch.setattr(processes, "count", lambda: 3)
-    distributed._check_others(tmp_path / "a.png")
+    check_other_counts(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(
@@ -253,8 +254,6 @@ def test_other_processes_than_those_that_were_interrupted(monkeypatch, tmp_path)
         ["render", "m", "--height", "8", "--width", "8", "--steps", "2", "--out", "a.gif"],
     ],
 )
-def test_what_one_process_does(monkeypatch, capsys, arguments):
-    monkeypatch.setattr(processes, "count", lambda: 2)
-    monkeypatch.setattr(processes, "rank", lambda: 0)
+def test_what_one_process_does(first_of_two, capsys, arguments):
     assert cli.main(arguments) == 2
     assert "one process, but torchrun started 2" in capsys.readouterr().err

@@ -4,12 +4,13 @@ import pytest
 import torch
 
 import nca_fast
-from nca_fast.canvas.canvas import Run
-from nca_fast.canvas.colony import Automata
+from nca_fast.canvas.canvas import Canvas
+from nca_fast.canvas.colony import Colony
 from nca_fast.canvas.maps import Map, add, shares
 from nca_fast.canvas.plan import Plan
-from nca_fast.canvas.scene import CanvasConfig
+from nca_fast.canvas.scene import CanvasConfig, Scene
 from nca_fast.media.images import save_image
+from nca_fast.rendering.render import render
 
 
 def automaton(seed: int, **rule) -> nca_fast.NCA:
@@ -65,13 +66,13 @@ def test_nothing_is_added_where_there_is_no_share():
 def test_a_step_of_several_is_the_blend_of_their_steps():
     ncas = [automaton(1), automaton(2, filters=("identity", "sobel_x")), automaton(3, fire_rate=1.0)]
     values = torch.rand(1, 9, 8)
-    automata = Automata(ncas, 9, 8, seed=7, map=values.expand(3, -1, -1))
+    colony = Colony(Scene(ncas[0], 9, 8, 1, seed=7), ncas[1:], map=values.expand(3, -1, -1))
     x = ncas[0].initial_state(1, 9, 8, seed=1)
-    parts = shares(automata.map.rows(torch.arange(9)), 3)
+    parts = shares(colony.map.rows(torch.arange(9)), 3)
     expected = x
     for step in (4, 5):
         expected = sum(part * nca(expected, 1, seed=7, first_step=step) for nca, part in zip(ncas, parts, strict=True))
-    got, _ = automata.advance(x.clone(), torch.empty_like(x), 0, 4, 2)
+    got, _ = colony.advance(x.clone(), torch.empty_like(x), 0, 4, 2)
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)  # order of the sum
 
 
@@ -81,9 +82,7 @@ def test_far_from_a_border_every_automaton_is_as_alone(tmp_path):
     save_image(grey([[0.0] * 16 + [1.0] * 16] * 8), tmp_path / "map.png")
     ncas[1].save_pretrained(tmp_path / "second")
     config = CanvasConfig(map=str(tmp_path / "map.png"), graft=(tmp_path / "second",))
-    with Run(ncas[0], 8, 32, 3, config, seed=7) as run:
-        run.go()
-        state = run.state()
+    state = render(Scene(ncas[0], 8, 32, 3, seed=7, config=config))
     start = ncas[0].initial_state(1, 8, 32, seed=7)
     assert torch.equal(state[..., 3:13], ncas[0](start, 3, seed=7)[..., 3:13])
     assert torch.equal(state[..., 19:29], ncas[1](start, 3, seed=7)[..., 19:29])
@@ -106,9 +105,9 @@ def test_maps_in_strips_are_the_canvas_in_one_piece(tmp_path, strip_rows, in_mem
     cut = Plan(strip_rows, 2, 4, in_memory, False)
     states = []
     for options in ({}, {"plan": cut, "path": tmp_path / "x.png"}):
-        with Run(ncas[0], 40, 21, 5, config, seed=7, **options) as run:
-            run.go()
-            states.append(run.rows(0, 40).clone())
+        with Canvas(Scene(ncas[0], 40, 21, 5, seed=7, config=config), **options) as canvas:
+            canvas.go()
+            states.append(canvas.rows(0, 40).clone())
     assert torch.equal(*states)
 
 
@@ -117,9 +116,7 @@ def test_a_speed_map_multiplies_the_fire_rate(tmp_path):
     nca = automaton(1, fire_rate=0.6)
     values = torch.tensor([[0.0, 51.0, 255.0]]) / 255
     save_image(grey(values.repeat_interleave(7, 1).expand(5, -1)), tmp_path / "speed.png")
-    with Run(nca, 5, 21, 6, CanvasConfig(speed_map=str(tmp_path / "speed.png")), seed=7) as run:
-        run.go()
-        state = run.state()
+    state = render(Scene(nca, 5, 21, 6, seed=7, config=CanvasConfig(speed_map=str(tmp_path / "speed.png"))))
     start = nca.initial_state(1, 5, 21, seed=7)
     rate = 0.6 * Map(grey(values.repeat_interleave(7, 1).expand(5, -1)), 5, 21).rows(torch.arange(5))
     assert torch.equal(state, nca(start, 6, seed=7, fire_rate=rate))
@@ -132,15 +129,15 @@ def test_automata_must_go_together():
     one = automaton(1)
     zero = automaton(2, padding="zero")
     small = nca_fast.NCA(nca_fast.Rule(channels=5, hidden=(8,)))
-    map = torch.rand(3, 4, 4)
+    scene, map = Scene(one, 8, 8, 1), torch.rand(3, 4, 4)
     with pytest.raises(ValueError, match="channels of all automata of a canvas must be equal, but got 6 and 5"):
-        Automata([one, small], 8, 8, map=map)
+        Colony(scene, [small], map=map)
     with pytest.raises(
         ValueError, match="padding of all automata of a canvas must be equal, but got circular and zero"
     ):
-        Automata([one, zero], 8, 8, map=map)
+        Colony(scene, [zero], map=map)
     with pytest.raises(ValueError, match="a map must be given exactly when several automata share a canvas"):
-        Automata([one, one], 8, 8)
+        Colony(scene, [one])
     other = nca_fast.NCA(nca_fast.Rule(channels=6, hidden=(8,)), rgb_channel=2)
     with pytest.raises(ValueError, match="automata of a canvas must show the same channels"):
-        Automata([one, other], 8, 8, map=map)
+        Colony(scene, [other], map=map)

@@ -14,6 +14,8 @@ moment, another can compute the strip again: that is how a file is kept.
 """
 
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
@@ -24,6 +26,27 @@ from torch import Tensor
 from nca_fast.canvas.memory import zeros
 
 PIECE = 2**24  # bytes that are converted at a time where the state is kept in 16 bits
+BLOCK = 2**24  # cells times channels that are handy to hold
+
+
+@dataclass
+class Position:
+    """How far a band has come. With the band's file, it is what a process needs to go on where another was killed.
+
+    Args:
+        step: Steps that all rows have taken.
+        pass_steps: Steps of the pass that is under way, whose halo lies in the band; 0 between passes.
+        above, below: Rows of that halo.
+        row: First row of the strip that comes next in it.
+        base: Place of row 0 in the band's ring.
+    """
+
+    step: int = 0
+    pass_steps: int = 0
+    above: int = 0
+    below: int = 0
+    row: int = 0
+    base: int = 0
 
 
 class Band:
@@ -37,7 +60,7 @@ class Band:
         shift: See the module. At least `halo`.
         dtype: In which the state is kept: float32, bfloat16 or float16. It is computed in float32.
         path: File to keep it in, which is made and has zeros everywhere, or with `base` opened; None for memory.
-        base: Place of row 0 in the ring, of a file that is gone on with.
+        base: Place of row 0 in the ring, of a file that another process left.
         device: Of the memory; None is the CPU.
 
     Raises:
@@ -75,7 +98,7 @@ class Band:
 
     @property
     def device(self) -> torch.device:
-        """Where the state lies; a file counts as the CPU."""
+        """Finds where the state lies; a file counts as the CPU."""
         return torch.device("cpu") if self.memory is None else self.memory.device
 
     def close(self) -> None:
@@ -91,10 +114,15 @@ class Band:
             self.path.unlink(missing_ok=True)
 
     def read(self, first: int, count: int, out: Tensor | None = None) -> Tensor:
-        """Rows first to first + count - 1. float32 [C, count, width], into `out` where it is given."""
+        """Reads rows first to first + count - 1. float32 [C, count, width], into `out` where it is given."""
         out = torch.empty(self.channels, count, self.width) if out is None else out
         self._move(self.base + first, out, self._read_plane)
         return out
+
+    def blocks(self, rows: int | None = None) -> Iterator[tuple[int, int]]:
+        """Cuts the rows from top to bottom into (first row, number of rows), `rows` at a time; None: a handy number."""
+        rows = max(1, BLOCK // (self.channels * self.width)) if rows is None else rows
+        return ((row, min(rows, self.rows - row)) for row in range(0, self.rows, rows))
 
     def write(self, first: int, x: Tensor) -> None:
         """Replaces rows from `first` on. x: [C, count, width]"""
@@ -109,7 +137,7 @@ class Band:
         self.base = (self.base - self.shift) % self.places
 
     def put(self, channel: int, at: int, values: Tensor) -> None:
-        """Writes a run of values of a channel, counted from the first value of row 0; before the first `turn`."""
+        """Writes values that lie in a row in a channel, from place `at` of row 0 on; before the first `turn`."""
         if self.memory is not None:
             self.memory[channel].view(-1)[at : at + len(values)] = values
         else:
@@ -159,7 +187,7 @@ class Band:
 
 
 def ring_rows(rows: int, halo: int, shift: int) -> int:
-    """Places that a band has, in rows."""
+    """Counts the places that a band has, in rows."""
     return rows + halo + max(halo, shift)
 
 

@@ -1,61 +1,53 @@
 """A canvas on its way from its start to its last step, of any size: in memory, or in a file that is computed in strips.
 
-    with Run(nca, 16384, 16384, 64, CanvasConfig(memory="4GiB"), path=Path("wall.png")) as run:
-        run.go()
-        write_picture(Path("wall.png"), 16384, 16384, run.pixels())
+    scene = Scene(nca, 16384, 16384, steps=64, config=CanvasConfig(memory="4GiB"))
+    with Canvas(scene, path=Path("wall.png")) as canvas:
+        canvas.go()
+        write_picture(Path("wall.png"), 16384, 16384, canvas.pixels())
 
 On a CPU the result is that of `nca(nca.initial_state(...), steps)`, bit for bit, however it is cut.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from nca_fast.canvas.band import Band
-from nca_fast.canvas.budget import disk_bytes, plans
-from nca_fast.canvas.colony import Automata
+from nca_fast.canvas.band import Band, Position
+from nca_fast.canvas.colony import Colony
+from nca_fast.canvas.exchange import Alone, Neighbours
 from nca_fast.canvas.journal import Journal, fingerprint, journal_path
 from nca_fast.canvas.memory import check_disk
-from nca_fast.canvas.plan import Plan
-from nca_fast.canvas.scene import CanvasConfig, Stage, stages
-from nca_fast.canvas.start import blocks_of, find_start
+from nca_fast.canvas.plan import Plan, Reserve, disk_bytes, plan_stages
+from nca_fast.canvas.scene import Scene, Stage
+from nca_fast.canvas.start import find_start
 from nca_fast.canvas.state_file import write_state
-from nca_fast.canvas.streams import CudaLanes, Lanes
-from nca_fast.canvas.strips import Alone, Neighbours, Passes, Position
+from nca_fast.canvas.streams import CopyStreams
+from nca_fast.canvas.strips import Passes
 from nca_fast.media.images import load_image, to_uint8
 from nca_fast.nca import NCA
 
 PIXELS = 2**20  # of the picture at a time
 
 
-class Run:
-    """A canvas, or a band of its rows, and the automata that it belongs to.
+class Canvas:
+    """A scene, or a band of its rows, that is being computed.
 
     Args:
-        nca: The automaton; what is computed is computed on its device.
-        height, width: Of the canvas, in cells.
-        steps: That it shall take.
-        config: See there.
-        seed: Fixes the start state and all fire masks.
-        backend, precision: As in `nca_fast.rollout`.
-        image: For automata that start from a picture: [3, height, width] in [0, 1].
-        path: The output; a state that does not fit into memory lies in a file beside it, and can be gone on with when
-            the run was interrupted. None: a canvas that does not fit is refused.
-        keep: Whether an interrupted run leaves such a state; otherwise it leaves nothing.
-        resume: Go on with such a state.
+        scene: What is computed; what computes it is the device of its automaton.
+        path: The output; a state that does not fit into memory lies in a file beside it. None: a canvas that does not
+            fit is refused.
+        resume: True resumes a run that was interrupted; False begins one that can be resumed, if its state lies in a
+            file. None: an interrupted run leaves nothing.
         longest: Most steps between two moments at which the state is wanted; None: only the last is.
-        held: Bytes of memory that somebody else needs all the time.
-        held_after: Bytes that somebody else needs when the steps are done.
-        disk: Bytes that the output needs on the disk.
+        reserve: Memory and disk for something else.
         on_cells: Called with the cell-steps that were done since the last call.
-        rows: First and end row of the band; None is all.
-        neighbours: Where the rows around the band come from; needed with `rows`.
+        neighbours: What is around the band; None: nothing, the band is all of the canvas.
         plan: How the band is cut; None: as the memory asks. All bands of a canvas must have equal steps_per_pass.
-        lanes: Copies between host and device; None: those of a GPU where the automaton is on one. See `staging`.
+        streams: Copies between host and device; None: those of a GPU where the automaton is on one.
 
     Raises:
         ValueError: name, rule, value and remedy of what does not hold; the memory cannot suffice; a run to resume had
@@ -66,61 +58,36 @@ class Run:
 
     def __init__(
         self,
-        nca: NCA,
-        height: int,
-        width: int,
-        steps: int,
-        config: CanvasConfig | None = None,
+        scene: Scene,
         *,
-        seed: int = 0,
-        backend: str | None = None,
-        precision: str = "fp32",
-        image: Tensor | None = None,
         path: Path | None = None,
-        keep: bool = False,
-        resume: bool = False,
+        resume: bool | None = None,
         longest: int | None = None,
-        held: int = 0,
-        held_after: int = 0,
-        disk: int = 0,
+        reserve: Reserve = Reserve(),  # noqa: B008 (frozen)
         on_cells: Callable[[float], None] = lambda cells: None,
-        rows: tuple[int, int] | None = None,
         neighbours: Neighbours | None = None,
         plan: Plan | None = None,
-        lanes: Lanes | None = None,
+        streams: CopyStreams | None = None,
     ):
-        for name, value in (("height", height), ("width", width), ("steps", steps)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, but got {value}.")
-        config = CanvasConfig() if config is None else config
-        config.check()
-        self.nca, self.height, self.width, self.steps, self.config = nca, height, width, steps, config
-        self.seed, self.path, self.on_cells = seed, path, on_cells
+        self.scene, self.path, self.on_cells = scene, path, on_cells
+        config, nca = scene.config, scene.nca
+        self.neighbours = Alone(nca.rule.padding == "circular") if neighbours is None else neighbours
+        rows = self.neighbours.rows
         self.first_row, self._rows = (0, None) if rows is None else (rows[0], rows[1] - rows[0])
-        self.dtype = getattr(torch, config.state_dtype)
-        ncas = [nca, *(NCA.from_pretrained(model).to(_device(nca)) for model in config.graft)]
-        region = None if config.map is None else load_image(config.map)
-        speed = None if config.speed_map is None else load_image(config.speed_map)
-        how = {"seed": seed, "backend": backend, "precision": precision, "map": region, "speed_map": speed}
-        self.stages = stages(height, width, steps, config)
+        self.stages = scene.stages()
         if rows is not None and len(self.stages) > 1:
             raise ValueError("a canvas that grows cannot be cut into bands: leave grow_every out.")
-        self._automata = [Automata(ncas, height, width, window=(s.height, s.width), **how) for s in self.stages]
-        self.start = find_start(config, nca, image)
-        self.start.check(nca, height, width, growing=len(self.stages) > 1)
+        grafts = [NCA.from_pretrained(model).to(scene.nca.device) for model in config.graft]
+        maps = {"map": config.map, "speed_map": config.speed_map}
+        maps = {name: None if picture is None else load_image(picture) for name, picture in maps.items()}
+        self._colonies = [Colony(scene, grafts, window=(s.height, s.width), **maps) for s in self.stages]
+        self.start = find_start(scene)
         self.first_step = self.start.state.step if self.start.state is not None else 0
-        self.neighbours = Alone(self._automata[0].circular) if neighbours is None else neighbours
 
         self.band: Band | None = None
         self.stage, self.position = 0, Position(step=self.first_step)
-        # What a run must have in common with one that it goes on with: of files, what is in them.
-        settings = asdict(replace(config, graft=(), map=None, speed_map=None))
-        settings |= {"height": height, "width": width, "steps": steps, "rows": rows}
-        settings |= {"seed": seed, "backend": backend, "precision": precision}
-        settings |= {"rules": [n.rule.to_json() for n in ncas], "weights": [fingerprint(*n.parameters()) for n in ncas]}
-        settings |= {"pictures": [None if p is None else fingerprint(p) for p in (region, speed, image)]}
-        self.journal = None if path is None else Journal(journal_path(path), settings)
-        self._keep, self._lanes = keep, lanes
+        self.journal = None if path is None else Journal(journal_path(path), self._settings(maps.values()))
+        self._keep, self._streams = resume is not None, streams
         if resume:
             self._resume()
             return
@@ -129,14 +96,17 @@ class Run:
                 f"{path} must not have an interrupted run, but {self.journal.path} and the state beside it are there. "
                 "Go on with --resume (resume=True), or remove them."
             )
-        about = {"rows": self._rows, "held": held, "held_after": held_after, "file": path is not None}
-        most = min(longest or steps, steps)
-        self.plans = plans(self._automata, config, most, **about) if plan is None else [plan]
+        if plan is None:
+            options = {"rows": self._rows, "file": path is not None, "reserve": reserve}
+            plans = plan_stages(scene, self._colonies, min(longest or scene.steps, scene.steps), **options)
+        else:
+            plans = [plan]
+        self.plans = self.neighbours.agree(plans)
         if path is not None:
-            needed = disk + disk_bytes(self._automata, config, self.plans, self._rows)
+            needed = self.neighbours.total(disk_bytes(self._colonies, self.plans, self._rows)) + reserve.disk
             check_disk(path.parent, needed, "the state and the output")
 
-    def __enter__(self) -> "Run":
+    def __enter__(self) -> "Canvas":
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -152,16 +122,16 @@ class Run:
 
     @property
     def resumable(self) -> bool:
-        """Whether there is a journal of this run, or of one before it."""
+        """Sees whether there is a journal of this run, or of one before it."""
         return self.journal is not None and self.journal.path.exists()
 
     @property
     def done(self) -> int:
-        """Steps that all cells have taken."""
+        """Counts the steps that all cells have taken."""
         return self.position.step - self.first_step
 
     def cell_steps(self) -> tuple[int, int]:
-        """How many cell-steps the whole run has, and how many of them are done."""
+        """Counts the cell-steps of the whole run, and those of them that are done."""
         total, begin, done = 0, 0, 0
         for number, stage in enumerate(self.stages):
             cells = (self._rows or stage.height) * stage.width
@@ -172,7 +142,7 @@ class Run:
 
     def go(self, until: int | None = None) -> None:
         """Computes until so many steps are done; None: all."""
-        until = self.steps if until is None else until
+        until = self.scene.steps if until is None else until
         while True:
             if self.band is None:
                 self._begin()
@@ -186,53 +156,64 @@ class Run:
         self._passes.release()
 
     def rows(self, first: int, count: int) -> Tensor:
-        """Rows of the state as they are now, counted from the first of the canvas or band. float32 [C, count, width]"""
+        """Reads rows of the state as it is now, from row `first` of the canvas or band on. float32 [C, count, width]"""
         return self.band.read(first, count)
 
     def blocks(self) -> Iterator[Tensor]:
-        """All rows from top to bottom, some at a time. float32 [C, rows, width]"""
-        for row, count in blocks_of(self.band):
+        """Reads all rows from top to bottom, some at a time. float32 [C, rows, width]"""
+        for row, count in self.band.blocks():
             yield self.rows(row, count)
 
     def state(self) -> Tensor:
-        """The whole state; `go` may overwrite it. [1, C, height, width], on the device of the automaton"""
+        """Gives the whole state; `go` may overwrite it. [1, C, height, width], on the device of the automaton"""
         if self.plans[self.stage].whole:
             return self.band.memory[None]
-        return self.rows(0, self.band.rows)[None].to(_device(self.nca))
+        return self.rows(0, self.band.rows)[None].to(self.scene.nca.device)
 
     def save_state(self, path: Path) -> None:
-        """Writes the state as a file that a canvas can start from.
+        """Writes the state of the whole canvas as a file that a canvas can start from.
 
         Raises:
             OSError: It cannot be written.
         """
-        size = (self.band.channels, self.band.rows, self.band.width)
-        write_state(path, *size, self.blocks(), {"step": self.position.step, "seed": self.seed})
+        size = (self.band.channels, self.stages[self.stage].height, self.band.width)
+        metadata = {"step": self.position.step, "seed": self.scene.seed}
+        self.neighbours.together(lambda blocks: write_state(path, *size, blocks, metadata), self.blocks())
 
     def pixels(self, zoom: int = 1) -> Iterator[np.ndarray]:
-        """What the state looks like, from top to bottom: row blocks uint8 [rows * zoom, width * zoom, 3].
+        """Shows the state from top to bottom: row blocks uint8 [rows * zoom, width * zoom, 3].
 
         Raises:
             ValueError: As `NCA.to_rgb` and `images.to_uint8`.
         """
-        for row, count in blocks_of(self.band, max(1, PIXELS // (self.band.width * zoom * zoom))):
-            pixels = to_uint8(self.nca.to_rgb(self.rows(row, count)[None])[0])
+        for row, count in self.band.blocks(max(1, PIXELS // (self.band.width * zoom * zoom))):
+            pixels = to_uint8(self.scene.nca.to_rgb(self.rows(row, count)[None])[0])
             yield pixels if zoom == 1 else pixels.repeat(zoom, 0).repeat(zoom, 1)
 
+    def _settings(self, maps: Iterable[Tensor | None]) -> dict[str, Any]:
+        """Lists what a run must have in common with one that it resumes: of files, what is in them."""
+        scene, ncas = self.scene, self._colonies[0].ncas
+        same = asdict(replace(scene.config, graft=(), map=None, speed_map=None)) | {"rows": self.neighbours.rows}
+        same |= {name: getattr(scene, name) for name in ("height", "width", "steps", "seed", "backend", "precision")}
+        same |= {"rules": [nca.rule.to_json() for nca in ncas]}
+        same |= {"weights": [fingerprint(*nca.parameters()) for nca in ncas]}
+        pictures = [*maps, scene.image]
+        return same | {"pictures": [None if picture is None else fingerprint(picture) for picture in pictures]}
+
     def _open(self, number: int, base: int | None = None) -> Band:
-        """The band of a stage: new, or with `base` its file of a run that was interrupted."""
+        """Opens the band of a stage: new, or with `base` its file of a run that was interrupted."""
         stage, plan = self.stages[number], self.plans[number]
         path = None if plan.in_memory else self._state_path(number)
         return Band(
-            self.nca.rule.channels,
+            self._colonies[number].channels,
             self._rows or stage.height,
             stage.width,
             halo=0 if plan.whole else plan.halo,
             shift=plan.shift,
-            dtype=self.dtype,
+            dtype=self.scene.dtype,
             path=path,
             base=base,
-            device=_device(self.nca) if plan.whole else None,
+            device=self.scene.nca.device if plan.whole else None,
         )
 
     def _begin(self):
@@ -242,24 +223,21 @@ class Run:
         self._save()
 
     def _write_start(self, band: Band, stage: Stage):
-        start = self.start.within(self.height, self.width, stage.height, stage.width)
-        start.write(band, self.nca, stage.height, stage.width, first_row=self.first_row, seed=self.seed)
+        self.start.write(band, self.scene, stage.height, stage.width, first_row=self.first_row)
 
     def _continue(self):
         """Makes ready to compute the band from its position on."""
-        plan = self.plans[self.stage]
-        if self._lanes is None and _device(self.nca).type == "cuda":
-            self._lanes = CudaLanes(_device(self.nca))
+        if self._streams is None and self.scene.nca.device.type == "cuda":
+            self._streams = CopyStreams(self.scene.nca.device)
         self._passes = Passes(
-            self._automata[self.stage],
+            self._colonies[self.stage],
             self.band,
-            plan,
+            self.plans[self.stage],
             self.position,
-            first_row=self.first_row,
             neighbours=self.neighbours,
             save=self._save,
             on_cells=self.on_cells,
-            lanes=self._lanes,
+            streams=self._streams,
         )
 
     def _save(self):
@@ -269,10 +247,10 @@ class Run:
     def _grow(self):
         """Puts the canvas into the middle of a larger one."""
         self._passes.release()
-        old, band, by = self.band, self._open(self.stage + 1), self.config.grow_by
+        old, band, by = self.band, self._open(self.stage + 1), self.scene.config.grow_by
         try:
             self._write_start(band, self.stages[self.stage + 1])
-            for row, count in blocks_of(old):
+            for row, count in old.blocks():
                 rows = band.read(by + row, count)
                 rows[:, :, by : by + old.width] = old.read(row, count)
                 band.write(by + row, rows)
@@ -291,6 +269,7 @@ class Run:
         if self.journal is None:
             raise ValueError("resume must be False for a run without a path, which leaves nothing behind.")
         self.stage, self.plans, self.position = self.journal.load()
+        self.neighbours.align(self.position, self.path)
         self.band = self._open(self.stage, self.position.base)
         for number in range(self.stage):  # of a process that was killed while the canvas grew
             self._state_path(number).unlink(missing_ok=True)
@@ -298,7 +277,3 @@ class Run:
 
     def _state_path(self, number):
         return self.path.with_name(f"{self.path.name}.state{number or ''}")
-
-
-def _device(nca):
-    return next(nca.parameters()).device

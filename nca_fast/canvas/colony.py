@@ -1,17 +1,34 @@
 """What runs on a canvas: one automaton, or several that share it by a map, at speeds that a map may change."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nca_fast import backends, ops
 from nca_fast.canvas.maps import Map, add, shares
-from nca_fast.canvas.plan import Cost
+from nca_fast.canvas.scene import Scene
+from nca_fast.devices import moved
 from nca_fast.nca import NCA
 
 
-class Automata:
+@dataclass(frozen=True)
+class Cost:
+    """What a colony needs of a machine.
+
+    Args:
+        reach: Rows of neighbours that a step depends on.
+        cell_bytes: Memory that a cell of a strip takes while it is computed.
+        operations: Of one step of a cell.
+    """
+
+    reach: int
+    cell_bytes: int
+    operations: float
+
+
+class Colony:
     """The automata of a canvas. A step of several is a blend of the steps that each would take,
 
         x' = sum over i of share_i * step_i(x)
@@ -19,14 +36,12 @@ class Automata:
     so that where one has all of a cell, the cell is its own, and soft borders of the map graft one onto another.
 
     Args:
-        ncas: One or more, of equal channels, padding, read-out and device. All use the same fire masks.
-        height, width: Of the canvas, in cells.
-        window: Height and width of the part in its middle that is a canvas for now; None is all of it.
-        seed: Fixes all fire masks.
-        backend, precision: As in `nca_fast.rollout`.
+        scene: For the first automaton, whose read-out and start the canvas has, size, seed, backend and precision.
+        grafts: Further automata, of equal channels, padding, read-out and device. All use the same fire masks.
         map: Where each of several automata lives: [3, h, w] in [0, 1], see `maps.shares`.
         speed_map: How fast cells live: [3, h, w] in [0, 1]; the fire rate of the automaton times it. White is as the
             automaton was made, black stands still.
+        window: Height and width of the part in the middle that is a canvas for now; None is all of it.
 
     Raises:
         ValueError: The automata do not go together; there is a map for one, or none for several.
@@ -34,19 +49,15 @@ class Automata:
 
     def __init__(
         self,
-        ncas: Sequence[NCA],
-        height: int,
-        width: int,
+        scene: Scene,
+        grafts: Sequence[NCA] = (),
         *,
-        window: tuple[int, int] | None = None,
-        seed: int = 0,
-        backend: str | None = None,
-        precision: str = "fp32",
         map: Tensor | None = None,
         speed_map: Tensor | None = None,
+        window: tuple[int, int] | None = None,
     ):
-        first = ncas[0]
-        for nca in ncas[1:]:
+        first = scene.nca
+        for nca in grafts:
             for name in ("channels", "padding"):
                 a, b = getattr(first.rule, name), getattr(nca.rule, name)
                 if a != b:
@@ -57,38 +68,30 @@ class Automata:
                     f"rgb_channel={first.rgb_channel}, start={first.start!r} and "
                     f"rgb_channel={nca.rgb_channel}, start={nca.start!r}."
                 )
-        if (map is not None) != (len(ncas) > 1):
+        if (map is not None) != bool(grafts):
             raise ValueError(
                 f"a map must be given exactly when several automata share a canvas, but there "
-                f"{'is one map' if map is not None else 'is no map'} for {len(ncas)}."
+                f"{'is one map' if map is not None else 'is no map'} for {1 + len(grafts)}."
             )
-        self.ncas, self.seed, self.backend, self.precision = list(ncas), seed, backend, precision
-        self.height, self.width = window or (height, width)
-        self.map = None if map is None else Map(map, height, width, window)
-        self.speed = None if speed_map is None else Map(speed_map, height, width, window)
+        self.ncas, self.scene = [first, *grafts], scene
+        self.height, self.width = window or (scene.height, scene.width)
+        self.map = None if map is None else Map(map, scene.height, scene.width, window)
+        self.speed = None if speed_map is None else Map(speed_map, scene.height, scene.width, window)
 
     @property
-    def first(self) -> NCA:
-        """The automaton whose read-out and start the canvas has."""
-        return self.ncas[0]
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.first.parameters()).device
-
-    @property
-    def circular(self) -> bool:
-        return self.first.rule.padding == "circular"
+    def channels(self) -> int:
+        """Counts the channels of a cell."""
+        return self.ncas[0].rule.channels
 
     def cost(self) -> Cost:
-        """Rows of halo, memory and work of a step."""
+        """Counts rows of halo, memory and work of a step."""
         rules = [nca.rule for nca in self.ncas]
         channels, several = rules[0].channels, len(rules) > 1
         size = 4 * channels * (3 if several else 2)
         size += several * (4 * len(rules) + 16)  # shares, and what `maps.add` computes of a channel
         size += 32 if self.speed is not None else 0  # rates, and thresholds of 8 bytes on their way
-        sample = torch.empty(1, channels, 1, 1, device=self.device)
-        served = [backends.choose(self.backend, rule, sample, self.precision)[0] for rule in rules]
+        sample = torch.empty(1, channels, 1, 1, device=self.scene.nca.device)
+        served = [backends.choose(self.scene.backend, rule, sample, self.scene.precision)[0] for rule in rules]
         size += max(backends.bytes_per_cell(name, rule) for name, rule in zip(served, rules, strict=True))
         work = sum(2 * rule.fire_rate * sum(o * i for o, i, _ in rule.layers) for rule in rules)
         return Cost(max(rule.reach for rule in rules), size, work)
@@ -107,9 +110,9 @@ class Automata:
             The buffer that holds the result, and the other one.
         """
         rows = (row + torch.arange(x.shape[2])) % self.height
-        speed = None if self.speed is None else self.speed.rows(rows).to(x.device)
+        speed = None if self.speed is None else moved(self.speed.rows(rows), x.device)
         where = {"origin": (row % self.height, 0), "canvas_height": self.height}
-        how = {"seed": self.seed, "backend": self.backend, "precision": self.precision} | where
+        how = {name: getattr(self.scene, name) for name in ("seed", "backend", "precision")} | where
 
         def take(nca, x, spare, step, steps):
             rate = None if speed is None else speed * nca.rule.fire_rate
@@ -128,8 +131,8 @@ class Automata:
         return x, spare
 
     def _present(self, rows, device):
-        """(automaton, its share of every cell) for those that have any."""
+        """Finds (automaton, its share of every cell) for those that have any."""
         if self.map is None:
-            return [(self.first, None)]
-        parts = shares(self.map.rows(rows).to(device), len(self.ncas))
-        return [(nca, part) for nca, part in zip(self.ncas, parts, strict=True) if bool((part > 0).any())]
+            return [(self.ncas[0], None)]
+        parts = shares(self.map.rows(rows), len(self.ncas))
+        return [(nca, moved(part, device)) for nca, part in zip(self.ncas, parts, strict=True) if (part > 0).any()]

@@ -14,17 +14,17 @@ from typing import Any
 
 from torch import Tensor
 
+from nca_fast.canvas.band import Position
 from nca_fast.canvas.plan import Plan
-from nca_fast.canvas.strips import Position
 
 
 def journal_path(path: Path) -> Path:
-    """Where the journal of a run with that output is, as long as the run is not complete."""
+    """Names the journal of a run with that output, which is there as long as the run is not complete."""
     return path.with_name(path.name + ".journal")
 
 
 def fingerprint(*tensors: Tensor) -> str:
-    """A name for numbers that no others have."""
+    """Makes a name for numbers that no others have."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -52,7 +52,7 @@ class Journal:
         os.replace(temporary, self.path)
 
     def load(self) -> tuple[int, list[Plan], Position]:
-        """Stage, plans of all stages, and position of the run that was interrupted.
+        """Reads stage, plans of all stages, and position of the run that was interrupted.
 
         Raises:
             FileNotFoundError: There was none.
@@ -83,6 +83,6 @@ class Journal:
         return stage, plans, position
 
     def remove(self) -> None:
-        """The run is over."""
+        """Removes the page of a run that is over."""
         self.path.unlink(missing_ok=True)
         self.path.with_name(self.path.name + ".tmp").unlink(missing_ok=True)

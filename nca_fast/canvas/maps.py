@@ -24,7 +24,7 @@ class Map:
         self.columns = _between((width - columns) // 2 + torch.arange(columns), picture.shape[2], width)
 
     def rows(self, rows: Tensor) -> Tensor:
-        """The values of some rows of the window, given by their numbers. [len(rows), its width] in [0, 1]"""
+        """Computes the values of some rows of the window, given by their numbers. [len(rows), its width] in [0, 1]"""
         above, below, share = _between(self.top + rows, self.grey.shape[0], self.height)
         share = share[:, None]
         lines = self.grey[above] * (1 - share) + self.grey[below] * share
@@ -33,7 +33,7 @@ class Map:
 
 
 def shares(values: Tensor, count: int) -> list[Tensor]:
-    """How much of each of `count` automata there is: black is the first, white the last, the others lie evenly between.
+    """Computes how much of each automaton there is: black is the first, white the last, the others lie evenly between.
 
     A grey between those of two automata is a blend of both, in multiples of 1/256. One level of 255 beside the grey of
     an automaton is still that automaton alone: a picture of 8 bits has no level for the middle one of three.
@@ -63,7 +63,7 @@ def add(state: Tensor, share: Tensor, out: Tensor) -> None:
 
 
 def _between(cells: Tensor, pixels: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For cells of a side of `length`: the pixels to either side, and the share of the second."""
+    """Finds the pixels to either side of cells of a side of `length`, and the share of the second."""
     place = ((cells.double() + 0.5) * (pixels / length) - 0.5).clamp(0, pixels - 1)
     first = place.floor().long()
     return first, (first + 1).clamp(max=pixels - 1), (place - first).float()

@@ -15,7 +15,7 @@ UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**2
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes of a size such as "2GiB", "500MB" or "4 G".
+    """Reads a size such as "2GiB", "500MB" or "4 G".
 
     Raises:
         ValueError: It is no such size, or not above 0.
@@ -31,7 +31,7 @@ def parse_bytes(text: str) -> int:
 
 
 def in_words(size: float) -> str:
-    """A number of bytes for people: "3.2 GiB", "640.0 MiB"."""
+    """Writes a number of bytes for people: "3.2 GiB", "640.0 MiB"."""
     for unit, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB")):
         if size >= unit:
             return f"{size / unit:.1f} {name}"
@@ -39,7 +39,7 @@ def in_words(size: float) -> str:
 
 
 def free_memory() -> int:
-    """Bytes of memory that a program may take now: seven eighths of what nothing else needs.
+    """Counts the bytes that a program may take now: seven eighths of what nothing else needs.
 
     Linux knows; on other systems it is half of what the machine has, and 2 GiB where even that is unknown (Windows).
     """
@@ -61,7 +61,7 @@ def free_memory() -> int:
 
 
 def zeros(shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Tensor:
-    """Zeros, for large tensors on Linux in pages of 2 MiB: rows of all channels of a canvas lie in many pages.
+    """Makes zeros, of large tensors on Linux in pages of 2 MiB: rows of all channels of a canvas lie in many pages.
 
     The memory is there when it is first written to.
     """

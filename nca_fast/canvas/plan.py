@@ -12,30 +12,23 @@ formula. With 12 channels, 96 hidden units, 16384 columns and 4 GiB, a strip and
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nca_fast.canvas.memory import in_words
+import torch
+
+from nca_fast import processes
+from nca_fast.canvas.band import ring_rows
+from nca_fast.canvas.colony import Colony, Cost
+from nca_fast.canvas.memory import free_memory, in_words, parse_bytes
+from nca_fast.canvas.scene import Scene
 
 # Measured on two cores of an AMD EPYC (Zen 4) and its virtual disk, rounded. A factor of four changes k by two.
 OPERATIONS_PER_SECOND = 1e11
 MEMORY_BYTES_PER_SECOND = 2.5e9
 FILE_BYTES_PER_SECOND = 0.25e9
 MOST_STEPS = 512  # in a pass: Ctrl-C loses at most a strip, but a strip should not take hours
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What automata need of a machine.
-
-    Args:
-        reach: Rows of neighbours that a step depends on.
-        cell_bytes: Memory that a cell of a strip takes while it is computed.
-        operations: Of one step of a cell.
-    """
-
-    reach: int
-    cell_bytes: int
-    operations: float
+STEPS_ON_GPU = 16  # of a pass of a band: then putting the halo to it, a copy, is some 5 % of the traffic of the steps
 
 
 @dataclass(frozen=True)
@@ -47,7 +40,7 @@ class Plan:
         steps_per_pass: k, at most.
         halo: Rows above and below a strip that k steps need; 0 when one strip is the whole canvas.
         in_memory: Whether the state lies in memory, or in a file.
-        whole: Whether the state itself is the one strip, in the memory of the automata's device. A whole canvas is
+        whole: Whether the state itself is the one strip, in the memory of the colony's device. A whole canvas is
             never copied; to a band the halo is put before every pass.
         ahead: Whether there is room for the second strip of a pass before the first one is computed, and so something
             to do while the rows around a band are on their way.
@@ -62,10 +55,108 @@ class Plan:
 
     @property
     def shift(self) -> int:
-        """See `band`: so far new rows lie before old ones."""
+        """Counts how far new rows lie before old ones: see `band`."""
         if self.whole:
             return 0
         return self.halo if self.in_memory else self.halo + self.strip_rows * (2 if self.ahead else 1)
+
+
+@dataclass(frozen=True)
+class Reserve:
+    """Room that is needed beside a canvas, in bytes.
+
+    Args:
+        held: Of memory, all the time.
+        held_after: Of memory, beside the state, when the steps are done.
+        disk: On the disk, for the output.
+    """
+
+    held: int = 0
+    held_after: int = 0
+    disk: int = 0
+
+
+def plan_stages(
+    scene: Scene,
+    colonies: Sequence[Colony],
+    longest: int,
+    *,
+    rows: int | None = None,
+    file: bool = True,
+    reserve: Reserve = Reserve(),  # noqa: B008 (frozen)
+) -> list[Plan]:
+    """Makes a plan for every canvas of a scene, of which each takes the place of the one before.
+
+    Args:
+        scene: For its settings of memory, state_dtype, steps_per_pass and resumable.
+        colonies: Those of its canvases, of growing size.
+        longest: Most steps of a pass that can be used.
+        rows: Of the band that is computed here; None is all of the canvas.
+        file: Whether a state may lie in a file.
+        reserve: Memory that is not for the canvas.
+
+    Raises:
+        ValueError: The memory cannot suffice.
+    """
+    budget = (
+        free_memory() // processes.local_count() if scene.config.memory is None else parse_bytes(scene.config.memory)
+    )
+    made, before = [], 0
+    for colony in colonies:
+        after = reserve.held_after if colony is colonies[-1] else 0
+        plan = _plan(scene, colony, longest, rows, budget, reserve.held + before, after)
+        if not (plan.in_memory or file):
+            needed = (rows or colony.height) * colony.width * colony.cost().cell_bytes + reserve.held
+            raise ValueError(
+                f"canvas must fit into memory, but {colony.height} x {colony.width} cells of {colony.channels} channels"
+                f" need {in_words(needed)}, and may take {in_words(budget)}. "
+                "Choose a smaller canvas, or render a picture: its state may lie in a file."
+            )
+        before = _state_bytes(colony, plan, rows) if plan.in_memory else 0  # held while the canvas grows
+        made.append(plan)
+    return made
+
+
+def disk_bytes(colonies: Sequence[Colony], plans: Sequence[Plan], rows: int | None = None) -> int:
+    """Counts what the files of states take at any time, at most: while a canvas grows, the old one and the new one."""
+    sizes = [
+        0 if plan.in_memory else _state_bytes(colony, plan, rows) for colony, plan in zip(colonies, plans, strict=True)
+    ]
+    return max(old + new for old, new in zip([0, *sizes], sizes, strict=False))
+
+
+def _state_bytes(colony, plan, rows):
+    """Counts the bytes of the ring in which a state is kept."""
+    places = ring_rows(rows or colony.height, plan.halo, plan.shift)
+    return colony.channels * places * colony.width * colony.scene.dtype.itemsize
+
+
+def _plan(scene, colony, longest, rows, budget, held, held_after):
+    channels, cost, config = colony.channels, colony.cost(), scene.config
+    size = (channels, rows or colony.height, colony.width, longest)
+    number = scene.dtype.itemsize
+    options = {"memory": budget, "state_bytes": number, "steps_per_pass": config.steps_per_pass}
+    options |= {"whole_canvas": rows is None, "always_file": config.resumable}
+    options |= {"held": held, "held_after": held_after}
+    if scene.nca.device.type != "cuda":
+        return make_plan(cost, *size, **options)
+    free = torch.cuda.mem_get_info(scene.nca.device)[0] * 7 // 8
+    if number == 4 and not config.resumable:
+        whole = _whole_plan(colony, config.steps_per_pass, longest, rows)
+        if (whole.strip_rows + 2 * whole.halo) * colony.width * (cost.cell_bytes + 4 * channels) <= free:
+            return whole
+    pinned = Cost(cost.reach, 16 * channels, cost.operations)  # two buffers to the GPU and two from it
+    most = free // (colony.width * (cost.cell_bytes + 8 * channels))  # two pairs of buffers there
+    return make_plan(pinned, *size, most_rows=most, **options)
+
+
+def _whole_plan(colony, steps_per_pass, longest, rows):
+    """Plans the canvas, or a band of it, in the memory of a GPU."""
+    if rows is None:
+        return Plan(colony.height, steps_per_pass or longest, 0, True, True)
+    reach = colony.cost().reach
+    steps = steps_per_pass or max(1, min(longest, STEPS_ON_GPU, rows // reach))
+    return Plan(rows, steps, reach * steps, True, True)
 
 
 def make_plan(
@@ -84,10 +175,10 @@ def make_plan(
     held: int = 0,
     held_after: int = 0,
 ) -> Plan:
-    """The fastest way to compute a canvas with so much memory.
+    """Finds the fastest way to compute a canvas with so much memory.
 
     Args:
-        cost: Of the automata.
+        cost: Of the colony.
         channels, rows, width: Of the canvas, or of a band of it.
         steps: At most so many are taken in one pass.
         memory: Bytes for everything that grows with the canvas.
@@ -97,8 +188,7 @@ def make_plan(
             give no more rows than they have.
         always_file: Keep the state in a file even where memory has room for it.
         most_rows: Of a strip with its halo, where something but the memory limits them.
-        held: Bytes that something else needs all the time.
-        held_after: Bytes that something else needs when the steps are done, beside the state.
+        held, held_after: See `Reserve`.
 
     Raises:
         ValueError: The memory cannot suffice.

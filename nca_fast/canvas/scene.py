@@ -1,12 +1,15 @@
-"""The settings of a canvas apart from its size: memory, start, maps and growth."""
+"""A canvas as it is asked for: automaton, size, steps and seed, and the settings of memory, start, maps and growth."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
+from torch import Tensor
 
 from nca_fast.canvas.memory import parse_bytes
+from nca_fast.nca import NCA
 
 STARTS = ("zeros", "noise", "cell")
 
@@ -17,7 +20,8 @@ class CanvasConfig:
 
     memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE")] = None
     """Memory that the canvas may take, such as 2GiB. A canvas that needs more is computed strip by strip, and its state
-    lies in a file beside the output, which is removed at the end. The result is the same. None: what is free."""
+    lies in a file beside the output, which is removed at the end. The result is the same. None: what is free. What a
+    GPU has no room for is brought there strip by strip, too."""
     resumable: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Keep the state in a file even where memory has room, so that a run which is interrupted can be resumed."""
     state_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -63,7 +67,7 @@ class CanvasConfig:
 
     @property
     def start_file(self) -> Path | None:
-        """The file to start from, where it is one."""
+        """Names the file to start from, where it is one."""
         return None if self.start is None or self.start in STARTS else Path(self.start)
 
 
@@ -76,26 +80,63 @@ class Stage:
     until: int
 
 
-def stages(height: int, width: int, steps: int, config: CanvasConfig) -> list[Stage]:
-    """The canvases of a run, smallest first; the last has the size that was asked for.
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A canvas and the steps that it shall take.
+
+    Args:
+        nca: The automaton; what is computed is computed on its device.
+        height, width: Of the canvas, in cells.
+        steps: Updates of every cell.
+        seed: Fixes the start state and all fire masks.
+        backend, precision: As in `nca_fast.rollout`.
+        image: For automata that start from a picture: [3, height, width] in [0, 1].
+        config: Memory, start, maps, growth.
 
     Raises:
-        ValueError: The first would have no cells.
+        ValueError: name, rule and value of what cannot be.
     """
-    if config.grow_every is None:
-        return [Stage(height, width, steps)]
-    growths = (steps - 1) // config.grow_every
-    less = 2 * config.grow_by * growths
-    if min(height, width) <= less:
-        raise ValueError(
-            f"height and width must be above {less}, because the canvas grows {growths} times by {config.grow_by} "
-            f"cells at each side, but they are {height} and {width}. Choose a larger canvas, or let it grow less."
-        )
-    return [
-        Stage(
-            height - 2 * config.grow_by * (growths - i),
-            width - 2 * config.grow_by * (growths - i),
-            min((i + 1) * config.grow_every, steps),
-        )
-        for i in range(growths + 1)
-    ]
+
+    nca: NCA
+    height: int
+    width: int
+    steps: int
+    seed: int = 0
+    backend: str | None = None
+    precision: str | None = None
+    image: Tensor | None = None
+    config: CanvasConfig = field(default_factory=CanvasConfig)
+
+    def __post_init__(self):
+        for name, least in (("height", 1), ("width", 1), ("steps", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, but got {getattr(self, name)}.")
+        self.config.check()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Finds the type of numbers in which the state is kept."""
+        return getattr(torch, self.config.state_dtype)
+
+    def stages(self) -> list[Stage]:
+        """Lists the canvases between growths, smallest first; the last has the size that was asked for.
+
+        Raises:
+            ValueError: The first would have no cells.
+        """
+        every, by = self.config.grow_every, self.config.grow_by
+        if every is None:
+            return [Stage(self.height, self.width, self.steps)]
+        growths = (self.steps - 1) // every
+        less = 2 * by * growths
+        if min(self.height, self.width) <= less:
+            raise ValueError(
+                f"height and width must be above {less}, because the canvas grows {growths} times by {by} cells at "
+                f"each side, but they are {self.height} and {self.width}. Choose a larger canvas, or let it grow less."
+            )
+        return [
+            Stage(
+                self.height - 2 * by * left, self.width - 2 * by * left, min((growths - left + 1) * every, self.steps)
+            )
+            for left in range(growths, -1, -1)
+        ]

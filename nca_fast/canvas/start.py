@@ -1,6 +1,6 @@
 """What a canvas begins with: the numbers of `NCA.initial_state`, written into a band without holding them all."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from nca_fast.canvas.band import Band
-from nca_fast.canvas.scene import CanvasConfig
+from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.state_file import StateFile
 from nca_fast.media.images import load_image
-from nca_fast.nca import NCA, scaled_to_unit
+from nca_fast.nca import scaled_to_unit
 
 PIECE = 2**22  # random numbers at a time: a multiple of 16, as many as torch draws normal numbers in
-BLOCK = 2**24  # cells times channels at a time
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,13 @@ class Start:
     image: Tensor | None = None
     state: StateFile | None = None
 
-    def check(self, nca: NCA, height: int, width: int, growing: bool = False) -> None:
-        """Refuses what does not go with an automaton and a canvas, which is `growing` towards that size.
+    def check(self, scene: Scene) -> None:
+        """Refuses what does not go with a scene.
 
         Raises:
             ValueError: name, rule, value and remedy.
         """
-        rule = nca.rule
+        nca, rule = scene.nca, scene.nca.rule
         if self.kind == "cell" and rule.alive_channel is None:
             raise ValueError("start=cell needs an automaton with an alive channel, but this one has none.")
         if self.kind == "image":
@@ -46,38 +45,33 @@ class Start:
                     "a picture to start from needs an automaton with RGB channels and 0 or 3 frozen ones, but this one "
                     f"has {rule.channels} channels, RGB from {nca.rgb_channel} on, and {rule.frozen} frozen ones."
                 )
-            if self.image.shape != (3, height, width):
-                raise ValueError(f"image must have shape [3, {height}, {width}], but got {list(self.image.shape)}.")
+            size = [3, scene.height, scene.width]
+            if list(self.image.shape) != size:
+                raise ValueError(f"image must have shape {size}, but got {list(self.image.shape)}.")
         if self.kind == "state":
             state = self.state
-            if (state.channels, state.height, state.width) != (rule.channels, height, width):
+            if (state.channels, state.height, state.width) != (rule.channels, scene.height, scene.width):
                 raise ValueError(
-                    f"the state in {state.path} must be {rule.channels} channels of {height} x {width} cells, but it "
-                    f"is {state.channels} of {state.height} x {state.width}."
+                    f"the state in {state.path} must be {rule.channels} channels of {scene.height} x {scene.width} "
+                    f"cells, but it is {state.channels} of {state.height} x {state.width}."
                 )
-            if growing:
+            if len(scene.stages()) > 1:
                 raise ValueError("a canvas that grows cannot start from a saved state: leave grow_every out.")
 
-    def within(self, height: int, width: int, rows: int, columns: int) -> "Start":
-        """The start of the middle rows and columns of a canvas of that height and width."""
-        if self.kind != "image":
-            return self
-        top, left = (height - rows) // 2, (width - columns) // 2
-        return Start("image", self.image[:, top : top + rows, left : left + columns])
-
-    def write(self, band: Band, nca: NCA, height: int, width: int, *, first_row: int = 0, seed: int = 0) -> None:
+    def write(self, band: Band, scene: Scene, height: int, width: int, *, first_row: int = 0) -> None:
         """Writes the rows of a band, which holds zeros.
 
         Where the band is kept in 16 bits, noise is rounded before it is scaled and again after.
 
         Args:
             band: Rows first_row to first_row + band.rows - 1 of the canvas.
-            nca: For its channels.
-            height, width: Of the canvas.
-            seed: Fixes noise.
+            scene: For its automaton and seed.
+            height, width: Of the canvas, which is in the middle of that of the scene until it has grown.
+            first_row: See band.
         """
+        nca = scene.nca
         if self.kind == "state":
-            for row, count in blocks_of(band):
+            for row, count in band.blocks():
                 band.write(row, self.state.rows(first_row + row, count))
         elif self.kind == "cell":
             if first_row <= height // 2 < first_row + band.rows:
@@ -85,57 +79,52 @@ class Start:
                 row[nca.rule.alive_channel :, 0, width // 2] = 1
                 band.write(height // 2 - first_row, row)
         elif self.kind == "noise":
-            _draw(band, torch.randn, height, first_row, seed)
-            for row, count in blocks_of(band):
+            _draw(band, torch.randn, height, first_row, scene.seed)
+            for row, count in band.blocks():
                 band.write(row, scaled_to_unit(band.read(row, count)))
         elif self.kind == "image":
-            _draw(band, torch.rand, height, first_row, seed)
-            for row, count in blocks_of(band):
+            _draw(band, torch.rand, height, first_row, scene.seed)
+            top, left = (scene.height - height) // 2 + first_row, (scene.width - width) // 2
+            for row, count in band.blocks():
                 x = band.read(row, count) - 0.5
-                centred = self.image[:, first_row + row : first_row + row + count] - 0.5
+                centred = self.image[:, top + row : top + row + count, left : left + width] - 0.5
                 x[: nca.rule.frozen] = centred[: nca.rule.frozen]
                 x[nca.rgb_channel : nca.rgb_channel + 3] = centred
                 band.write(row, x)
 
 
-def find_start(config: CanvasConfig, nca: NCA, image: Tensor | None = None) -> Start:
-    """The start that the settings name, or that the automaton was made for.
-
-    Args:
-        config: Its `start` counts.
-        nca: The automaton.
-        image: The picture, for automata that start from one.
+def find_start(scene: Scene) -> Start:
+    """Finds the start that the settings name, or that the automaton was made for.
 
     Raises:
-        OSError, ValueError: There is no such file, or it is neither a picture nor a state; the picture is missing.
+        OSError, ValueError: There is no such file, or it is neither a picture nor a state; the picture is missing, or
+            the start does not go with the scene.
     """
-    if config.start is None or image is not None:
-        if (image is not None) != (nca.start == "image") or (image is not None and config.start is not None):
+    nca, image, start = scene.nca, scene.image, scene.config.start
+    if start is None or image is not None:
+        if (image is not None) != (nca.start == "image") or (image is not None and start is not None):
             got = "none" if image is None else f"one of shape {tuple(image.shape)}"
             raise ValueError(
                 f"image must be given exactly when start is 'image', but start={nca.start!r} got {got}. "
                 "--start names one."
             )
-        return Start(nca.start, image)
-    if config.start_file is None:
-        return Start(config.start)
-    if config.start_file.suffix == ".safetensors":
-        return Start("state", state=StateFile(config.start_file))
-    return Start("image", load_image(config.start))
+        found = Start(nca.start, None if image is None else image.cpu())
+    elif scene.config.start_file is None:
+        found = Start(start)
+    elif scene.config.start_file.suffix == ".safetensors":
+        found = Start("state", state=StateFile(scene.config.start_file))
+    else:
+        found = Start("image", load_image(start))
+    found.check(scene)
+    return found
 
 
 def file_size(path: Path) -> tuple[int, int]:
-    """Height and width of the picture or state in a file. Raises as `find_start`."""
+    """Reads height and width of the picture or state in a file. Raises as `find_start`."""
     if path.suffix == ".safetensors":
         state = StateFile(path)
         return state.height, state.width
     return tuple(load_image(path).shape[1:])
-
-
-def blocks_of(band: Band, rows: int | None = None) -> Iterator[tuple[int, int]]:
-    """(first row, number of rows) of a band's rows from top to bottom, as many at a time as are handy to hold."""
-    rows = max(1, BLOCK // (band.channels * band.width)) if rows is None else rows
-    return ((row, min(rows, band.rows - row)) for row in range(0, band.rows, rows))
 
 
 def _draw(band: Band, draw: Callable, height: int, first_row: int, seed: int) -> None:

@@ -5,18 +5,17 @@ The header says after which step the state is, so that a run that starts from it
 """
 
 import json
-import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from nca_fast import checkpoint
 from nca_fast.files import atomic_path
 
-NAMES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+DTYPES = ("F32", "BF16", "F16")
 
 
 class StateFile:
@@ -31,55 +30,43 @@ class StateFile:
 
     def __init__(self, path: Path):
         self.path = path
-        try:
-            with open(path, "rb") as file:
-                size = int.from_bytes(file.read(8), "little")
-                header = json.loads(file.read(size)) if size < 2**24 else {}
-                length = os.fstat(file.fileno()).st_size
-        except (UnicodeDecodeError, json.JSONDecodeError):
-            header = {}
-        facts = header.get("state") if isinstance(header, dict) else None
-        lengths = [len(facts.get(name, ())) for name in ("shape", "data_offsets")] if isinstance(facts, dict) else None
-        if lengths != [3, 2] or facts.get("dtype") not in NAMES:
+        with checkpoint.opened(path, "state") as file:
+            try:
+                state = file.get_slice("state")
+                shape, dtype = state.get_shape(), state.get_dtype()
+            except SafetensorError:
+                shape, dtype = [], "none"
+            metadata = json.loads((file.metadata() or {}).get(checkpoint.HEADER_KEY, "{}"))
+        if len(shape) != 3 or dtype not in DTYPES:
             raise ValueError(
-                f"a state must be a safetensors file with a tensor 'state' [C, H, W] of {', '.join(NAMES)}, but {path} "
-                "is something else. --save-state writes one."
+                f"a state must be a safetensors file with a tensor 'state' [C, H, W] of {', '.join(DTYPES)}, but "
+                f"{path} has {shape} of {dtype}. --save-state writes one."
             )
-        self.channels, self.height, self.width = facts["shape"]
-        self.dtype = NAMES[facts["dtype"]]
-        self._begin = 8 + size + facts["data_offsets"][0]
-        if self._begin + math.prod(facts["shape"]) * self.dtype.itemsize > length:
-            raise ValueError(f"state {path} must be complete, but it is cut short ({length} bytes). Save it again.")
-        about = json.loads(header.get("__metadata__", {}).get(checkpoint.HEADER_KEY, "{}"))
-        self.step = about.get("step", 0)
+        self.channels, self.height, self.width = shape
+        self.step = metadata.get("step", 0)
 
     def rows(self, first: int, count: int) -> Tensor:
-        """Rows first to first + count - 1. float32 [C, count, W]"""
-        low = torch.empty(self.channels, count, self.width, dtype=self.dtype)
-        with open(self.path, "rb") as file:
-            for channel in range(self.channels):
-                file.seek(self._begin + (channel * self.height + first) * self.width * self.dtype.itemsize)
-                view = memoryview(low[channel].view(torch.uint8).reshape(-1).numpy())
-                if file.readinto(view) != len(view):
-                    raise OSError(f"state {self.path} was cut short while it was read.")
-        return low.float()
+        """Reads rows first to first + count - 1. float32 [C, count, W]"""
+        with checkpoint.opened(self.path, "state") as file:
+            rows = file.get_slice("state")[:, first : first + count]  # in the mapped file, which may change
+            return rows.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
-def write_state(path: Path, channels: int, height: int, width: int, blocks: Iterable[Tensor], about: dict) -> None:
+def write_state(path: Path, channels: int, height: int, width: int, blocks: Iterable[Tensor], metadata: dict) -> None:
     """Writes a state, atomically, holding one block of it.
 
     Args:
         path: The file.
         channels, height, width: Of the state.
         blocks: Its rows from top to bottom: float32 [C, rows, W].
-        about: What the header shall say, JSON-able.
+        metadata: What the header shall say, JSON-able.
 
     Raises:
         OSError: The file cannot be written.
     """
     size = 4 * channels * height * width
     header = {
-        "__metadata__": {checkpoint.HEADER_KEY: json.dumps(about | {"provenance": checkpoint.provenance()})},
+        "__metadata__": {checkpoint.HEADER_KEY: json.dumps(metadata | {"provenance": checkpoint.provenance()})},
         "state": {"dtype": "F32", "shape": [channels, height, width], "data_offsets": [0, size]},
     }
     text = json.dumps(header).encode()
@@ -95,5 +82,5 @@ def write_state(path: Path, channels: int, height: int, width: int, blocks: Iter
 
 
 def state_bytes(channels: int, height: int, width: int) -> int:
-    """Size of such a file."""
+    """Counts the bytes of such a file."""
     return 4 * channels * height * width + 4096

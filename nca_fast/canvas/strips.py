@@ -2,76 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from nca_fast.canvas import streams as staging
-from nca_fast.canvas.band import Band
-from nca_fast.canvas.colony import Automata
+from nca_fast.canvas.band import Band, Position
+from nca_fast.canvas.colony import Colony
+from nca_fast.canvas.exchange import Neighbours
 from nca_fast.canvas.memory import zeros
 from nca_fast.canvas.plan import Plan
+from nca_fast.canvas.streams import CopyStreams, run_pass
 
 CELL_STEPS_PER_CALL = 30_000_000  # a second or two on a CPU: so often the progress bar moves
-
-
-@dataclass
-class Position:
-    """How far a band has come. With the band's file, it is what a process needs to go on where another was killed.
-
-    Args:
-        step: Steps that all rows have taken.
-        pass_steps: Steps of the pass that is under way, whose halo lies in the band; 0 between passes.
-        above, below: Rows of that halo.
-        row: First row of the strip that comes next in it.
-        base: Place of row 0 in the band's ring.
-    """
-
-    step: int = 0
-    pass_steps: int = 0
-    above: int = 0
-    below: int = 0
-    row: int = 0
-    base: int = 0
-
-
-class Neighbours(Protocol):
-    """Where the rows above and below a band come from."""
-
-    def exchange(self, band: Band, halo: int, meanwhile: Callable[[], None]) -> tuple[Tensor, Tensor]:
-        """The `halo` rows above the band and those below, as they are between passes; none where the canvas ends.
-
-        Each [C, halo or 0, width]. Calls `meanwhile`, which needs none of them, while they are on their way.
-        """
-
-    def barrier(self) -> None:
-        """Returns when the halos of all bands of the canvas are stored: then old rows may give way to new ones."""
-
-
-class Alone:
-    """A band that is a whole canvas: on a torus it is its own neighbour, otherwise it has none.
-
-    Args:
-        circular: Whether it is a torus.
-    """
-
-    def __init__(self, circular: bool):
-        self.circular = circular
-
-    def exchange(self, band: Band, halo: int, meanwhile: Callable[[], None]) -> tuple[Tensor, Tensor]:
-        """See `Neighbours`. A halo with more rows than the band goes around it more than once."""
-        meanwhile()
-        if not self.circular:
-            nothing = torch.empty(band.channels, 0, band.width)
-            return nothing, nothing
-        if halo <= band.rows:
-            return band.read(band.rows - halo, halo), band.read(0, halo)
-        rows = band.read(0, band.rows)
-        return rows[:, torch.arange(-halo, 0) % band.rows], rows[:, torch.arange(halo) % band.rows]
-
-    def barrier(self) -> None:
-        """There is nobody to wait for."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +26,7 @@ class Strip:
     count: int
 
     def inner(self, x: Tensor) -> Tensor:
-        """Of what was computed [C, count, width], the rows that are right. [C, rows, width]"""
+        """Takes the rows that are right out of what was computed. [C, count, width] -> [C, rows, width]"""
         return x[:, self.first - self.begin : self.first - self.begin + self.rows]
 
 
@@ -92,34 +34,32 @@ class Passes:
     """Takes a band through its steps.
 
     Args:
-        automata: What runs on the canvas.
+        colony: What runs on the canvas.
         band: Some of its rows, or all.
         plan: How the band is cut.
         position: Changed with every strip.
-        first_row: Number of the band's first row in the canvas.
-        neighbours: Of the band.
+        neighbours: Of the band, which know its place in the canvas.
         save: Called whenever `position` has changed and the band with it.
         on_cells: Called with the cell-steps that were done since the last call.
-        lanes: Copies to and from the automata's device, None on the CPU. See `staging`.
+        streams: Copies to and from the colony's device; None on the CPU.
     """
 
     def __init__(
         self,
-        automata: Automata,
+        colony: Colony,
         band: Band,
         plan: Plan,
         position: Position,
         *,
-        first_row: int = 0,
         neighbours: Neighbours,
         save: Callable[[], None] = lambda: None,
         on_cells: Callable[[float], None] = lambda cells: None,
-        lanes: "staging.Lanes | None" = None,
+        streams: CopyStreams | None = None,
     ):
-        self.automata, self.band, self.plan, self.position = automata, band, plan, position
-        self.first_row, self.neighbours = first_row, neighbours
-        self.save, self.on_cells, self.lanes = save, on_cells, lanes
-        self.reach = automata.cost().reach
+        self.colony, self.band, self.plan, self.position = colony, band, plan, position
+        self.neighbours, self.first_row = neighbours, neighbours.rows[0] if neighbours.rows else 0
+        self.save, self.on_cells, self.streams = save, on_cells, streams
+        self.reach = colony.cost().reach
         self._buffers = None
         self._ahead: Strip | None = None  # of the pass that is under way, computed before its turn
 
@@ -145,7 +85,7 @@ class Passes:
         self._buffers = None
 
     def _advance_whole(self, steps):
-        """The band is the only strip: it is advanced where it lies, after the rows around it were put to it."""
+        """Advances a band that is the only strip where it lies, after the rows around it were put to it."""
         x, first, halo = self.band.memory[None], 0, self.reach * steps if self.plan.halo else 0
         if halo:
             above, below = self.neighbours.exchange(self.band, halo, lambda: None)
@@ -170,7 +110,7 @@ class Passes:
         self.neighbours.barrier()
 
     def _strips(self):
-        """What is left of the pass."""
+        """Lists what is left of the pass."""
         position, halo = self.position, self.reach * self.position.pass_steps if self.plan.halo else 0
         strips = []
         for first in range(position.row, self.band.rows, self.plan.strip_rows):
@@ -189,8 +129,8 @@ class Passes:
             self._ahead = strip
 
     def _compute(self, strips, done):
-        if self.lanes is not None:
-            staging.run(self.lanes, strips, self.band, self._advance_staged, done)
+        if self.streams is not None:
+            run_pass(self.streams, strips, self.band, self._advance_staged, done)
             return
         for strip in strips:
             self._compute_here(strip)
@@ -208,19 +148,19 @@ class Passes:
         band.write_next(strip.first, strip.inner(x[0]))
 
     def _advance(self, x, spare, begin, steps, rows):
-        """Steps on the rows of the band from `begin` on, of which so many `rows` are new."""
+        """Takes steps on the rows of the band from `begin` on, of which so many `rows` are new."""
         at_once = max(1, CELL_STEPS_PER_CALL // (x.shape[2] * x.shape[3]))
         for done in range(0, steps, at_once):
             count = min(at_once, steps - done)
-            x, spare = self.automata.advance(x, spare, self.first_row + begin, self.position.step + done, count)
+            x, spare = self.colony.advance(x, spare, self.first_row + begin, self.position.step + done, count)
             self.on_cells(rows * self.band.width * count)
         return x, spare
 
     def _advance_staged(self, x, spare, strip):
-        """All steps of the pass on a strip that is on its device."""
+        """Takes all steps of the pass on a strip that is on its device."""
         self.on_cells(strip.rows * self.band.width * self.position.pass_steps)
         row = self.first_row + strip.begin
-        return self.automata.advance(x, spare, row, self.position.step, self.position.pass_steps)
+        return self.colony.advance(x, spare, row, self.position.step, self.position.pass_steps)
 
     def _done(self, strip):
         self.position.row = strip.first + strip.rows

@@ -73,12 +73,12 @@ def load_pictures(name: str, size: int, grey: bool) -> Pictures:
 
 
 def picture(name: str, size: int, grey: bool) -> Tensor:
-    """One picture file as the pictures of a set are: its middle square, [1, 1 or 3, size, size]."""
+    """Reads a picture file as the pictures of a set are: its middle square, [1, 1 or 3, size, size]."""
     return _fitted(_square(load_image(name))[None], size, grey)
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The array in an IDX file, the format of MNIST: bytes, big-endian sizes first.
+    """Reads the array in an IDX file, the format of MNIST: bytes, big-endian sizes first.
 
     Args:
         path: The file; gzipped when its name ends in .gz.
@@ -109,7 +109,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def read_cifar(path: Path) -> np.ndarray:
-    """The pictures in a file of CIFAR-10's binary version, uint8 [N, 3, 32, 32].
+    """Reads the pictures in a file of CIFAR-10's binary version, uint8 [N, 3, 32, 32].
 
     Raises:
         ValueError: the size is not a whole number of records, or there is none.
@@ -194,7 +194,7 @@ def _resized(pictures: Tensor, size: int) -> Tensor:
 
 
 def _fitted(pictures: Tensor, size: int, grey: bool) -> Tensor:
-    """Pictures [N, 1 or 3, h, h] as a model takes them."""
+    """Brings pictures [N, 1 or 3, h, h] to the size and colors that a model takes."""
     if grey and pictures.shape[1] == 3:  # the weights of ITU-R BT.601, as Pillow's mode L
         pictures = (pictures * pictures.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
     if not grey and pictures.shape[1] == 1:

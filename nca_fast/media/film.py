@@ -1,4 +1,4 @@
-"""Films as MP4 (H.264) or GIF: the only module that knows ffmpeg."""
+"""Films as MP4 (H.264) or GIF, and how fast they run: the only module that knows ffmpeg."""
 
 from __future__ import annotations
 
@@ -16,29 +16,127 @@ from PIL import GifImagePlugin, Image
 from nca_fast.files import atomic_path
 from nca_fast.media.images import to_uint8
 
-MP4_SIDE = 16384  # x264 takes no more,
-MP4_AREA = 2**28  # and ffmpeg wants (height + 128) * (width + 128) below this
-GIF_SIDE = 65535
 
+class Mp4:
+    """An MP4 that is being written: bytes of frames in, through a pipe to ffmpeg."""
 
-def check_film(path: str | os.PathLike, height: int, width: int) -> None:
-    """Refuse frames, of so many pixels, that the format does not take. (Many players stop at 4096 x 2304.)
+    fastest = 1000  # frames per second
 
-    Raises:
-        ValueError: a side or the area is too large.
-    """
-    if Path(path).suffix.lower() == ".gif":
-        if max(height, width) > GIF_SIDE:
-            raise ValueError(f"sides of a GIF must be at most {GIF_SIDE} pixels, but frames are {height} x {width}.")
-    elif max(height, width) > MP4_SIDE or (height + 129) * (width + 129) >= MP4_AREA:  # an odd side grows by one
-        raise ValueError(
-            f"frames of an MP4 must have sides of at most {MP4_SIDE} and some {MP4_AREA // 10**6} million pixels, but "
-            f"they are {height} x {width}. Film a smaller canvas, or write a picture of the end."
+    @staticmethod
+    def check(height: int, width: int) -> None:
+        """Refuses sides above the 16384 of x264 and areas (height + 128) * (width + 128) above the 2**28 of ffmpeg."""
+        if max(height, width) > 16384 or (height + 129) * (width + 129) >= 2**28:  # an odd side grows by one
+            raise ValueError(
+                "frames of an MP4 must have sides of at most 16384 and some 268 million pixels, but they are "
+                f"{height} x {width}. Film a smaller canvas, or write a picture of the end."
+            )
+
+    def __init__(self, path: Path, fps: float):
+        try:
+            import imageio_ffmpeg
+
+            self._executable = imageio_ffmpeg.get_ffmpeg_exe()
+        except (ImportError, RuntimeError) as error:
+            raise ImportError("MP4 needs ffmpeg: pip install imageio-ffmpeg; or write a .gif.") from error
+        self._path, self._fps = path, fps
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (see close)
+        self.encoder: subprocess.Popen | None = None
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Appends a frame, uint8 [H, W, 3]."""
+        pixels = np.pad(pixels, ((0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)), mode="edge")
+        if self.encoder is None:
+            self._start(*pixels.shape[:2])
+        try:
+            self.encoder.stdin.write(pixels.tobytes())
+        except BrokenPipeError:
+            self.finish()
+
+    def finish(self) -> None:
+        """Completes the film; raises OSError when ffmpeg says that it failed."""
+        self.encoder.communicate()
+        if self.encoder.returncode != 0:
+            self._log.seek(0)
+            lines = self._log.read().decode(errors="replace").strip().splitlines()
+            raise OSError(
+                f"ffmpeg failed with status {self.encoder.returncode}: {lines[-1] if lines else 'no message'}"
+            )
+
+    def close(self) -> None:
+        """Lets go of everything, whether the film is complete or not."""
+        if self.encoder is not None and self.encoder.poll() is None:
+            self.encoder.kill()
+            self.encoder.communicate()
+        self._log.close()
+
+    def _start(self, height: int, width: int) -> None:
+        # imageio-ffmpeg's own writer drops ffmpeg's exit status, and with it a full disk; so only its binary is used.
+        frames = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self._fps), "-i", "-"]
+        film = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "18", "-movflags", "+faststart"]
+        self.encoder = subprocess.Popen(
+            [self._executable, "-y", "-v", "error", *frames, "-an", *film, str(self._path)],
+            stdin=subprocess.PIPE,
+            stderr=self._log,
+            start_new_session=True,  # Ctrl-C is for Python, which may want to finish the film
         )
 
 
+class Gif:
+    """A GIF that is being written, frame by frame: Image.save(save_all=True) would hold them all."""
+
+    fastest = 50  # frames per second: players slow faster ones down to 10
+
+    @staticmethod
+    def check(height: int, width: int) -> None:
+        """Refuses sides of more than 16 bits."""
+        if max(height, width) > 65535:
+            raise ValueError(f"sides of a GIF must be at most 65535 pixels, but frames are {height} x {width}.")
+
+    def __init__(self, path: Path, fps: float):
+        self._file, self._fps, self._frames = open(path, "wb"), fps, 0  # noqa: SIM115 (see close)
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Appends a frame, uint8 [H, W, 3]."""
+        if self._frames == 0:
+            height, width, _ = pixels.shape
+            self._file.write(b"GIF89a" + struct.pack("<HHBBB", width, height, 0x70, 0, 0))  # every frame has its colors
+            self._file.write(b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")  # played over and over
+        ticks = [round(100 * index / self._fps) for index in (self._frames, self._frames + 1)]
+        frame = Image.fromarray(pixels).quantize(256)
+        duration = 10 * (ticks[1] - ticks[0])
+        self._file.write(b"".join(GifImagePlugin.getdata(frame, duration=duration, include_color_table=True)))
+        self._frames += 1
+
+    def finish(self) -> None:
+        """Completes the film."""
+        self._file.write(b";")
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+FILMS: dict[str, type[Mp4 | Gif]] = {".mp4": Mp4, ".gif": Gif}
+
+
+def check_film(path: str | os.PathLike, height: int, width: int) -> None:
+    """Refuses frames, of so many pixels, that the format does not take. (Many players stop at 4096 x 2304.)
+
+    Raises:
+        ValueError: wrong ending; a side or the area is too large.
+    """
+    _film_format(path).check(height, width)
+
+
+def _film_format(path: str | os.PathLike) -> type[Mp4 | Gif]:
+    suffix = Path(path).suffix.lower()
+    if suffix not in FILMS:
+        raise ValueError(f"the film's name must end in {' or '.join(FILMS)}, but got {os.fspath(path)!r}.")
+    return FILMS[suffix]
+
+
 class VideoWriter:
-    """Write frames one by one, and hold none; the file appears when the block ends without an error, and not otherwise.
+    """Writes frames one by one and holds none. The file appears when the block ends without an error, not otherwise.
 
         with VideoWriter("texture.mp4", fps=30) as video:
             video.add(frame)
@@ -58,37 +156,29 @@ class VideoWriter:
     """
 
     def __init__(self, path: str | os.PathLike, fps: float = 30):
-        self.path = Path(path)
-        self.fps = fps
-        self._suffix = self.path.suffix.lower()
-        if self._suffix not in (".mp4", ".gif"):
-            raise ValueError(f"the film's name must end in .mp4 or .gif, but got {os.fspath(path)!r}.")
-        if not 0 < fps <= (50 if self._suffix == ".gif" else 1000):
-            raise ValueError(
-                f"fps must be above 0 and at most 50 for GIF, 1000 for MP4, but got {fps} for {self._suffix}."
-            )
-        self._open: contextlib.ExitStack | None = None
+        self.path, self.fps = Path(path), fps
+        self._format = _film_format(path)
+        if not 0 < fps <= self._format.fastest:
+            limit = f"{self._format.fastest} for {self.path.suffix.lower()}"
+            raise ValueError(f"fps must be above 0 and at most {limit}, but got {fps}.")
+        self.film: Mp4 | Gif | None = None  # while the block is open
 
     def __enter__(self):
-        self._executable = _find_ffmpeg() if self._suffix == ".mp4" else None
         self._shape: tuple[int, ...] | None = None
-        self._frames = 0
-        self._encoder: subprocess.Popen | None = None
-        self._open = contextlib.ExitStack()
-        self._temporary = self._open.enter_context(atomic_path(self.path))
-        if self._suffix == ".gif":
-            self._gif = self._open.enter_context(open(self._temporary, "wb"))
-        else:
-            self._log = self._open.enter_context(tempfile.TemporaryFile())
+        with contextlib.ExitStack() as stack:  # which is left at once on an error
+            temporary = stack.enter_context(atomic_path(self.path))
+            self.film = self._format(temporary, self.fps)
+            stack.callback(self.film.close)
+            self._open = stack.pop_all()
         return self
 
     def add(self, frame: torch.Tensor) -> None:
-        """Append one frame.
+        """Appends one frame.
 
         Args:
             frame: [3, H, W] float in [0, 1], the same size each time.
         """
-        if self._open is None:
+        if self.film is None:
             raise ValueError("frames can be added only inside a `with VideoWriter(...)` block.")
         pixels = to_uint8(frame)
         if self._shape is None:
@@ -96,70 +186,42 @@ class VideoWriter:
             self._shape = pixels.shape
         if pixels.shape != self._shape:
             raise ValueError(f"all frames must be {self._shape[:2]} (height, width), but got {pixels.shape[:2]}.")
-        if self._suffix == ".gif":
-            self._add_to_gif(pixels)
-            return
-        pixels = np.pad(pixels, ((0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)), mode="edge")
-        if self._encoder is None:
-            self._encoder = self._start_ffmpeg(*pixels.shape[:2])
-        try:
-            self._encoder.stdin.write(pixels.tobytes())
-        except BrokenPipeError:
-            self._finish_ffmpeg()
+        self.film.add(pixels)
 
     def __exit__(self, kind, error, trace) -> None:
-        stack, self._open = self._open, None
+        film, self.film = self.film, None
         if error is not None:
-            if self._encoder is not None:
-                self._encoder.kill()
-                self._encoder.communicate()
-            stack.__exit__(kind, error, trace)
+            self._open.__exit__(kind, error, trace)
             return
-        with stack:  # an error below makes atomic_path drop the temporary file
+        with self._open:  # an error below makes atomic_path drop the temporary file
             if self._shape is None:
                 raise ValueError(f"a film needs at least one frame, but {str(self.path)!r} got none.")
-            if self._suffix == ".gif":
-                self._gif.write(b";")
-            else:
-                self._finish_ffmpeg()
-
-    def _start_ffmpeg(self, height: int, width: int) -> subprocess.Popen:
-        # imageio-ffmpeg's own writer drops ffmpeg's exit status, and with it a full disk; so only its binary is used.
-        frames = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self.fps), "-i", "-"]
-        film = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "18", "-movflags", "+faststart"]
-        return subprocess.Popen(
-            [self._executable, "-y", "-v", "error", *frames, "-an", *film, str(self._temporary)],
-            stdin=subprocess.PIPE,
-            stderr=self._log,
-            start_new_session=True,  # Ctrl-C is for Python, which may want to finish the film
-        )
-
-    def _finish_ffmpeg(self) -> None:
-        """Close the film; raise OSError when ffmpeg says that it failed."""
-        encoder, self._encoder = self._encoder, None
-        encoder.communicate()
-        if encoder.returncode != 0:
-            self._log.seek(0)
-            lines = self._log.read().decode(errors="replace").strip().splitlines()
-            raise OSError(f"ffmpeg failed with status {encoder.returncode}: {lines[-1] if lines else 'no message'}")
-
-    def _add_to_gif(self, pixels: np.ndarray) -> None:
-        # Image.save(save_all=True) would hold all frames until the last has come.
-        if self._frames == 0:
-            height, width, _ = pixels.shape
-            self._gif.write(b"GIF89a" + struct.pack("<HHBBB", width, height, 0x70, 0, 0))  # every frame has its colors
-            self._gif.write(b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")  # played over and over
-        ticks = [round(100 * index / self.fps) for index in (self._frames, self._frames + 1)]
-        frame = Image.fromarray(pixels).quantize(256)
-        duration = 10 * (ticks[1] - ticks[0])
-        self._gif.write(b"".join(GifImagePlugin.getdata(frame, duration=duration, include_color_table=True)))
-        self._frames += 1
+            film.finish()
 
 
-def _find_ffmpeg() -> str:
-    try:
-        import imageio_ffmpeg
+def speed_ramp(steps: int, frames_per_speed: int = 30, fastest: int = 8) -> list[int]:
+    """Chooses how many steps lie between the frames of a film: 1 at first, where most happens, then 2, 4, and 8.
 
-        return imageio_ffmpeg.get_ffmpeg_exe()
-    except (ImportError, RuntimeError) as error:
-        raise ImportError("MP4 needs ffmpeg: pip install imageio-ffmpeg; or write a .gif.") from error
+    Source: the video of the Distill texture notebook, min(2 ** (k // 30), 8) steps before frame k.
+
+    Args:
+        steps: Total number of steps; the last frame takes what is left of them.
+        frames_per_speed: Frames until the speed doubles.
+        fastest: Steps between two frames, at most.
+
+    Returns:
+        Positive numbers that sum to `steps`.
+    """
+    frames = []
+    speed = 1
+    while steps > 0:
+        frames.append(min(speed, steps))
+        steps -= frames[-1]
+        if len(frames) % frames_per_speed == 0:
+            speed = min(2 * speed, fastest)
+    return frames
+
+
+def even_speed(steps: int, steps_per_frame: int) -> list[int]:
+    """Does as `speed_ramp`, with the same number of steps between all frames; the last takes what is left."""
+    return [min(steps_per_frame, steps - done) for done in range(0, steps, steps_per_frame)]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nca_fast.files import atomic_path
+from nca_fast.media.row_blocks import PictureFormat, one_file
 
 # The pictures inside scikit-image's wheel; its other names would start a download.
 SKIMAGE_PICTURES = (
@@ -24,16 +24,39 @@ SKIMAGE_PICTURES = (
 # What counts as a picture in a folder; a file that is named outright may have any ending.
 _PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
-_FORMATS = {
-    ".png": ("PNG", {}),
-    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".webp": ("WEBP", {"lossless": True}),
+
+def _pillow_format(name: str, largest_side: int, bytes_a_pixel: int, **options) -> PictureFormat:
+    """Describes a format of Pillow, which takes the whole picture, and holds so many bytes of each pixel of it."""
+
+    def write(path: Path, height: int, width: int, blocks: Iterable[np.ndarray]) -> None:
+        pixels, row = np.empty((height, width, 3), np.uint8), 0
+        for block in blocks:
+            pixels[row : row + len(block)] = block
+            row += len(block)
+        Image.fromarray(pixels).save(path, format=name, **options)
+
+    return PictureFormat(
+        largest_side,
+        one_file(write),
+        # Noise stays as large as it is (tests/test_formats.py).
+        bytes_needed=lambda height, width: 3 * height * width + height * width // 10 + 65536,
+        bytes_held=lambda height, width: bytes_a_pixel * height * width,
+    )
+
+
+# JPEG has 16 bits for a side, and libjpeg-turbo stops at 65500; WebP has 14 bits. Pillow has a copy of 4 bytes a pixel,
+# WebP three more.
+_JPEG = _pillow_format("JPEG", 65500, 8, quality=95, subsampling=0)
+PILLOW_FORMATS = {
+    ".png": _pillow_format("PNG", 2**31 - 1, 8),
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": _pillow_format("WEBP", 16383, 16, lossless=True),
 }
-_FORMATS[".jpeg"] = _FORMATS[".jpg"]
 
 
 def load_image(path_or_name: str | os.PathLike, max_size: int | None = None) -> torch.Tensor:
-    """Read a picture as a viewer would show it.
+    """Reads a picture as a viewer would show it.
 
     EXIF rotation is applied, transparency is laid over white, grey, palette, CMYK and 16-bit pictures become RGB, and
     of an animation the first frame is taken.
@@ -49,15 +72,10 @@ def load_image(path_or_name: str | os.PathLike, max_size: int | None = None) -> 
         ValueError: missing, unreadable, damaged, empty or suspiciously large file; unknown name; max_size below 1.
         ImportError: `skimage:` without scikit-image.
     """
-    if max_size is not None and max_size < 1:
-        raise ValueError(f"max_size must be at least 1 pixel, but got {max_size}.")
+    _check_max_size(max_size)
     name = os.fspath(path_or_name)
     with _open_skimage(name) if name.startswith("skimage:") else _open_file(name) as opened:
-        image = _to_plain_mode(opened, name)
-    if max_size is not None and max(image.size) > max_size:
-        scale = max_size / max(image.size)
-        size = [max(1, round(side * scale)) for side in image.size]
-        image = image.resize(size, Image.Resampling.LANCZOS)
+        image = _shrunk(_to_plain_mode(opened, name), max_size)
     array = np.asarray(image, dtype=np.float32)
     if image.mode == "F":
         # The Lanczos filter overshoots at edges; Pillow clips that for 8-bit pictures only.
@@ -73,7 +91,7 @@ def source_name(source: str | os.PathLike | torch.Tensor | None) -> str | None:
 
 
 def load_rgba(path: str | os.PathLike, max_size: int) -> torch.Tensor:
-    """Read a picture with its transparency.
+    """Reads a picture with its transparency.
 
     Args:
         path: a file; one without transparency is opaque all over.
@@ -85,21 +103,17 @@ def load_rgba(path: str | os.PathLike, max_size: int) -> torch.Tensor:
     Raises:
         ValueError: missing, unreadable, damaged, empty or suspiciously large file; max_size below 1.
     """
-    if max_size < 1:
-        raise ValueError(f"max_size must be at least 1 pixel, but got {max_size}.")
+    _check_max_size(max_size)
     with _open_file(os.fspath(path)) as opened:
         image = ImageOps.exif_transpose(opened).convert("RGBA")
     if 0 in image.size:
         raise ValueError(f"a picture must have at least one pixel, but {os.fspath(path)!r} has none.")
-    if max(image.size) > max_size:
-        scale = max_size / max(image.size)
-        image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
-    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.asarray(_shrunk(image, max_size), dtype=np.float32) / 255).permute(2, 0, 1)
     return torch.cat([pixels[:3] * pixels[3:], pixels[3:]]).contiguous()
 
 
 def picture_files(folder: str | os.PathLike) -> list[Path]:
-    """The files of a folder whose names end as those of pictures do, in the order of their names; not hidden ones."""
+    """Lists the files of a folder whose names end as those of pictures do, in order; not hidden ones."""
     return sorted(
         path
         for path in Path(folder).iterdir()
@@ -108,7 +122,7 @@ def picture_files(folder: str | os.PathLike) -> list[Path]:
 
 
 def save_image(image: torch.Tensor, path: str | os.PathLike) -> None:
-    """Write a picture, atomically; the ending of `path` decides between PNG, JPEG and WebP.
+    """Writes a picture, atomically; the ending of `path` decides between PNG, JPEG and WebP.
 
     Args:
         image: [3, H, W] float in [0, 1]; values outside are clipped.
@@ -119,22 +133,16 @@ def save_image(image: torch.Tensor, path: str | os.PathLike) -> None:
         OSError: the file cannot be written; the file that was there before is unchanged.
     """
     suffix = Path(path).suffix.lower()
-    if suffix not in _FORMATS:
+    if suffix not in PILLOW_FORMATS:
         raise ValueError(
-            f"the picture's name must end in one of {', '.join(sorted(_FORMATS))}, but got {os.fspath(path)!r}."
+            f"the picture's name must end in one of {', '.join(sorted(PILLOW_FORMATS))}, but got {os.fspath(path)!r}."
         )
-    save_pixels(to_uint8(image), path)
-
-
-def save_pixels(pixels: np.ndarray, path: str | os.PathLike) -> None:
-    """As `save_image`, for bytes: uint8 [H, W, 3]."""
-    picture_format, options = _FORMATS[Path(path).suffix.lower()]
-    with atomic_path(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format=picture_format, **options)
+    pixels = to_uint8(image)
+    PILLOW_FORMATS[suffix].write(Path(path), *pixels.shape[:2], [pixels])
 
 
 def image_grid(images: Sequence[torch.Tensor], columns: int, pad: int = 2) -> torch.Tensor:
-    """Lay pictures out in rows on white.
+    """Lays pictures out in rows on white.
 
     Args:
         images: at least one [3, H, W] in [0, 1], all of one size.
@@ -169,7 +177,7 @@ def enlarged(image: torch.Tensor, zoom: int) -> torch.Tensor:
 
 
 def to_uint8(image: torch.Tensor) -> np.ndarray:
-    """Convert one picture to bytes: round(255 * clip(image, 0, 1)).
+    """Converts one picture to bytes: round(255 * clip(image, 0, 1)).
 
     Args:
         image: [3, H, W] float in [0, 1].
@@ -188,6 +196,18 @@ def to_uint8(image: torch.Tensor) -> np.ndarray:
             "a picture must not hold NaN; did the automaton blow up? A lower learning rate often mends that."
         )
     return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def _check_max_size(max_size: int | None) -> None:
+    if max_size is not None and max_size < 1:
+        raise ValueError(f"max_size must be at least 1 pixel, but got {max_size}.")
+
+
+def _shrunk(image: Image.Image, max_size: int | None) -> Image.Image:
+    if max_size is None or max(image.size) <= max_size:
+        return image
+    scale = max_size / max(image.size)
+    return image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
 
 
 def _open_file(name: str) -> Image.Image:
@@ -228,7 +248,7 @@ def _open_skimage(name: str) -> Image.Image:
 
 
 def _to_plain_mode(image: Image.Image, name: str) -> Image.Image:
-    """Reduce Pillow's many modes to RGB, or to F in [0, 1] for grey pictures of more than 8 bits."""
+    """Reduces Pillow's many modes to RGB, or to F in [0, 1] for grey pictures of more than 8 bits."""
     if 0 in image.size:
         raise ValueError(f"a picture must have at least one pixel, but {name!r} is {image.width}x{image.height}.")
     image = ImageOps.exif_transpose(image)

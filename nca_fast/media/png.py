@@ -13,9 +13,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from nca_fast.media.row_blocks import regrouped
+from nca_fast.media.row_blocks import PictureFormat, one_file, regrouped
 
-LARGEST_SIDE = 2**31 - 1  # the specification's limit
 PIECE = 2**20  # bytes filtered and compressed at a time
 UP = 2  # the filter: each byte less the one above it
 
@@ -51,15 +50,23 @@ def write_png(path: Path, height: int, width: int, blocks: Iterable[np.ndarray])
         _chunk(file, b"IEND", b"")
 
 
-def png_bytes(height: int, width: int) -> int:
-    """Upper bound of the size of such a file: noise does not get smaller, and every piece has a chunk around it."""
+def _bytes_needed(height: int, width: int) -> int:
+    """Counts noise, which does not get smaller, and a chunk around every piece."""
     content = height * (1 + 3 * width)
     return content + content // 1000 + 12 * (height + content // PIECE) + 1024
 
 
 def _chunk(file: BinaryIO, kind: bytes, content: bytes) -> None:
-    """Length, kind, content, checksum. Image data that the compressor still holds back makes no chunk."""
+    """Writes length, kind, content, checksum. Image data that the compressor still holds back makes no chunk."""
     if content or kind == b"IEND":
         file.write(struct.pack(">I", len(content)) + kind)
         file.write(content)
         file.write(struct.pack(">I", zlib.crc32(content, zlib.crc32(kind))))
+
+
+PNG = PictureFormat(
+    largest_side=2**31 - 1,  # the specification's limit
+    write=one_file(write_png),
+    bytes_needed=_bytes_needed,
+    bytes_held=lambda height, width: 5 * max(PIECE, 3 * width) + 2**20,
+)

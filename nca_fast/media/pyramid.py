@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from nca_fast.files import atomic_folder, atomic_path
+from nca_fast.media.row_blocks import PictureFormat
 
-LARGEST_SIDE = 2**31 - 1
 TILE = 512  # even, so that tiles can be halved one by one; larger than usual, so that there are fewer files
 JPEG = {"format": "JPEG", "quality": 90, "subsampling": 0}
 BLOCK = 4096  # bytes in which file systems hand out room
@@ -28,7 +28,7 @@ def write_pyramid(path: Path, height: int, width: int, blocks: Iterable[np.ndarr
     """Writes the pyramid of a picture, all levels at once, with about two rows of tiles in memory.
 
     Args:
-        path: NAME.dzi. What an earlier call of the same name wrote is replaced: see `check_replaceable`.
+        path: NAME.dzi. What an earlier call of the same name wrote is replaced.
         height, width, blocks: As in `png.write_png`.
 
     Returns:
@@ -37,7 +37,7 @@ def write_pyramid(path: Path, height: int, width: int, blocks: Iterable[np.ndarr
     Raises:
         OSError: As `files.atomic_path`.
     """
-    folder, page = tiles_folder(path), path.with_suffix(".html")
+    folder, page = _tiles_folder(path), path.with_suffix(".html")
     with atomic_folder(folder) as temporary:
         level = None
         for number, size in enumerate(reversed(_sizes(height, width))):
@@ -50,14 +50,13 @@ def write_pyramid(path: Path, height: int, width: int, blocks: Iterable[np.ndarr
     return [page, path]
 
 
-def tiles_folder(path: Path) -> Path:
-    """Where the tiles of NAME.dzi are."""
+def _tiles_folder(path: Path) -> Path:
     return path.with_name(f"{path.stem}_files")
 
 
-def check_replaceable(path: Path) -> None:
+def _check_replaceable(path: Path) -> None:
     """Refuses to remove a folder that holds anything but the levels of a pyramid."""
-    folder = tiles_folder(path)
+    folder = _tiles_folder(path)
     if folder.exists() and not (folder.is_dir() and all(entry.name.isdigit() for entry in folder.iterdir())):
         raise FileExistsError(
             f"{folder} must be the folder of an earlier pyramid or not exist, but it holds something else. "
@@ -65,21 +64,15 @@ def check_replaceable(path: Path) -> None:
         )
 
 
-def pyramid_bytes(height: int, width: int) -> int:
-    """Upper bound of the room that such a pyramid takes."""
+def _bytes_needed(height: int, width: int) -> int:
     sizes = _sizes(height, width)
     tiles = sum(-(-height // TILE) * -(-width // TILE) for height, width in sizes)
-    # A JPEG of black and white noise has four fifths of the bytes of its pixels (tests/test_writers.py).
+    # A JPEG of black and white noise has four fifths of the bytes of its pixels (tests/test_formats.py).
     return sum(3 * height * width for height, width in sizes) + tiles * (BLOCK + 1024) + (len(sizes) + 2) * BLOCK
 
 
-def pyramid_memory(width: int) -> int:
-    """Upper bound of the bytes held while a pyramid is written: a row of tiles at each level, and its half."""
-    return 3 * TILE * width * 3 + 2**23  # and what it takes to halve and compress a tile
-
-
 def _sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """The picture's size, and that of every level below it, down to a single pixel."""
+    """Lists the picture's size and that of every level below it, down to a single pixel."""
     sizes = [(height, width)]
     while max(sizes[-1]) > 1:
         sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
@@ -121,7 +114,7 @@ class _Level:
 
 
 def halved(pixels: np.ndarray) -> np.ndarray:
-    """The mean of every 2 x 2 pixels, rounded; at an odd side of those that are there.
+    """Computes the mean of every 2 x 2 pixels, rounded; at an odd side of those that are there.
 
     As other makers of pyramids do it: of the stored numbers, not of the light that they stand for.
 
@@ -151,3 +144,13 @@ def _page(name: str, height: int, width: int) -> str:
     picture["top"] = len(_sizes(height, width)) - 1  # number of the level that is the picture itself
     text = Path(__file__).with_name("viewer.html").read_text(encoding="utf-8")
     return text.replace("{{picture}}", json.dumps(picture)).replace("{{title}}", html.escape(name))
+
+
+PYRAMID = PictureFormat(
+    largest_side=2**31 - 1,
+    write=write_pyramid,
+    bytes_needed=_bytes_needed,
+    # A row of tiles at each level, and its half, and what it takes to halve and compress a tile.
+    bytes_held=lambda height, width: 3 * TILE * width * 3 + 2**23,
+    check=_check_replaceable,
+)

@@ -1,8 +1,43 @@
 """A picture that is too large to hold: row blocks, arrays uint8 [rows, width, 3], that follow each other downwards."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+from nca_fast.files import atomic_path
+
+
+@dataclass(frozen=True)
+class PictureFormat:
+    """How a picture becomes a file.
+
+    Args:
+        largest_side: In pixels.
+        write: (path, height, width, row blocks) -> the files written, in the order in which a user looks at them. They
+            appear when they are complete, and not otherwise.
+        bytes_needed: (height, width) -> upper bound of the room on the disk, whatever the picture shows.
+        bytes_held: (height, width) -> upper bound of the memory that `write` takes beside the blocks.
+        check: (path) raises FileExistsError where something lies that must not be replaced.
+    """
+
+    largest_side: int
+    write: Callable[[Path, int, int, Iterable[np.ndarray]], list[Path]]
+    bytes_needed: Callable[[int, int], int]
+    bytes_held: Callable[[int, int], int]
+    check: Callable[[Path], None] = lambda path: None
+
+
+def one_file(write: Callable[[Path, int, int, Iterable[np.ndarray]], None]) -> Callable[..., list[Path]]:
+    """Makes `PictureFormat.write` of a function that writes one file, half of which may be left after an error."""
+
+    def write_atomically(path: Path, height: int, width: int, blocks: Iterable[np.ndarray]) -> list[Path]:
+        with atomic_path(path) as temporary:
+            write(temporary, height, width, blocks)
+        return [path]
+
+    return write_atomically
 
 
 def checked(blocks: Iterable[np.ndarray], height: int, width: int) -> Iterator[np.ndarray]:
@@ -28,7 +63,7 @@ def checked(blocks: Iterable[np.ndarray], height: int, width: int) -> Iterator[n
 
 
 def regrouped(blocks: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
-    """The same picture in new arrays of `rows` rows each; the last has what is left."""
+    """Cuts the same picture into new arrays of `rows` rows each; the last has what is left."""
     group, filled = None, 0
     for block in blocks:
         while len(block):

@@ -1,1 +1,1 @@
-"""Automata made visible: films of them, and canvases larger than training ever saw."""
+"""From a model to a picture or a film: canvases of any size in memory or in files, and pictures that are redrawn."""

@@ -4,17 +4,17 @@ import os
 from pathlib import Path
 
 from nca_fast import checkpoint
+from nca_fast.canvas.scene import Scene
 from nca_fast.files import check_writable
+from nca_fast.media.film import FILMS
 from nca_fast.media.images import load_image, picture_files
 from nca_fast.nca import NCA
-from nca_fast.rendering.render import even_speed
-from nca_fast.rendering.show import film, picture
-
-FILMS = (".mp4", ".gif")
+from nca_fast.rendering.film import film
+from nca_fast.rendering.picture import picture
 
 
 def shown_steps(model: str | Path) -> int:
-    """The steps after which the training of an automaton showed its pictures, by what its file says.
+    """Reads the number of steps after which the training of an automaton showed its pictures, by what its file says.
 
     Raises:
         ValueError: The file does not say. Others as `checkpoint.load_metadata`.
@@ -36,6 +36,7 @@ def apply(
     max_size: int | None = None,
     seed: int = 0,
     backend: str | None = None,
+    precision: str | None = None,
     steps_per_frame: int = 1,
     fps: int = 30,
     progress: bool = False,
@@ -43,14 +44,14 @@ def apply(
     """Lets an automaton change a picture, or all pictures of a folder.
 
     Args:
-        nca: An automaton that starts from a picture.
+        nca: An automaton that starts from a picture, on the device that shall compute.
         source: Picture file, "skimage:NAME", or a folder: the picture files in it, not those of its folders.
         out: For a picture, the file to write: .png, .tif, .dzi, .jpg, .webp, or .mp4 or .gif for a film that begins
             with the picture as it was. For a folder, the folder to write to: a .png for each picture, of the same name.
         steps: Updates of every cell.
         max_size: Longest side in pixels, to which larger pictures are shrunk; None: as large as they are.
         seed: Fixes the noise of the start state and all fire masks.
-        backend: As in `nca_fast.rollout`.
+        backend, precision: As in `nca_fast.rollout`.
         steps_per_frame: Film: steps between two frames.
         fps: Film: frames per second.
         progress: Show progress bars on stderr.
@@ -65,14 +66,14 @@ def apply(
     """
     if nca.start != "image":
         raise ValueError(f"the automaton must start from a picture, but this one starts from {nca.start}: render it.")
-    out = Path(out)
+    out, how = Path(out), {"seed": seed, "backend": backend, "precision": precision}
     if not os.path.isdir(source):
         check_writable(out.parent)
         image = load_image(source, max_size=max_size)
-        same = {"seed": seed, "backend": backend, "image": image, "progress": progress}
+        scene = Scene(nca, *image.shape[1:], steps, image=image, **how)
         if out.suffix.lower() in FILMS:
-            return film(nca, *image.shape[1:], even_speed(steps, steps_per_frame), out, fps=fps, **same), []
-        return picture(nca, *image.shape[1:], steps, out, **same), []
+            return film(scene, out, steps_per_frame=steps_per_frame, fps=fps, progress=progress), []
+        return picture(scene, out, progress=progress), []
 
     files = picture_files(source)
     targets = [out / f"{file.stem}.png" for file in files]
@@ -91,6 +92,6 @@ def apply(
         except ValueError as error:
             unread.append(str(error))
             continue
-        picture(nca, *image.shape[1:], steps, target, seed=seed, backend=backend, image=image, progress=progress)
+        picture(Scene(nca, *image.shape[1:], steps, image=image, **how), target, progress=progress)
         written.append(target)
     return written, unread

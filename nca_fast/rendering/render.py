@@ -1,88 +1,29 @@
-"""Rendering: run a trained automaton on a canvas of any size, and show its states on the way.
+"""Rendering in memory: the state that a trained automaton reaches on a canvas of any size.
 
 A cell sees nothing but its neighbourhood, so a canvas needs neither the size nor the shape of the training canvas.
 """
 
-from collections.abc import Callable, Sequence
-
 import torch
 from torch import Tensor
 
-from nca_fast.canvas.canvas import Run
-from nca_fast.canvas.scene import CanvasConfig
-from nca_fast.nca import NCA
-
-
-def speed_ramp(steps: int, frames_per_speed: int = 30, fastest: int = 8) -> list[int]:
-    """How many steps lie between the frames of a film: 1 at first, where most happens, then 2, 4, and 8 in the end.
-
-    Source: the video of the Distill texture notebook, min(2 ** (k // 30), 8) steps before frame k.
-
-    Args:
-        steps: Total number of steps; the last frame takes what is left of them.
-        frames_per_speed: Frames until the speed doubles.
-        fastest: Steps between two frames, at most.
-
-    Returns:
-        Positive numbers that sum to `steps`.
-    """
-    frames = []
-    speed = 1
-    while steps > 0:
-        frames.append(min(speed, steps))
-        steps -= frames[-1]
-        if len(frames) % frames_per_speed == 0:
-            speed = min(2 * speed, fastest)
-    return frames
-
-
-def even_speed(steps: int, steps_per_frame: int) -> list[int]:
-    """As `speed_ramp`, with the same number of steps between all frames; the last takes what is left."""
-    return [min(steps_per_frame, steps - done) for done in range(0, steps, steps_per_frame)]
+from nca_fast.canvas.canvas import Canvas
+from nca_fast.canvas.scene import Scene
 
 
 @torch.no_grad()
-def render(
-    nca: NCA,
-    height: int,
-    width: int,
-    steps: int,
-    *,
-    seed: int = 0,
-    backend: str | None = None,
-    image: Tensor | None = None,
-    config: CanvasConfig | None = None,
-    frames: Sequence[int] | None = None,
-    on_frame: Callable[[Tensor, int], None] | None = None,
-) -> Tensor:
-    """Rolls an automaton out from its start state, in memory. `run.Run` is for canvases that do not fit.
-
-    Args:
-        nca: The automaton; the canvas lives on its device.
-        height: Rows of the canvas, in cells.
-        width: Columns of the canvas, in cells.
-        steps: Updates of every cell. At least 1.
-        seed: Fixes the start state and all fire masks; the same result whatever the frames.
-        backend: As in `nca_fast.rollout`.
-        image: For automata that start from a picture: [3, height, width] in [0, 1].
-        config: Another start, maps, growth; None is none of it.
-        frames: Portions that sum to `steps`, such as `speed_ramp(steps)`; None is a single portion.
-        on_frame: Called after each portion with the state [1, C, H, W] and the number of steps done so far. The next
-            portion overwrites the state.
+def render(scene: Scene) -> Tensor:
+    """Rolls an automaton out from its start state, in memory. For states on the way, or in files, see `Canvas`.
 
     Returns:
-        The final state. [1, C, H, W]
+        The final state, on the device of the automaton. [1, C, height, width]
 
     Raises:
-        ValueError: A size or the number of steps is not positive, the frames do not sum to it, the canvas does not
-            fit into memory, or the image is missing or of another size.
+        ValueError: The canvas does not fit into memory, or the image is missing or of another size.
+
+    Example:
+        >>> state = render(Scene(nca, 512, 512, steps=300))
+        >>> image = nca.to_rgb(state)[0]    # [3, 512, 512]
     """
-    frames = [steps] if frames is None else list(frames)
-    if steps >= 1 and (sum(frames) != steps or min(frames) < 1):
-        raise ValueError(f"frames must be positive and sum to the {steps} steps, but they sum to {sum(frames)}.")
-    with Run(nca, height, width, steps, config, seed=seed, backend=backend, image=image, longest=max(frames)) as run:
-        for portion in frames:
-            run.go(run.done + portion)
-            if on_frame is not None:
-                on_frame(run.state(), run.done)
-        return run.state()
+    with Canvas(scene) as canvas:
+        canvas.go()
+        return canvas.state()

@@ -2,12 +2,13 @@
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from nca_fast.rendering.render import even_speed, render, speed_ramp
-from nca_fast.rendering.show import film, picture
+from nca_fast.canvas.scene import Scene
+from nca_fast.rendering.film import film
+from nca_fast.rendering.picture import picture
+from nca_fast.rendering.render import render
 from nca_fast.training.system import PoolSystem
 
 
@@ -18,19 +19,18 @@ def grown(system: PoolSystem) -> Tensor:
 
 def redrawn(system: PoolSystem, image: Tensor | None, height: int, width: int, steps: int) -> Tensor:
     """Renders what an automaton makes of a picture [3, height, width], or of its start state. [3, height, width]"""
-    seed = system.derived("preview")
-    state = render(system.nca, height, width, steps, seed=seed, image=image, backend=system.config.backend)
-    return system.nca.to_rgb(state)[0]
+    scene = _scene(system, height, width, steps, image, seed=system.derived("preview"))
+    return system.nca.to_rgb(render(scene))[0]
 
 
 def draw_grown(system: PoolSystem, out: Path, progress: bool) -> None:
     """Writes a picture, four times as large as the training canvas, and a film of what an automaton grows."""
     (still, moving), config = system.files, system.config
     height, width = system.size()
-    picture(system.nca, 4 * height, 4 * width, config.picture_steps, out / still, **_same(system, progress))
+    picture(_scene(system, 4 * height, 4 * width, config.picture_steps), out / still, progress=progress)
     if config.video_steps:
-        frames = speed_ramp(config.video_steps)
-        film(system.nca, 2 * height, 2 * width, frames, out / moving, zoom=2, **_same(system, progress))
+        scene = _scene(system, 2 * height, 2 * width, config.video_steps)
+        film(scene, out / moving, zoom=2, progress=progress)
 
 
 def draw_redrawn(
@@ -38,11 +38,10 @@ def draw_redrawn(
 ) -> None:
     """Writes what an automaton makes of a picture [3, h, w], and a film of it."""
     (still, moving), config = system.files, system.config
-    height, width = image.shape[1:]
-    picture(system.nca, height, width, steps, out / still, image=image, **_same(system, progress))
+    picture(_scene(system, *image.shape[1:], steps, image), out / still, progress=progress)
     if config.video_steps:
-        frames = even_speed(config.video_steps, steps_per_frame)
-        film(system.nca, height, width, frames, out / moving, image=image, **_same(system, progress))
+        scene = _scene(system, *image.shape[1:], config.video_steps, image)
+        film(scene, out / moving, steps_per_frame=steps_per_frame, progress=progress)
 
 
 def next_render(out: Path, side: int = 1024, steps: int = 300, name: str = "big.png") -> str:
@@ -55,5 +54,9 @@ def next_apply(out: Path, name: str) -> str:
     return f"next: nca-fast apply {shlex.quote(str(out))} PICTURE --out {name}"
 
 
-def _same(system: PoolSystem, progress: bool) -> dict[str, Any]:
-    return {"seed": system.config.seed, "progress": progress, "backend": system.config.backend}
+def _scene(
+    system: PoolSystem, height: int, width: int, steps: int, image: Tensor | None = None, seed: int | None = None
+) -> Scene:
+    config = system.config
+    how = {"seed": config.seed if seed is None else seed, "backend": config.backend, "precision": config.precision}
+    return Scene(system.nca, height, width, steps, image=image, **how)

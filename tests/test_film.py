@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nca_fast.media import film as video
-from nca_fast.media.film import VideoWriter
+from nca_fast.media import film as media_film
+from nca_fast.media.film import VideoWriter, even_speed, speed_ramp
 
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
 
@@ -76,7 +76,7 @@ def test_gif_frames_have_their_own_colors_and_go_to_the_disk(tmp_path):
 )
 def test_frames_that_no_encoder_takes(tmp_path, name, height, width):
     with pytest.raises(ValueError, match=f"sides of .*{height} x {width}"):
-        video.check_film(name, height, width)
+        media_film.check_film(name, height, width)
     if height * width < 10**6:
         with pytest.raises(ValueError, match="sides of"), VideoWriter(tmp_path / name) as film:
             film.add(torch.zeros(3, height, width))
@@ -105,7 +105,7 @@ def test_a_full_disk_leaves_no_half_written_gif(tmp_path, monkeypatch):
     def full(frame, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(video.GifImagePlugin, "getdata", full)
+    monkeypatch.setattr(media_film.GifImagePlugin, "getdata", full)
     with (
         pytest.raises(OSError, match="cannot write .*a.gif.*No space left on device"),
         VideoWriter(tmp_path / "a.gif") as film,
@@ -116,11 +116,11 @@ def test_a_full_disk_leaves_no_half_written_gif(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_leaves_no_half_written_mp4(tmp_path, monkeypatch):
-    class FullDisk(video.subprocess.Popen):
+    class FullDisk(media_film.subprocess.Popen):
         def __init__(self, command, **options):
             super().__init__([*command[:-1], "-f", "mp4", "/dev/full"], **options)
 
-    monkeypatch.setattr(video.subprocess, "Popen", FullDisk)
+    monkeypatch.setattr(media_film.subprocess, "Popen", FullDisk)
     frames = torch.rand(40, 3, 64, 64)
     with pytest.raises(OSError, match="cannot write .*a.mp4.*ffmpeg failed"), VideoWriter(tmp_path / "a.mp4") as film:
         for frame in frames:
@@ -134,7 +134,7 @@ def test_ffmpeg_dying_half_way_is_one_clear_error(tmp_path):
         VideoWriter(tmp_path / "a.mp4") as film,
     ):
         film.add(torch.zeros(3, 256, 256))
-        film._encoder.kill()
+        film.film.encoder.kill()
         for _ in range(50):
             film.add(torch.zeros(3, 256, 256))
     assert list(tmp_path.iterdir()) == []
@@ -144,7 +144,7 @@ def test_wrong_use(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="must end in .mp4 or .gif, but got"):
         VideoWriter(tmp_path / "a.avi")
     for name, fps in (("a.mp4", 0), ("a.mp4", float("nan")), ("a.gif", 60)):
-        with pytest.raises(ValueError, match="fps must be above 0 and at most 50 for GIF"):
+        with pytest.raises(ValueError, match=f"fps must be above 0 and at most [0-9]+ for {name[1:]}, but got {fps}"):
             VideoWriter(tmp_path / name, fps=fps)
     with pytest.raises(ValueError, match="at least one frame"), VideoWriter(tmp_path / "a.mp4"):
         pass
@@ -162,3 +162,15 @@ def test_wrong_use(tmp_path, monkeypatch):
     ):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_speed_ramp_is_that_of_the_notebook():
+    notebook = [min(2 ** (k // 30), 8) for k in range(300)]
+    assert speed_ramp(sum(notebook)) == notebook
+
+
+@pytest.mark.parametrize("steps", [1, 29, 30, 31, 500])
+def test_speeds_sum_to_the_steps(steps):
+    assert sum(speed_ramp(steps)) == steps
+    assert sum(even_speed(steps, 7)) == steps
+    assert min(speed_ramp(steps) + even_speed(steps, 7)) >= 1

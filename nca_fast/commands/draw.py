@@ -2,24 +2,25 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
-import torch
 import tyro
 
 from nca_fast import processes
-from nca_fast.canvas import exchange as distributed
-from nca_fast.canvas.scene import CanvasConfig
+from nca_fast.canvas.exchange import band_path
+from nca_fast.canvas.scene import CanvasConfig, Scene
 from nca_fast.canvas.start import file_size
-from nca_fast.commands.report import print_files, resume_rendering
+from nca_fast.commands.report import print_device, print_files, resume_rendering
+from nca_fast.devices import ComputeConfig
 from nca_fast.files import check_writable
-from nca_fast.media.formats import LARGEST_SIDES
+from nca_fast.media.film import FILMS
+from nca_fast.media.formats import FORMATS
 from nca_fast.nca import NCA
-from nca_fast.rendering.apply import FILMS, apply, shown_steps
-from nca_fast.rendering.render import even_speed, speed_ramp
-from nca_fast.rendering.show import film, picture
+from nca_fast.rendering.apply import apply, shown_steps
+from nca_fast.rendering.film import film
+from nca_fast.rendering.picture import picture
 
-PICTURES = tuple(LARGEST_SIDES)
+ENDINGS = (*FORMATS, *FILMS)
 
 Positional = tyro.conf.Positional
 
@@ -53,30 +54,26 @@ class Apply:
     """Film: frames per second."""
     seed: int = 0
     """Fixes all randomness: the same seed draws the same cells."""
-    backend: Literal["reference", "cpu"] | None = None
-    """What computes. None: the fastest that this machine has."""
+    compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
 
     def check(self) -> None:
         """Raises ValueError for what cannot be done."""
-        for name in ("steps", "max_size", "steps_per_frame", "fps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, but got {value}.")
+        _check_positive(self, "steps", "max_size", "steps_per_frame", "fps")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, but got {self.seed}.")
         suffix = self.out.suffix.lower()
-        if not Path(self.image).is_dir() and suffix not in PICTURES + FILMS:
-            raise ValueError(f"out must end in one of {', '.join(PICTURES + FILMS)}, but got {str(self.out)!r}.")
+        if not Path(self.image).is_dir() and suffix not in ENDINGS:
+            raise ValueError(f"out must end in one of {', '.join(ENDINGS)}, but got {str(self.out)!r}.")
         if suffix not in FILMS and (self.steps_per_frame, self.fps) != (type(self).steps_per_frame, type(self).fps):
             raise ValueError(f"steps_per_frame and fps must go with a film (.mp4, .gif), but out is {str(self.out)!r}.")
 
     def run(self, command: str) -> None:
         """Redraws, and says what was written and what could not be read."""
         self.check()
-        nca = NCA.from_pretrained(self.model)
+        nca, how = _opened(self.compute, self.model)
         steps = shown_steps(self.model) if self.steps is None else self.steps
-        options = {name: getattr(self, name) for name in ("max_size", "seed", "backend", "steps_per_frame", "fps")}
-        written, unread = apply(nca, self.image, self.out, steps, progress=True, **options)
+        how |= {name: getattr(self, name) for name in ("max_size", "seed", "steps_per_frame", "fps")}
+        written, unread = apply(nca, self.image, self.out, steps, progress=True, **how)
         print_files(written)
         if unread:
             raise ValueError(
@@ -95,7 +92,7 @@ class Render:
     Larger than memory, as a picture that a browser opens; --resume goes on after Ctrl-C or a crash:
         nca-fast render runs/brick --height 65536 --width 65536 --steps 100 --memory 4GiB --out wall.dzi
 
-    On two processes, or GPUs, each with a band of the canvas:
+    On two processes, each with a band of the canvas and a GPU of its own, if there are two:
         torchrun --nproc-per-node 2 -m nca_fast render runs/brick --height 8192 --width 8192 --steps 99 --out wall.png
 
     Gravel where a mask is white, with a soft border where it is grey:
@@ -121,30 +118,22 @@ class Render:
     """Pixels along the side of a cell."""
     seed: int = 0
     """Fixes all randomness: the same seed draws the same cells."""
-    backend: Literal["reference", "cpu"] | None = None
-    """What computes. None: the fastest that this machine has."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where it computes. What does not fit into the memory of a GPU is brought there strip by strip."""
     save_state: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """File (.safetensors) for the last state too, from which --start goes on."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on with the same command that was interrupted, whose state lies beside the output."""
+    compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
     config: Annotated[CanvasConfig, tyro.conf.arg(name="")] = field(default_factory=CanvasConfig)
 
     def check(self) -> None:
         """Raises ValueError for what cannot be rendered."""
-        for name in ("height", "width", "steps", "steps_per_frame", "fps", "zoom"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, but got {value}.")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, but got {self.seed}.")
+        _check_positive(self, "height", "width", "steps_per_frame", "fps", "zoom")
         if self.config.start_file is None and None in (self.height, self.width):
             raise ValueError("height and width must be given where --start names no file that has them.")
         suffix = self.out.suffix.lower()
-        if suffix not in PICTURES + FILMS:
-            raise ValueError(f"out must end in one of {', '.join(PICTURES + FILMS)}, but got {str(self.out)!r}.")
-        if suffix in PICTURES and (self.steps_per_frame, self.fps) != (None, type(self).fps):
+        if suffix not in ENDINGS:
+            raise ValueError(f"out must end in one of {', '.join(ENDINGS)}, but got {str(self.out)!r}.")
+        if suffix in FORMATS and (self.steps_per_frame, self.fps) != (None, type(self).fps):
             raise ValueError(f"steps_per_frame and fps must go with a film (.mp4, .gif), but out is {str(self.out)!r}.")
         if suffix in FILMS and (self.resume or self.config.resumable):
             raise ValueError(f"resume and resumable must go with a picture, but out is the film {str(self.out)!r}.")
@@ -152,33 +141,25 @@ class Render:
             raise ValueError(f"a film must be made by one process, but torchrun started {processes.count()}.")
         if self.save_state is not None and self.save_state.suffix.lower() != ".safetensors":
             raise ValueError(f"save_state must end in .safetensors, but got {str(self.save_state)!r}.")
-        if self.device == "cuda" and self.backend == "cpu":
-            raise ValueError("backend cpu must go with device cpu, but got device cuda.")
-        self.config.check()
 
     def run(self, command: str) -> None:
         """Renders, and says what was written."""
         self.check()
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device cuda needs a GPU that PyTorch can use, but there is none: use --device cpu.")
-        nca = NCA.from_pretrained(self.model).to(self.device)
+        nca, how = _opened(self.compute, self.model, *self.config.graft)
+        scene = Scene(nca, *self._size(), self.steps, seed=self.seed, config=self.config, **how)
         for file in (self.out, self.save_state):
             if file is not None:
                 check_writable(file.parent)
-        height, width = self._size()
-        same = {"seed": self.seed, "backend": self.backend, "zoom": self.zoom, "config": self.config}
-        same |= {"save_state": self.save_state, "progress": True}
+        same = {"zoom": self.zoom, "save_state": self.save_state, "progress": True}
         if self.out.suffix.lower() in FILMS:
-            every = self.steps_per_frame
-            frames = speed_ramp(self.steps) if every is None else even_speed(self.steps, every)
-            files = film(nca, height, width, frames, self.out, fps=self.fps, **same)
-        elif processes.count() > 1:
-            command = command.replace("nca-fast", f"torchrun --nproc-per-node {processes.local_count()} -m nca_fast", 1)
-            with resume_rendering(command, distributed.band_path(self.out)):
-                files = distributed.picture(nca, height, width, self.steps, self.out, resume=self.resume, **same)
+            files = film(scene, self.out, steps_per_frame=self.steps_per_frame, fps=self.fps, **same)
         else:
-            with resume_rendering(command, self.out):
-                files = picture(nca, height, width, self.steps, self.out, resume=self.resume, **same)
+            kept = self.out
+            if processes.count() > 1:
+                torchrun = f"torchrun --nproc-per-node {processes.local_count()} -m nca_fast"
+                command, kept = command.replace("nca-fast", torchrun, 1), band_path(self.out)
+            with resume_rendering(command, kept):
+                files = picture(scene, self.out, resume=self.resume, shared=True, **same)
         print_files(files)
 
     def _size(self) -> tuple[int, int]:
@@ -186,3 +167,19 @@ class Render:
             return self.height, self.width
         height, width = file_size(self.config.start_file)
         return self.height or height, self.width or width
+
+
+def _check_positive(command: Apply | Render, *names: str) -> None:
+    for name in names:
+        value = getattr(command, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, but got {value}.")
+
+
+def _opened(compute: ComputeConfig, model: Path, *grafts: Path) -> tuple[NCA, dict[str, Any]]:
+    """Reads a model onto the device that serves it and others; with it come `backend` and `precision`."""
+    compute.check_compute()
+    nca = NCA.from_pretrained(model)
+    device = compute.pick(nca.rule, *(NCA.from_pretrained(graft).rule for graft in grafts))
+    print_device(device)
+    return nca.to(device), {"backend": compute.backend, "precision": compute.precision}

@@ -1,0 +1,72 @@
+"""Films of a trained automaton as files."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nca_fast.canvas.canvas import Canvas
+from nca_fast.canvas.plan import Reserve
+from nca_fast.canvas.scene import Scene
+from nca_fast.media.film import VideoWriter, check_film, even_speed, speed_ramp
+from nca_fast.rendering.picture import check_zoom, progress_bar, saved, saved_bytes
+
+
+def film(
+    scene: Scene,
+    path: str | Path,
+    *,
+    steps_per_frame: int | None = None,
+    fps: int = 30,
+    zoom: int = 1,
+    save_state: Path | None = None,
+    progress: bool = False,
+) -> list[Path]:
+    """Writes a film of a scene from its start state on.
+
+    Args:
+        scene: What is filmed. A picture to start from is the first frame, unless the canvas grows.
+        path: .mp4 or .gif; it appears when the film is complete.
+        steps_per_frame: Steps between two frames; the last takes what is left. None: `speed_ramp`.
+        fps: Frames per second.
+        zoom: Pixels along the side of a cell. (An mp4 keeps colours at half its resolution: 2 shows every cell.)
+        save_state: File to write the last state to, too.
+        progress: Show a progress bar on stderr.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError, OSError: As `Canvas` and `VideoWriter`.
+    """
+    path, cells = Path(path), scene.height * scene.width
+    check_zoom(zoom)
+    check_film(path, scene.height * zoom, scene.width * zoom)
+    frames = speed_ramp(scene.steps) if steps_per_frame is None else even_speed(scene.steps, steps_per_frame)
+    # A frame, enlarged, and on its way to bytes.
+    reserve = Reserve(held=cells * (24 + 48 * zoom * zoom), disk=saved_bytes(scene, save_state))
+    with (
+        progress_bar(path, progress) as bar,
+        VideoWriter(path, fps=fps) as video,
+        Canvas(scene, path=path, longest=max(frames), reserve=reserve, on_cells=bar.update) as canvas,
+    ):
+        bar.total, _ = canvas.cell_steps()
+        if canvas.start.image is not None and len(canvas.stages) == 1:
+            video.add(_enlarged(canvas.start.image, zoom))
+        for portion in frames:
+            canvas.go(canvas.done + portion)
+            video.add(_enlarged(_shown(canvas), zoom))
+        return [path, *saved(canvas, save_state)]
+
+
+def _shown(canvas: Canvas) -> Tensor:
+    """Shows the state [3, H, W]; white surrounds a canvas that has not grown to its size yet."""
+    scene = canvas.scene
+    shown = torch.cat([scene.nca.to_rgb(block[None])[0] for block in canvas.blocks()], 1)
+    top, left = (scene.height - shown.shape[1]) // 2, (scene.width - shown.shape[2]) // 2
+    return torch.nn.functional.pad(shown, (left, left, top, top), value=1.0)
+
+
+def _enlarged(rgb: Tensor, zoom: int) -> Tensor:
+    """Shows every pixel of a picture [3, H, W] as zoom x zoom pixels."""
+    return rgb.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)

@@ -1,0 +1,102 @@
+"""Pictures of a trained automaton as files, of any size, by one process or by many."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from nca_fast import processes
+from nca_fast.canvas.canvas import Canvas
+from nca_fast.canvas.exchange import Alone, BandExchange, band_path, check_other_counts
+from nca_fast.canvas.plan import Reserve
+from nca_fast.canvas.scene import Scene
+from nca_fast.canvas.state_file import state_bytes
+from nca_fast.media.formats import FORMATS, check_picture, write_picture
+
+
+def picture(
+    scene: Scene,
+    path: str | Path,
+    *,
+    zoom: int = 1,
+    save_state: Path | None = None,
+    resume: bool | None = None,
+    shared: bool = False,
+    progress: bool = False,
+) -> list[Path]:
+    """Writes a picture of the last state of a scene.
+
+    Args:
+        scene: What is drawn.
+        path: .png, .tif, .dzi, .jpg or .webp; it appears when the picture is complete.
+        zoom: Pixels along the side of a cell.
+        save_state: File to write the state to, too.
+        resume: As in `Canvas`.
+        shared: Whether all processes of torchrun draw it together, each by this call. Then every band lies in a file
+            beside the picture, so that all can resume when one is killed; on GPUs, to which a disk is slow, only with
+            `config.resumable`.
+        progress: Show a progress bar on stderr (in the first process).
+
+    Returns:
+        The files written, as by `write_picture`, and `save_state`; where several processes draw, in every one.
+
+    Raises:
+        ConnectionError: Another process has ended.
+        ValueError, OSError: As `Canvas` and `write_picture`; or a band would have no rows.
+    """
+    path, circular = Path(path), scene.nca.rule.padding == "circular"
+    check_zoom(zoom)
+    size = (scene.height * zoom, scene.width * zoom)
+    check_picture(path, *size)
+    kind = FORMATS[path.suffix.lower()]
+    reserve = Reserve(0, kind.bytes_held(*size), kind.bytes_needed(*size) + saved_bytes(scene, save_state))
+    kept, neighbours, share = path, Alone(circular), 1.0
+    if shared and processes.count() > 1:
+        neighbours, kept, resume = BandExchange(scene.height, circular), band_path(path), bool(resume)
+        check_other_counts(path)
+        share = (neighbours.rows[1] - neighbours.rows[0]) / scene.height
+        reserve = reserve if processes.rank() == 0 else replace(reserve, held_after=0)
+        progress = progress and processes.rank() == 0
+        if scene.nca.device.type == "cpu":
+            scene = replace(scene, config=replace(scene.config, resumable=True))
+    with progress_bar(path, progress) as bar:
+        options = {"path": kept, "resume": resume, "reserve": reserve, "neighbours": neighbours}
+        with Canvas(scene, on_cells=lambda cells: bar.update(cells / share), **options) as canvas:
+            bar.total, bar.initial = (cells / share for cells in canvas.cell_steps())
+            bar.update(bar.initial)
+            canvas.go()
+            canvas.release()
+            pixels = map(torch.from_numpy, canvas.pixels(zoom))
+            files = neighbours.together(lambda blocks: write_picture(path, *size, map(Tensor.numpy, blocks)), pixels)
+            return files + saved(canvas, save_state)
+
+
+@contextmanager
+def progress_bar(path: Path, progress: bool) -> Iterator[tqdm]:
+    """Shows a bar that counts cell-steps, on stderr, if it is asked for."""
+    options = {"unit": "cell-steps", "unit_scale": True, "dynamic_ncols": True, "smoothing": 0.1}
+    with tqdm(total=0, desc=path.name, disable=not progress, **options) as bar:
+        yield bar
+
+
+def check_zoom(zoom: int) -> None:
+    """Raises ValueError for less than a pixel."""
+    if zoom < 1:
+        raise ValueError(f"zoom must be at least 1, but got {zoom}.")
+
+
+def saved_bytes(scene: Scene, path: Path | None) -> int:
+    """Counts the bytes that `saved` takes on the disk."""
+    return 0 if path is None else state_bytes(scene.nca.rule.channels, scene.height, scene.width)
+
+
+def saved(canvas: Canvas, path: Path | None) -> list[Path]:
+    """Saves the state, where a file for it is named; returns that."""
+    if path is None:
+        return []
+    canvas.save_state(path)
+    return [path]
