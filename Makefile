@@ -1,5 +1,5 @@
 # make venv   the virtual environment .venv with everything in it
-# make demo   learns a texture and draws it, in about three minutes
+# make demo   learns a texture and draws it, in two to three minutes
 # make test   the test suite
 PYTHON ?= python3
 RUN := .venv/bin/python
@@ -19,6 +19,6 @@ test: venv
 
 demo: venv
 	rm -rf demo
-	$(RUN) -m nca_fast texture skimage:brick --image-crop 256 --image-size 64 --iterations 1500 --out demo
+	$(RUN) -m nca_fast texture skimage:brick --image-crop 256 --image-size 64 --iterations 1500 --time-limit 75 --out demo
 	$(RUN) -m nca_fast render demo --height 512 --width 1024 --steps 256 --out demo/wide.png
 	$(RUN) -m bench.rollout --quick

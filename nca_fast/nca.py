@@ -136,9 +136,7 @@ class NCA(nn.Module):
         if self.start == "zeros":
             return weight.new_zeros(shape)
         if self.start == "cell":
-            x = weight.new_zeros(shape)
-            x[:, self.rule.alive_channel :, height // 2, width // 2] = 1
-            return x
+            return put_cell(weight.new_zeros(shape), self.rule.alive_channel, height // 2, width // 2)
         generator = torch.Generator().manual_seed(seed) if generator is None else generator
         drawn = {"generator": generator, "device": generator.device}
         if self.start == "noise":
@@ -148,10 +146,7 @@ class NCA(nn.Module):
                 f"image must have shape [3, {height}, {width}] or with the batch before, but got {list(image.shape)}."
             )
         x = moved(torch.rand(shape, **drawn) - 0.5, weight.device).to(weight)
-        centred = moved(image, weight.device).to(weight) - 0.5
-        x[:, : self.rule.frozen] = centred[..., : self.rule.frozen, :, :]
-        x[:, self.rgb_channel : self.rgb_channel + 3] = centred
-        return x
+        return put_image(x, moved(image, weight.device).to(weight), self.rule, self.rgb_channel)
 
     def to_rgb(self, x: Tensor, *, clamp: bool = True) -> Tensor:
         """What a state looks like. [B, C, H, W] -> [B, 3, H, W] in [0, 1]; unclamped, the read-out that losses see.
@@ -161,13 +156,10 @@ class NCA(nn.Module):
         """
         if self.rule.channels < 3:
             raise ValueError(f"to_rgb needs at least 3 channels, but the rule has {self.rule.channels}.")
-        rgb = x[:, self.rgb_channel : self.rgb_channel + 3]
         if self.start == "cell":
-            alpha = self.rule.alive_channel
-            alive = x[:, alpha : alpha + 1]
-            rgb = 1 - alive + rgb if alpha >= self.rgb_channel + 3 else alive.expand(-1, 3, -1, -1)
+            rgb = read_living(x, self.rule, self.rgb_channel)
         else:
-            rgb = rgb + 0.5
+            rgb = x[:, self.rgb_channel : self.rgb_channel + 3] + 0.5
         return rgb.clamp(0, 1) if clamp else rgb
 
     def config(self) -> dict:
@@ -233,6 +225,37 @@ class NCA(nn.Module):
         return (
             f"{rule.channels} channels, {len(rule.filters)} filters, hidden {rule.hidden}, fire rate {rule.fire_rate}"
         )
+
+
+def put_cell(x: Tensor, alive_channel: int, row: int, column: int) -> Tensor:
+    """Puts a living cell into states [..., C, H, W]: its channels from alpha on become 1. Changes and returns x."""
+    x[..., alive_channel:, row, column] = 1
+    return x
+
+
+def put_image(x: Tensor, image: Tensor, rule: Rule, rgb_channel: int) -> Tensor:
+    """Puts pictures [..., 3, H, W] in [0, 1], centred on zero, into the frozen and the RGB channels of states.
+
+    Changes and returns x, [..., C, H, W].
+    """
+    centred = image - 0.5
+    x[..., : rule.frozen, :, :] = centred[..., : rule.frozen, :, :]
+    x[..., rgb_channel : rgb_channel + 3, :, :] = centred
+    return x
+
+
+def over_white(rgb: Tensor, alpha: Tensor) -> Tensor:
+    """What colours that are multiplied by alpha look like on white paper: 1 - alpha + RGB."""
+    return 1 - alpha + rgb
+
+
+def read_living(x: Tensor, rule: Rule, rgb_channel: int = 0) -> Tensor:
+    """What states of an automaton that grows from a cell look like: RGB over white, or alpha as grey where it is no
+    later channel than RGB. [B, C, H, W] -> [B, 3, H, W], not clamped"""
+    alpha = x[:, rule.alive_channel, None]
+    if rule.alive_channel < rgb_channel + 3:
+        return alpha.expand(-1, 3, -1, -1)
+    return over_white(x[:, rgb_channel : rgb_channel + 3], alpha)
 
 
 def scaled_to_unit(x: Tensor) -> Tensor:

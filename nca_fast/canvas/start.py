@@ -11,7 +11,7 @@ from nca_fast.canvas.band import Band
 from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.state_file import StateFile
 from nca_fast.media.images import load_image
-from nca_fast.nca import scaled_to_unit
+from nca_fast.nca import put_cell, put_image, scaled_to_unit
 
 PIECE = 2**22  # random numbers at a time: a multiple of 16, as many as torch draws normal numbers in
 
@@ -75,8 +75,7 @@ class Start:
                 band.write(row, self.state.rows(first_row + row, count))
         elif self.kind == "cell":
             if first_row <= height // 2 < first_row + band.rows:
-                row = torch.zeros(band.channels, 1, width)
-                row[nca.rule.alive_channel :, 0, width // 2] = 1
+                row = put_cell(torch.zeros(band.channels, 1, width), nca.rule.alive_channel, 0, width // 2)
                 band.write(height // 2 - first_row, row)
         elif self.kind == "noise":
             _draw(band, torch.randn, height, first_row, scene.seed)
@@ -86,11 +85,8 @@ class Start:
             _draw(band, torch.rand, height, first_row, scene.seed)
             top, left = (scene.height - height) // 2 + first_row, (scene.width - width) // 2
             for row, count in band.blocks():
-                x = band.read(row, count) - 0.5
-                centred = self.image[:, top + row : top + row + count, left : left + width] - 0.5
-                x[: nca.rule.frozen] = centred[: nca.rule.frozen]
-                x[nca.rgb_channel : nca.rgb_channel + 3] = centred
-                band.write(row, x)
+                image = self.image[:, top + row : top + row + count, left : left + width]
+                band.write(row, put_image(band.read(row, count) - 0.5, image, nca.rule, nca.rgb_channel))
 
 
 def find_start(scene: Scene) -> Start:

@@ -17,7 +17,7 @@ from nca_fast.devices import moved
 from nca_fast.losses import regularizers, weighted
 from nca_fast.media.film import VideoWriter
 from nca_fast.media.images import enlarged, load_rgba, save_image, source_name
-from nca_fast.nca import NCA
+from nca_fast.nca import NCA, over_white
 from nca_fast.systems.drawing import next_render
 from nca_fast.training.damage import circles
 from nca_fast.training.pool import Objective
@@ -183,7 +183,7 @@ class Growing(PoolSystem):
 
 def on_white(rgba: Tensor) -> Tensor:
     """A picture [4, H, W], RGB multiplied by alpha, as it looks on white paper. [3, H, W]"""
-    return (1 - rgba[3:] + rgba[:3]).clamp(0, 1)
+    return over_white(rgba[:3], rgba[3:]).clamp(0, 1)
 
 
 def errors(states: Tensor, target: Tensor) -> Tensor:

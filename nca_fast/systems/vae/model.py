@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nca_fast import ops
 from nca_fast.devices import moved
+from nca_fast.nca import put_cell, read_living
 from nca_fast.rule import Rule
 from nca_fast.systems.vae.architecture import Architecture
 
@@ -122,9 +123,8 @@ class VAENCA(nn.Module):
         """
         a = self.architecture
         height, width = height or a.size, width or a.size
-        x = next(self.parameters()).new_zeros(batch, a.rule.channels, height, width)
-        x[:, a.rule.alive_channel :, height // 2, width // 2] = 1
-        return x
+        x = self.common_w1.new_zeros(batch, a.rule.channels, height, width)
+        return put_cell(x, a.rule.alive_channel, height // 2, width // 2)
 
     def grow(
         self,
@@ -165,10 +165,8 @@ class VAENCA(nn.Module):
         return states[:, : 1 if self.architecture.grey else 4]
 
     def to_rgb(self, states: Tensor) -> Tensor:
-        """What states look like: grey alpha, or colour over white, 1 - alpha + RGB. [B, 3, H, W] in [0, 1]"""
-        if self.architecture.grey:
-            return states[:, :1].clamp(0, 1).expand(-1, 3, -1, -1)
-        return (1 - states[:, 3:4] + states[:, :3]).clamp(0, 1)
+        """What states look like: grey alpha, or colour over white. [B, 3, H, W] in [0, 1]"""
+        return read_living(states, self.rule).clamp(0, 1)
 
     def config(self) -> dict:
         """What `from_config` needs to make a model of the same kind. JSON-able."""
