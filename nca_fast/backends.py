@@ -148,7 +148,7 @@ def choose(backend: str | None, rule: Rule, x: Tensor, precision: str | None) ->
     exact = precision or "fp32"  # the reference is what others are judged by
     if backend == "reference" or (backend is None and x.dtype == torch.float64):
         return "reference", exact
-    name = backend or _OF_DEVICE.get(x.device.type)
+    name = backend or of_device(x.device)
     precision = precision or default_precision(x.device)
     reason = f"there are no kernels for states on {x.device.type}."
     if name is not None:
@@ -169,6 +169,11 @@ def choose(backend: str | None, rule: Rule, x: Tensor, precision: str | None) ->
         _said.add(reason)
         warnings.warn(f"nca_fast runs its slow reference: {reason}", stacklevel=4)
     return "reference", exact
+
+
+def of_device(device: torch.device) -> str | None:
+    """Names the backend that serves those on a device who name none; None where there is none but the reference."""
+    return _OF_DEVICE.get(device.type)
 
 
 def refusal(backend: str, rule: Rule, x: Tensor, precision: str | None) -> str | None:

@@ -50,10 +50,21 @@ def pick(
         backend, precision: As in `nca_fast.rollout`.
 
     Raises:
-        ValueError: There is no such device, or a GPU is asked for together with backend "cpu".
+        ValueError: There is no such device, or a backend that is named cannot serve there.
     """
-    if name == "auto":
-        return _best(rules, backend, precision)
+    device = _best(rules, backend, precision) if name == "auto" else _named(name)
+    for rule in rules if backend in backends.BACKENDS else ():
+        reason = _refusal(backend, rule, device, precision)
+        if reason is not None:
+            raise ValueError(f"backend {backend} must serve on device {device}, but cannot: {reason}")
+    return device
+
+
+def _refusal(backend, rule, device, precision):
+    return backends.refusal(backend, rule, torch.empty(0, device=device), precision)
+
+
+def _named(name):
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -62,8 +73,6 @@ def pick(
         return device
     if not torch.cuda.is_available():
         raise ValueError(f"device {name} needs a GPU that PyTorch can use, but there is none: use --device cpu.")
-    if backend == "cpu":
-        raise ValueError(f"backend cpu must go with device cpu, but got device {name}.")
     if device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     if device.index >= torch.cuda.device_count():
@@ -80,9 +89,9 @@ def _best(rules, backend, precision):
     if backend == "reference":
         return device
     for rule in rules:
-        refusal = backends.refusal("triton", rule, torch.empty(0, device=device), precision)
-        if refusal is not None:
-            warnings.warn(f"{torch.cuda.get_device_name(device)} is not used: {refusal}", stacklevel=3)
+        reason = _refusal(backends.of_device(device), rule, device, precision)
+        if reason is not None:
+            warnings.warn(f"{torch.cuda.get_device_name(device)} is not used: {reason}", stacklevel=4)
             return torch.device("cpu")
     return device
 

@@ -18,6 +18,7 @@ from nca_fast.commands import train as commands
 from nca_fast.media.images import load_image, save_image
 from nca_fast.rendering import picture as rendering
 
+VAE_TOOLS = ["vae fuse", "vae repair", "vae outpaint"]
 TINY = "--image-size 16 --iterations 2 --pool-size 4 --batch-size 2 --steps-min 2 --steps-max 4 --threads 1 "
 TINY += "--picture-steps 3 --video-steps 3 --backend reference"
 
@@ -111,6 +112,29 @@ def test_texture_writes_and_resume_remembers(tmp_path, picture, capsys):
     assert_one_line(capsys.readouterr(), r"learning_rate \(was 0.002, now 0.1\)")
     assert run("texture {0} --out {1}", picture, out) == 2
     assert_one_line(capsys.readouterr(), "must not hold another run")
+
+
+@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if not name.startswith("vae-")] + VAE_TOOLS)
+def test_every_command_says_where_it_computes(capsys, command):
+    with pytest.raises(SystemExit) as end:
+        cli.main([*command.split(), "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert end.value.code == 0
+    assert "--device STR" in shown and "auto (a GPU when there is one that" in shown
+    assert "--precision {None,fp32,tf32,fp16,bf16}" in shown and "--backend {None,reference,cpu,triton}" in shown
+
+
+@pytest.mark.parametrize("options", ["--device cuda", "--device gpu", "--backend cpu --precision fp16"])
+def test_a_device_that_there_is_not(tmp_path, picture, model, capsys, options):
+    """Each command says it in one line, and leaves nothing."""
+    out = tmp_path / "out.png"
+    for command in (
+        f"texture {{0}} --out {tmp_path / 'run'} {TINY}",
+        f"render {{1}} --height 9 --width 9 --steps 2 --out {out}",
+    ):
+        assert run(f"{command} {options}", picture, model) == 2
+        assert_one_line(capsys.readouterr(), "device|precision")
+    assert not out.exists() and not list(tmp_path.glob("run/*"))
 
 
 def test_ctrl_c_in_training_says_how_to_go_on(tmp_path, picture, capsys, monkeypatch):

@@ -52,8 +52,8 @@ def test_auto_says_why_a_gpu_is_left_alone(gpus):
 def test_what_cannot_be(gpus):
     with pytest.raises(ValueError, match="device must be cuda:0 to cuda:1 on this machine, but got cuda:2"):
         devices.pick("cuda:2")
-    with pytest.raises(ValueError, match="backend cpu must go with device cpu, but got device cuda"):
-        devices.pick("cuda", backend="cpu")
+    with pytest.raises(ValueError, match="backend triton must serve on device cuda:1, but cannot: the kernels take at"):
+        devices.pick("cuda", [Rule(channels=70)], backend="triton")
     with pytest.raises(ValueError, match="precision must be one of fp32, tf32, fp16, bf16, but got 'fp8'"):
         ComputeConfig(precision="fp8").check_compute()
 

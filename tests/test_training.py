@@ -1,6 +1,7 @@
 """Training: the loop's parts against their formulas; runs interrupted in every way end with the same bits."""
 
 import json
+import math
 import os
 import resource
 import signal
@@ -18,6 +19,7 @@ from trainings import killed_while_writing, train_texture
 
 import nca_fast
 from nca_fast import checkpoint
+from nca_fast.losses import regularizers
 from nca_fast.media.images import save_image
 from nca_fast.systems.texture import Texture, TextureConfig
 from nca_fast.training import descent, listeners, loop, run_folder, settings
@@ -372,6 +374,33 @@ def test_resuming_a_finished_run_draws_its_pictures_again(tmp_path, picture, who
 def test_resume_begins_where_there_is_no_run(tmp_path, picture, whole_run):
     train_texture(TINY, picture, tmp_path / "new", resume=True, progress=False)
     assert_same_run(tmp_path / "new", whole_run)
+
+
+def test_a_run_that_diverges_saves_the_state_before(tmp_path, picture, monkeypatch):
+    monkeypatch.setattr(regularizers, "overflow", lambda x: x.sum() * (math.nan if len(losses) == 4 else 0.0))
+    losses, original = [], listeners.JsonLog.__call__
+    monkeypatch.setattr(listeners.JsonLog, "__call__", lambda log, report: losses.append(original(log, report)))
+    with pytest.raises(FloatingPointError, match="nan in iteration 5"):
+        train_texture(replace(TINY, checkpoint_every=None), picture, tmp_path / "diverged", progress=False)
+    assert checkpoint.load_metadata(tmp_path / "diverged" / "training.safetensors")["iteration"] == 4
+    losses = []
+    train_texture(replace(TINY, iterations=4, overflow_weight=0.0), picture, tmp_path / "whole", progress=False)
+    for path in ("training.safetensors", "model.safetensors"):
+        found, wanted = (checkpoint.load(tmp_path / run / path)[0] for run in ("diverged", "whole"))
+        for name in wanted:
+            assert torch.equal(found[name], wanted[name]), name
+
+
+def test_a_time_limit_ends_a_run_that_can_go_on(tmp_path, picture, monkeypatch):
+    seconds = iter(range(1000))
+    monkeypatch.setattr(loop.Plan, "place", lambda plan, i, t: i if plan.time_limit is None else 3 * next(seconds))
+    result = train_texture(replace(TINY, time_limit=9.0), picture, tmp_path, progress=False)
+    assert result.iterations == 2 and (tmp_path / "texture.png").exists()
+    monkeypatch.undo()
+    rates = [line["learning_rate"] for line in logged(tmp_path)]
+    assert rates == pytest.approx([TINY.learning_rate, TINY.learning_rate * TINY.lr_gamma])  # half of the time is gone
+    later = train_texture(replace(TINY, time_limit=1e9), None, tmp_path, resume=True, progress=False)
+    assert later.iterations == 6
 
 
 def test_ctrl_c_saves_and_the_run_resumes(tmp_path, picture, whole_run, monkeypatch):

@@ -9,6 +9,7 @@ from nca_fast.canvas.canvas import Canvas
 from nca_fast.canvas.plan import Reserve
 from nca_fast.canvas.scene import Scene
 from nca_fast.media.film import VideoWriter, check_film, even_speed, speed_ramp
+from nca_fast.media.images import enlarged
 from nca_fast.rendering.picture import check_zoom, progress_bar, saved, saved_bytes
 
 
@@ -52,10 +53,10 @@ def film(
     ):
         bar.total, _ = canvas.cell_steps()
         if canvas.start.image is not None and len(canvas.stages) == 1:
-            video.add(_enlarged(canvas.start.image, zoom))
+            video.add(enlarged(canvas.start.image, zoom))
         for portion in frames:
             canvas.go(canvas.done + portion)
-            video.add(_enlarged(_shown(canvas), zoom))
+            video.add(enlarged(_shown(canvas), zoom))
         return [path, *saved(canvas, save_state)]
 
 
@@ -65,8 +66,3 @@ def _shown(canvas: Canvas) -> Tensor:
     shown = torch.cat([scene.nca.to_rgb(block[None])[0] for block in canvas.blocks()], 1)
     top, left = (scene.height - shown.shape[1]) // 2, (scene.width - shown.shape[2]) // 2
     return torch.nn.functional.pad(shown, (left, left, top, top), value=1.0)
-
-
-def _enlarged(rgb: Tensor, zoom: int) -> Tensor:
-    """Shows every pixel of a picture [3, H, W] as zoom x zoom pixels."""
-    return rgb.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
