@@ -23,8 +23,9 @@ from torch.nn import functional as F
 from nca_fast.losses.sorting import sort_values, sorted_squares
 from nca_fast.losses.units import gram_unit, variance_unit
 
-# Matrices whose largest entry is below this, the square of 3e-8 beside maps of order 1, are taken for 0.
-_NOTHING = 1e-15
+# Matrices whose largest entry is below this are taken for 0: the square of 1e-6, what roundings leave of a flat map of
+# order 1 (worst seen 3e-7).
+_NOTHING = 1e-12
 
 
 class _StyleLoss(nn.Module):
@@ -191,7 +192,7 @@ class GaussianW2(_StyleLoss):
         mean, covariance = _mean_and_covariance(map)
         root, floor = self._target("root", index), self._target("floor", index)
         unit, scale = _to_order_one(root @ covariance @ root)
-        values = torch.linalg.eigvalsh(unit).clamp(min=0) * (scale[:, None] * self._target("scale", index))
+        values = _eigenvalues(unit).clamp(min=0) * (scale[:, None] * self._target("scale", index))
         shared = ((values + floor).sqrt() - floor.sqrt()).sum()
         traces = covariance.diagonal(dim1=1, dim2=2).sum() + map.shape[0] * self._target("trace", index)
         total = (mean - self._target("mean", index)).square().sum() + traces - 2 * shared
@@ -203,6 +204,23 @@ def _mean_and_covariance(map: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
     mean = map.mean(dim=2)
     centred = map - mean[:, :, None]
     return mean, torch.bmm(centred, centred.transpose(1, 2)) / map.shape[2]
+
+
+def _eigenvalues(matrices: torch.Tensor) -> torch.Tensor:
+    """[..., C, C] symmetric, of order 1 -> [..., C]
+
+    To a float32 matrix of rank one, as flat and two-coloured pictures have, LAPACKs answer with an error or NaN, each
+    kind of CPU to another one. In float64 with the identity added there is nothing for them to stumble over.
+    """
+    try:
+        values = torch.linalg.eigvalsh(matrices)
+        if matrices.device.type != "cpu" or torch.isfinite(values).all():
+            return values
+    except torch.linalg.LinAlgError:
+        pass
+    matrices, dtype = matrices.double(), matrices.dtype
+    identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    return (torch.linalg.eigvalsh(matrices + identity) - 1).to(dtype)
 
 
 def _to_order_one(matrices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
