@@ -70,7 +70,7 @@ def test_two_processes_train_the_same_automaton(folders, task):
         if name == "previews":
             assert float((found[name].double() - tensor.double()).abs().max()) <= 1  # may be rounded
             continue
-        # Weights, momenta and pool: sums in another order. Norms, because Adam divides each gradient by its own size, by
+        # Weights, momenta, pool: sums in another order. Norms, because Adam divides each gradient by its own size, by
         # which one that nearly cancels moves its weight by a step of any size: worst seen 7e-7.
         difference, whole = (t.double().norm() for t in (found[name].double() - tensor.double(), tensor))
         assert float(difference) <= 1e-5 * float(whole), name
