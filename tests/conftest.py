@@ -1,10 +1,16 @@
 """What all tests share: a fixed seed, and rules, weights and states to try kernels on."""
 
 import os
+import tempfile
 
 # Threads that wait sleep. By default they spin, and with a test per core, or another program beside them, they take
 # the time of those that work: the C++ kernel's tests took up to six times the CPU time. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# Torch keeps compiled graphs under a name that does not tell for which instruction set they are.
+if "ATEN_CPU_CAPABILITY" in os.environ:
+    folder = os.path.join(tempfile.gettempdir(), f"torchinductor_{os.getuid()}_{os.environ['ATEN_CPU_CAPABILITY']}")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

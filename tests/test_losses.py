@@ -11,6 +11,7 @@ from nca_fast.features.random_vgg import RandomVGG
 from nca_fast.features.torchvision_compat import import_torchvision
 from nca_fast.losses.regularizers import overflow, total_variation
 from nca_fast.losses.sorting import sort_values, sorted_squares
+from nca_fast.losses.spectra import _RootTrace, root_trace
 from nca_fast.losses.style import STYLE_LOSSES, GaussianW2, Gram, SlicedOT
 
 FLOOR = 1e-3  # the documented floor of a target's variance
@@ -356,3 +357,23 @@ def test_total_variation():
     assert total_variation(torch.full((1, 3, 4, 4), 0.7)) == 0
     with pytest.raises(ValueError, match=r"rgb must be \[B, C, H, W\]"):
         total_variation(torch.zeros(3, 4, 4))
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_the_root_trace_of_a_gpu_is_that_of_the_eigenvalues(rank):
+    """By products of matrices alone: values and gradients, of matrices of full rank, of less, and of none."""
+    generator = torch.Generator().manual_seed(rank)
+    factors = torch.randn(3, 8, rank, dtype=torch.float64, generator=generator)
+    factors *= torch.tensor([1.0, 30.0, 0.0])[:, None, None]
+    products, scale, floor = factors @ factors.mT, torch.tensor(0.25).double(), torch.tensor(1e-7).double()
+    found, wanted = (products.clone().requires_grad_() for _ in range(2))
+    value = _RootTrace.apply(found, scale, floor)
+    values = torch.linalg.eigvalsh(wanted * scale + floor * torch.eye(8))
+    expected = (values.sqrt() - floor.sqrt()).sum()
+    (value + 0).backward()
+    expected.backward()
+    # Rounding of float64, 1e-16, times the condition, 1e11; gradients are inverse roots of up to 4e2.
+    torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)  # worst seen 2e-11
+    torch.testing.assert_close(found.grad, wanted.grad, rtol=0, atol=1e-3)  # worst seen 8e-5
+    torch.testing.assert_close(root_trace(products, scale, floor), value.detach(), rtol=1e-6, atol=1e-6)
+    assert torch.isnan(_RootTrace.apply(products * torch.nan, scale, floor))

@@ -66,9 +66,13 @@ def test_two_processes_train_the_same_automaton(folders, task):
     found, _ = checkpoint.load(two / "training.safetensors")
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        # Weights, momenta and pool: sums in another order, worst seen 6e-7 of the largest; previews may be rounded.
-        limit = 1 if name == "previews" else 1e-5 * float(tensor.abs().max())
-        assert float((found[name].double() - tensor.double()).abs().max()) <= limit, name
+        if name == "previews":
+            assert float((found[name].double() - tensor.double()).abs().max()) <= 1  # may be rounded
+            continue
+        # Weights, momenta, pool: sums in another order. Norms, because Adam divides each gradient by its own size, by
+        # which one that nearly cancels moves its weight by a step of any size: worst seen 7e-7.
+        difference, whole = (t.double().norm() for t in (found[name].double() - tensor.double(), tensor))
+        assert float(difference) <= 1e-5 * float(whole), name
     assert len(logged(one)) == 4
     for a, b in zip(logged(one), logged(two), strict=True):
         assert b == pytest.approx(a, rel=1e-5)  # worst seen 7e-8

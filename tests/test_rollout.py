@@ -3,22 +3,25 @@
 Error policy (DESIGN): at most twice the error of plain float32 PyTorch, measured as the norm of the difference over the
 norm of the exact tensor. Both are a few roundings of 6e-8; a floor of 3e-7 keeps tensors of few elements, where plain
 PyTorch may be exact by luck, from failing (worst seen: 2.8e-7, at 1 x 1 cells). A hidden unit within a rounding of zero
-may fall on the other side of the ReLU in either float32 run; the seeds here are such that none does.
+may fall on the other side of the ReLU in either float32 run, on one kind of CPU and not on another; states are drawn
+until none of their units is within 3e-7, some five times the usual error of one.
 
 The norm of a tensor of one or a few elements is no measure of error: terms that cancel out leave their roundings, in
 PyTorch as in the kernel, and which sum cancels is a matter of the seed. (In 400 draws of a rule of one channel the
 median error of a gradient of one number is 9e-8 in the kernel and 1e-7 in PyTorch, but 17 % of either are off by more
 than the floor, up to 2e-4.) So as many draws are taken together as give every tensor 16 numbers: then the worst over
-320 draws and the instruction sets x86-64, AVX2 and AVX-512 is 0.7 of the bound.
+320 draws, instruction sets (x86-64, AVX2, AVX-512, of the kernel and of PyTorch) and 1 and 2 threads is 0.84 of the
+bound.
 """
 
+import itertools
 import math
 
 import pytest
 import torch
 from rollouts import edge_rates, masked, random_weights, relative_error, values_and_gradients
 
-from nca_fast import Rule, rollout
+from nca_fast import Rule, reference, rollout
 from nca_fast.presets import PRESETS
 
 FLOOR = 3e-7
@@ -56,13 +59,16 @@ RULES = {
 def check(rule, shape, steps=3, backend="cpu", per_sample=False, seed=1, **options):
     B, H, W = shape
     smallest = min(B * rule.channels * H * W, *(out if bias else out * inputs for out, inputs, bias in rule.layers))
-    runs = [[], [], []]
-    for draw in range(math.ceil(16 / smallest)):
-        torch.manual_seed(seed + 1000 * draw)
-        weights = random_weights(rule, B if per_sample else None)
-        x = torch.randn(B, rule.channels, H, W) * 0.5
-        if rule.alive_channel is not None:
-            x[:, :, H // 2 :] *= torch.rand(B, 1, H - H // 2, W) < 0.1  # here and there a cell that lives
+    runs, seeds = [[], [], []], itertools.count(seed, 1000)
+    for _ in range(math.ceil(16 / smallest)):
+        unit = 0
+        while unit < 3e-7:
+            torch.manual_seed(next(seeds))
+            weights = random_weights(rule, B if per_sample else None)
+            x = torch.randn(B, rule.channels, H, W) * 0.5
+            if rule.alive_channel is not None:
+                x[:, :, H // 2 :] *= torch.rand(B, 1, H - H // 2, W) < 0.1  # here and there a cell that lives
+            unit = unit_nearest_zero(rule, weights, x, steps, seed=11, **options)
         grad_y = torch.randn_like(x)
         for run, (b, dtype) in zip(
             runs, [("reference", torch.float64), ("reference", torch.float32), (backend, torch.float32)], strict=True
@@ -75,6 +81,27 @@ def check(rule, shape, steps=3, backend="cpu", per_sample=False, seed=1, **optio
         assert (e is None) == (f is None)
         if e is not None:
             assert relative_error(f, e) <= max(2 * relative_error(p, e), FLOOR)
+
+
+def unit_nearest_zero(rule, weights, x, steps, checkpoint_every=None, bptt_steps=None, **options):
+    """Of all hidden units of cells that fire, the least distance from the edge of the ReLU; 0 itself is exact."""
+    step, relu, masks, least = reference.step, torch.relu, [], [math.inf]
+
+    def with_mask(x, weights, rule, mask, *rest):
+        masks.append(mask)
+        return step(x, weights, rule, mask, *rest)
+
+    def looked_at(h):
+        least.append(h.abs().masked_fill(~masks[-1] | (h == 0), math.inf).min().item())
+        return relu(h)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "step", with_mask)
+        patch.setattr(torch, "relu", looked_at)
+        weights = [tuple(None if t is None else t.double() for t in pair) for pair in weights]
+        rollout(x.double(), weights, rule, steps, backend="reference", **options)
+    assert len(masks) == steps and len(least) == 1 + steps * (len(weights) - 1)
+    return min(least)
 
 
 def stacked(tensors):

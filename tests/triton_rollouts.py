@@ -1,5 +1,7 @@
 """Triton rollouts to compare: on a GPU if there is one, else in Triton's interpreter."""
 
+from importlib.util import find_spec
+
 import torch
 from rollouts import random_weights, relative_error, values_and_gradients
 
@@ -8,6 +10,37 @@ from nca_fast import rollout
 FLOOR = 5e-7  # as in test_rollout; worst seen 4.3e-7: the single bias of one channel
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = DEVICE == "cpu"
+
+
+def prepare_the_interpreter_once_per_launch():
+    """Skips what Triton's interpreter does again at every call of a device function: more than half of its time.
+
+    It replaces the built-in functions of triton.language, whose members it searches anew each time, although they stay
+    replaced until the launch ends.
+    """
+    from triton import language
+    from triton.runtime import interpreter
+
+    if not hasattr(interpreter, "_LangPatchScope"):
+        return  # another version of triton
+    replace, launch, replaced = interpreter._patch_lang, interpreter.GridExecutor.__call__, set()
+
+    def replace_once(function):
+        languages = {m for m in (language, language.core) if any(v is m for v in function.__globals__.values())}
+        if languages <= replaced:
+            return interpreter._LangPatchScope()
+        replaced.update(languages)
+        return replace(function)
+
+    def launch_alone(*args, **kwargs):
+        replaced.clear()
+        return launch(*args, **kwargs)
+
+    interpreter._patch_lang, interpreter.GridExecutor.__call__ = replace_once, launch_alone
+
+
+if INTERPRETED and find_spec("triton"):
+    prepare_the_interpreter_once_per_launch()
 
 
 def small_programs(monkeypatch, count=None):

@@ -46,17 +46,20 @@ def _flags(isa):
 
 
 @cache
-def load(isa: str = "native"):
+def load(isa: str | None = None):
     """Gives the compiled operators `pack`, `advance` and `backward`, built first if this machine has not got them yet.
 
     Args:
-        isa: Instruction set as the compiler's -march names it ("haswell", "x86-64"); "native" is this machine's.
+        isa: Instruction set as the compiler's -march names it ("haswell", "x86-64"); "native" is this machine's. None
+            is what the environment variable NCA_FAST_ISA says, by default "native". (CPUs of different kinds compute
+            the same bits with the same one, as torch does with ATEN_CPU_CAPABILITY.)
 
     Raises:
         RuntimeError: there is no compiler, or it failed.
     """
     from torch.utils import cpp_extension
 
+    isa = isa or os.environ.get("NCA_FAST_ISA", "native")
     namespace = "nca_fast_cpu" if isa == "native" else "nca_fast_cpu_" + isa.replace("-", "_")
     compiler = os.environ.get("CXX", "c++")
     flags = ["-std=c++20", "-O3", *_flags(isa), "-fPIC", "-shared", "-fopenmp", f"-DNCA_FAST_NAMESPACE={namespace}"]

@@ -23,10 +23,8 @@ from torch.nn import functional as F
 
 from nca_fast.devices import moved
 from nca_fast.losses.sorting import sort_values, sorted_squares
+from nca_fast.losses.spectra import root_trace, to_order_one
 from nca_fast.losses.units import gram_unit, variance_unit
-
-# Matrices whose largest entry is below this, the square of 3e-8 beside maps of order 1, are taken for 0.
-_NOTHING = 1e-15
 
 
 class _StyleLoss(nn.Module):
@@ -181,7 +179,7 @@ class GaussianW2(_StyleLoss):
 
     def _prepare(self, target: torch.Tensor) -> dict[str, torch.Tensor]:
         mean, covariance = _mean_and_covariance(target.double()[None])
-        unit, scale = _to_order_one(covariance[0])
+        unit, scale = to_order_one(covariance[0])
         values, vectors = torch.linalg.eigh(unit)
         values = values.clamp(min=0)
         root = (vectors * values.sqrt()) @ vectors.T
@@ -192,59 +190,13 @@ class GaussianW2(_StyleLoss):
 
     def _distance(self, index: int, map: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         mean, covariance = _mean_and_covariance(map)
-        if not map.is_cpu:  # see `_RootTrace`, which bears no eigenvalue below 0 that rounding makes
+        if not map.is_cpu:  # `root_trace` there bears no eigenvalue that rounding made less than 0
             _, covariance = _mean_and_covariance(map.double())
         root = self._target("root", index).to(covariance.dtype)
-        shared = _shared_spread(root @ covariance @ root, self._target("scale", index), self._target("floor", index))
+        shared = root_trace(root @ covariance @ root, self._target("scale", index), self._target("floor", index))
         traces = covariance.diagonal(dim1=1, dim2=2).sum() + map.shape[0] * self._target("trace", index)
         total = (mean - self._target("mean", index)).square().sum() + traces - 2 * shared
         return total if self.plain else total / (map.shape[1] * self._target("variance", index))
-
-
-def _shared_spread(products: torch.Tensor, scale: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
-    """The trace of the square roots of symmetric matrices, smoothed: sum of sqrt(scale e + floor) - sqrt(floor).
-
-    Args:
-        products: positive semidefinite but for rounding, with eigenvalues e. [B, C, C]
-        scale, floor: [], the latter above 0.
-
-    Returns:
-        Scalar, differentiable once with respect to products.
-    """
-    if not products.is_cpu:  # eigvalsh on a GPU has the host wait to see whether it went well
-        return _RootTrace.apply(products, scale, floor)
-    unit, own = _to_order_one(products)
-    values = torch.linalg.eigvalsh(unit).clamp(min=0) * (own[:, None] * scale)
-    return ((values + floor).sqrt() - floor.sqrt()).sum()
-
-
-class _RootTrace(torch.autograd.Function):
-    """`_shared_spread` of float64 matrices by products of matrices alone.
-
-    The coupled Newton-Schulz iteration Y <- Y T, Z <- T Z with T = (3 - Z Y) / 2 takes Y from A to its root and Z from
-    1 to the inverse of that, which is twice the gradient of the root's trace. It multiplies small eigenvalues by 9/4
-    until they are of order 1, where the error squares: 40 times do for 1e-12 of the largest.
-
-    Source: Higham, Functions of Matrices, 2008, section 6.7.
-    """
-
-    @staticmethod
-    def forward(ctx, products, scale, floor):
-        identity = torch.eye(products.shape[-1], dtype=products.dtype, device=products.device)
-        matrices = (products + products.mT) / 2 * scale + floor * identity
-        size = matrices.square().sum(dim=(1, 2), keepdim=True).sqrt()
-        y, z = matrices / size, identity.expand_as(matrices)
-        for _ in range(40):
-            t = 1.5 * identity - 0.5 * z @ y
-            y, z = y @ t, t @ z
-        ctx.save_for_backward(0.5 * scale * z / size.sqrt())
-        return ((y * size.sqrt()).diagonal(dim1=1, dim2=2) - floor.sqrt()).sum()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        (half_inverse,) = ctx.saved_tensors
-        return grad * half_inverse, None, None
 
 
 def _mean_and_covariance(map: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -252,22 +204,6 @@ def _mean_and_covariance(map: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
     mean = map.mean(dim=2)
     centred = map - mean[:, :, None]
     return mean, torch.bmm(centred, centred.transpose(1, 2)) / map.shape[2]
-
-
-def _to_order_one(matrices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Matrices whose eigenvalues LAPACK can find, and what to multiply these by. [..., C, C] -> [..., C, C], [...]
-
-    Some LAPACKs answer NaN to matrices of 1e-13, and end the program's run when they are given infinity or NaN. The
-    factors are powers of four: they change no digit, nor do their roots. Matrices of nothing, and those that are not
-    finite, become the identity with a factor of 0.
-    """
-    largest = matrices.detach().abs().amax(dim=(-2, -1))
-    usable = (largest > _NOTHING) & torch.isfinite(largest)
-    largest = torch.where(usable, largest, 1)
-    mantissa, exponent = torch.frexp(largest)
-    scale = largest / mantissa * (1 + exponent % 2)
-    identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
-    return torch.where(usable[..., None, None], matrices / scale[..., None, None], identity), scale * usable
 
 
 STYLE_LOSSES = {"ot": SlicedOT, "gram": Gram, "w2": GaussianW2}
