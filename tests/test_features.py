@@ -303,3 +303,13 @@ def test_a_torchvision_that_is_broken_otherwise_is_reported(monkeypatch):
     fail(RuntimeError("something else"))
     with pytest.raises(ImportError, match="does not work with torch .*something else"):
         import_torchvision()
+
+
+def test_extractors_read_nothing_from_their_device(tmp_path, vgg_states):
+    """On the meta device there are no numbers to read, and none of another device fit in."""
+    vgg = VGG("vgg16", weights=write(vgg_states["vgg16"], tmp_path / "a.safetensors"))
+    for module in (features.load("random"), features.load("patches"), vgg):
+        x = rgb().to("meta").requires_grad_()
+        maps = module.to("meta")(x)
+        sum(found.sum() for found in maps).backward()
+        assert all(found.is_meta for found in maps) and x.grad.is_meta
