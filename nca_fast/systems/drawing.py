@@ -57,6 +57,5 @@ def next_apply(out: Path, name: str) -> str:
 def _scene(
     system: PoolSystem, height: int, width: int, steps: int, image: Tensor | None = None, seed: int | None = None
 ) -> Scene:
-    config = system.config
-    how = {"seed": config.seed if seed is None else seed, "backend": config.backend, "precision": config.precision}
-    return Scene(system.nca, height, width, steps, image=image, **how)
+    seed = system.config.seed if seed is None else seed
+    return Scene(system.nca, height, width, steps, seed=seed, image=image, **system.compute)
