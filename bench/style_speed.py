@@ -117,12 +117,12 @@ class Contestant:
                 self.start,
                 seed=0,
                 batch_size=self.config.batch_size // calls,
-                steps=lambda place: (steps, steps),
+                steps=lambda planned: (steps, steps),
                 reseed_every=self.config.reseed_every,
                 state_limit=self.config.state_limit,
             )
-            plan = loop.Plan(self.run.iteration + 1, lambda place: self.config.learning_rate)
-            loop.train(self.run, step, plan, tame=normalize_gradients if last else None)
+            plan = loop.Plan(self.run.iteration + 1, lambda planned: self.config.learning_rate)
+            loop.train(self.run, step, plan, adjust_gradients=normalize_gradients if last else None)
 
 
 def stock_bytes(nca: NCA, cell_steps: int) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Union
 
+import torch
 import tyro
 
 import nca_fast
@@ -73,6 +74,8 @@ def _begun_with(arguments: Sequence[str]) -> Train | None:
     if known.out is None:
         return None
     make, system = TRAIN[arguments[0]], SYSTEMS[arguments[0]]
+    if known.resume and known.recipe is not None:
+        raise ValueError(f"recipe must be left out with --resume, because the run has its settings: {known.recipe!r}.")
     if not known.resume or not (known.out / run_folder.TRAINING_FILE).exists():
         recipe = system.recipes.get(known.recipe)
         return None if recipe is None else make(out=known.out, config=recipe)
@@ -111,10 +114,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"{who}: interrupted{f'; {interrupt}' if interrupt.args else ''}", file=sys.stderr)
         return 130
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        remedy = "Take a smaller batch, pool, picture or canvas, or fewer steps."
+        print(f"{who}: error: memory must suffice, but does not: {_one_line(error)[:200]} {remedy}", file=sys.stderr)
+        return 2
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"{who}: error: {_one_line(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def _one_line(error: Exception) -> str:

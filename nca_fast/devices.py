@@ -1,5 +1,6 @@
 """The device that computes, and how numbers get there without making the host wait for it."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from nca_fast import backends
+from nca_fast import backends, processes
 from nca_fast.backends import BackendName, PrecisionName
 from nca_fast.rule import Rule
 
@@ -44,8 +45,7 @@ def pick(
 
     Args:
         name: "auto" (a GPU when there is one whose kernels serve the rules, else the CPU; a warning says why a GPU is
-            left alone), "cpu", "cuda" (under torchrun each process takes its own GPU), "cuda:1", or what else
-            `torch.device` knows.
+            left alone), "cpu", "cuda" (under torchrun each process takes its own GPU), or "cuda:1".
         rules: Of the automata that will run there.
         backend, precision: As in `nca_fast.rollout`.
 
@@ -55,6 +55,11 @@ def pick(
     device = _best(rules, backend, precision) if name == "auto" else _named(name)
     for rule in rules if backend in backends.BACKENDS else ():
         reason = _refusal(backend, rule, device, precision)
+        if reason is None:
+            try:
+                backends.BACKENDS[backend].load()
+            except RuntimeError as error:
+                reason = str(error)
         if reason is not None:
             raise ValueError(f"backend {backend} must serve on device {device}, but cannot: {reason}")
     return device
@@ -65,14 +70,15 @@ def _refusal(backend, rule, device, precision):
 
 
 def _named(name):
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:NUMBER, but got {name!r}.") from None
+    if re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:NUMBER, but got {name!r}.")
+    device = torch.device(name)
     if device.type != "cuda":
         return device
     if not torch.cuda.is_available():
         raise ValueError(f"device {name} needs a GPU that PyTorch can use, but there is none: use --device cpu.")
+    if device.index is not None and processes.count() > 1:
+        raise ValueError(f"device must be cuda where several processes share the work, each its own; but got {name}.")
     if device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     if device.index >= torch.cuda.device_count():
@@ -105,7 +111,7 @@ def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
     """Moves a tensor to a device. To a GPU it goes through pinned memory, so that the host does not wait for it."""
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=tensor.is_cpu)
 
 
 def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:

@@ -5,13 +5,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nca_fast import ops
+from nca_fast import checkpoint, ops
 from nca_fast.devices import moved
 from nca_fast.presets import PRESETS
 from nca_fast.rule import Rule
 
 STARTS = ("zeros", "noise", "image", "cell")
-_FILE = "model.safetensors"
 
 
 class NCA(nn.Module):
@@ -191,9 +190,7 @@ class NCA(nn.Module):
             ValueError: the weights are not finite.
             OSError: the folder cannot be written.
         """
-        from nca_fast import checkpoint
-
-        path = Path(folder) / _FILE
+        path = Path(folder) / checkpoint.MODEL_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: t.detach() for name, t in self.state_dict().items()}
         checkpoint.save(path, tensors, {"nca": self.config(), "provenance": provenance or {}})
@@ -209,15 +206,13 @@ class NCA(nn.Module):
         Raises:
             OSError, ValueError: there is no such file, or it does not hold an automaton.
         """
-        from nca_fast import checkpoint
-
         path = Path(model)
         if path.is_dir():
-            path = path / _FILE
+            path = path / checkpoint.MODEL_FILE
         elif not path.exists() and str(model).count("/") == 1 and not path.suffix and not path.parent.exists():
             from huggingface_hub import hf_hub_download
 
-            path = Path(hf_hub_download(str(model), _FILE))
+            path = Path(hf_hub_download(str(model), checkpoint.MODEL_FILE))
         return checkpoint.load_module(path, "nca", "an automaton", cls.from_config)
 
     def extra_repr(self) -> str:

@@ -68,7 +68,7 @@ def peer_errors() -> Iterator[None]:
     except RuntimeError as error:
         raise ConnectionError(
             f"all {count()} processes must go on, but one has ended. If it gave no reason, it was killed (for want of "
-            "memory?). What was saved is whole, and --resume goes on from there."
+            f"memory?). What was saved is whole, and --resume goes on from there. ({str(error).splitlines()[0][:200]})"
         ) from error
 
 

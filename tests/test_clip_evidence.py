@@ -129,7 +129,12 @@ def test_drawings_keep_their_own_promises_and_hardly_another():
 
 def test_prompts_kept_are_those_of_the_result_file():
     result = json.loads((RESULTS / "clip_prompts.json").read_text())
-    assert result["settings"] == json.loads(json.dumps(asdict(clip_prompts.CONFIG)))
+    settings, defaults = (
+        json.loads(json.dumps(asdict(config))) for config in (clip_prompts.CONFIG, type(clip_prompts.CONFIG)())
+    )
+    assert result["settings"] == {name: settings[name] for name in result["settings"]}
+    newer = settings.keys() - result["settings"].keys()
+    assert {name: settings[name] for name in newer} == {name: defaults[name] for name in newer}
     assert [record["prompt"] for record in result["runs"]] == [promise.prompt for promise in clip_prompts.PROMISES]
     for promise, record in zip(clip_prompts.PROMISES, result["runs"], strict=True):
         assert clip_prompts.kept(promise, clip_prompts.Seen(**record["seen"])) == record["kept"]

@@ -1,12 +1,15 @@
 """Steps down a loss that is read late: what is told when, and a loss that is not finite changes nothing."""
 
 import math
+import os
+import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from nca_fast.training import loop
-from nca_fast.training.descent import DELAY, Descent, adam
+from nca_fast.training.descent import DELAY, Descent, _sent, adam
 
 BAD = 5  # the iteration whose loss is not finite, counted from 1
 
@@ -18,10 +21,14 @@ class Line(torch.nn.Module):
         super().__init__()
         self.w = torch.nn.Parameter(torch.tensor([2.0, -1.0]))
         self.pool = torch.zeros(2)
+        self.bad = "loss"
 
-    def step(self, iteration, place, descend):
-        bad = math.nan if iteration + 1 == BAD else 1.0
-        descend({"square": (self.w * (iteration + 1)).square().sum() * bad, "small": self.w.sum() * 1e-3})
+    def step(self, iteration, planned, descend):
+        here = iteration + 1 == BAD
+        loss = (self.w * (iteration + 1)).square().sum() * (math.nan if here and self.bad == "loss" else 1.0)
+        if here and self.bad == "gradient":  # the root's slope at 0 is infinite
+            loss = loss + (self.w - self.w.detach()).sum().sqrt()
+        descend({"square": loss, "small": self.w.sum() * 1e-3})
         new = self.w.detach() + iteration
         self.pool = new if descend.finite is None else torch.where(descend.finite, new, self.pool)
         return loop.Work(iteration + 1, 10)
@@ -32,10 +39,11 @@ def new_run(fused=True):
     return loop.TrainingRun(line, torch.optim.Adam(line.parameters(), lr=0.1, fused=fused))
 
 
-def trained(delay, iterations, moments=()):
+def trained(delay, iterations, moments=(), bad="loss"):
     """A run, its reports, and how many iterations were done when each came."""
     run, reports = new_run(), []
-    plan = loop.Plan(iterations, lambda place: 0.1 / (1 + place))
+    run.model.bad = bad
+    plan = loop.Plan(iterations, lambda planned: 0.1 / (1 + planned))
     listener = lambda report: reports.append((report, run.iteration))  # noqa: E731
     try:
         complete = loop.train(run, run.model.step, plan, listeners=[listener], moments=moments, delay=delay)
@@ -48,7 +56,7 @@ class At:
     def __init__(self, *iterations):
         self.iterations, self.seen = iterations, []
 
-    def due(self, iteration):
+    def due(self, iteration, planned):
         return iteration in self.iterations
 
     def __call__(self):
@@ -78,16 +86,53 @@ def test_reports_come_so_many_iterations_later_and_before_every_moment():
     assert moment.seen == [True]
 
 
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
 @pytest.mark.parametrize("delay", [0, 1, DELAY])
-def test_a_loss_that_is_not_finite_ends_in_the_state_before_it(delay):
+def test_what_is_not_finite_ends_in_the_state_before_it(delay, bad):
     wanted, _, _ = trained(0, BAD - 1)
-    run, reports, error = trained(delay, 20)
-    assert isinstance(error, FloatingPointError) and f"nan in iteration {BAD}" in str(error)
+    run, reports, error = trained(delay, 20, bad=bad)
+    what = "loss must stay finite, but it is nan" if bad == "loss" else "norm of the gradient must stay finite"
+    assert isinstance(error, FloatingPointError) and what in str(error) and f" in iteration {BAD}." in str(error)
     assert run.iteration == BAD - 1 == reports[-1][0].iteration
     tensors = run.tensors()
     for name, tensor in wanted.tensors().items():
         assert torch.equal(tensors[name], tensor), name  # the count of Adam's steps too
     assert torch.equal(run.model.pool, wanted.model.pool)
+
+
+def test_the_event_of_a_reading_is_on_the_stream_that_sends_it(monkeypatch):
+    """Which need not be the current device's."""
+    seen = []
+    event = SimpleNamespace(record=seen.append, synchronize=lambda: seen.append("waited"))
+    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, pin_memory=False, **k: empty(*a, **k))
+    numbers = torch.tensor([3.0, 1.0, 2.0, 0.5], dtype=torch.float64)
+    sent = SimpleNamespace(is_cuda=True, shape=numbers.shape, dtype=numbers.dtype, device="cuda:1")
+    monkeypatch.setattr(torch.Tensor, "copy_", lambda self, other, non_blocking: self.set_(numbers.clone()))
+    reading = _sent(7, 0.1, ("a", "b"), sent)
+    run = new_run()
+    descent = Descent(run.model, run.optimizer, None, "")
+    assert descent.read(reading) == (3.0, {"a": 1.0, "b": 2.0})
+    assert seen == ["stream of cuda:1", "waited"]
+
+
+def test_late_reading_needs_an_optimizer_that_can_leave_steps_out():
+    run = new_run(fused=False)
+    with pytest.raises(ValueError, match="optimizer must be fused where losses are read late"):
+        Descent(run.model, run.optimizer, None, "", delay=2)
+
+
+def test_ctrl_c_in_the_last_iteration_counts(monkeypatch):
+    run = new_run()
+
+    def step(iteration, planned, descend):
+        if iteration == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return run.model.step(iteration, planned, descend)
+
+    assert loop.train(run, step, loop.Plan(4, lambda planned: 0.1)) is False and run.iteration == 4
 
 
 def test_a_moment_never_sees_a_run_that_has_diverged():
@@ -114,8 +159,8 @@ def test_runs_move_between_kinds_of_optimizers():
         other = new_run(fused)
         with torch.no_grad():
             other.model.w.zero_()
-        other.load({name: tensor.clone() for name, tensor in first.tensors().items()}, 3)
-        plan = loop.Plan(4, lambda place: 0.1 / (1 + place))
+        other.load({name: tensor.clone() for name, tensor in first.tensors().items()}, 3, 0.0)
+        plan = loop.Plan(4, lambda planned: 0.1 / (1 + planned))
         assert loop.train(other, other.model.step, plan) and other.iteration == 4
         whole, _, _ = trained(0, 4)
         torch.testing.assert_close(other.model.w, whole.model.w, rtol=1e-6, atol=0)  # worst seen 1e-7
@@ -126,14 +171,15 @@ def test_a_time_limit_runs_through_the_whole_plan(monkeypatch):
     run, places, rates, clock = new_run(), [], [], iter(range(100_000))
     monkeypatch.setattr(loop.time, "perf_counter", lambda: next(clock) / 3)  # asked three times an iteration
 
-    def step(iteration, place, descend):
-        places.append(place)
+    def step(iteration, planned, descend):
+        places.append(planned)
         rates.append(descend.learning_rate)
-        return run.model.step(iteration, place, descend)
+        return run.model.step(iteration, planned, descend)
 
     monkeypatch.setattr("test_descent.BAD", -1)
-    assert loop.train(run, step, loop.Plan(1000, lambda place: 1e-3 if place < 500 else 1e-4, time_limit=20))
+    assert loop.train(run, step, loop.Plan(1000, lambda planned: 1e-3 if planned < 500 else 1e-4, time_limit=20))
     assert 15 <= run.iteration <= 25 and places == sorted(places) and places[0] == 0 and places[-1] > 900
     assert {1e-3, 1e-4} == set(rates) and abs(rates.index(1e-4) - run.iteration / 2) <= 1
-    slow = loop.Plan(4, lambda place: 1e-3, time_limit=1e9)
-    assert [slow.place(iteration, 0.0) for iteration in range(5)] == [0, 1, 2, 3, 4]
+    assert loop.train(run, step, loop.Plan(1000, lambda planned: 1e-3, time_limit=20)) and len(places) == run.iteration
+    slow = loop.Plan(4, lambda planned: 1e-3, time_limit=1e9)
+    assert [slow.planned(iteration, 0.0) for iteration in range(5)] == [0, 1, 2, 3, 4]

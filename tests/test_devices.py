@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nca_fast import Rule, backends, devices
+from nca_fast import Rule, backends, devices, processes
 from nca_fast.devices import ComputeConfig
 
 CPU = torch.device("cpu")
@@ -26,12 +26,12 @@ def gpus(monkeypatch):
 def test_without_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert devices.pick("auto", [Rule()]) == devices.pick("cpu") == CPU
-    assert devices.pick("meta").type == "meta"
     for name in ("cuda", "cuda:1"):
         with pytest.raises(ValueError, match=f"device {name} needs a GPU that PyTorch can use, but there is none"):
             devices.pick(name)
-    with pytest.raises(ValueError, match="device must be auto, cpu, cuda or cuda:NUMBER, but got 'gpu'"):
-        devices.pick("gpu")
+    for name in ("gpu", "mps", "meta", "cuda:", "cuda:x"):
+        with pytest.raises(ValueError, match=f"device must be auto, cpu, cuda or cuda:NUMBER, but got '{name}'"):
+            devices.pick(name)
     assert devices.describe(CPU) is None
 
 
@@ -58,6 +58,22 @@ def test_what_cannot_be(gpus):
         ComputeConfig(precision="fp8").check_compute()
 
 
+def test_several_processes_take_a_gpu_each(gpus, monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    assert devices.pick("cuda") == devices.pick("auto", [Rule()]) == torch.device("cuda:1")
+    with pytest.raises(ValueError, match="device must be cuda where several processes share the work.*cuda:0"):
+        devices.pick("cuda:0")
+
+
+def test_a_kernel_that_cannot_be_built_is_said_at_once(monkeypatch):
+    def fail():
+        raise RuntimeError("the C++ kernel needs a compiler.")
+
+    monkeypatch.setattr(backends.BACKENDS["cpu"], "load", fail)
+    with pytest.raises(ValueError, match="backend cpu must serve on device cpu, but cannot: .* needs a compiler"):
+        devices.pick("cpu", [Rule()], backend="cpu")
+
+
 def test_moves_to_a_gpu_go_through_pinned_memory(monkeypatch):
     """The host waits for a copy from memory that is not pinned, and for one that is not told otherwise."""
     calls = []
@@ -72,6 +88,8 @@ def test_moves_to_a_gpu_go_through_pinned_memory(monkeypatch):
     assert devices.moved(tensor, torch.device("cuda:1")) is pinned
     assert devices.moved(tensor, CPU) is tensor
     assert calls == [(True, True), (False, True)]
+    away = SimpleNamespace(is_cpu=False, device=torch.device("cuda:0"), to=lambda device, non_blocking: non_blocking)
+    assert devices.moved(away, CPU) is False  # or it would be read before it is there
 
 
 def test_a_generator_on_a_gpu_is_fixed_by_that_of_the_cpu(monkeypatch):

@@ -28,8 +28,9 @@ def test_training_on_this_cpu(tmp_path):
     """The loss of one colour, with the C++ kernel, goes down."""
     import torch
     from runs import logged
+    from trainings import train_texture
 
-    from nca_fast.systems.texture import TextureConfig, train_texture
+    from nca_fast.systems.texture import TextureConfig
 
     config = TextureConfig(
         image_size=16,

@@ -628,8 +628,8 @@ def test_the_loop_starts_from_the_given_states():
     def power(states, generator):
         return {"power": states.square().sum()}
 
-    step = PoolStep(nca, pool, power, start, 5, 2, lambda place: (1, 1), reseed_every=1, backend="reference")
-    loop.train(loop.TrainingRun(nca, torch.optim.Adam(nca.parameters())), step, loop.Plan(1, lambda place: 1e-3))
+    step = PoolStep(nca, pool, power, start, 5, 2, lambda planned: (1, 1), reseed_every=1, backend="reference")
+    loop.train(loop.TrainingRun(nca, torch.optim.Adam(nca.parameters())), step, loop.Plan(1, lambda planned: 1e-3))
     changed = [i for i in range(3) if not torch.equal(before[i], pool.states[i, :3])]
     assert len(changed) == 1
     assert torch.equal(pool.states[changed[0], :3], start(1, loop.derived_seed(5, "start", 0))[0, :3])

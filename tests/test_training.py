@@ -20,7 +20,7 @@ from trainings import killed_while_writing, train_texture
 import nca_fast
 from nca_fast import checkpoint
 from nca_fast.losses import regularizers
-from nca_fast.media.images import save_image
+from nca_fast.media.images import load_image, save_image
 from nca_fast.systems.texture import Texture, TextureConfig
 from nca_fast.training import descent, listeners, loop, run_folder, settings
 from nca_fast.training.pool import Pool, PoolStep
@@ -130,10 +130,10 @@ def train_small(run, iterations, objective=None, rate=1e-2, listeners=(), moment
         return nca.initial_state(count, 6, 7, seed=seed)
 
     objective = objective or (lambda states, generator: {"power": states.square().sum()})
-    step = PoolStep(nca, run.pool, objective, start, 3, 2, lambda place: (2, 4), backend="reference", **options)
-    plan = loop.Plan(iterations, lambda place: rate)
-    tame = descent.normalize_gradients
-    return loop.train(run, step, plan, tame=tame, listeners=listeners, moments=moments, delay=delay)
+    step = PoolStep(nca, run.pool, objective, start, 3, 2, lambda planned: (2, 4), backend="reference", **options)
+    plan = loop.Plan(iterations, lambda planned: rate)
+    adjust = descent.normalize_gradients
+    return loop.train(run, step, plan, adjust_gradients=adjust, listeners=listeners, moments=moments, delay=delay)
 
 
 def test_train_reports_each_iteration(small_run):
@@ -252,7 +252,7 @@ def test_second_ctrl_c_interrupts_at_once(small_run):
 
 
 def report(iteration):
-    return loop.Report(iteration, 1.5, {"style": 1.5}, 1e-3, 4, 1000, 0.01)
+    return loop.Report(iteration, iteration, 1.5, {"style": 1.5}, 1e-3, 4, 1000, 0.01)
 
 
 def test_log_forgets_what_came_after_the_checkpoint(tmp_path):
@@ -271,13 +271,13 @@ def test_log_forgets_what_came_after_the_checkpoint(tmp_path):
 def test_checkpoints_come_by_iterations_or_by_time():
     saved = []
     by_number = listeners.Checkpoints(lambda: saved.append("number"), every=3, seconds=1e9)
-    assert [iteration for iteration in range(1, 8) if by_number.due(iteration)] == [3, 6]
+    assert [iteration for iteration in range(1, 8) if by_number.due(iteration, iteration)] == [3, 6]
     by_time = listeners.Checkpoints(lambda: saved.append("time"), every=None, seconds=60)
-    assert not by_time.due(1)
+    assert not by_time.due(1, 1)
     by_time.saved_at -= 61
-    assert by_time.due(1)
+    assert by_time.due(1, 1)
     by_time()
-    assert saved == ["time"] and not by_time.due(1)
+    assert saved == ["time"] and not by_time.due(1, 1)
 
 
 def test_preview_strip_puts_an_oblong_target_first(tmp_path):
@@ -285,11 +285,9 @@ def test_preview_strip_puts_an_oblong_target_first(tmp_path):
     target = torch.zeros(3, 4, 8)
     strip = listeners.PreviewStrip(tmp_path / "preview.png", [target], draw=lambda: next(previews), every=3)
     for iteration in range(1, 8):
-        if strip.due(iteration):
+        if strip.due(iteration, iteration):
             strip()
     assert strip.tensors()["previews"].shape == (2, 3, 8, 8)
-    from nca_fast.media.images import load_image
-
     shown = load_image(tmp_path / "preview.png")
     assert shown.shape == (3, 8, 8 * 3 + 2 * 2)
     assert shown[:, 0, :8].min() == 1  # white above the target
@@ -333,8 +331,6 @@ def test_bad_settings(change, message):
 def test_run_writes_its_files(whole_run):
     names = {path.name for path in whole_run.iterdir()}
     assert names == {"texture.png", "preview.png", "model.safetensors", "training.safetensors", "log.jsonl"}
-    from nca_fast.media.images import load_image
-
     assert load_image(whole_run / "texture.png").shape == (3, 64, 64)
     assert load_image(whole_run / "preview.png").shape == (3, 16, 4 * 16 + 3 * 2)
     facts = checkpoint.load_metadata(whole_run / "model.safetensors")["provenance"]
@@ -357,10 +353,12 @@ def test_other_seed_other_run(tmp_path, picture, whole_run):
 
 def test_raised_iterations_continue_the_run(tmp_path, picture, whole_run):
     train_texture(replace(TINY, iterations=3), picture, tmp_path, progress=False)
-    # Threads not named are those of before.
-    result = train_texture(replace(TINY, threads=None), None, tmp_path, resume=True, progress=False)
-    assert result.iterations == 6
-    assert checkpoint.load_metadata(tmp_path / "training.safetensors")["config"]["threads"] == 1
+    # Without settings it is complete; what may change is what is given, and milestones not named are those of before.
+    assert train_texture(None, None, tmp_path, resume=True, progress=False).iterations == 3
+    later = replace(TINY, lr_milestones=None, checkpoint_every=None)
+    assert train_texture(later, None, tmp_path, resume=True, progress=False).iterations == 6
+    stored = checkpoint.load_metadata(tmp_path / "training.safetensors")["config"]
+    assert stored["checkpoint_every"] is None and stored["lr_milestones"] == [2, 4]
     assert_same_run(tmp_path, whole_run)
 
 
@@ -393,13 +391,17 @@ def test_a_run_that_diverges_saves_the_state_before(tmp_path, picture, monkeypat
 
 def test_a_time_limit_ends_a_run_that_can_go_on(tmp_path, picture, monkeypatch):
     seconds = iter(range(1000))
-    monkeypatch.setattr(loop.Plan, "place", lambda plan, i, t: i if plan.time_limit is None else 3 * next(seconds))
+    monkeypatch.setattr(loop.Plan, "planned", lambda plan, i, t: 3 * max(next(seconds) - 1, 0))
     result = train_texture(replace(TINY, time_limit=9.0), picture, tmp_path, progress=False)
     assert result.iterations == 2 and (tmp_path / "texture.png").exists()
     monkeypatch.undo()
     rates = [line["learning_rate"] for line in logged(tmp_path)]
     assert rates == pytest.approx([TINY.learning_rate, TINY.learning_rate * TINY.lr_gamma])  # half of the time is gone
-    later = train_texture(replace(TINY, time_limit=1e9), None, tmp_path, resume=True, progress=False)
+    assert load_image(tmp_path / "preview.png").shape[2] == 3 * 16 + 2 * 2  # at 3 and 6 of the plan's six iterations
+    monkeypatch.setattr(loop.Plan, "planned", lambda plan, i, t: 6 if t > 0 else i)
+    assert train_texture(None, None, tmp_path, resume=True, progress=False).iterations == 2  # its time is over
+    monkeypatch.undo()
+    later = train_texture(replace(TINY, time_limit=None), None, tmp_path, resume=True, progress=False)
     assert later.iterations == 6
 
 

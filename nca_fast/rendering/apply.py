@@ -20,8 +20,8 @@ def shown_steps(model: str | Path) -> int:
         ValueError: The file does not say. Others as `checkpoint.load_metadata`.
     """
     path = Path(model)
-    path = path / "model.safetensors" if path.is_dir() else path
-    steps = checkpoint.load_metadata(path).get("provenance", {}).get("config", {}).get("picture_steps")
+    path = path / checkpoint.MODEL_FILE if path.is_dir() else path
+    steps = checkpoint.load_metadata(path).get("provenance", {}).get("shown_steps")
     if not isinstance(steps, int):
         raise ValueError(f"steps must be given, because {path} does not say how many its training showed.")
     return steps

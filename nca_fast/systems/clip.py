@@ -1,7 +1,7 @@
 """CLIP guidance: an automaton that grows what a sentence says, or changes pictures until they fit it.
 
 Source: Deb, "text-2-cellular-automata", 2022 (out of noise), and Petersen, "Neural Cellular Automata Image
-Manipulation", 2022 (of pictures, with content and aesthetic losses). `clip_config.RECIPES` has their settings; the
+Manipulation", 2022 (of pictures, with content and aesthetic losses). `clip_settings.RECIPES` has their settings; the
 defaults differ where something else gives better pictures in minutes on a CPU.
 """
 
@@ -19,7 +19,7 @@ from nca_fast.features.clip import ClipModel
 from nca_fast.losses import regularizers, weighted
 from nca_fast.losses.aesthetic import AestheticHead
 from nca_fast.losses.clip import PromptDistance, cutouts, flatness, fringes, weights_of, whole
-from nca_fast.losses.content import CONTENT_LOSSES
+from nca_fast.losses.content import CONTENT_LOSSES, check_layers
 from nca_fast.media.images import load_image, source_name
 from nca_fast.nca import NCA
 from nca_fast.systems.clip_settings import RECIPES, ClipConfig
@@ -53,7 +53,7 @@ class Clip(PoolSystem):
         nca-fast clip "orange leopard fur" --content skimage:chelsea --out runs/leopard
 
     With a real one, which is downloaded once (350 MB) and wants a larger canvas and patience on a CPU:
-        nca-fast clip "underwater bioluminescence" --model ViT-B-32-quickgelu --pretrained openai --image-size 128 \
+        nca-fast clip "underwater bioluminescence" --model ViT-B-32-quickgelu --pretrained openai --image-size 128 \\
             --out runs/sea
 
     Ctrl-C stops and saves. To go on, after that or after a crash (the other settings are remembered):
@@ -79,7 +79,7 @@ class Clip(PoolSystem):
             "prompts": list(sources.prompts),
             "content": [source_name(source) for source in sources.content],
         }
-        self.config, self.facts, self.pictures = config, asked, None
+        self.config, self.facts, self.pictures = config, asked | {"shown_steps": config.steps_max}, None
         if saved is None:
             if not sources.prompts and not config.image_prompts:
                 raise ValueError(f"a prompt must be given to begin a run, and folder {out} holds none to resume.")
@@ -91,7 +91,7 @@ class Clip(PoolSystem):
             if sources.content:
                 self.pictures = ContentPictures.read(sources.content, config.image_size, config.content_zoom)
         else:
-            self.facts = {key: saved.metadata[key] for key in asked}
+            self.facts |= {key: saved.metadata[key] for key in asked}
             for key, value in asked.items():
                 if value and value != self.facts[key]:
                     raise ValueError(f"{key} must be that of the run in {out}, {self.facts[key]}. Leave it out.")
@@ -102,6 +102,10 @@ class Clip(PoolSystem):
                 self.pictures = ContentPictures.restored(stored, config.image_size)
         self.kept = {"targets": targets, "target_weights": weights}
         self.distance = PromptDistance(targets, weights, config.distance)
+
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the canvas."""
+        return self.config.image_size, self.config.image_size
 
     def begin(self, model: NCA, saved: SavedRun | None) -> None:
         """Moves the content pictures to the device first."""
@@ -201,6 +205,9 @@ def clip_objective(config: ClipConfig, model: ClipModel, distance: PromptDistanc
     keeps_content = nca.start == "image" and config.content_weight > 0
     if keeps_content:
         extractor = features.load(config.features, weights=config.weights).to(device)
+        with torch.no_grad():
+            maps = extractor(torch.zeros(1, 3, config.image_size, config.image_size, device=device))
+        check_layers(config.content_layers, len(maps), config.features)
         content_distance = CONTENT_LOSSES[config.content_loss]
 
     def look(rgb: Tensor, generator: torch.Generator) -> Tensor:

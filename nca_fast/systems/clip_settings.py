@@ -84,7 +84,7 @@ class ClipConfig(FeatureConfig):
     pool_size: int = 32
     """States that live on between iterations. (Deb: 256; Petersen: 400.)"""
     reseed_every: int = 8
-    """So often one state of the batch starts afresh. 0: never. (Petersen: 5.)"""
+    """After every so many iterations one state of the batch starts afresh. 0: never. (Petersen: 5.)"""
     steps_min: int = 32
     """Shortest rollout of an iteration. (Deb: 64.)"""
     steps_max: int = 64

@@ -55,7 +55,8 @@ class GrowingConfig(PoolConfig):
     damage: int = 2
     """So many of the best states of a batch lose a circle before they go on. 0: what is learned need not regrow."""
     reseed_every: int = 0
-    """So often the first state of the batch starts afresh too. 0: never; the worst does in each iteration."""
+    """After every so many iterations the first state of the batch starts afresh too. 0: never; the worst does in each
+    iteration."""
     steps_min: int = 64
     """Shortest rollout of an iteration."""
     steps_max: int = 96

@@ -69,7 +69,11 @@ class Style(PoolSystem):
 
     def __init__(self, config: StyleConfig, sources: StyleSources, saved: SavedRun | None, out: Path):
         self.config = config
-        asked = {"style": source_name(sources.style), "content": [source_name(source) for source in sources.content]}
+        asked = {
+            "shown_steps": config.picture_steps,
+            "style": source_name(sources.style),
+            "content": [source_name(source) for source in sources.content],
+        }
         if saved is None and (sources.style is None or not sources.content):
             raise ValueError(f"style and content must be given to begin a run, and folder {out} holds none to resume.")
         target = given_or_saved("style", sources.style, lambda image: read_style(image, config.style_size), saved, out)
@@ -83,6 +87,10 @@ class Style(PoolSystem):
             tensors, _ = checkpoint.load(out / PICTURES_FILE)
             self.pictures, self.first = ContentPictures.restored(tensors, config.content_size), tensors["first"]
         self.kept = {"target": target}
+
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the canvas."""
+        return self.config.content_size, self.config.content_size
 
     def model(self) -> NCA:
         """Makes the automaton, with other filters where they are asked for."""

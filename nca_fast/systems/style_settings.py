@@ -45,8 +45,8 @@ class StyleConfig(StyleLossConfig):
     """Iterations at which the learning rate is lowered. None: where the long rollouts begin, which run away at the rate
     that suits short ones, and after nine tenths of the run."""
     reseed_every: int = 4
-    """So often one state of the batch starts afresh, from a new picture. 0: never. (Petersen: 5, with batches
-    of 4.)"""
+    """After every so many iterations one state of the batch starts afresh, from a new picture. 0: never. (Petersen: 5,
+    with batches of 4.)"""
     pool_size: int = 32
     """States that live on between iterations. They take memory and disk: 0.3 MB each at 64 x 64 cells. (Petersen:
     400.)"""
@@ -107,7 +107,9 @@ class StyleConfig(StyleLossConfig):
     def resolved(self) -> "StyleConfig":
         """As `RunConfig.resolved`, with a number of early iterations."""
         early = self.iterations * 7 // 10 if self.early_iterations is None else self.early_iterations
-        milestones = self.lr_milestones or tuple(sorted({max(1, early), max(1, self.iterations * 9 // 10)}))
+        milestones = self.lr_milestones
+        if milestones is None:
+            milestones = tuple(sorted({max(1, early), max(1, self.iterations * 9 // 10)}))
         return replace(self, early_iterations=early, lr_milestones=milestones)
 
     def steps_at(self, iteration: int) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from nca_fast import features
 from nca_fast.losses import regularizers, style, weighted
 from nca_fast.media.images import load_image, source_name
+from nca_fast.nca import NCA
 from nca_fast.systems.drawing import draw_grown, grown, next_render
 from nca_fast.training.pool import Objective
 from nca_fast.training.run_folder import SavedRun
@@ -96,6 +97,19 @@ class Texture(PoolSystem):
 
         self.kept = {"target": given_or_saved("image", sources.image, read, saved, out)}
         self.facts = {"image": saved.metadata["image"] if saved else source_name(sources.image)}
+
+    def model(self) -> NCA:
+        """Makes the automaton. Raises ValueError for a preset that needs a picture."""
+        nca = super().model()
+        if nca.start == "image":
+            raise ValueError(
+                f"preset must be an automaton that needs no picture to start from, but got {self.config.preset!r}."
+            )
+        return nca
+
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the canvas."""
+        return self.config.image_size, self.config.image_size
 
     def objective(self) -> Objective:
         """The style loss, and the overflow loss."""

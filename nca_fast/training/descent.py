@@ -26,7 +26,8 @@ class Reading:
         iteration: Iterations finished with this one.
         learning_rate: The one that it used.
         names: Of the terms.
-        values: The sum and the terms, float64 [1 + terms]; on the way to the host until `event`.
+        values: The sum, the terms, and the norm of the gradient, float64 [terms + 2]; on the way to the host until
+            `event`.
         event: After it the values are there; None where they are already.
     """
 
@@ -36,45 +37,45 @@ class Reading:
     values: Tensor
     event: torch.cuda.Event | None = None
 
-    def losses(self) -> tuple[float, dict[str, float]]:
-        """Waits for the sum and the terms by name."""
-        if self.event is not None:
-            self.event.synchronize()
-        value, *values = self.values.tolist()
-        return value, dict(zip(self.names, values, strict=True))
-
 
 class Descent:
     """Steps of an optimizer down sums of losses.
 
-    On a CPU a loss is read before anything changes. On a GPU it is read `DELAY` iterations later, while the device goes
-    on; from the first loss on that is not finite, no step changes anything there (`finite` is False, and a fused
-    optimizer is told). So in both cases a training that diverges ends in the state before the iteration that did it.
+    On a CPU a loss, and whether its gradients are finite, is read before anything changes. On a GPU it is read `DELAY`
+    iterations later, while the device goes on; from the first one on that is not finite, no step changes anything there
+    (`finite` is False, and a fused optimizer is told). So in both cases a training that diverges ends in the state
+    before the iteration that did it.
 
     Args:
         model: What learns.
         optimizer: Over its parameters, as `adam` makes it.
-        tame: Changes the gradients of a list of parameters in place, after they have been summed over the processes.
+        adjust_gradients: Changes the gradients of a list of parameters in place, after they have been summed over the
+            processes.
         remedy: What the error about a loss that is not finite tells the user to train with.
         delay: Iterations between a loss and its reading; None: 0 on a CPU, else DELAY. Above 0 it needs an optimizer
             that is fused.
 
     Attributes:
-        finite: On the device, whether all losses so far were finite, bool []; None where they are read at once.
+        finite: On the device, whether all losses and gradients so far were finite, bool []; None where that is read at
+            once.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        tame: Callable[[list[Tensor]], object] | None,
+        adjust_gradients: Callable[[list[Tensor]], object] | None,
         remedy: str,
         delay: int | None = None,
     ):
         device = _device(model)
-        self.optimizer, self.tame, self.remedy = optimizer, tame, remedy
+        self.optimizer, self.adjust_gradients, self.remedy = optimizer, adjust_gradients, remedy
         self.delay = (0 if device.type == "cpu" else DELAY) if delay is None else delay
         self.finite = torch.ones((), dtype=torch.bool, device=device) if self.delay else None
+        if self.delay and device.type != "meta" and not all(group.get("fused") for group in optimizer.param_groups):
+            raise ValueError(
+                "optimizer must be fused where losses are read late (see `adam`): no other leaves steps out."
+            )
         self.iteration, self.learning_rate = 0, 0.0
         self._readings: deque[Reading] = deque()
 
@@ -89,41 +90,59 @@ class Descent:
             terms: Named scalar losses of this process's share of the batch; their sum is minimised.
 
         Raises:
-            FloatingPointError: The loss is NaN or infinite; nothing has changed. (On a GPU see `check`.)
+            FloatingPointError: The loss or a gradient is NaN or infinite; nothing has changed. (On a GPU see `read`.)
         """
         loss = sum(terms.values())
-        if self.delay:
-            values = torch.stack([term.detach().double() for term in (loss, *terms.values())])
-            values = processes.all_reduce(values)
-            self.finite = self.finite & values[0].isfinite()
-            self._readings.append(_sent(self.iteration + 1, self.learning_rate, tuple(terms), values))
-        else:
-            values = processes.summed([float(term.detach()) for term in (loss, *terms.values())])
-            values = torch.tensor(values, dtype=torch.float64)
-            self.check(self.iteration + 1, float(values[0]))
-            self._readings.append(Reading(self.iteration + 1, self.learning_rate, tuple(terms), values))
+        late = bool(self.delay)
+        values = [term.detach().double() for term in (loss, *terms.values())]
+        if not late:
+            values = processes.summed([float(value) for value in values])
+            self._check(self.iteration + 1, values[0], "loss")
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         processes.sum_gradients(parameters)
-        if self.tame is not None:
-            self.tame(parameters)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if late:
+            # One vector: the losses, then the norm, which is the same in all processes.
+            values = torch.cat([processes.all_reduce(torch.stack(values)), norm.double()[None]])
+            self.finite = self.finite & values[0].isfinite() & values[-1].isfinite()
+            self._readings.append(_sent(self.iteration + 1, self.learning_rate, tuple(terms), values))
+        else:
+            self._check(self.iteration + 1, float(norm), "norm of the gradient")
+            values = torch.tensor([*values, float(norm)], dtype=torch.float64)
+            self._readings.append(Reading(self.iteration + 1, self.learning_rate, tuple(terms), values))
+        if self.adjust_gradients is not None:
+            self.adjust_gradients(parameters)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
-            if self.delay and group["fused"]:  # where torch's GradScaler says whether a step must change nothing
-                self.optimizer.found_inf = (~self.finite).float()
+        if late and not self.finite.is_meta:  # where GradScaler tells a fused optimizer whether to change nothing
+            self.optimizer.found_inf = (~self.finite).float()
         self.optimizer.step()
 
     def readings(self, everything: bool = False) -> list[Reading]:
-        """Gives the losses that are due, oldest first, or all of them. `check` them before they are used."""
+        """Gives the losses that are due, oldest first, or all of them, to be given to `read`."""
         count = len(self._readings) - (0 if everything else self.delay)
         return [self._readings.popleft() for _ in range(count)]
 
-    def check(self, iteration: int, value: float) -> None:
-        """Raises FloatingPointError for a loss that is NaN or infinite: no iteration from there on changed anything."""
+    def read(self, reading: Reading) -> tuple[float, dict[str, float]]:
+        """Waits for the loss of an iteration and its terms by name.
+
+        Raises:
+            FloatingPointError: The loss or its gradient is NaN or infinite; no iteration from there on changed
+                anything.
+        """
+        if reading.event is not None:
+            reading.event.synchronize()
+        value, *values, norm = reading.values.tolist()
+        self._check(reading.iteration, value, "loss")
+        self._check(reading.iteration, norm, "norm of the gradient")
+        return value, dict(zip(reading.names, values, strict=True))
+
+    def _check(self, iteration: int, value: float, what: str) -> None:
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"loss must stay finite, but it is {value} in iteration {iteration}. Train again with {self.remedy}."
+                f"{what} must stay finite, but it is {value} in iteration {iteration}. Train again with {self.remedy}."
             )
 
 
@@ -145,5 +164,5 @@ def _sent(iteration: int, learning_rate: float, names: tuple[str, ...], values: 
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     host.copy_(values, non_blocking=True)
     event = torch.cuda.Event()
-    event.record()
+    event.record(torch.cuda.current_stream(values.device))  # the current device may be another one
     return Reading(iteration, learning_rate, names, host, event)

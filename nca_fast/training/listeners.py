@@ -23,8 +23,8 @@ class ProgressBar:
     """Shows a tqdm bar with the loss and the speed in cell-steps/s; a context manager.
 
     Args:
-        iterations: Length of the whole run.
-        first: Iterations that were finished before.
+        iterations: Length of the whole plan.
+        first: Where in it the run begins.
         shown: False draws nothing.
         device: Where it computes; a GPU is named.
     """
@@ -36,7 +36,7 @@ class ProgressBar:
     def __call__(self, report: Report) -> None:
         speed = report.cell_steps / report.seconds / 1e6
         self.bar.set_postfix_str(f"loss {report.loss:.4g}, {speed:.1f} Mcell-steps/s", refresh=False)
-        self.bar.update()
+        self.bar.update(report.planned - self.bar.n)
 
     def __enter__(self) -> "ProgressBar":
         return self
@@ -110,7 +110,7 @@ class Checkpoints:
         self.save, self.every, self.seconds = save, every, seconds
         self.saved_at = time.monotonic()
 
-    def due(self, iteration: int) -> bool:
+    def due(self, iteration: int, planned: int) -> bool:
         """Whether it is time to save."""
         by_number = self.every is not None and iteration % self.every == 0
         return by_number or time.monotonic() - self.saved_at >= self.seconds
@@ -128,7 +128,8 @@ class PreviewStrip:
         path: The file.
         references: What is learned, one or more of [3, h, w] in [0, 1].
         draw: Makes a preview, [3, H, W] in [0, 1], of the same size each time.
-        every: Iterations between two of them.
+        every: Iterations between two of them, in the plan.
+        first: Where in the plan the run begins.
         pictures: Earlier previews of the same run, uint8 [N, 3, H, W], or None.
     """
 
@@ -138,28 +139,31 @@ class PreviewStrip:
         references: Sequence[Tensor],
         draw: Callable[[], Tensor],
         every: int,
+        first: int = 0,
         pictures: Tensor | None = None,
     ):
-        self.path, self.draw, self.every = path, draw, every
+        self.path, self.draw, self.every, self.planned = path, draw, every, first
         self.references = [picture.cpu() for picture in references]
         self.pictures = [] if pictures is None else list(pictures)
-        if self.pictures:
-            self._write()  # a killed run may have drawn previews after its last checkpoint
 
-    def due(self, iteration: int) -> bool:
+    def due(self, iteration: int, planned: int) -> bool:
         """Whether it is time for a preview."""
-        return iteration % self.every == 0
+        before, self.planned = self.planned, planned
+        return planned // self.every > before // self.every
 
     def __call__(self) -> None:
         """Adds a preview."""
         self.pictures.append((self.draw().detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8))
-        self._write()
+        self.write()
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint has to hold."""
         return {"previews": torch.stack(self.pictures)} if self.pictures else {}
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Writes the file, if there is a preview. (A killed run may have drawn more after its last checkpoint.)"""
+        if not self.pictures:
+            return
         # What is learned may be oblong where the canvas is square: on white, in the middle.
         pictures = [*self.references, *(picture / 255 for picture in self.pictures)]
         height, width = (max(picture.shape[axis] for picture in pictures) for axis in (1, 2))

@@ -2,7 +2,7 @@
 
 Every random choice of iteration i is a pure function of (seed, i): which samples, how many steps, which cells fire,
 what the loss draws. So a run is its tensors and a counter, there is no generator state to save, and a run resumed from
-a checkpoint computes the bits that the uninterrupted one would have (at the same thread count).
+a checkpoint computes the bits that the uninterrupted one would have (on a CPU, at the same thread count).
 """
 
 import contextlib
@@ -42,11 +42,13 @@ class TrainingRun:
         model: What learns.
         optimizer: A torch optimizer over its parameters.
         iteration: Iterations finished.
+        seconds: Wall time of them.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     iteration: int = 0
+    seconds: float = 0.0
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and optimizer state under flat names; the tensors themselves, not copies."""
@@ -56,7 +58,7 @@ class TrainingRun:
                 tensors[f"optimizer.{name}.{key}"] = value
         return tensors
 
-    def load(self, tensors: Mapping[str, Tensor], iteration: int) -> None:
+    def load(self, tensors: Mapping[str, Tensor], iteration: int, seconds: float) -> None:
         """Takes over the run whose `tensors()` these are, wherever it was computed."""
         weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         self.model.load_state_dict(weights)
@@ -68,7 +70,7 @@ class TrainingRun:
                 state[key] = moved(state[key], parameter.device)
             if state:
                 self.optimizer.state[parameter] = state
-        self.iteration = iteration
+        self.iteration, self.seconds = iteration, seconds
 
 
 @dataclass(frozen=True)
@@ -85,15 +87,18 @@ class Report:
 
     Args:
         iteration: Iterations finished, so the first report says 1.
+        planned: The same in the plan, which a time limit may have carried further.
         loss: Sum of the terms.
         terms: Each loss by name.
         learning_rate: The one that this iteration used.
         steps: Length of its rollout.
         cell_steps: Cells times steps of its rollout.
-        seconds: Wall time of the whole iteration. (On a GPU, where reports come later: of the one that came between.)
+        seconds: Wall time since the report before, without what moments took. (On a GPU, where several reports may come
+            at once, their share.)
     """
 
     iteration: int
+    planned: int
     loss: float
     terms: dict[str, float]
     learning_rate: float
@@ -105,8 +110,8 @@ class Report:
 class Moment(Protocol):
     """Something to do between iterations that needs the state as it is then, such as saving it."""
 
-    def due(self, iteration: int) -> bool:
-        """Whether it is to be done after so many iterations."""
+    def due(self, iteration: int, planned: int) -> bool:
+        """Whether it is to be done after so many iterations, which are so many in the plan."""
 
     def __call__(self) -> None:
         """Does it."""
@@ -118,17 +123,17 @@ class Plan:
 
     Args:
         iterations: Counted from the beginning of the run.
-        rate: iteration -> learning rate.
-        time_limit: Seconds, or None. Then the place in the plan that is the share of the time gone counts, where it is
-            ahead of the iterations.
+        rate: Planned iteration -> learning rate.
+        time_limit: Seconds of all iterations of the run, or None. Then the share of the time that is gone counts, where
+            it is ahead of the share of the iterations that are done.
     """
 
     iterations: int
     rate: Callable[[int], float]
     time_limit: float | None = None
 
-    def place(self, iteration: int, seconds: float) -> int:
-        """The iteration of the plan whose settings the next one takes; `iterations` when it is over."""
+    def planned(self, iteration: int, seconds: float) -> int:
+        """The iteration of the plan whose settings an iteration takes; `iterations` when it is over."""
         if self.time_limit is None:
             return iteration
         # All processes take the same: that of the first one.
@@ -140,7 +145,7 @@ def train(
     step: Callable[[int, int, Descent], Work],
     plan: Plan,
     *,
-    tame: Callable[[list[Tensor]], object] | None = None,
+    adjust_gradients: Callable[[list[Tensor]], object] | None = None,
     remedy: str = "a lower learning rate",
     listeners: Sequence[Callable[[Report], None]] = (),
     moments: Sequence[Moment] = (),
@@ -150,11 +155,11 @@ def train(
 
     Args:
         run: Changed in place.
-        step: (iteration, place in the plan, descend) does an iteration, counted from 0, and calls `descend` once, with
+        step: (iteration, planned iteration, descend) does an iteration, counted from 0, and calls `descend` once, with
             named scalar losses. They must be sums over samples, because each of several processes sees its share of the
             batch alone.
         plan: How long, and at which learning rates.
-        tame, remedy, delay: As in `Descent`.
+        adjust_gradients, remedy, delay: As in `Descent`.
         listeners: Called in turn with the Report of each iteration: progress bars, logs. On a GPU the report of an
             iteration comes some iterations later (`descent.DELAY`), because the host does not wait for its loss.
         moments: Done in turn between two iterations, when they are due and all reports before have come: checkpoints,
@@ -165,39 +170,50 @@ def train(
         can be saved. (A second Ctrl-C raises KeyboardInterrupt at once, and leaves the run in no state to be saved.)
 
     Raises:
-        FloatingPointError: The loss became NaN or infinite; the run is as it was before that iteration.
+        FloatingPointError: The loss or a gradient became NaN or infinite; the run is as it was before that iteration.
     """
-    descent = Descent(run.model, run.optimizer, tame, remedy, delay)
-    works: deque[Work] = deque()
+    descent = Descent(run.model, run.optimizer, adjust_gradients, remedy, delay)
+    pending: deque[tuple[Work, int]] = deque()
+    told = time.perf_counter()
+    start = told - run.seconds
 
-    def tell(begin: float, everything: bool) -> None:
+    def tell(everything: bool) -> None:
+        nonlocal told
         readings = descent.readings(everything)
+        if not readings:
+            return
+        seconds = (time.perf_counter() - told) / len(readings)
         for reading in readings:
-            loss, terms = reading.losses()
-            done, run.iteration = run.iteration, reading.iteration - 1
-            descent.check(reading.iteration, loss)
-            run.iteration = done
-            work, rate = works.popleft(), reading.learning_rate
-            seconds = (time.perf_counter() - begin) / len(readings)
-            report = Report(reading.iteration, loss, terms, rate, work.steps, work.cell_steps, seconds)
+            try:
+                loss, terms = descent.read(reading)
+            except FloatingPointError:
+                run.iteration = reading.iteration - 1
+                raise
+            work, planned = pending.popleft()
+            rate = reading.learning_rate
+            report = Report(reading.iteration, planned, loss, terms, rate, work.steps, work.cell_steps, seconds)
             for listener in listeners:
                 listener(report)
+        told = time.perf_counter()
 
-    start = begin = time.perf_counter()
     with deferred_interrupt() as interrupted:
-        place = plan.place(run.iteration, 0)
-        while place < plan.iterations and not processes.any_true(interrupted.is_set()):
-            begin = time.perf_counter()
-            descent.begin(run.iteration, plan.rate(place))
-            works.append(step(run.iteration, place, descent))
+        planned = plan.planned(run.iteration, run.seconds)
+        while planned < plan.iterations and not processes.any_true(interrupted.is_set()):
+            descent.begin(run.iteration, plan.rate(planned))
+            work = step(run.iteration, planned, descent)
             run.iteration += 1
-            place = plan.place(run.iteration, time.perf_counter() - start)
-            due = [moment for moment in moments if moment.due(run.iteration)]
-            tell(begin, everything=bool(due))
+            run.seconds = time.perf_counter() - start
+            planned = plan.planned(run.iteration, run.seconds)
+            pending.append((work, planned))
+            due = [moment for moment in moments if moment.due(run.iteration, planned)]
+            # Whoever reads a loss that is not finite ends: all processes must read it in the same iteration.
+            tell(processes.any_true(bool(due)) if descent.delay else bool(due))
             for moment in due:
                 moment()
-        tell(begin, everything=True)
-    return place >= plan.iterations
+            if due:
+                told = time.perf_counter()
+        tell(everything=True)
+        return not processes.any_true(interrupted.is_set())
 
 
 @contextlib.contextmanager

@@ -84,7 +84,7 @@ class PoolStep:
         start: (count, seed) -> start states [count, C, H, W].
         seed: Fixes all randomness.
         batch_size: Samples in an iteration; several processes share them evenly (see `processes`).
-        steps: Place in the plan -> the shortest and the longest rollout. The number of steps is drawn evenly between
+        steps: Planned iteration -> the shortest and the longest rollout. The number of steps is drawn evenly between
             them, both included (the notebook's randint(32, 96) ends at 95).
         reseed_every: So often the first sample of the batch is replaced by a start state; 0 never does.
         state_limit: A sample whose state went beyond this in any value starts afresh. Left in the pool, it would grow
@@ -108,11 +108,11 @@ class PoolStep:
     backend: str | None = None
     precision: str | None = None
 
-    def __call__(self, iteration: int, place: int, descend: Descent) -> Work:
+    def __call__(self, iteration: int, planned: int, descend: Descent) -> Work:
         """Does an iteration; see `loop.train`."""
         share = processes.share(self.batch_size)
         draw = derived_generator(self.seed, "pool", iteration)
-        shortest, longest = self.steps(place)
+        shortest, longest = self.steps(planned)
         count = int(torch.randint(shortest, longest + 1, (), generator=draw))
         indices, states = self.pool.sample(self.batch_size, draw)
         if self.reseed_every and iteration % self.reseed_every == 0:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from nca_fast import checkpoint, processes
+from nca_fast.checkpoint import MODEL_FILE
 
 TRAINING_FILE = "training.safetensors"
-MODEL_FILE = "model.safetensors"
 PICTURES_FILE = "pictures.safetensors"
 PREVIEW_FILE = "preview.png"
 LOG_FILE = "log.jsonl"
@@ -43,6 +43,8 @@ def open_run(folder: Path, resume: bool, files: Iterable[str] = ()) -> SavedRun 
     if (folder / TRAINING_FILE).exists():
         if resume:
             return SavedRun(*checkpoint.load(folder / TRAINING_FILE))
+        if checkpoint.load_metadata(folder / TRAINING_FILE).get("iteration") == 0:
+            return None  # it ended in its first iteration: there is nothing to lose
         raise FileExistsError(
             f"folder {folder} must not hold another run, but it does. Continue that one with --resume (resume=True), "
             "or choose another folder."
@@ -89,16 +91,20 @@ def stored_config(system: Any, metadata: Mapping[str, Any], folder: Path) -> Any
 
 def resolved_config(system: Any, given: Any, saved: SavedRun | None, folder: Path) -> Any:
     """The settings of a run: where it begins, the given ones, `resolved`; where it goes on, those of its checkpoint,
-    and the given ones where they may change. A given None means "as before".
+    and the given ones where they may change (`free_on_resume`). Of the others a given None means "as before".
 
     Raises:
         ValueError: Another setting differs.
     """
     if saved is None:
-        return given.resolved()
+        return (system.Config() if given is None else given).resolved()
     stored = stored_config(system, saved.metadata, folder)
-    changed = {name: value for name, value in asdict(given).items() if value not in (None, getattr(stored, name))}
-    refused = [name for name in changed if name not in system.free_on_resume]
+    if given is None:
+        return stored
+    free = system.free_on_resume
+    changed = {name: value for name, value in asdict(given).items() if value != getattr(stored, name)}
+    changed = {name: value for name, value in changed.items() if value is not None or name in free}
+    refused = [name for name in changed if name not in free]
     if refused:
         differences = ", ".join(f"{name} (was {getattr(stored, name)!r}, now {changed[name]!r})" for name in refused)
         raise ValueError(

@@ -56,17 +56,17 @@ def run_training(
 ) -> TrainingResult:
     """Trains a system, and writes model, pictures, films, preview strip, log and training state into a folder.
 
-    A run that was interrupted, or killed at any moment, and is resumed with the same number of threads ends with the
-    same weights and pictures, to the bit, as one that was left alone. `iterations` may be raised on the way; the
-    learning rate then goes on as it was planned at the beginning. A run that is resumed on another device goes on from
-    the same state.
+    A run that was interrupted, or killed at any moment, and is resumed on a CPU with the same number of threads ends
+    with the same weights and pictures, to the bit, as one that was left alone. `iterations` may be raised on the way;
+    the learning rate then goes on as it was planned at the beginning. A run that is resumed on another device goes on
+    from the same state.
 
     Args:
         system: What to train: a class of `nca_fast.systems`.
         sources: What it learns: a `system.Sources`. On resuming it may be empty: the run knows it.
         out: The folder; made when missing. It must not hold a model yet.
-        config: The settings, a `system.Config`; None for the defaults. On resuming they must equal those of the run,
-            but for `system.free_on_resume`.
+        config: The settings, a `system.Config`; None for the defaults, or those of the run that is resumed. On resuming
+            they must equal those, but for `system.free_on_resume`.
         resume: Go on with the run in the folder; when there is none, begin it.
         progress: Show progress bars on stderr.
         command: The command line, for the provenance.
@@ -77,15 +77,19 @@ def run_training(
         FloatingPointError: The training diverged; the folder holds the state before the iteration that did it.
         KeyboardInterrupt: Ctrl-C. The iteration was finished and saved, and the run can be resumed.
     """
-    out, config = Path(out), system.Config() if config is None else config
+    out = Path(out)
     saved = run_folder.open_run(out, resume, system.files)
     config = run_folder.resolved_config(system, config, saved, out)
     processes.share(config.batch_size)  # raises where it cannot be shared
     work = system(config, sources, saved, out)
     config = work.config
     check_writable(out)
-    with run_folder.cpu_threads(config.threads):
-        run = _begin(work, saved)
+    with run_folder.cpu_threads(config.threads), contextlib.ExitStack() as stack:
+        model = _fresh_model(work)
+        device = config.pick(model.rule)
+        if device.type == "cuda":
+            stack.enter_context(torch.cuda.device(device))
+        run = _begin(work, model.to(device), saved)
         seconds, speed = _train(work, run, saved, out, command, progress)
         figures = work.figures()
         if processes.rank() == 0:
@@ -97,16 +101,18 @@ def run_training(
     return TrainingResult(run.model, files, run.iteration, seconds, speed, figures, notes)
 
 
-def _begin(work: System, saved: run_folder.SavedRun | None) -> TrainingRun:
-    """Makes the model, on its device, with fresh weights or those of the run to resume."""
-    config = work.config
+def _fresh_model(work: System) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # initial weights come from torch's global generator
-        torch.manual_seed(derived_seed(config.seed, "weights"))
-        model = work.model()
-    model.to(config.pick(model.rule))
+        torch.default_generator.manual_seed(derived_seed(work.config.seed, "weights"))
+        return work.model()
+
+
+def _begin(work: System, model: nn.Module, saved: run_folder.SavedRun | None) -> TrainingRun:
+    """Makes the run of a model, with the weights of the run to resume if there is one."""
+    config = work.config
     run = TrainingRun(model, adam(model, config.learning_rate))
     if saved is not None:
-        run.load(saved.tensors, saved.metadata["iteration"])
+        run.load(saved.tensors, saved.metadata["iteration"], saved.metadata["seconds"])
         if run.iteration > config.iterations:
             raise ValueError(f"iterations must be at least the {run.iteration} done, but got {config.iterations}.")
     work.begin(model, saved)
@@ -118,23 +124,29 @@ def _train(
 ) -> tuple[float, float]:
     """Trains a run to its end and saves it on the way; returns seconds and cell-steps per second of its iterations."""
     config = work.config
+    plan = Plan(config.iterations, config.rate_at, config.time_limit)
+    first_planned = plan.planned(run.iteration, run.seconds)
     strip = PreviewStrip(
         out / run_folder.PREVIEW_FILE,
         work.references(),
         draw=work.preview,
         every=config.preview_every or -(-config.iterations // PREVIEWS),
+        first=first_planned,
         pictures=saved and saved.tensors.get("previews"),
     )
 
     def save() -> None:
         facts = {**work.facts, "config": asdict(config)}
-        metadata = {"system": work.name, "model": run.model.config(), "iteration": run.iteration, **facts}
+        metadata = {"system": work.name, "model": run.model.config(), **facts}
+        metadata |= {"iteration": run.iteration, "seconds": run.seconds}
         checkpoint.save(out / run_folder.TRAINING_FILE, run.tensors() | work.tensors() | strip.tensors(), metadata)
         facts |= {"system": work.name, "command": command, "seed": config.seed, "iterations": run.iteration}
         run.model.save_pretrained(out, provenance=facts)
 
     processes.barrier()  # no process writes into the folder before all have seen what is in it
     first_process = processes.rank() == 0
+    if first_process:
+        strip.write()
     if first_process and saved is None:
         constants = work.constants()
         if constants:
@@ -150,22 +162,23 @@ def _train(
         listeners, moments = [count], []
         if first_process:
             listeners.append(stack.enter_context(JsonLog(out / run_folder.LOG_FILE, first)))
-            listeners.append(stack.enter_context(ProgressBar(config.iterations, first, progress, run.model.device)))
+            listeners.append(
+                stack.enter_context(ProgressBar(config.iterations, first_planned, progress, run.model.device))
+            )
             moments = [strip, Checkpoints(save, config.checkpoint_every, config.checkpoint_seconds)]
         try:
             complete = train(
                 run,
                 work.step,
-                Plan(config.iterations, config.rate_at, config.time_limit),
-                tame=work.tame,
+                plan,
+                adjust_gradients=work.adjust_gradients,
                 remedy=work.remedy,
                 listeners=listeners,
                 moments=moments,
             )
         except FloatingPointError:
             if run.iteration > first and first_process:
-                with contextlib.suppress(ValueError):  # a pool without a limit may hold infinity: the last save stays
-                    save()
+                save()
             raise
     if run.iteration > first and first_process:
         save()

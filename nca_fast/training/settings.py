@@ -31,9 +31,9 @@ class RunConfig(ComputeConfig):
     iterations: int = 2000
     """Length of the training. May be raised when a run is resumed."""
     time_limit: float | None = None
-    """End the training after so many seconds, if the iterations are not done by then, and draw what was learned. What
-    happens in a share of the iterations, such as lowering the learning rate, then happens in that share of the time; so
-    the result depends on how fast the machine is."""
+    """End the training after so many seconds in all, if the iterations are not done by then, and draw what was learned.
+    What else happens in a share of the iterations, such as lowering the learning rate, then happens in that share of
+    the time, so that the result depends on how fast the machine is."""
     batch_size: int = 1
     """Samples of an iteration."""
     learning_rate: float = 2e-3
@@ -43,7 +43,7 @@ class RunConfig(ComputeConfig):
     lr_gamma: float = 0.3
     """Factor by which each milestone lowers the learning rate."""
     seed: int = 0
-    """Fixes all randomness: the same seed gives the same result on the same machine with the same threads."""
+    """Fixes all randomness: the same seed gives the same result on the same CPU with the same threads."""
     threads: int | None = None
     """CPU threads. None: as many as PyTorch chooses."""
     checkpoint_every: int | None = None
@@ -63,7 +63,8 @@ class RunConfig(ComputeConfig):
 
     def resolved(self) -> "RunConfig":
         """These settings with numbers for those that depend on the length of the run, which may be raised later."""
-        return replace(self, lr_milestones=self.lr_milestones or default_milestones(self.iterations))
+        milestones = default_milestones(self.iterations) if self.lr_milestones is None else self.lr_milestones
+        return replace(self, lr_milestones=milestones)
 
     def rate_at(self, iteration: int) -> float:
         """The learning rate of an iteration of resolved settings: MultiStepLR as a pure function, with no state.
@@ -106,7 +107,8 @@ class PoolConfig(RunConfig):
     state_limit: float = 5.0
     """A state that has run away, with a value beyond plus or minus this, starts afresh."""
     reseed_every: int = 16
-    """So often one state of the batch starts afresh, that the automaton does not forget how to begin. 0: never."""
+    """After every so many iterations one state of the batch starts afresh, that the automaton does not forget how to
+    begin. 0: never."""
     steps_min: int = 32
     """Shortest rollout of an iteration."""
     steps_max: int = 64

@@ -70,10 +70,10 @@ class System(Protocol):
     def constants(self) -> dict[str, Tensor]:
         """What a resumed run needs and no iteration changes; it is saved once, in pictures.safetensors."""
 
-    def tame(self, parameters: list[Tensor]) -> None:
+    def adjust_gradients(self, parameters: list[Tensor]) -> None:
         """Changes gradients in place before the optimizer sees them."""
 
-    def step(self, iteration: int, place: int, descend: Descent) -> Work:
+    def step(self, iteration: int, planned: int, descend: Descent) -> Work:
         """Does an iteration; see `loop.train`."""
 
     def tensors(self) -> dict[str, Tensor]:
@@ -86,10 +86,10 @@ class System(Protocol):
         """Draws what has been learned so far, [3, H, W] in [0, 1], of the same size each time."""
 
     def draw(self, out: Path, progress: bool) -> None:
-        """Writes `files`, or some of them."""
+        """Writes `files`, or some of them; called in the first process alone."""
 
     def figures(self) -> dict[str, float]:
-        """Measures what was learned."""
+        """Measures what was learned; called in every process."""
 
     def notes(self, out: Path, figures: Mapping[str, float]) -> list[str]:
         """Says in some lines what the figures mean, and what to do next."""
@@ -98,8 +98,8 @@ class System(Protocol):
 class PoolSystem(ABC):
     """A system that trains an automaton on a pool of states; its subclasses say with which objective.
 
-    A subclass opens its sources into `facts` and `kept` (tensors that the run cannot be resumed without), and has an
-    `objective`; the other methods it may change.
+    Its settings have a `preset`. A subclass opens its sources into `facts` and `kept` (tensors that the run cannot be
+    resumed without), and has a `size` and an `objective`; the other methods it may change.
     """
 
     recipes: ClassVar[Mapping[str, PoolConfig]] = {}
@@ -109,9 +109,9 @@ class PoolSystem(ABC):
     kept: dict[str, Tensor]
     nca: NCA
 
+    @abstractmethod
     def size(self) -> tuple[int, int]:
         """Rows and columns of the canvas, in cells."""
-        return self.config.image_size, self.config.image_size
 
     def model(self) -> NCA:
         """Makes the automaton with fresh weights."""
@@ -140,9 +140,9 @@ class PoolSystem(ABC):
         """As `System.begin`."""
         self.nca, config = model, self.config
         self.kept = {name: moved(tensor, self.nca.device) for name, tensor in self.kept.items()}
-        with torch.no_grad():  # the first rollout compiles the kernel, or says why the backend cannot serve
-            state = self.start(1, 0)
-            self.nca(state, steps=1, seed=0, **self.compute)
+        # The first rollout and its gradient compile the kernels, or say why the backend cannot serve.
+        self.nca(self.start(1, 0), steps=1, seed=0, **self.compute).sum().backward()
+        self.nca.zero_grad(set_to_none=True)
         states = None if saved is None else moved(saved.tensors["pool"], self.nca.device)
         states = self.start(config.pool_size, derived_seed(config.seed, "pool")) if states is None else states
         self.step = PoolStep(
@@ -164,8 +164,8 @@ class PoolSystem(ABC):
         """As `System.constants`: nothing."""
         return {}
 
-    def tame(self, parameters: list[Tensor]) -> None:
-        """As `System.tame`."""
+    def adjust_gradients(self, parameters: list[Tensor]) -> None:
+        """As `System.adjust_gradients`."""
         if self.config.normalize_gradients:
             normalize_gradients(parameters)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nca_fast import ops
+from nca_fast import checkpoint, ops
 from nca_fast.devices import moved
 from nca_fast.nca import put_cell, read_living
 from nca_fast.rule import Rule
@@ -24,7 +24,6 @@ from nca_fast.systems.vae.architecture import Architecture
 # With 1 a step of Adam moves a rule too far. The published code has 1, no common rule and a rate of 1e-4.
 GAIN = 0.1
 FIRST_LOG_VARIANCE = -4.0
-MODEL_FILE = "model.safetensors"
 
 
 class VAENCA(nn.Module):
@@ -35,7 +34,7 @@ class VAENCA(nn.Module):
         deterministic: The encoder gives z itself, without a variance: what the published code does.
 
     Example:
-        >>> vae = VAENCA(ARCHITECTURES["vae-mnist"])    # of models.architecture
+        >>> vae = VAENCA(ARCHITECTURES["vae-mnist"])    # of systems.vae.architecture
         >>> mean, log_variance = vae.encode(torch.rand(2, 1, 28, 28))
         >>> pictures = vae.to_rgb(vae.grow(vae.weights(mean)))      # [2, 3, 28, 28]
     """
@@ -181,9 +180,7 @@ class VAENCA(nn.Module):
 
     def save_pretrained(self, folder: str | Path, provenance: dict | None = None) -> Path:
         """Writes `model.safetensors` into a folder, atomically; the arguments and errors are those of `NCA`."""
-        from nca_fast import checkpoint
-
-        path = Path(folder) / MODEL_FILE
+        path = Path(folder) / checkpoint.MODEL_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.save(path, self.state_dict(), {"vae": self.config(), "provenance": provenance or {}})
         return path
@@ -195,10 +192,8 @@ class VAENCA(nn.Module):
         Raises:
             OSError, ValueError: there is no such file, or it does not hold a VAE-NCA.
         """
-        from nca_fast import checkpoint
-
         path = Path(model)
-        path = path / MODEL_FILE if path.is_dir() else path
+        path = path / checkpoint.MODEL_FILE if path.is_dir() else path
         return checkpoint.load_module(path, "vae", "a VAE-NCA", cls.from_config)
 
 

@@ -102,16 +102,20 @@ class VAE:
     def begin(self, model: VAENCA, saved: SavedRun | None) -> None:
         """Moves the pictures to the device."""
         self.vae, self.pictures = model, self.pictures.to(model.device)
+        # The first rollout and its gradient compile the kernels, or say why the backend cannot serve.
+        latent = torch.zeros(1, model.architecture.latent, device=model.device)
+        model.grow(model.weights(latent), steps=1, seed=0, **self.compute).sum().backward()
+        model.zero_grad(set_to_none=True)
 
     def constants(self) -> dict[str, Tensor]:
         """Nothing: data sets are large, and where they are is known."""
         return {}
 
-    def tame(self, parameters: list[Tensor]) -> None:
+    def adjust_gradients(self, parameters: list[Tensor]) -> None:
         """Scales long gradients down to the limit."""
         torch.nn.utils.clip_grad_norm_(parameters, self.config.gradient_limit)
 
-    def step(self, iteration: int, place: int, descend: Descent) -> Work:
+    def step(self, iteration: int, planned: int, descend: Descent) -> Work:
         """Does an iteration on pictures that are drawn anew."""
         config, a = self.config, self.vae.architecture
         draw = derived_generator(config.seed, "batch", iteration)
@@ -156,7 +160,8 @@ class VAE:
         error = f"mean squared error of test pictures {test:.4f}"
         if mean > 0:  # it is 0 where all pictures are the same
             error += f", {test / mean:.2f} of that of the mean picture"
-        pair = f"{self.facts['dataset']}:0 {self.facts['dataset']}:1"
+        dataset, last = self.facts["dataset"], min(1, len(self.pictures.test) - 1)
+        pair = f"{shlex.quote(f'{dataset}:0')} {shlex.quote(f'{dataset}:{last}')}"
         return [error, f"next: nca-fast vae fuse {pair} --model {shlex.quote(str(out))} --out fused.png"]
 
 
