@@ -19,6 +19,7 @@ import tyro
 import nca_fast
 from nca_fast import checkpoint, processes
 from nca_fast.commands.draw import Apply, Render
+from nca_fast.commands.help import join_help
 from nca_fast.commands.train import TRAIN, Train
 from nca_fast.commands.vae import VaeFuse, VaeOutpaint, VaeRepair
 from nca_fast.systems import SYSTEMS
@@ -45,6 +46,8 @@ def _parse(arguments: Sequence[str]) -> Train | Render | Apply | VaeFuse | VaeRe
     """The command that the arguments ask for; tyro prints help and errors, and exits."""
     chosen = arguments[0] if arguments else None
     subcommands = []
+    if chosen in COMMANDS:
+        join_help(COMMANDS[chosen])
     for name, command in COMMANDS.items():
         # The list of commands shows the first line of each; the help of a command shows all of it.
         options = {} if name == chosen else {"description": command.__doc__.splitlines()[0]}
