@@ -77,7 +77,8 @@ def _check_numbers(
             raise ValueError(f"{name} must be from {low} to {high}, but got {value}.")
 
     check("steps", steps, 1, 2**32 - 1)
-    check("seed", seed, 0, 2**64 - 1)
+    if seed is not None:
+        check("seed", seed, 0, 2**64 - 1)
     check("first_step", first_step, 0, 2**32 - steps)
     if len(origin) != 2:
         raise ValueError(f"origin must be (row, column), but got {origin!r}.")

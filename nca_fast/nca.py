@@ -96,6 +96,8 @@ class NCA(nn.Module):
     def forward(self, x: Tensor, steps: int, **options) -> Tensor:
         """Runs `steps` updates; options and errors are those of `nca_fast.rollout`. [B, C, H, W] -> same.
 
+        Without a seed every call has fire masks of its own, which `torch.manual_seed` makes reproducible.
+
         Args:
             options: seed, first_step, origin, first_sample, canvas_height, fire_rate, backend, precision,
                 checkpoint_every, bptt_steps.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nca_fast import arguments, backends, reference
 from nca_fast.backends import Place
-from nca_fast.fire_mask import threshold
+from nca_fast.fire_mask import drawn_seed, threshold
 from nca_fast.rule import Rule
 
 
@@ -21,7 +21,7 @@ def rollout(
     rule: Rule,
     steps: int,
     *,
-    seed: int = 0,
+    seed: int | None = None,
     first_step: int = 0,
     origin: tuple[int, int] = (0, 0),
     first_sample: int = 0,
@@ -34,8 +34,9 @@ def rollout(
 ) -> Tensor:
     """Runs `steps` updates of all cells; differentiable once in x and the weights.
 
-    The fire masks depend on (seed, step, sample, row, column) alone, so two rollouts of 10 steps, the second with
-    `first_step=10`, give the same numbers as one of 20, and parts of a canvas the same as the whole.
+    The fire masks depend on (seed, step, sample, row, column) alone, so two rollouts of 10 steps with the same seed,
+    the second with `first_step=10`, give the same numbers as one of 20, and parts of a canvas the same as the whole.
+    Without a seed every call has masks of its own, as with dropout.
 
     Errors of the precisions on a grown texture, as norms against float64 (bench/precision.py, by the reference): after
     one step and after 96 the state is off by 3e-8 and 9e-7 in "fp32", 4e-5 and 1.5e-3 in "tf32" and "fp16", 3e-4 and
@@ -45,7 +46,7 @@ def rollout(
     do its neighbours, step by step: a state that blows up is seen sooner than in the others, which go on to 1e37.
 
     On a GPU steps on small states are replayed as CUDA graphs. Inside a capture of the caller they are launched one by
-    one, and the caller's replays repeat the seed of the capture, and so its masks.
+    one, and the caller's replays repeat the seed of the capture, given or drawn, and so its masks.
 
     Args:
         x: The states of all cells. [B, C, H, W]; float32 (any backend); bfloat16, float16 (triton, reference); float64
@@ -55,7 +56,10 @@ def rollout(
             filter by filter: index f * C + c. Finite (looked at on the CPU only: a GPU would have to wait for it).
         rule: What a step is.
         steps: Number of updates. At least 1.
-        seed: Fixes all fire masks. 0 to 2**64 - 1.
+        seed: Fixes all fire masks. 0 to 2**64 - 1. None, as dropout, draws one at each call from PyTorch's default
+            generator of the CPU, which `torch.manual_seed` sets: it waits for no GPU; a compiled function draws at
+            every call, `torch.utils.checkpoint` finds the same masks again (`preserve_rng_state`), processes draw
+            what their own generators give. Nothing is drawn where the rule's fire rate is 0 or 1.
         first_step: Number of the first step. At least 0.
         origin: Row and column of x's first cell in the whole canvas, in cells. At least 0.
         first_sample: Number of x's first sample in the whole batch. At least 0.
@@ -89,12 +93,12 @@ def rollout(
     backend, precision = backends.choose(backend, rule, x, precision)
     if backend == "reference":
         return _by_reference(x, weights, rule, steps, fire_rate=fire_rate, precision=precision, **where, **saved)
-    params, fire, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
+    params, fire, drawn, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
     differentiable = torch.is_grad_enabled() and (x.requires_grad or params.requires_grad)
     every = (checkpoint_every or 1) if differentiable else 0
     passed = steps if bptt_steps is None else min(bptt_steps, steps)
     return _rollout_op(
-        x.contiguous(), params, fire, rule.to_json(), backend, precision, steps, every, passed, list(place)
+        x.contiguous(), params, fire, drawn, rule.to_json(), backend, precision, steps, every, passed, list(place)
     )[0]
 
 
@@ -106,7 +110,7 @@ def advance(
     rule: Rule,
     steps: int,
     *,
-    seed: int = 0,
+    seed: int | None = None,
     first_step: int = 0,
     origin: tuple[int, int] = (0, 0),
     canvas_height: int | None = None,
@@ -137,7 +141,8 @@ def advance(
     if backend == "reference":
         y = _by_reference(x, weights, rule, steps, fire_rate=fire_rate, precision=precision, **where)
         return spare.copy_(y), x
-    params, fire, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
+    params, fire, drawn, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
+    place = _seeded(place, drawn)
     kernels, kernel_rule = backends.kernels(backend), rule.kernel_rule
     packed, state = kernels.pack_weights(params, kernel_rule, precision), kernels.to_layout(x)
     if state is not x:  # a copy in the kernels' own layout, on which all steps are one call
@@ -157,12 +162,19 @@ def _by_reference(x, weights, rule, steps, **options):
 
 
 def _kernel_inputs(x, weights, rule, fire_rate, *, seed, first_step, origin, canvas_height, first_sample=0):
-    """Makes (all weights in a row, threshold of firing, place) of the arguments of a call."""
+    """Makes (all weights in a row, threshold of firing, drawn seed or None, place) of the arguments of a call."""
     per_sample = any(w.ndim == 3 or (b is not None and b.ndim == 2) for w, b in weights)
     params = _flat(weights, x.shape[0] if per_sample else None)
-    fire = threshold(rule.fire_rate if fire_rate is None else fire_rate, x.device)
-    signed_seed = seed - 2**64 if seed >= 2**63 else seed
-    return params, fire, Place(signed_seed, first_step, *origin, first_sample, canvas_height or 2**32)
+    rate = rule.fire_rate if fire_rate is None else fire_rate
+    seed = drawn_seed(rate) if seed is None else seed
+    drawn, seed = (seed, 0) if isinstance(seed, Tensor) else (None, seed - 2**64 if seed >= 2**63 else seed)
+    place = Place(seed, first_step, *origin, first_sample, canvas_height or 2**32)
+    return params, threshold(rate, x.device), drawn, place
+
+
+def _seeded(place, drawn):
+    """Puts a seed that was drawn into a place; it lies on the CPU."""
+    return place if drawn is None else place._replace(seed=int(drawn))
 
 
 def _flat(weights, batch):
@@ -181,9 +193,9 @@ def _kernel_rule(rule):
     return Rule.from_json(rule).kernel_rule
 
 
-def _opened(backend, rule, place):
-    """Finds the kernels, the rule and the place that an operator's schema writes as text and integers."""
-    return backends.kernels(backend), _kernel_rule(rule), Place(*place)
+def _opened(backend, rule, place, drawn):
+    """Finds the kernels, the rule and the place that an operator's schema writes as text, integers and a tensor."""
+    return backends.kernels(backend), _kernel_rule(rule), _seeded(Place(*place), drawn)
 
 
 def _segments(steps, every, passed):
@@ -194,11 +206,17 @@ def _segments(steps, every, passed):
     return list(range(steps - passed, steps, every)) if every else []
 
 
+def _saved_states(steps, every, passed):
+    """Counts the segments that begin after x; the numbers may be symbols of torch.compile, which no list counts."""
+    return (passed + every - 1) // every - (1 if passed == steps else 0) if every else 0
+
+
 @torch.library.custom_op("nca_fast::rollout", mutates_args=())
 def _rollout_op(
     x: Tensor,
     params: Tensor,
     fire: Tensor,
+    drawn: Tensor | None,
     rule: str,
     backend: str,
     precision: str,
@@ -208,7 +226,7 @@ def _rollout_op(
     place: list[int],
 ) -> tuple[Tensor, Tensor]:
     """Computes the states after the last step, and those at which segments begin, in the kernels' layout, without x."""
-    kernels, rule, place = _opened(backend, rule, place)
+    kernels, rule, place = _opened(backend, rule, place, drawn)
     starts = [s for s in _segments(steps, every, passed) if s > 0]
     weights, state, done = kernels.pack_weights(params, rule, precision), kernels.to_layout(x), 0
     saved = state.new_empty(len(starts), *state.shape)
@@ -225,9 +243,9 @@ def _rollout_op(
 
 
 @_rollout_op.register_fake
-def _(x, params, fire, rule, backend, precision, steps, every, passed, place):
-    starts = [s for s in _segments(steps, every, passed) if s > 0]
-    return torch.empty_like(x), x.new_empty(len(starts), *backends.kernels(backend).to_layout(x).shape)
+def _(x, params, fire, drawn, rule, backend, precision, steps, every, passed, place):
+    state = backends.kernels(backend).to_layout(x)
+    return torch.empty_like(x), state.new_empty(_saved_states(steps, every, passed), *state.shape)
 
 
 @torch.library.custom_op("nca_fast::rollout_backward", mutates_args=())
@@ -236,6 +254,7 @@ def _rollout_backward_op(
     x: Tensor,
     params: Tensor,
     fire: Tensor,
+    drawn: Tensor | None,
     saved: Tensor,
     rule: str,
     backend: str,
@@ -246,7 +265,7 @@ def _rollout_backward_op(
     place: list[int],
 ) -> tuple[Tensor, Tensor]:
     """Computes the gradients in x and in params."""
-    kernels, rule, place = _opened(backend, rule, place)
+    kernels, rule, place = _opened(backend, rule, place, drawn)
     weights, grad = kernels.pack_weights(params, rule, precision), kernels.to_layout(grad_y)
     grad = grad.clone() if grad is grad_y else grad
     buffer = kernels.gradient_buffer(weights, grad)
@@ -271,19 +290,19 @@ def _(grad_y, x, params, *_):
 
 
 def _save(ctx, inputs, output):
-    x, params, fire, *ctx.settings = inputs
+    x, params, fire, drawn, *ctx.settings = inputs
     _, saved = output
-    ctx.save_for_backward(x, params, fire, saved)
+    ctx.save_for_backward(x, params, fire, drawn, saved)
     ctx.mark_non_differentiable(saved)
     ctx.set_materialize_grads(False)  # or autograd would allocate zeros of the size of all saved states
 
 
 def _differentiate(ctx, grad_y, _):
-    nothing = (None,) * (len(ctx.settings) + 1)
+    nothing = (None,) * (len(ctx.settings) + 2)
     if grad_y is None:
         return None, None, *nothing
-    x, params, fire, saved = ctx.saved_tensors
-    grad_x, grad_params = _rollout_backward_op(grad_y.contiguous(), x, params, fire, saved, *ctx.settings)
+    x, params, fire, drawn, saved = ctx.saved_tensors
+    grad_x, grad_params = _rollout_backward_op(grad_y.contiguous(), x, params, fire, drawn, saved, *ctx.settings)
     _, _, _, steps, _, passed, _ = ctx.settings
     return grad_x if passed == steps else None, grad_params, *nothing
 

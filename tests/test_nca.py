@@ -131,12 +131,12 @@ def test_module_habits():
     """Copies, pickles, moves and trains as any module does."""
     nca = trained("texture")
     x = torch.randn(1, 12, 6, 6)
-    want = nca(x, 2)
-    assert torch.equal(copy.deepcopy(nca)(x, 2), want)
+    want = nca(x, 2, seed=0)
+    assert torch.equal(copy.deepcopy(nca)(x, 2, seed=0), want)
     buffer = io.BytesIO()
     torch.save(nca, buffer)
     buffer.seek(0)
-    assert torch.equal(torch.load(buffer, weights_only=False)(x, 2), want)
+    assert torch.equal(torch.load(buffer, weights_only=False)(x, 2, seed=0), want)
     assert nca.double()(x.double(), 2).dtype == torch.float64
     assert set(nca.state_dict()) == {"layers.0.weight", "layers.0.bias", "layers.1.weight"}
 
@@ -170,7 +170,7 @@ def test_learns():
     optimizer = torch.optim.Adam(nca.parameters(), 1e-2)
     weights = random_weights(nca.rule)
     x = torch.randn(2, 4, 12, 12)
-    target = rollout(x, weights, nca.rule, 2)
+    target = rollout(x, weights, nca.rule, 2, seed=0)
     losses = []
     for n in range(60):
         loss = (nca(x, 2, seed=n) - target).square().mean()
