@@ -93,12 +93,12 @@ def rollout(
     backend, precision = backends.choose(backend, rule, x, precision)
     if backend == "reference":
         return _by_reference(x, weights, rule, steps, fire_rate=fire_rate, precision=precision, **where, **saved)
-    params, fire, drawn, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
+    params, drawn, fire, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
     differentiable = torch.is_grad_enabled() and (x.requires_grad or params.requires_grad)
     every = (checkpoint_every or 1) if differentiable else 0
     passed = steps if bptt_steps is None else min(bptt_steps, steps)
     return _rollout_op(
-        x.contiguous(), params, fire, drawn, rule.to_json(), backend, precision, steps, every, passed, list(place)
+        x.contiguous(), params, drawn, fire, rule.to_json(), backend, precision, steps, every, passed, list(place)
     )[0]
 
 
@@ -141,7 +141,7 @@ def advance(
     if backend == "reference":
         y = _by_reference(x, weights, rule, steps, fire_rate=fire_rate, precision=precision, **where)
         return spare.copy_(y), x
-    params, fire, drawn, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
+    params, drawn, fire, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
     place = _seeded(place, drawn)
     kernels, kernel_rule = backends.kernels(backend), rule.kernel_rule
     packed, state = kernels.pack_weights(params, kernel_rule, precision), kernels.to_layout(x)
@@ -162,14 +162,14 @@ def _by_reference(x, weights, rule, steps, **options):
 
 
 def _kernel_inputs(x, weights, rule, fire_rate, *, seed, first_step, origin, canvas_height, first_sample=0):
-    """Makes (all weights in a row, threshold of firing, drawn seed or None, place) of the arguments of a call."""
+    """Makes (all weights in a row, drawn seed or None, threshold of firing, place) of the arguments of a call."""
     per_sample = any(w.ndim == 3 or (b is not None and b.ndim == 2) for w, b in weights)
     params = _flat(weights, x.shape[0] if per_sample else None)
     rate = rule.fire_rate if fire_rate is None else fire_rate
     seed = drawn_seed(rate) if seed is None else seed
     drawn, seed = (seed, 0) if isinstance(seed, Tensor) else (None, seed - 2**64 if seed >= 2**63 else seed)
     place = Place(seed, first_step, *origin, first_sample, canvas_height or 2**32)
-    return params, threshold(rate, x.device), drawn, place
+    return params, drawn, threshold(rate, x.device), place
 
 
 def _seeded(place, drawn):
@@ -206,17 +206,27 @@ def _segments(steps, every, passed):
     return list(range(steps - passed, steps, every)) if every else []
 
 
-def _saved_states(steps, every, passed):
-    """Counts the segments that begin after x; the numbers may be symbols of torch.compile, which no list counts."""
-    return (passed + every - 1) // every - (1 if passed == steps else 0) if every else 0
+def _saved_shape(state, steps, every, passed):
+    """Gives the shape of all saved states in a row: those at which segments begin, but for x.
+
+    The numbers may be symbols of torch.compile, which no list counts. The two spare numbers are for it too: it compiles
+    anew for each length that is 0 or 1, and one state or none are common numbers of them.
+    """
+    count = (passed + every - 1) // every - (1 if passed == steps else 0) if every else 0
+    return (count * state.numel() + 2,)
+
+
+def _states_in(saved, state):
+    """Returns the states in the memory of `_saved_shape`. [n, *state.shape]"""
+    return saved[:-2].view(-1, *state.shape)
 
 
 @torch.library.custom_op("nca_fast::rollout", mutates_args=())
 def _rollout_op(
     x: Tensor,
     params: Tensor,
-    fire: Tensor,
     drawn: Tensor | None,
+    fire: Tensor,
     rule: str,
     backend: str,
     precision: str,
@@ -225,11 +235,13 @@ def _rollout_op(
     passed: int,
     place: list[int],
 ) -> tuple[Tensor, Tensor]:
-    """Computes the states after the last step, and those at which segments begin, in the kernels' layout, without x."""
+    """Computes the states after the last step, and those at which segments begin, in a row in the kernels' layout."""
     kernels, rule, place = _opened(backend, rule, place, drawn)
     starts = [s for s in _segments(steps, every, passed) if s > 0]
     weights, state, done = kernels.pack_weights(params, rule, precision), kernels.to_layout(x), 0
-    saved = state.new_empty(len(starts), *state.shape)
+    row = state.new_empty(_saved_shape(state, steps, every, passed))
+    row[-2:] = 0
+    saved = _states_in(row, state)
     y = torch.empty_like(state)
     if starts[:1] == [every]:
         runs = [(saved, every)]
@@ -239,13 +251,13 @@ def _rollout_op(
         if len(states):
             kernels.advance(state, weights, fire, rule, place.after(done), states, between)
             state, done = states[-1], done + len(states) * between
-    return kernels.from_layout(y, x.shape[1]), saved
+    return kernels.from_layout(y, x.shape[1]), row
 
 
 @_rollout_op.register_fake
-def _(x, params, fire, drawn, rule, backend, precision, steps, every, passed, place):
+def _(x, params, drawn, fire, rule, backend, precision, steps, every, passed, place):
     state = backends.kernels(backend).to_layout(x)
-    return torch.empty_like(x), state.new_empty(_saved_states(steps, every, passed), *state.shape)
+    return torch.empty_like(x), state.new_empty(_saved_shape(state, steps, every, passed))
 
 
 @torch.library.custom_op("nca_fast::rollout_backward", mutates_args=())
@@ -253,8 +265,8 @@ def _rollout_backward_op(
     grad_y: Tensor,
     x: Tensor,
     params: Tensor,
-    fire: Tensor,
     drawn: Tensor | None,
+    fire: Tensor,
     saved: Tensor,
     rule: str,
     backend: str,
@@ -268,7 +280,7 @@ def _rollout_backward_op(
     kernels, rule, place = _opened(backend, rule, place, drawn)
     weights, grad = kernels.pack_weights(params, rule, precision), kernels.to_layout(grad_y)
     grad = grad.clone() if grad is grad_y else grad
-    buffer = kernels.gradient_buffer(weights, grad)
+    buffer, saved = kernels.gradient_buffer(weights, grad), _states_in(saved, grad)
     begin = _segments(steps, every, passed)
     runs = list(zip(begin, begin[1:] + [steps], [None] * (begin[0] == 0) + list(saved), strict=True))
     if every == 1:  # all states are there
@@ -290,9 +302,9 @@ def _(grad_y, x, params, *_):
 
 
 def _save(ctx, inputs, output):
-    x, params, fire, drawn, *ctx.settings = inputs
+    x, params, drawn, fire, *ctx.settings = inputs
     _, saved = output
-    ctx.save_for_backward(x, params, fire, drawn, saved)
+    ctx.save_for_backward(x, params, drawn, fire, saved)
     ctx.mark_non_differentiable(saved)
     ctx.set_materialize_grads(False)  # or autograd would allocate zeros of the size of all saved states
 
@@ -301,8 +313,8 @@ def _differentiate(ctx, grad_y, _):
     nothing = (None,) * (len(ctx.settings) + 2)
     if grad_y is None:
         return None, None, *nothing
-    x, params, fire, drawn, saved = ctx.saved_tensors
-    grad_x, grad_params = _rollout_backward_op(grad_y.contiguous(), x, params, fire, drawn, saved, *ctx.settings)
+    x, params, drawn, fire, saved = ctx.saved_tensors
+    grad_x, grad_params = _rollout_backward_op(grad_y.contiguous(), x, params, drawn, fire, saved, *ctx.settings)
     _, _, _, steps, _, passed, _ = ctx.settings
     return grad_x if passed == steps else None, grad_params, *nothing
 
