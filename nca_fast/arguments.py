@@ -21,6 +21,16 @@ def check(x: Tensor, weights, rule: Rule, steps: int, fire_rate: Tensor | None, 
         _check_fire_rate(x, fire_rate)
 
 
+def _holds(condition):
+    """Says whether a condition holds everywhere; True where there are no values: in compilers, fake, meta."""
+    if torch.compiler.is_compiling():
+        return True
+    while torch._C._functorch.is_functorch_wrapped_tensor(condition):  # vmap would not let us look
+        condition = torch._C._functorch.get_unwrapped(condition)
+    condition = condition.all()
+    return type(condition) is not Tensor or condition.is_meta or bool(condition)  # fakes have a class of their own
+
+
 def _check_state(x, rule: Rule) -> None:
     """Checks that x is a state [B, C, H, W] of the rule's automaton."""
     if not isinstance(x, Tensor):
@@ -61,7 +71,7 @@ def _check_weights(x: Tensor, weights, rule: Rule) -> None:
                 )
             if not t.is_floating_point():
                 raise TypeError(f"{name} must be floating point, but got {t.dtype}.")
-            if t.is_cpu and not torch.compiler.is_compiling() and not bool(torch.isfinite(t).all()):
+            if t.is_cpu and not _holds(torch.isfinite(t)):
                 raise ValueError(f"{name} must be finite, but holds NaN or infinity: the training has diverged.")
 
 
@@ -101,6 +111,6 @@ def _check_fire_rate(x: Tensor, fire_rate) -> None:
         raise ValueError(f"fire_rate must have shape {list(x.shape[2:])}, but got {list(fire_rate.shape)}.")
     if fire_rate.device != x.device:
         raise ValueError(f"fire_rate must be on the device of x, {x.device}, but got {fire_rate.device}.")
-    if not torch.compiler.is_compiling() and not bool(((fire_rate >= 0) & (fire_rate <= 1)).all()):
+    if not _holds((fire_rate >= 0) & (fire_rate <= 1)):
         low, high = fire_rate.min().item(), fire_rate.max().item()
         raise ValueError(f"fire_rate must be in [0, 1], but got values from {low} to {high}.")

@@ -1,15 +1,9 @@
-"""The one operation: `rollout`, a whole run of an automaton as one autograd node; and `advance`, the same in place.
-
-The operator is what torch.compile and autograd see. It saves states only; everything else of the backward pass (masks,
-perception, hidden units) is computed again by the kernels.
-"""
-
-from functools import lru_cache
+"""The one operation: `rollout`, a whole run of an automaton as one autograd node; and `advance`, the same in place."""
 
 import torch
 from torch import Tensor
 
-from nca_fast import arguments, backends, reference
+from nca_fast import arguments, backends, operators, reference
 from nca_fast.backends import Place
 from nca_fast.fire_mask import drawn_seed, threshold
 from nca_fast.rule import Rule
@@ -37,6 +31,9 @@ def rollout(
     The fire masks depend on (seed, step, sample, row, column) alone, so two rollouts of 10 steps with the same seed,
     the second with `first_step=10`, give the same numbers as one of 20, and parts of a canvas the same as the whole.
     Without a seed every call has masks of its own, as with dropout.
+
+    Transforms of torch.func (grad, vjp, jacrev, vmap over states or weights) work; vmap runs one rollout after another,
+    for which weights [B, out, in] are the faster way, and wants its `randomness` where a seed is drawn.
 
     Errors of the precisions on a grown texture, as norms against float64 (bench/precision.py, by the reference): after
     one step and after 96 the state is off by 3e-8 and 9e-7 in "fp32", 4e-5 and 1.5e-3 in "tf32" and "fp16", 3e-4 and
@@ -83,8 +80,8 @@ def rollout(
     Raises:
         TypeError, ValueError: name, rule and value of the first argument that does not hold, or a backend that was
             asked for by name and cannot serve.
-        RuntimeError: a second derivative is asked of a kernel (use backend="reference"), or backend="cpu" is asked
-            for and the kernel cannot be compiled.
+        RuntimeError: a second derivative or forward mode is asked of a kernel (use backend="reference"), or
+            backend="cpu" is asked for and the kernel cannot be compiled.
     """
     where = {"seed": seed, "first_step": first_step, "origin": origin, "canvas_height": canvas_height}
     where["first_sample"] = first_sample
@@ -94,12 +91,9 @@ def rollout(
     if backend == "reference":
         return _by_reference(x, weights, rule, steps, fire_rate=fire_rate, precision=precision, **where, **saved)
     params, drawn, fire, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
-    differentiable = torch.is_grad_enabled() and (x.requires_grad or params.requires_grad)
-    every = (checkpoint_every or 1) if differentiable else 0
     passed = steps if bptt_steps is None else min(bptt_steps, steps)
-    return _rollout_op(
-        x.contiguous(), params, drawn, fire, rule.to_json(), backend, precision, steps, every, passed, list(place)
-    )[0]
+    settings = (rule.to_json(), backend, precision, steps, checkpoint_every or 1, passed, list(place))
+    return operators.rollout(x.contiguous(), params, drawn, fire, *settings)
 
 
 @torch.no_grad()
@@ -142,7 +136,7 @@ def advance(
         y = _by_reference(x, weights, rule, steps, fire_rate=fire_rate, precision=precision, **where)
         return spare.copy_(y), x
     params, drawn, fire, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
-    place = _seeded(place, drawn)
+    place = operators.seeded(place, drawn)
     kernels, kernel_rule = backends.kernels(backend), rule.kernel_rule
     packed, state = kernels.pack_weights(params, kernel_rule, precision), kernels.to_layout(x)
     if state is not x:  # a copy in the kernels' own layout, on which all steps are one call
@@ -172,11 +166,6 @@ def _kernel_inputs(x, weights, rule, fire_rate, *, seed, first_step, origin, can
     return params, drawn, threshold(rate, x.device), place
 
 
-def _seeded(place, drawn):
-    """Puts a seed that was drawn into a place; it lies on the CPU."""
-    return place if drawn is None else place._replace(seed=int(drawn))
-
-
 def _flat(weights, batch):
     """Puts all weights and biases in a row, float32: [P], or [batch, P] for one rule per sample (batch not None)."""
     tensors = [
@@ -186,145 +175,3 @@ def _flat(weights, batch):
         return torch.cat([t.reshape(-1) for t, _ in tensors])
     rows = [(t if t.ndim > ndim else t.expand(batch, *t.shape)).reshape(batch, -1) for t, ndim in tensors]
     return torch.cat(rows, dim=1)
-
-
-@lru_cache(maxsize=256)
-def _kernel_rule(rule):
-    return Rule.from_json(rule).kernel_rule
-
-
-def _opened(backend, rule, place, drawn):
-    """Finds the kernels, the rule and the place that an operator's schema writes as text, integers and a tensor."""
-    return backends.kernels(backend), _kernel_rule(rule), _seeded(Place(*place), drawn)
-
-
-def _segments(steps, every, passed):
-    """Cuts steps into segments and lists their first steps: of the last `passed` steps, every `every`-th.
-
-    A segment begins at a saved state, but the first one at x unless the gradient is truncated.
-    """
-    return list(range(steps - passed, steps, every)) if every else []
-
-
-def _saved_shape(state, steps, every, passed):
-    """Gives the shape of all saved states in a row: those at which segments begin, but for x.
-
-    The numbers may be symbols of torch.compile, which no list counts. The two spare numbers are for it too: it compiles
-    anew for each length that is 0 or 1, and one state or none are common numbers of them.
-    """
-    count = (passed + every - 1) // every - (1 if passed == steps else 0) if every else 0
-    return (count * state.numel() + 2,)
-
-
-def _states_in(saved, state):
-    """Returns the states in the memory of `_saved_shape`. [n, *state.shape]"""
-    return saved[:-2].view(-1, *state.shape)
-
-
-@torch.library.custom_op("nca_fast::rollout", mutates_args=())
-def _rollout_op(
-    x: Tensor,
-    params: Tensor,
-    drawn: Tensor | None,
-    fire: Tensor,
-    rule: str,
-    backend: str,
-    precision: str,
-    steps: int,
-    every: int,
-    passed: int,
-    place: list[int],
-) -> tuple[Tensor, Tensor]:
-    """Computes the states after the last step, and those at which segments begin, in a row in the kernels' layout."""
-    kernels, rule, place = _opened(backend, rule, place, drawn)
-    starts = [s for s in _segments(steps, every, passed) if s > 0]
-    weights, state, done = kernels.pack_weights(params, rule, precision), kernels.to_layout(x), 0
-    row = state.new_empty(_saved_shape(state, steps, every, passed))
-    row[-2:] = 0
-    saved = _states_in(row, state)
-    y = torch.empty_like(state)
-    if starts[:1] == [every]:
-        runs = [(saved, every)]
-    else:  # the gradient ends at a later state
-        runs = [(saved[:1], starts[0]), (saved[1:], every)] if starts else []
-    for states, between in [*runs, (y[None], steps - (starts[-1] if starts else 0))]:
-        if len(states):
-            kernels.advance(state, weights, fire, rule, place.after(done), states, between)
-            state, done = states[-1], done + len(states) * between
-    return kernels.from_layout(y, x.shape[1]), row
-
-
-@_rollout_op.register_fake
-def _(x, params, drawn, fire, rule, backend, precision, steps, every, passed, place):
-    state = backends.kernels(backend).to_layout(x)
-    return torch.empty_like(x), state.new_empty(_saved_shape(state, steps, every, passed))
-
-
-@torch.library.custom_op("nca_fast::rollout_backward", mutates_args=())
-def _rollout_backward_op(
-    grad_y: Tensor,
-    x: Tensor,
-    params: Tensor,
-    drawn: Tensor | None,
-    fire: Tensor,
-    saved: Tensor,
-    rule: str,
-    backend: str,
-    precision: str,
-    steps: int,
-    every: int,
-    passed: int,
-    place: list[int],
-) -> tuple[Tensor, Tensor]:
-    """Computes the gradients in x and in params."""
-    kernels, rule, place = _opened(backend, rule, place, drawn)
-    weights, grad = kernels.pack_weights(params, rule, precision), kernels.to_layout(grad_y)
-    grad = grad.clone() if grad is grad_y else grad
-    buffer, saved = kernels.gradient_buffer(weights, grad), _states_in(saved, grad)
-    begin = _segments(steps, every, passed)
-    runs = list(zip(begin, begin[1:] + [steps], [None] * (begin[0] == 0) + list(saved), strict=True))
-    if every == 1:  # all states are there
-        grad = kernels.backward(saved, grad, weights, fire, rule, place.after(steps - len(saved)), buffer)
-        runs = runs[: len(runs) - len(saved)]
-    inner = grad.new_empty(min(every, passed), *grad.shape) if runs else None
-    for start, end, state in reversed(runs):
-        states = inner[: end - start]
-        states[0] = kernels.to_layout(x) if state is None else state
-        kernels.advance(states[0], weights, fire, rule, place.after(start), states[1:], 1)
-        grad = kernels.backward(states, grad, weights, fire, rule, place.after(start), buffer)
-    grad_x = torch.zeros_like(x) if passed < steps else kernels.from_layout(grad, x.shape[1])
-    return grad_x, kernels.reduce_gradients(buffer, weights)
-
-
-@_rollout_backward_op.register_fake
-def _(grad_y, x, params, *_):
-    return torch.empty_like(x), torch.empty_like(params)
-
-
-def _save(ctx, inputs, output):
-    x, params, drawn, fire, *ctx.settings = inputs
-    _, saved = output
-    ctx.save_for_backward(x, params, drawn, fire, saved)
-    ctx.mark_non_differentiable(saved)
-    ctx.set_materialize_grads(False)  # or autograd would allocate zeros of the size of all saved states
-
-
-def _differentiate(ctx, grad_y, _):
-    nothing = (None,) * (len(ctx.settings) + 2)
-    if grad_y is None:
-        return None, None, *nothing
-    x, params, drawn, fire, saved = ctx.saved_tensors
-    grad_x, grad_params = _rollout_backward_op(grad_y.contiguous(), x, params, drawn, fire, saved, *ctx.settings)
-    _, _, _, steps, _, passed, _ = ctx.settings
-    return grad_x if passed == steps else None, grad_params, *nothing
-
-
-def _no_second_derivative(ctx, *_):
-    raise RuntimeError(
-        "rollout can be differentiated once only by a fused kernel, but a second derivative was asked for: "
-        'use backend="reference".'
-    )
-
-
-_rollout_op.register_autograd(_differentiate, setup_context=_save)
-_rollout_backward_op.register_autograd(_no_second_derivative)
