@@ -14,6 +14,7 @@ quality, the two-round integer hash per cell buys speed.
 """
 
 import math
+import operator
 
 import torch
 from torch import Tensor
@@ -91,6 +92,7 @@ def fire_mask(
     """
     if isinstance(fire_rate, Tensor):
         device = fire_rate.device
+    seed = seed if isinstance(seed, Tensor) else operator.index(seed)
     rows = ((origin[0] + torch.arange(height, device=device)) % (canvas_height or 2**32)).expand(batch, height)
     samples = (first_sample + torch.arange(batch, device=device))[:, None].expand(batch, height)
     counter = (rows, samples, torch.full_like(rows, step), torch.zeros_like(rows))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nca_fast import ops
+from nca_fast.arguments import checked_integer
 from nca_fast.devices import moved
 from nca_fast.presets import PRESETS
 from nca_fast.rule import Rule
@@ -54,8 +55,7 @@ class NCA(nn.Module):
         rule = Rule() if rule is None else rule
         if not isinstance(rule, Rule):
             raise TypeError(f"rule must be an nca_fast.Rule, but got {type(rule).__name__}: see NCA.preset for names.")
-        if not isinstance(rgb_channel, int) or not 0 <= rgb_channel <= max(rule.channels - 3, 0):
-            raise ValueError(f"rgb_channel must be from 0 to {max(rule.channels - 3, 0)}, but got {rgb_channel!r}.")
+        rgb_channel = checked_integer("rgb_channel", rgb_channel, 0, max(rule.channels - 3, 0))
         if start not in STARTS:
             raise ValueError(f"start must be one of {STARTS}, but got {start!r}.")
         if start == "image" and (rule.channels < rgb_channel + 3 or rule.frozen not in (0, 3)):
@@ -125,11 +125,9 @@ class NCA(nn.Module):
         Raises:
             TypeError, ValueError: a size below 1, or an image that is missing or of another shape.
         """
-        for name, value in (("batch", batch), ("height", height), ("width", width)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be an integer, but got {value!r}.")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, but got {value}.")
+        sizes = {"batch": batch, "height": height, "width": width}
+        batch, height, width = (checked_integer(name, size, 1) for name, size in sizes.items())
+        seed = checked_integer("seed", seed, 0, 2**64 - 1)
         weight = self.layers[0].weight
         shape = (batch, self.rule.channels, height, width)
         if (image is not None) != (self.start == "image"):

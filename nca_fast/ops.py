@@ -86,11 +86,13 @@ def rollout(
     where = {"seed": seed, "first_step": first_step, "origin": origin, "canvas_height": canvas_height}
     where["first_sample"] = first_sample
     saved = {"checkpoint_every": checkpoint_every, "bptt_steps": bptt_steps}
-    arguments.check(x, weights, rule, steps, fire_rate, **where, **saved)
+    where = arguments.check(x, weights, rule, fire_rate, steps=steps, **where, **saved)
+    steps, saved = where.pop("steps"), {name: where.pop(name) for name in saved}
     backend, precision = backends.choose(backend, rule, x, precision)
     if backend == "reference":
         return _by_reference(x, weights, rule, steps, fire_rate=fire_rate, precision=precision, **where, **saved)
     params, drawn, fire, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
+    checkpoint_every, bptt_steps = saved.values()
     passed = steps if bptt_steps is None else min(bptt_steps, steps)
     settings = (rule.to_json(), backend, precision, steps, checkpoint_every or 1, passed, list(place))
     return operators.rollout(x.contiguous(), params, drawn, fire, *settings)
@@ -130,7 +132,8 @@ def advance(
     if spare.shape != x.shape or spare.dtype != x.dtype or not (spare.is_contiguous() and x.is_contiguous()):
         raise ValueError(f"spare must be a buffer like x, {list(x.shape)}, but got {list(spare.shape)}.")
     where = {"seed": seed, "first_step": first_step, "origin": origin, "canvas_height": canvas_height}
-    arguments.check(x, weights, rule, steps, fire_rate, **where)
+    where = arguments.check(x, weights, rule, fire_rate, steps=steps, **where)
+    steps = where.pop("steps")
     backend, precision = backends.choose(backend, rule, x, precision)
     if backend == "reference":
         y = _by_reference(x, weights, rule, steps, fire_rate=fire_rate, precision=precision, **where)
