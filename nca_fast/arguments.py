@@ -75,8 +75,8 @@ def _check_weights(x: Tensor, weights, rule: Rule) -> None:
                     f"{name} must be on the device of x, {x.device}, but got {t.device}: use .to(x.device)."
                 )
             if not t.is_floating_point():
-                raise TypeError(f"{name} must be floating point, but got {t.dtype}.")
-            if t.is_cpu and not _holds(torch.isfinite(t)):
+                raise TypeError(f"{name} must be floating point, but got {t.dtype}: use .dequantize() or .float().")
+            if t.is_cpu and not _holds(torch.isfinite(t if t.element_size() > 1 else t.float())):  # float8 cannot tell
                 raise ValueError(f"{name} must be finite, but holds NaN or infinity: the training has diverged.")
 
 

@@ -85,13 +85,27 @@ class NCA(nn.Module):
 
     @property
     def weights(self) -> list[tuple[Tensor, Tensor | None]]:
-        """(W [out, in], b [out] or None) of every layer: what `nca_fast.rollout` takes."""
-        return [(layer.weight, layer.bias) for layer in self.layers]
+        """(W [out, in], b [out] or None) of every layer: what `nca_fast.rollout` takes.
+
+        Computed afresh where they are computed: by parametrizations, or by the older weight_norm, spectral_norm and
+        prune of torch.nn.utils.
+
+        Raises:
+            TypeError: a layer was replaced by one whose own forward would have to run.
+        """
+        return [_weight_and_bias(f"layers[{i}]", layer) for i, layer in enumerate(self.layers)]
 
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
-        return self.layers[0].weight.device
+        return self._like.device
+
+    @property
+    def _like(self) -> Tensor:
+        """A tensor of the type and on the device of its states. Not a weight, which some parametrizations change by
+        computing it."""
+        like = next((p for p in self.parameters() if p.is_floating_point()), None)
+        return self.weights[0][0] if like is None else like
 
     def forward(self, x: Tensor, steps: int, **options) -> Tensor:
         """Runs `steps` updates; options and errors are those of `nca_fast.rollout`. [B, C, H, W] -> same.
@@ -128,7 +142,7 @@ class NCA(nn.Module):
         sizes = {"batch": batch, "height": height, "width": width}
         batch, height, width = (checked_integer(name, size, 1) for name, size in sizes.items())
         seed = checked_integer("seed", seed, 0, 2**64 - 1)
-        weight = self.layers[0].weight
+        weight = self._like
         shape = (batch, self.rule.channels, height, width)
         if (image is not None) != (self.start == "image"):
             got = "none" if image is None else f"one of shape {tuple(image.shape)}"
@@ -138,7 +152,7 @@ class NCA(nn.Module):
         if self.start == "cell":
             return put_cell(weight.new_zeros(shape), self.rule.alive_channel, height // 2, width // 2)
         generator = torch.Generator().manual_seed(seed) if generator is None else generator
-        drawn = {"generator": generator, "device": generator.device}
+        drawn = {"generator": generator, "device": generator.device, "dtype": torch.float32}
         if self.start == "noise":
             return moved(scaled_to_unit(torch.randn(shape, **drawn)), weight.device).to(weight)
         if image.shape not in ((3, height, width), (batch, 3, height, width)):
@@ -195,7 +209,10 @@ class NCA(nn.Module):
 
         path = Path(folder) / _FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: t.detach() for name, t in self.state_dict().items()}
+        tensors = {name: t for name, t in self.state_dict().items() if not name.startswith("layers.")}
+        for i, (weight, bias) in enumerate(self.weights):  # as they are computed, where a layer is parametrized
+            tensors |= {f"layers.{i}.weight": weight} | ({} if bias is None else {f"layers.{i}.bias": bias})
+        tensors = {name: t.detach() for name, t in tensors.items()}
         checkpoint.save(path, tensors, {"nca": self.config(), "provenance": provenance or {}})
         return path
 
@@ -225,6 +242,20 @@ class NCA(nn.Module):
         return (
             f"{rule.channels} channels, {len(rule.filters)} filters, hidden {rule.hidden}, fire rate {rule.fire_rate}"
         )
+
+
+def _weight_and_bias(name, layer):
+    """Reads a layer; the fused operation does its work, so its forward and what hangs on that are never called."""
+    if not isinstance(layer, nn.Linear) or type(layer).forward is not nn.Linear.forward:
+        raise TypeError(
+            f"{name} must be an nn.Linear, of which the fused operation reads weight and bias, but is now a "
+            f"{type(layer).__name__}, whose forward would not run: merge it into an nn.Linear (quantised: dequantise "
+            "it), or write it as a torch.nn.utils.parametrize parametrization."
+        )
+    if layer._forward_pre_hooks and not {"weight", "bias"} <= layer._parameters.keys():
+        for hook in layer._forward_pre_hooks.values():  # the older weight_norm, spectral_norm and prune
+            hook(layer, ())
+    return layer.weight, layer.bias
 
 
 def put_cell(x: Tensor, alive_channel: int, row: int, column: int) -> Tensor:

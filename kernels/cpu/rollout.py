@@ -55,7 +55,9 @@ def _shapes(rule):
 def _rule_arguments(rule):
     """Lists what the operators are told of a rule."""
     alive = -1 if rule.alive_channel is None else rule.alive_channel
-    stencils = torch.tensor(rule.stencils) if rule.stencils else torch.empty(0, 3, 3)
+    # Kept, so whatever type and device are PyTorch's defaults at the first call.
+    stencils = torch.tensor(rule.stencils or [], dtype=torch.float32, device="cpu")
+    stencils = stencils if rule.stencils else stencils.reshape(0, 3, 3)
     window = rule.maximum_window or 0
     return stencils, _shapes(rule), rule.frozen, rule.circular, window, alive, rule.alive_threshold
 
