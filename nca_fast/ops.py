@@ -46,8 +46,8 @@ def rollout(
     one, and the caller's replays repeat the seed of the capture, given or drawn, and so its masks.
 
     Args:
-        x: The states of all cells. [B, C, H, W]; float32 (any backend); bfloat16, float16 (triton, reference); float64
-            (reference).
+        x: The states of all cells. [B, C, H, W]; float32, bfloat16, float16, rounded after each step, or float64 (by
+            the reference).
         weights: A pair (W, b) for every layer, first to last: W [out, in] or, one rule per sample, [B, out, in];
             b [out] or [B, out], or None where the rule has no bias. Inputs of the first layer are ordered
             filter by filter: index f * C + c. Finite (looked at on the CPU only: a GPU would have to wait for it).
