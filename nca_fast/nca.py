@@ -32,8 +32,8 @@ class NCA(nn.Module):
         start: What `initial_state` makes: "zeros", "noise" (per cell scaled to [0, 1] over the channels), "image"
             (the picture in the frozen and the RGB channels, uniform noise in the others, all centred on zero) or "cell"
             (one living cell in the middle, its channels from the alive channel on 1). An automaton that starts from a
-            cell shows its RGB, multiplied by the alive channel alpha, over white: 1 - alpha + RGB; when alpha is no
-            later channel than RGB, it shows alpha as grey.
+            cell shows its RGB, multiplied by the alive channel alpha, over white: 1 - alpha + RGB, alpha cut to [0, 1];
+            when alpha is no later channel than RGB, it shows alpha as grey.
         init_gain: None for PyTorch's default weights and a zero last layer; a number scales all default weights and
             biases instead, the last layer's too.
 
@@ -276,8 +276,12 @@ def put_image(x: Tensor, image: Tensor, rule: Rule, rgb_channel: int) -> Tensor:
 
 
 def over_white(rgb: Tensor, alpha: Tensor) -> Tensor:
-    """What colours that are multiplied by alpha look like on white paper: 1 - alpha + RGB."""
-    return 1 - alpha + rgb
+    """What colours that are multiplied by alpha look like on white paper: 1 - alpha + RGB, alpha cut to [0, 1].
+
+    Source: `to_rgb` and `to_alpha` of the notebook of Mordvintsev et al., "Growing Neural Cellular Automata" (2020). A
+    cell with alpha 1.2 would else darken its colours by 0.2. VAE-NCA's code cuts what it reads too.
+    """
+    return 1 - alpha.clamp(0, 1) + rgb
 
 
 def read_living(x: Tensor, rule: Rule, rgb_channel: int = 0) -> Tensor:
