@@ -45,7 +45,7 @@ def grouped(x: Tensor, weights: list, rule: Rule, steps: int, masks: list[Tensor
 def one_by_one(x: Tensor, weights: list, rule: Rule, steps: int) -> Tensor:
     """Every rule in a rollout of its own."""
     own = ([tuple(None if t is None else t[n] for t in pair) for pair in weights] for n in range(len(x)))
-    return torch.cat([rollout(x[n : n + 1], w, rule, steps, first_sample=n) for n, w in enumerate(own)])
+    return torch.cat([rollout(x[n : n + 1], w, rule, steps, seed=0, first_sample=n) for n, w in enumerate(own)])
 
 
 def check_parity(rule: Rule) -> dict[str, float]:
@@ -53,9 +53,9 @@ def check_parity(rule: Rule) -> dict[str, float]:
     steps, x = 4, torch.randn(3, rule.channels, 20, 24, generator=torch.Generator().manual_seed(1)) * 0.3
     masks = [fire_mask(0, n, 3, 20, 24, rule.fire_rate) for n in range(steps)]
     runs = {
-        "exact": (lambda x, w: rollout(x, w, rule, steps, backend="reference"), torch.float64),
-        "plain float32": (lambda x, w: rollout(x, w, rule, steps, backend="reference"), torch.float32),
-        "fused": (lambda x, w: rollout(x, w, rule, steps, backend="cpu"), torch.float32),
+        "exact": (lambda x, w: rollout(x, w, rule, steps, seed=0, backend="reference"), torch.float64),
+        "plain float32": (lambda x, w: rollout(x, w, rule, steps, seed=0, backend="reference"), torch.float32),
+        "fused": (lambda x, w: rollout(x, w, rule, steps, seed=0, backend="cpu"), torch.float32),
         "stock": (lambda x, w: grouped(x, w, rule, steps, masks), torch.float32),
     }
     results = {}
@@ -86,7 +86,7 @@ def main() -> None:
     weights = [tuple(None if t is None else t.requires_grad_() for t in pair) for pair in population(rule, RULES)]
     x = torch.randn(RULES, rule.channels, SIDE, SIDE) * 0.3
     runs = {
-        "fused": lambda: rollout(x, weights, rule, STEPS),
+        "fused": lambda: rollout(x, weights, rule, STEPS, seed=0),
         "fused, one by one": lambda: one_by_one(x, weights, rule, STEPS),
         "stock, grouped": lambda: grouped(x, weights, rule, STEPS),
     }

@@ -91,7 +91,7 @@ def contestants(nca: NCA, precision: str = "fp32", stock: StockNCA | None = None
         return run
 
     def fused(x, steps):
-        return nca(x, steps, precision=precision)
+        return nca(x, steps, seed=0, precision=precision)
 
     return {"eager": repeat(stock), "torch.compile": repeat(compiled), "fused": fused}
 

@@ -144,7 +144,7 @@ def check_loops(config: StyleConfig, nca: NCA, stock: Stock) -> float:
     objective, states = style_objective(config, target, nca), pictures.start(nca, 1, 0)
 
     def gradients(rollout: nn.Module, parameters: list[nn.Parameter]) -> list[Tensor]:
-        terms = objective(rollout(states, steps=8), torch.Generator().manual_seed(0))
+        terms = objective(rollout(states, steps=8, seed=0), torch.Generator().manual_seed(0))
         return list(torch.autograd.grad(sum(terms.values()), parameters))
 
     fused = gradients(nca, [p for layer in nca.layers for p in (layer.weight, layer.bias)])

@@ -1,24 +1,39 @@
 """The checks of `rollout`'s arguments: each error says name, rule, value and, where there is one, the remedy."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from nca_fast.rule import Rule
+from nca_fast.rule import Rule, as_integer
 
 _STATE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def check(x: Tensor, weights, rule: Rule, steps: int, fire_rate: Tensor | None, **numbers) -> None:
+def check(x: Tensor, weights, rule: Rule, fire_rate: Tensor | None, **numbers: Any) -> dict[str, Any]:
     """Checks all arguments of `ops.rollout` or `ops.advance`, but for the backend and the precision.
+
+    Returns:
+        The numbers as Python's.
 
     Raises:
         TypeError, ValueError: name, rule and value of the first that does not hold.
     """
     _check_state(x, rule)
     _check_weights(x, weights, rule)
-    _check_numbers(steps, **numbers)
     if fire_rate is not None:
         _check_fire_rate(x, fire_rate)
+    return _checked_numbers(**numbers)
+
+
+def _holds(condition):
+    """Says whether a condition holds everywhere; True where there are no values: in compilers, fake, meta."""
+    if torch.compiler.is_compiling():
+        return True
+    while torch._C._functorch.is_functorch_wrapped_tensor(condition):  # vmap would not let us look
+        condition = torch._C._functorch.get_unwrapped(condition)
+    condition = condition.all()
+    return type(condition) is not Tensor or condition.is_meta or bool(condition)  # fakes have a class of their own
 
 
 def _check_state(x, rule: Rule) -> None:
@@ -60,36 +75,39 @@ def _check_weights(x: Tensor, weights, rule: Rule) -> None:
                     f"{name} must be on the device of x, {x.device}, but got {t.device}: use .to(x.device)."
                 )
             if not t.is_floating_point():
-                raise TypeError(f"{name} must be floating point, but got {t.dtype}.")
-            if t.is_cpu and not torch.compiler.is_compiling() and not bool(torch.isfinite(t).all()):
+                raise TypeError(f"{name} must be floating point, but got {t.dtype}: use .dequantize() or .float().")
+            if t.is_cpu and not _holds(torch.isfinite(t if t.element_size() > 1 else t.float())):  # float8 cannot tell
                 raise ValueError(f"{name} must be finite, but holds NaN or infinity: the training has diverged.")
 
 
-def _check_numbers(
-    steps, *, seed, first_step, origin, canvas_height, first_sample=0, checkpoint_every=None, bptt_steps=None
-) -> None:
-    """Checks that all are integers in their ranges."""
+def checked_integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """Returns an integer of any kind as Python's. Raises TypeError or ValueError where it is none from low to high."""
+    number = as_integer(value)
+    if number is None:
+        raise TypeError(f"{name} must be an integer, but got {value!r}.")
+    if number < low or (high is not None and number > high):
+        bound = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} must be {bound}, but got {number}.")
+    return number
 
-    def check(name, value, low, high):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an integer, but got {value!r}.")
-        if value < low or value > high:
-            raise ValueError(f"{name} must be from {low} to {high}, but got {value}.")
 
-    check("steps", steps, 1, 2**32 - 1)
-    check("seed", seed, 0, 2**64 - 1)
-    check("first_step", first_step, 0, 2**32 - steps)
+def _checked_numbers(*, steps, first_step, origin, **others):
+    """Returns integers that are all in their ranges; None, where it is allowed, stays None."""
+    steps = checked_integer("steps", steps, 1, 2**32 - 1)
+    first_step = checked_integer("first_step", first_step, 0, 2**32 - steps)
     if len(origin) != 2:
         raise ValueError(f"origin must be (row, column), but got {origin!r}.")
-    check("origin row", origin[0], 0, 2**32 - 1)
-    check("origin column", origin[1], 0, 2**32 - 1)
-    check("first_sample", first_sample, 0, 2**32 - 1)
-    if canvas_height is not None:
-        check("canvas_height", canvas_height, 1, 2**32)
-    if checkpoint_every is not None:
-        check("checkpoint_every", checkpoint_every, 1, 2**32 - 1)
-    if bptt_steps is not None:
-        check("bptt_steps", bptt_steps, 1, 2**32 - 1)
+    row = checked_integer("origin row", origin[0], 0, 2**32 - 1)
+    column = checked_integer("origin column", origin[1], 0, 2**32 - 1)
+    ranges = {
+        "seed": (0, 2**64 - 1),
+        "first_sample": (0, 2**32 - 1),
+        "canvas_height": (1, 2**32),
+        "checkpoint_every": (1, 2**32 - 1),
+        "bptt_steps": (1, 2**32 - 1),
+    }
+    others = {n: None if v is None else checked_integer(n, v, *ranges[n]) for n, v in others.items()}
+    return {"steps": steps, "first_step": first_step, "origin": (row, column)} | others
 
 
 def _check_fire_rate(x: Tensor, fire_rate) -> None:
@@ -100,6 +118,6 @@ def _check_fire_rate(x: Tensor, fire_rate) -> None:
         raise ValueError(f"fire_rate must have shape {list(x.shape[2:])}, but got {list(fire_rate.shape)}.")
     if fire_rate.device != x.device:
         raise ValueError(f"fire_rate must be on the device of x, {x.device}, but got {fire_rate.device}.")
-    if not torch.compiler.is_compiling() and not bool(((fire_rate >= 0) & (fire_rate <= 1)).all()):
+    if not _holds((fire_rate >= 0) & (fire_rate <= 1)):
         low, high = fire_rate.min().item(), fire_rate.max().item()
         raise ValueError(f"fire_rate must be in [0, 1], but got values from {low} to {high}.")

@@ -14,6 +14,7 @@ quality, the two-round integer hash per cell buys speed.
 """
 
 import math
+import operator
 
 import torch
 from torch import Tensor
@@ -43,6 +44,18 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     return c0, c1, c2, c3
 
 
+def drawn_seed(fire_rate: float | Tensor) -> int | Tensor:
+    """Draws a seed as dropout draws its mask, from PyTorch's default generator; the CPU's, so that no GPU must wait.
+
+    A tensor, int64 [] on the CPU: it may be drawn inside torch.compile and `torch.utils.checkpoint`, which know how to
+    draw afresh and how to draw again. Where all cells fire, or none does, nothing is drawn and the seed is 0, as
+    dropout draws nothing when it drops nothing.
+    """
+    if not isinstance(fire_rate, Tensor) and fire_rate in (0, 1):
+        return 0
+    return torch.randint(0, 2**63 - 1, (), dtype=torch.int64, device="cpu")
+
+
 def threshold(fire_rate: float | Tensor, device=None) -> Tensor:
     """Returns t with: a cell fires exactly when z < t. int64, [] for a number, [H, W] for a map; 0 to 2**32."""
     if isinstance(fire_rate, Tensor):
@@ -51,7 +64,7 @@ def threshold(fire_rate: float | Tensor, device=None) -> Tensor:
 
 
 def fire_mask(
-    seed: int,
+    seed: int | Tensor,
     step: int,
     batch: int,
     height: int,
@@ -65,7 +78,7 @@ def fire_mask(
     """Computes which cells take their update in a step.
 
     Args:
-        seed: Fixes all masks. 0 to 2**64 - 1.
+        seed: Fixes all masks. 0 to 2**64 - 1, or those 64 bits as an int64 tensor [].
         step: Number of the step, counted from the start of the automaton's life. 0 to 2**32 - 1.
         batch, height, width: Shape of the mask, in samples and cells.
         fire_rate: Probability that a cell fires, in [0, 1]: a number, or a map [height, width].
@@ -79,10 +92,11 @@ def fire_mask(
     """
     if isinstance(fire_rate, Tensor):
         device = fire_rate.device
+    seed = seed if isinstance(seed, Tensor) else operator.index(seed)
     rows = ((origin[0] + torch.arange(height, device=device)) % (canvas_height or 2**32)).expand(batch, height)
     samples = (first_sample + torch.arange(batch, device=device))[:, None].expand(batch, height)
     counter = (rows, samples, torch.full_like(rows, step), torch.zeros_like(rows))
-    k0, k1, _, _ = philox(counter, (seed & _WORD, seed >> 32))
+    k0, k1, _, _ = philox(counter, (seed & _WORD, (seed >> 32) & _WORD))
     columns = (origin[1] + torch.arange(width, device=device)) & _WORD
     z = (columns * _COLUMN_STEP + k0[..., None]) & _WORD
     z = ((z ^ (z >> 16)) * _MIX_1) & _WORD

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nca_fast import checkpoint, ops
+from nca_fast.arguments import checked_integer
 from nca_fast.devices import moved
 from nca_fast.presets import PRESETS
 from nca_fast.rule import Rule
@@ -30,8 +31,8 @@ class NCA(nn.Module):
         start: What `initial_state` makes: "zeros", "noise" (per cell scaled to [0, 1] over the channels), "image"
             (the picture in the frozen and the RGB channels, uniform noise in the others, all centred on zero) or "cell"
             (one living cell in the middle, its channels from the alive channel on 1). An automaton that starts from a
-            cell shows its RGB, multiplied by the alive channel alpha, over white: 1 - alpha + RGB; when alpha is no
-            later channel than RGB, it shows alpha as grey.
+            cell shows its RGB, multiplied by the alive channel alpha, over white: 1 - alpha + RGB, alpha cut to [0, 1];
+            when alpha is no later channel than RGB, it shows alpha as grey.
         init_gain: None for PyTorch's default weights and a zero last layer; a number scales all default weights and
             biases instead, the last layer's too.
 
@@ -53,8 +54,7 @@ class NCA(nn.Module):
         rule = Rule() if rule is None else rule
         if not isinstance(rule, Rule):
             raise TypeError(f"rule must be an nca_fast.Rule, but got {type(rule).__name__}: see NCA.preset for names.")
-        if not isinstance(rgb_channel, int) or not 0 <= rgb_channel <= max(rule.channels - 3, 0):
-            raise ValueError(f"rgb_channel must be from 0 to {max(rule.channels - 3, 0)}, but got {rgb_channel!r}.")
+        rgb_channel = checked_integer("rgb_channel", rgb_channel, 0, max(rule.channels - 3, 0))
         if start not in STARTS:
             raise ValueError(f"start must be one of {STARTS}, but got {start!r}.")
         if start == "image" and (rule.channels < rgb_channel + 3 or rule.frozen not in (0, 3)):
@@ -84,16 +84,32 @@ class NCA(nn.Module):
 
     @property
     def weights(self) -> list[tuple[Tensor, Tensor | None]]:
-        """(W [out, in], b [out] or None) of every layer: what `nca_fast.rollout` takes."""
-        return [(layer.weight, layer.bias) for layer in self.layers]
+        """(W [out, in], b [out] or None) of every layer: what `nca_fast.rollout` takes.
+
+        Computed afresh where they are computed: by parametrizations, or by the older weight_norm, spectral_norm and
+        prune of torch.nn.utils.
+
+        Raises:
+            TypeError: a layer was replaced by one whose own forward would have to run.
+        """
+        return [_weight_and_bias(f"layers[{i}]", layer) for i, layer in enumerate(self.layers)]
 
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
-        return self.layers[0].weight.device
+        return self._like.device
+
+    @property
+    def _like(self) -> Tensor:
+        """A tensor of the type and on the device of its states. Not a weight, which some parametrizations change by
+        computing it."""
+        like = next((p for p in self.parameters() if p.is_floating_point()), None)
+        return self.weights[0][0] if like is None else like
 
     def forward(self, x: Tensor, steps: int, **options) -> Tensor:
         """Runs `steps` updates; options and errors are those of `nca_fast.rollout`. [B, C, H, W] -> same.
+
+        Without a seed every call has fire masks of its own, which `torch.manual_seed` makes reproducible.
 
         Args:
             options: seed, first_step, origin, first_sample, canvas_height, fire_rate, backend, precision,
@@ -122,12 +138,10 @@ class NCA(nn.Module):
         Raises:
             TypeError, ValueError: a size below 1, or an image that is missing or of another shape.
         """
-        for name, value in (("batch", batch), ("height", height), ("width", width)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be an integer, but got {value!r}.")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, but got {value}.")
-        weight = self.layers[0].weight
+        sizes = {"batch": batch, "height": height, "width": width}
+        batch, height, width = (checked_integer(name, size, 1) for name, size in sizes.items())
+        seed = checked_integer("seed", seed, 0, 2**64 - 1)
+        weight = self._like
         shape = (batch, self.rule.channels, height, width)
         if (image is not None) != (self.start == "image"):
             got = "none" if image is None else f"one of shape {tuple(image.shape)}"
@@ -137,7 +151,7 @@ class NCA(nn.Module):
         if self.start == "cell":
             return put_cell(weight.new_zeros(shape), self.rule.alive_channel, height // 2, width // 2)
         generator = torch.Generator().manual_seed(seed) if generator is None else generator
-        drawn = {"generator": generator, "device": generator.device}
+        drawn = {"generator": generator, "device": generator.device, "dtype": torch.float32}
         if self.start == "noise":
             return moved(scaled_to_unit(torch.randn(shape, **drawn)), weight.device).to(weight)
         if image.shape not in ((3, height, width), (batch, 3, height, width)):
@@ -192,7 +206,10 @@ class NCA(nn.Module):
         """
         path = Path(folder) / checkpoint.MODEL_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: t.detach() for name, t in self.state_dict().items()}
+        tensors = {name: t for name, t in self.state_dict().items() if not name.startswith("layers.")}
+        for i, (weight, bias) in enumerate(self.weights):  # as they are computed, where a layer is parametrized
+            tensors |= {f"layers.{i}.weight": weight} | ({} if bias is None else {f"layers.{i}.bias": bias})
+        tensors = {name: t.detach() for name, t in tensors.items()}
         checkpoint.save(path, tensors, {"nca": self.config(), "provenance": provenance or {}})
         return path
 
@@ -222,6 +239,20 @@ class NCA(nn.Module):
         )
 
 
+def _weight_and_bias(name, layer):
+    """Reads a layer; the fused operation does its work, so its forward and what hangs on that are never called."""
+    if not isinstance(layer, nn.Linear) or type(layer).forward is not nn.Linear.forward:
+        raise TypeError(
+            f"{name} must be an nn.Linear, of which the fused operation reads weight and bias, but is now a "
+            f"{type(layer).__name__}, whose forward would not run: merge it into an nn.Linear (quantised: dequantise "
+            "it), or write it as a torch.nn.utils.parametrize parametrization."
+        )
+    if layer._forward_pre_hooks and not {"weight", "bias"} <= layer._parameters.keys():
+        for hook in layer._forward_pre_hooks.values():  # the older weight_norm, spectral_norm and prune
+            hook(layer, ())
+    return layer.weight, layer.bias
+
+
 def put_cell(x: Tensor, alive_channel: int, row: int, column: int) -> Tensor:
     """Puts a living cell into states [..., C, H, W]: its channels from alpha on become 1. Changes and returns x."""
     x[..., alive_channel:, row, column] = 1
@@ -240,8 +271,12 @@ def put_image(x: Tensor, image: Tensor, rule: Rule, rgb_channel: int) -> Tensor:
 
 
 def over_white(rgb: Tensor, alpha: Tensor) -> Tensor:
-    """What colours that are multiplied by alpha look like on white paper: 1 - alpha + RGB."""
-    return 1 - alpha + rgb
+    """What colours that are multiplied by alpha look like on white paper: 1 - alpha + RGB, alpha cut to [0, 1].
+
+    Source: `to_rgb` and `to_alpha` of the notebook of Mordvintsev et al., "Growing Neural Cellular Automata" (2020). A
+    cell with alpha 1.2 would else darken its colours by 0.2. VAE-NCA's code cuts what it reads too.
+    """
+    return 1 - alpha.clamp(0, 1) + rgb
 
 
 def read_living(x: Tensor, rule: Rule, rgb_channel: int = 0) -> Tensor:

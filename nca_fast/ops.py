@@ -1,17 +1,11 @@
-"""The one operation: `rollout`, a whole run of an automaton as one autograd node; and `advance`, the same in place.
-
-The operator is what torch.compile and autograd see. It saves states only; everything else of the backward pass (masks,
-perception, hidden units) is computed again by the kernels.
-"""
-
-from functools import lru_cache
+"""The one operation: `rollout`, a whole run of an automaton as one autograd node; and `advance`, the same in place."""
 
 import torch
 from torch import Tensor
 
-from nca_fast import arguments, backends, reference
+from nca_fast import arguments, backends, operators, reference
 from nca_fast.backends import Place
-from nca_fast.fire_mask import threshold
+from nca_fast.fire_mask import drawn_seed, threshold
 from nca_fast.rule import Rule
 
 
@@ -21,7 +15,7 @@ def rollout(
     rule: Rule,
     steps: int,
     *,
-    seed: int = 0,
+    seed: int | None = None,
     first_step: int = 0,
     origin: tuple[int, int] = (0, 0),
     first_sample: int = 0,
@@ -34,8 +28,12 @@ def rollout(
 ) -> Tensor:
     """Runs `steps` updates of all cells; differentiable once in x and the weights.
 
-    The fire masks depend on (seed, step, sample, row, column) alone, so two rollouts of 10 steps, the second with
-    `first_step=10`, give the same numbers as one of 20, and parts of a canvas the same as the whole.
+    The fire masks depend on (seed, step, sample, row, column) alone, so two rollouts of 10 steps with the same seed,
+    the second with `first_step=10`, give the same numbers as one of 20, and parts of a canvas the same as the whole.
+    Without a seed every call has masks of its own, as with dropout.
+
+    Transforms of torch.func (grad, vjp, jacrev, vmap over states or weights) work; vmap runs one rollout after another,
+    for which weights [B, out, in] are the faster way, and wants its `randomness` where a seed is drawn.
 
     Errors of the precisions on a grown texture, as norms against float64 (bench/precision.py, by the reference): after
     one step and after 96 the state is off by 3e-8 and 9e-7 in "fp32", 4e-5 and 1.5e-3 in "tf32" and "fp16", 3e-4 and
@@ -45,17 +43,20 @@ def rollout(
     do its neighbours, step by step: a state that blows up is seen sooner than in the others, which go on to 1e37.
 
     On a GPU steps on small states are replayed as CUDA graphs. Inside a capture of the caller they are launched one by
-    one, and the caller's replays repeat the seed of the capture, and so its masks.
+    one, and the caller's replays repeat the seed of the capture, given or drawn, and so its masks.
 
     Args:
-        x: The states of all cells. [B, C, H, W]; float32 (any backend); bfloat16, float16 (triton, reference); float64
-            (reference).
+        x: The states of all cells. [B, C, H, W]; float32, bfloat16, float16, rounded after each step, or float64 (by
+            the reference).
         weights: A pair (W, b) for every layer, first to last: W [out, in] or, one rule per sample, [B, out, in];
             b [out] or [B, out], or None where the rule has no bias. Inputs of the first layer are ordered
             filter by filter: index f * C + c. Finite (looked at on the CPU only: a GPU would have to wait for it).
         rule: What a step is.
         steps: Number of updates. At least 1.
-        seed: Fixes all fire masks. 0 to 2**64 - 1.
+        seed: Fixes all fire masks. 0 to 2**64 - 1. None, as dropout, draws one at each call from PyTorch's default
+            generator of the CPU, which `torch.manual_seed` sets: it waits for no GPU; a compiled function draws at
+            every call, `torch.utils.checkpoint` finds the same masks again (`preserve_rng_state`), processes draw
+            what their own generators give. Nothing is drawn where the rule's fire rate is 0 or 1.
         first_step: Number of the first step. At least 0.
         origin: Row and column of x's first cell in the whole canvas, in cells. At least 0.
         first_sample: Number of x's first sample in the whole batch. At least 0.
@@ -79,23 +80,22 @@ def rollout(
     Raises:
         TypeError, ValueError: name, rule and value of the first argument that does not hold, or a backend that was
             asked for by name and cannot serve.
-        RuntimeError: a second derivative is asked of a kernel (use backend="reference"), or backend="cpu" is asked
-            for and the kernel cannot be compiled.
+        RuntimeError: a second derivative or forward mode is asked of a kernel (use backend="reference"), or
+            backend="cpu" is asked for and the kernel cannot be compiled.
     """
     where = {"seed": seed, "first_step": first_step, "origin": origin, "canvas_height": canvas_height}
     where["first_sample"] = first_sample
     saved = {"checkpoint_every": checkpoint_every, "bptt_steps": bptt_steps}
-    arguments.check(x, weights, rule, steps, fire_rate, **where, **saved)
+    where = arguments.check(x, weights, rule, fire_rate, steps=steps, **where, **saved)
+    steps, saved = where.pop("steps"), {name: where.pop(name) for name in saved}
     backend, precision = backends.choose(backend, rule, x, precision)
     if backend == "reference":
         return _by_reference(x, weights, rule, steps, fire_rate=fire_rate, precision=precision, **where, **saved)
-    params, fire, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
-    differentiable = torch.is_grad_enabled() and (x.requires_grad or params.requires_grad)
-    every = (checkpoint_every or 1) if differentiable else 0
+    params, drawn, fire, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
+    checkpoint_every, bptt_steps = saved.values()
     passed = steps if bptt_steps is None else min(bptt_steps, steps)
-    return _rollout_op(
-        x.contiguous(), params, fire, rule.to_json(), backend, precision, steps, every, passed, list(place)
-    )[0]
+    settings = (rule.to_json(), backend, precision, steps, checkpoint_every or 1, passed, list(place))
+    return operators.rollout(x.contiguous(), params, drawn, fire, *settings)
 
 
 @torch.no_grad()
@@ -106,7 +106,7 @@ def advance(
     rule: Rule,
     steps: int,
     *,
-    seed: int = 0,
+    seed: int | None = None,
     first_step: int = 0,
     origin: tuple[int, int] = (0, 0),
     canvas_height: int | None = None,
@@ -132,12 +132,14 @@ def advance(
     if spare.shape != x.shape or spare.dtype != x.dtype or not (spare.is_contiguous() and x.is_contiguous()):
         raise ValueError(f"spare must be a buffer like x, {list(x.shape)}, but got {list(spare.shape)}.")
     where = {"seed": seed, "first_step": first_step, "origin": origin, "canvas_height": canvas_height}
-    arguments.check(x, weights, rule, steps, fire_rate, **where)
+    where = arguments.check(x, weights, rule, fire_rate, steps=steps, **where)
+    steps = where.pop("steps")
     backend, precision = backends.choose(backend, rule, x, precision)
     if backend == "reference":
         y = _by_reference(x, weights, rule, steps, fire_rate=fire_rate, precision=precision, **where)
         return spare.copy_(y), x
-    params, fire, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
+    params, drawn, fire, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
+    place = operators.seeded(place, drawn)
     kernels, kernel_rule = backends.kernels(backend), rule.kernel_rule
     packed, state = kernels.pack_weights(params, kernel_rule, precision), kernels.to_layout(x)
     if state is not x:  # a copy in the kernels' own layout, on which all steps are one call
@@ -157,12 +159,14 @@ def _by_reference(x, weights, rule, steps, **options):
 
 
 def _kernel_inputs(x, weights, rule, fire_rate, *, seed, first_step, origin, canvas_height, first_sample=0):
-    """Makes (all weights in a row, threshold of firing, place) of the arguments of a call."""
+    """Makes (all weights in a row, drawn seed or None, threshold of firing, place) of the arguments of a call."""
     per_sample = any(w.ndim == 3 or (b is not None and b.ndim == 2) for w, b in weights)
     params = _flat(weights, x.shape[0] if per_sample else None)
-    fire = threshold(rule.fire_rate if fire_rate is None else fire_rate, x.device)
-    signed_seed = seed - 2**64 if seed >= 2**63 else seed
-    return params, fire, Place(signed_seed, first_step, *origin, first_sample, canvas_height or 2**32)
+    rate = rule.fire_rate if fire_rate is None else fire_rate
+    seed = drawn_seed(rate) if seed is None else seed
+    drawn, seed = (seed, 0) if isinstance(seed, Tensor) else (None, seed - 2**64 if seed >= 2**63 else seed)
+    place = Place(seed, first_step, *origin, first_sample, canvas_height or 2**32)
+    return params, drawn, threshold(rate, x.device), place
 
 
 def _flat(weights, batch):
@@ -174,126 +178,3 @@ def _flat(weights, batch):
         return torch.cat([t.reshape(-1) for t, _ in tensors])
     rows = [(t if t.ndim > ndim else t.expand(batch, *t.shape)).reshape(batch, -1) for t, ndim in tensors]
     return torch.cat(rows, dim=1)
-
-
-@lru_cache(maxsize=256)
-def _kernel_rule(rule):
-    return Rule.from_json(rule).kernel_rule
-
-
-def _opened(backend, rule, place):
-    """Finds the kernels, the rule and the place that an operator's schema writes as text and integers."""
-    return backends.kernels(backend), _kernel_rule(rule), Place(*place)
-
-
-def _segments(steps, every, passed):
-    """Cuts steps into segments and lists their first steps: of the last `passed` steps, every `every`-th.
-
-    A segment begins at a saved state, but the first one at x unless the gradient is truncated.
-    """
-    return list(range(steps - passed, steps, every)) if every else []
-
-
-@torch.library.custom_op("nca_fast::rollout", mutates_args=())
-def _rollout_op(
-    x: Tensor,
-    params: Tensor,
-    fire: Tensor,
-    rule: str,
-    backend: str,
-    precision: str,
-    steps: int,
-    every: int,
-    passed: int,
-    place: list[int],
-) -> tuple[Tensor, Tensor]:
-    """Computes the states after the last step, and those at which segments begin, in the kernels' layout, without x."""
-    kernels, rule, place = _opened(backend, rule, place)
-    starts = [s for s in _segments(steps, every, passed) if s > 0]
-    weights, state, done = kernels.pack_weights(params, rule, precision), kernels.to_layout(x), 0
-    saved = state.new_empty(len(starts), *state.shape)
-    y = torch.empty_like(state)
-    if starts[:1] == [every]:
-        runs = [(saved, every)]
-    else:  # the gradient ends at a later state
-        runs = [(saved[:1], starts[0]), (saved[1:], every)] if starts else []
-    for states, between in [*runs, (y[None], steps - (starts[-1] if starts else 0))]:
-        if len(states):
-            kernels.advance(state, weights, fire, rule, place.after(done), states, between)
-            state, done = states[-1], done + len(states) * between
-    return kernels.from_layout(y, x.shape[1]), saved
-
-
-@_rollout_op.register_fake
-def _(x, params, fire, rule, backend, precision, steps, every, passed, place):
-    starts = [s for s in _segments(steps, every, passed) if s > 0]
-    return torch.empty_like(x), x.new_empty(len(starts), *backends.kernels(backend).to_layout(x).shape)
-
-
-@torch.library.custom_op("nca_fast::rollout_backward", mutates_args=())
-def _rollout_backward_op(
-    grad_y: Tensor,
-    x: Tensor,
-    params: Tensor,
-    fire: Tensor,
-    saved: Tensor,
-    rule: str,
-    backend: str,
-    precision: str,
-    steps: int,
-    every: int,
-    passed: int,
-    place: list[int],
-) -> tuple[Tensor, Tensor]:
-    """Computes the gradients in x and in params."""
-    kernels, rule, place = _opened(backend, rule, place)
-    weights, grad = kernels.pack_weights(params, rule, precision), kernels.to_layout(grad_y)
-    grad = grad.clone() if grad is grad_y else grad
-    buffer = kernels.gradient_buffer(weights, grad)
-    begin = _segments(steps, every, passed)
-    runs = list(zip(begin, begin[1:] + [steps], [None] * (begin[0] == 0) + list(saved), strict=True))
-    if every == 1:  # all states are there
-        grad = kernels.backward(saved, grad, weights, fire, rule, place.after(steps - len(saved)), buffer)
-        runs = runs[: len(runs) - len(saved)]
-    inner = grad.new_empty(min(every, passed), *grad.shape) if runs else None
-    for start, end, state in reversed(runs):
-        states = inner[: end - start]
-        states[0] = kernels.to_layout(x) if state is None else state
-        kernels.advance(states[0], weights, fire, rule, place.after(start), states[1:], 1)
-        grad = kernels.backward(states, grad, weights, fire, rule, place.after(start), buffer)
-    grad_x = torch.zeros_like(x) if passed < steps else kernels.from_layout(grad, x.shape[1])
-    return grad_x, kernels.reduce_gradients(buffer, weights)
-
-
-@_rollout_backward_op.register_fake
-def _(grad_y, x, params, *_):
-    return torch.empty_like(x), torch.empty_like(params)
-
-
-def _save(ctx, inputs, output):
-    x, params, fire, *ctx.settings = inputs
-    _, saved = output
-    ctx.save_for_backward(x, params, fire, saved)
-    ctx.mark_non_differentiable(saved)
-    ctx.set_materialize_grads(False)  # or autograd would allocate zeros of the size of all saved states
-
-
-def _differentiate(ctx, grad_y, _):
-    nothing = (None,) * (len(ctx.settings) + 1)
-    if grad_y is None:
-        return None, None, *nothing
-    x, params, fire, saved = ctx.saved_tensors
-    grad_x, grad_params = _rollout_backward_op(grad_y.contiguous(), x, params, fire, saved, *ctx.settings)
-    _, _, _, steps, _, passed, _ = ctx.settings
-    return grad_x if passed == steps else None, grad_params, *nothing
-
-
-def _no_second_derivative(ctx, *_):
-    raise RuntimeError(
-        "rollout can be differentiated once only by a fused kernel, but a second derivative was asked for: "
-        'use backend="reference".'
-    )
-
-
-_rollout_op.register_autograd(_differentiate, setup_context=_save)
-_rollout_backward_op.register_autograd(_no_second_derivative)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from nca_fast.fire_mask import fire_mask
+from nca_fast.fire_mask import drawn_seed, fire_mask
 from nca_fast.rule import KernelRule, Rule
 
 
@@ -82,7 +82,7 @@ def rollout(
     rule: Rule,
     steps: int,
     *,
-    seed: int = 0,
+    seed: int | Tensor | None = None,
     first_step: int = 0,
     origin: tuple[int, int] = (0, 0),
     first_sample: int = 0,
@@ -100,10 +100,11 @@ def rollout(
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     weights = [(weight.to(dtype), None if bias is None else bias.to(dtype)) for weight, bias in weights]
     B, _, H, W = x.shape
+    rate = rule.fire_rate if fire_rate is None else fire_rate
+    seed = drawn_seed(rate) if seed is None else seed
 
     def advance(x, start, count):
         for n in range(start, start + count):
-            rate = rule.fire_rate if fire_rate is None else fire_rate
             mask = fire_mask(seed, first_step + n, B, H, W, rate, origin, first_sample, canvas_height, x.device)
             x = step(x.to(dtype), weights, rule, mask, precision or "fp32").to(x.dtype)
         return x

@@ -1,20 +1,48 @@
 """What one step of an automaton is, apart from its weights."""
 
 import json
+import operator
 from array import array
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
+from typing import Any
+
+import torch
 
 from nca_fast.filters import Filter, as_filter
 
 PADDINGS = ("circular", "zero")
 
 
-def _check_int(name, value, low, high=None):
+def as_integer(value: Any) -> int | None:
+    """Returns the integer that Python's, numpy's or a tensor [] holds, as `operator.index`; None for all else.
+
+    A truth value is no number, and a symbol of torch.compile stays one.
+    """
+    if isinstance(value, bool) or (isinstance(value, torch.Tensor) and value.dtype == torch.bool):
+        return None
+    if isinstance(value, (int, torch.SymInt)):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def _integer(name, value, low, high=None):
     bound = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, int):
+    number = as_integer(value)
+    if number is None:
         raise TypeError(f"{name} must be {bound}, but got {value!r}.")
-    if value < low or (high is not None and value > high):
-        raise ValueError(f"{name} must be {bound}, but got {value}.")
+    if number < low or (high is not None and number > high):
+        raise ValueError(f"{name} must be {bound}, but got {number}.")
+    return number
+
+
+def _number(name, value, meaning):
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be {meaning}, but got {value!r}.")
+    return float(value)
 
 
 @dataclass(frozen=True)
@@ -108,36 +136,36 @@ class Rule:
     alive_threshold: float = 0.1
 
     def __post_init__(self):
-        _check_int("channels", self.channels, 1)
-        _check_int("frozen", self.frozen, 0, self.channels - 1)
-        if isinstance(self.hidden, int):
+        def put(name, value):
+            object.__setattr__(self, name, value)
+
+        put("channels", _integer("channels", self.channels, 1))
+        put("frozen", _integer("frozen", self.frozen, 0, self.channels - 1))
+        if as_integer(self.hidden) is not None:
             raise TypeError(f"hidden must be a tuple of widths such as ({self.hidden},), but got {self.hidden}.")
-        object.__setattr__(self, "hidden", tuple(self.hidden))
+        put("hidden", tuple(_integer("each width in hidden", width, 1) for width in self.hidden))
         if not self.hidden:
             raise ValueError("hidden must hold at least one layer width, but got ().")
-        for width in self.hidden:
-            _check_int("each width in hidden", width, 1)
         if isinstance(self.filters, str):
             raise TypeError(f"filters must be a tuple of filters, but got the single string {self.filters!r}.")
-        object.__setattr__(self, "filters", tuple(as_filter(f) for f in self.filters))
+        put("filters", tuple(as_filter(f) for f in self.filters))
         if not self.filters and self.maximum_window is None:
             raise ValueError("filters must name at least one filter, but got ().")
-        if isinstance(self.fire_rate, bool) or not isinstance(self.fire_rate, (int, float)):
-            raise TypeError(f"fire_rate must be a number in [0, 1], but got {self.fire_rate!r}.")
+        put("fire_rate", _number("fire_rate", self.fire_rate, "a number in [0, 1]"))
         if not 0 <= self.fire_rate <= 1:
             raise ValueError(f"fire_rate must be in [0, 1], but got {self.fire_rate}.")
-        object.__setattr__(self, "fire_rate", float(self.fire_rate))
         if self.padding not in PADDINGS:
             raise ValueError(f"padding must be one of {PADDINGS}, but got {self.padding!r}.")
         if self.maximum_window is not None:
-            _check_int("maximum_window", self.maximum_window, 1, 9)
+            put("maximum_window", _integer("maximum_window", self.maximum_window, 1, 9))
             if self.maximum_window % 2 == 0:
                 raise ValueError(f"maximum_window must be odd, but got {self.maximum_window}.")
         if self.alive_channel is not None:
-            _check_int("alive_channel", self.alive_channel, 0, self.channels - 1)
+            put("alive_channel", _integer("alive_channel", self.alive_channel, 0, self.channels - 1))
+        put("alive_threshold", _number("alive_threshold", self.alive_threshold, "a number"))
         # Once, because every rollout asks for them, and torch.compile cannot trace json.
-        object.__setattr__(self, "_json", json.dumps(asdict(self)))
-        object.__setattr__(self, "kernel_rule", KernelRule.of(self))
+        put("_json", json.dumps(asdict(self)))
+        put("kernel_rule", KernelRule.of(self))
 
     @property
     def inputs(self) -> int:

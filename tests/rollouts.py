@@ -15,10 +15,10 @@ def random_weights(rule: Rule, batch: int | None = None):
 
 
 def values_and_gradients(rule, weights, x, grad_y, steps, *, backend, dtype, **options):
-    """[y, grad_x or None, grad_W1, grad_b1, ...] of one rollout computed in a dtype."""
+    """[y, grad_x or None, grad_W1, grad_b1, ...] of one rollout computed in a dtype, of seed 0 unless one is given."""
     x = x.to(dtype, copy=True).requires_grad_()
     weights = [tuple(None if t is None else t.to(dtype, copy=True).requires_grad_() for t in pair) for pair in weights]
-    y = rollout(x, weights, rule, steps, backend=backend, **options)
+    y = rollout(x, weights, rule, steps, backend=backend, **{"seed": 0} | options)
     y.backward(grad_y.to(dtype))
     return [y.detach(), x.grad] + [t.grad for pair in weights for t in pair if t is not None]
 

@@ -17,7 +17,7 @@ ROOMS = (
     ("losses", "features"),
     ("media",),
     ("nca", "presets", "convert", "checkpoint"),
-    ("ops", "backends", "devices"),
+    ("ops", "operators", "backends", "devices"),
     ("reference", "rule", "filters", "fire_mask", "arguments"),
     ("processes", "files"),
     ("kernels",),

@@ -290,10 +290,10 @@ def test_long_rollout_in_calls_of_limited_length(monkeypatch):
 
     rule, x = Rule(), torch.randn(1, 12, 8, 8)
     weights = random_weights(rule)
-    want = rollout(x, weights, rule, 11, backend="cpu")
+    want = rollout(x, weights, rule, 11, seed=0, backend="cpu")
     for cell_steps in (1, 64 * 2, 64 * 5):
         monkeypatch.setattr(kernels, "_CELL_STEPS_PER_CALL", cell_steps)
-        assert torch.equal(rollout(x, weights, rule, 11, backend="cpu"), want)
+        assert torch.equal(rollout(x, weights, rule, 11, seed=0, backend="cpu"), want)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -355,7 +355,7 @@ def test_a_state_that_blew_up_stays_where_it_is():
     x = torch.randn(1, 12, 20, 40)
     x[0, 3, 10, 20], x[0, 5, 4, 36] = float("inf"), float("nan")
     weights = random_weights(rule)
-    got, want = (rollout(x, weights, rule, 1, backend=b) for b in ("cpu", "reference"))
+    got, want = (rollout(x, weights, rule, 1, seed=0, backend=b) for b in ("cpu", "reference"))
     assert torch.equal(got.isfinite(), want.isfinite())
     assert 0 < (~got.isfinite()).sum() < 12 * 18
 
@@ -365,6 +365,6 @@ def test_input_is_not_changed_and_may_be_any_view():
     base = torch.randn(2, 20, 30, 24)
     x = base.permute(0, 3, 1, 2)[:, 4:16, ::2, 5:]
     before, weights = base.clone(), random_weights(rule)
-    y = rollout(x, weights, rule, 2, backend="cpu")
-    assert torch.equal(y, rollout(x.contiguous(), weights, rule, 2, backend="cpu"))
+    y = rollout(x, weights, rule, 2, seed=0, backend="cpu")
+    assert torch.equal(y, rollout(x.contiguous(), weights, rule, 2, seed=0, backend="cpu"))
     assert torch.equal(base, before)

@@ -280,7 +280,7 @@ def test_a_state_that_blew_up_stays_where_it_is():
     x = torch.randn(1, 11, 9, 30, device=DEVICE)
     x[0, 3, 5, 20], x[0, 5, 1, 7] = float("inf"), float("nan")
     weights = weights_of(rule)
-    got, want = (rollout(x, weights, rule, 1, backend=b, precision="fp32") for b in ("triton", "reference"))
+    got, want = (rollout(x, weights, rule, 1, seed=0, backend=b, precision="fp32") for b in ("triton", "reference"))
     assert torch.equal(got.isfinite(), want.isfinite())
     assert 0 < (~got.isfinite()).sum() < 11 * 18
 
@@ -290,8 +290,8 @@ def test_input_is_not_changed_and_may_be_any_view():
     x = base.permute(0, 3, 1, 2)[:, 4:8, ::2, 1:]
     before = base.clone()
     weights = weights_of(SMALL)
-    y = rollout(x, weights, SMALL, 2, backend="triton")
-    assert y.is_contiguous() and torch.equal(y, rollout(x.contiguous(), weights, SMALL, 2, backend="triton"))
+    y = rollout(x, weights, SMALL, 2, seed=0, backend="triton")
+    assert y.is_contiguous() and torch.equal(y, rollout(x.contiguous(), weights, SMALL, 2, seed=0, backend="triton"))
     assert torch.equal(base, before)
 
 

@@ -161,7 +161,7 @@ def test_a_state_that_blew_up_stays_where_it_is(filter):
     x = torch.randn(1, 6, 9, 30, device=DEVICE) - 0.5
     x[0, 3, 5, 20], x[0, 5, 1, 7] = float("inf"), float("nan")
     weights = weights_of(rule)
-    got, want = (rollout(x, weights, rule, 1, backend=b, precision="fp32") for b in ("triton", "reference"))
+    got, want = (rollout(x, weights, rule, 1, seed=0, backend=b, precision="fp32") for b in ("triton", "reference"))
     assert torch.equal(got.isfinite(), want.isfinite()) and not got[:, 2:].isfinite().all()
     assert torch.equal(got[:, :2], x[:, :2])
 
@@ -172,7 +172,7 @@ def test_nan_in_the_alive_channel_kills_what_is_around_it():
     x = torch.rand(1, 5, 6, 9, device=DEVICE) + 0.2
     x[0, 3, 2, 4] = float("nan")
     weights = weights_of(rule)
-    got, want = (rollout(x, weights, rule, 1, backend=b, precision="fp32") for b in ("triton", "reference"))
+    got, want = (rollout(x, weights, rule, 1, seed=0, backend=b, precision="fp32") for b in ("triton", "reference"))
     finite = want.isfinite()
     assert torch.equal(got.isfinite(), finite) and (want[0, 4, 1:4, 3:6] == 0).sum() >= 8 and (want == 0).sum() < 40
     assert torch.allclose(got[finite], want[finite], atol=1e-6)

@@ -10,8 +10,8 @@ def refusal(rule, x: Tensor, precision: str) -> str | None:
     """Says why the C++ kernel cannot serve, or None; see `nca_fast.backends.Backend`."""
     if x.device.type != "cpu":
         return f"the C++ kernel takes states on the CPU, but x is on {x.device.type}."
-    if x.dtype != torch.float32:
-        return f"the C++ kernel takes float32 states, but x is {x.dtype}."
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"the C++ kernel takes float32, bfloat16 and float16 states, but x is {x.dtype}: use x.float()."
     if precision != "fp32":
         return f'the C++ kernel computes in precision "fp32", but {precision!r} was asked for.'
     if rule.channels > 64:

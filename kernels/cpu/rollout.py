@@ -1,6 +1,7 @@
 """Runs the functions of rollout.cpp on PyTorch's tensors; see `nca_fast.backends.Kernels` for what each one does.
 
-States are laid out as PyTorch has them, [B, C, H, W] float32, and go in and come out as they are.
+States are laid out as PyTorch has them, [B, C, H, W], and go in and come out as they are. The functions of C++ compute
+in float32; a state of bfloat16 or float16 is converted for each step, and rounded after it, as the reference does.
 """
 
 from functools import lru_cache
@@ -55,7 +56,9 @@ def _shapes(rule):
 def _rule_arguments(rule):
     """Lists what the operators are told of a rule."""
     alive = -1 if rule.alive_channel is None else rule.alive_channel
-    stencils = torch.tensor(rule.stencils) if rule.stencils else torch.empty(0, 3, 3)
+    # Kept, so whatever type and device are PyTorch's defaults at the first call.
+    stencils = torch.tensor(rule.stencils or [], dtype=torch.float32, device="cpu")
+    stencils = stencils if rule.stencils else stencils.reshape(0, 3, 3)
     window = rule.maximum_window or 0
     return stencils, _shapes(rule), rule.frozen, rule.circular, window, alive, rule.alive_threshold
 
@@ -69,6 +72,12 @@ def _arguments(weights, fire, rule, place):
 def advance(x: Tensor, weights: Weights, fire: Tensor, rule, place, states: Tensor, every: int) -> None:
     """Takes the steps, in calls of limited length."""
     operators, arguments = build.load(), _arguments(weights, fire, rule, place)
+    if x.dtype != torch.float32:
+        before, after = x.float(), torch.empty_like(x, dtype=torch.float32)
+        for n in range(len(states) * every):
+            operators.advance(before, *arguments, place.first_step + n, after[None], 1)
+            before.copy_(states[n // every].copy_(after))
+        return
     cells = x.numel() // x.shape[1]
     # An even number, because a call that starts from states[j] must not write there in its first step.
     most = max(2, _CELL_STEPS_PER_CALL // cells // 2 * 2)
@@ -81,9 +90,10 @@ def advance(x: Tensor, weights: Weights, fire: Tensor, rule, place, states: Tens
 
 
 def backward(states: Tensor, grad: Tensor, weights: Weights, fire: Tensor, rule, place, buffer: Tensor) -> Tensor:
-    """Goes back step by step; two gradients take turns."""
-    operators, arguments, other = build.load(), _arguments(weights, fire, rule, place), torch.empty_like(grad)
+    """Goes back step by step; two gradients, of float32, take turns."""
+    operators, arguments, given, grad = build.load(), _arguments(weights, fire, rule, place), grad, grad.float()
+    other = torch.empty_like(grad)
     for n in reversed(range(len(states))):
-        operators.backward(states[n], grad, *arguments, place.first_step + n, other, buffer)
+        operators.backward(states[n].float(), grad, *arguments, place.first_step + n, other, buffer)
         grad, other = other, grad
-    return grad
+    return grad if given.dtype == torch.float32 else given.copy_(grad)

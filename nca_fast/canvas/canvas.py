@@ -5,7 +5,8 @@
         canvas.go()
         write_picture(Path("wall.png"), 16384, 16384, canvas.pixels())
 
-On a CPU the result is that of `nca(nca.initial_state(...), steps)`, bit for bit, however it is cut.
+On a CPU the result is that of `nca(nca.initial_state(..., seed=seed), steps, seed=seed)`, bit for bit, however it is
+cut.
 """
 
 from collections.abc import Callable, Iterable, Iterator

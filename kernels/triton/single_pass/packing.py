@@ -106,4 +106,5 @@ class Packing:
 @lru_cache(maxsize=256)
 def packing(rule) -> Packing:
     """Returns the packing of a rule (`nca_fast.rule.KernelRule`), the same object for the same rule."""
-    return Packing(rule.stencils, rule.layers, rule.frozen, rule.circular)
+    with torch.device("cpu"):  # it is kept, whatever PyTorch's default device is at the first call
+        return Packing(rule.stencils, rule.layers, rule.frozen, rule.circular)

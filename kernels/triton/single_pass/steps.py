@@ -134,7 +134,7 @@ class SinglePass:
         """Makes partial sums of the gradient of the packed weights, zero: float32 [programs, packed]."""
         tile = _backward_tile(self.weights.precision, *x.shape[:3])
         programs = _programs(tile, tile.columns - 2, *x.shape[:3])
-        return torch.zeros(programs, self.weights.packing.packed, device=x.device)
+        return torch.zeros(programs, self.weights.packing.packed, dtype=torch.float32, device=x.device)
 
     def backward(self, x, grad, grad_x, buffer, scale, keys, fire, origin_column, kept: bool) -> None:
         """grad_x = the gradient of x, buffer += partial sums; the arguments as in `backward_step`.

@@ -85,4 +85,5 @@ def _round_up(width):
 @lru_cache(maxsize=256)
 def layer_packing(rule) -> LayerPacking:
     """Returns the packing of a rule (`nca_fast.rule.KernelRule`), the same object for the same rule."""
-    return LayerPacking(rule.stencils, rule.layers, rule.frozen, rule.circular, rule.maximum_window or 0)
+    with torch.device("cpu"):  # it is kept, whatever PyTorch's default device is at the first call
+        return LayerPacking(rule.stencils, rule.layers, rule.frozen, rule.circular, rule.maximum_window or 0)

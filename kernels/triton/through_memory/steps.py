@@ -116,7 +116,7 @@ class ThroughMemory:
     def gradient_buffer(self, x: Tensor) -> Tensor:
         """Makes partial sums of the gradient of the packed weights, zero: float32 [rules * parts, packed]."""
         rules, parts = self._parts(x)
-        return torch.zeros(rules * parts, self.weights.packing.packed, device=x.device)
+        return torch.zeros(rules * parts, self.weights.packing.packed, dtype=torch.float32, device=x.device)
 
     def _tiles(self, layer):
         """Chooses rows and columns of a tile of a layer's weights, and counts the tiles."""

@@ -131,7 +131,7 @@ class VAENCA(nn.Module):
         *,
         state: Tensor | None = None,
         steps: int | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         first_step: int = 0,
         first_sample: int = 0,
         backend: str | None = None,
