@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .fire import RowKeys, word
+from .memory import in_the_common_pool
 from .steps import RolloutWeights, backward_step, forward_step
 
 # Steps of the longest run whose states are kept, which lie in the frame, and of one that only goes on. The scale of
@@ -153,19 +154,6 @@ def _stream(x):
     return torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
 
 
-def _in_the_common_pool(x):
-    """Says whether x lies in the memory that torch gives to everybody, and not in a pool that somebody resets.
-
-    torch.compile(mode="reduce-overhead") runs the first call of a model in its own pool; what is kept there is lost.
-    """
-    if not x.is_cuda:
-        return True
-    for segment in torch.cuda.memory_snapshot():
-        if segment["address"] <= x.data_ptr() < segment["address"] + segment["total_size"]:
-            return tuple(segment["segment_pool_id"]) == (0, 0)
-    return False
-
-
 def _frame(x, weights, fire, rule, place, steps):
     """Finds the frame that serves a rollout, or None where its steps are launched one by one."""
     if steps < _FEWEST_STEPS or x.nbytes > LARGEST_STATE or not _replays(x):
@@ -180,7 +168,7 @@ def _frame(x, weights, fire, rule, place, steps):
     if _frames[key] is None:
         with torch.inference_mode(False), torch.no_grad():  # or only that mode could write to the frame
             frame = Frame(x, weights, fire, column)
-        _frames[key] = frame if _in_the_common_pool(frame.states) else None
+        _frames[key] = frame if in_the_common_pool(frame.states) else None
     _frames.move_to_end(key)
     return _frames[key]
 
@@ -226,7 +214,7 @@ def replayed_backward(
             return False
         if frame.grads is None:
             frame.grads, frame.buffer = grad.new_empty(2, *grad.shape), torch.empty_like(buffer)
-            if not _in_the_common_pool(frame.grads):
+            if not in_the_common_pool(frame.grads):
                 frame.grads = None
                 return False
         frame.take(weights, fire, place.after(len(states)))
