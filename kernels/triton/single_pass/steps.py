@@ -18,6 +18,10 @@ WARPS = 4  # of a program
 COLUMNS = {"fp32": 16, "tf32": 64, "fp16": 64, "bf16": 64}
 _PROGRAMS = 1024  # of a forward step, if there are rows enough: several per multiprocessor of any GPU
 _GRADIENT_PROGRAMS = 512  # partial sums of weight gradients, 30 KiB each: little beside the states of one step
+# Where the compiler keeps less in registers than on (8, 0): loading rows again is 2 % more instructions than the 30
+# registers that it would spill. (The one launch of `few_channels` spills some 40 there, and two launches without
+# spills would have a third more instructions.)
+_FEWER_CARRIED = ((8, 6), (8, 9))
 
 
 class Tile(NamedTuple):
@@ -50,12 +54,25 @@ def passes(weights: PackedWeights, per_cell: bool) -> tuple[Pass, ...]:
         return (Pass(True, True, True, False),)
     if few_sums and constants["C"] > 12:
         return Pass(True, False, False, True), Pass(False, True, False, True), Pass(False, False, True, True)
-    return Pass(True, False, False, True), Pass(False, True, True, few_sums)
+    carried = capability(weights.matrices.device) not in _FEWER_CARRIED
+    return Pass(True, False, False, carried), Pass(False, True, True, carried and few_sums)
 
 
-def before_hopper(device: torch.device) -> bool:
-    """Says whether it is an NVIDIA GPU whose matrix units take weights from registers, of which fewer are left."""
-    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] < 9
+def capability(device: torch.device) -> tuple[int, int] | None:
+    """Returns the compute capability of an NVIDIA GPU; None of anything else."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return None
+    return torch.cuda.get_device_capability(device)
+
+
+def weights_in_registers(device: torch.device) -> bool:
+    """Says whether it is an NVIDIA GPU whose matrix units take weights from registers, of which fewer are left.
+
+    Those of Hopper (9) and of the data centre's Blackwell (10, 11) take them from shared memory; consumer cards of
+    Blackwell (12) are as Ampere was.
+    """
+    found = capability(device)
+    return found is not None and found[0] not in (9, 10, 11)
 
 
 def _forward_tile(precision, B, H, W) -> Tile:
@@ -88,7 +105,7 @@ class SinglePass:
         weights = self.weights
         constants = weights.packing.constants
         small = constants["C"] * len(constants["TERMS"]) <= 64 and not constants["HIDDEN2"]
-        two_rows = small and weights.matrices.element_size() == 2 and not before_hopper(weights.matrices.device)
+        two_rows = small and weights.matrices.element_size() == 2 and not weights_in_registers(weights.matrices.device)
         unroll = 2 if two_rows else 1  # as many as there are registers for
         return constants | product_constants(weights.precision) | {"MAP": per_cell, "UNROLL": unroll}
 
