@@ -206,6 +206,30 @@ def test_two_rows_per_turn_where_there_are_registers_for_them(monkeypatch):
     assert way._forward_constants(False)["UNROLL"] == 1
 
 
+@pytest.mark.parametrize(
+    "shape, most",
+    [
+        ((4, 128, 128), 1.38),  # two rows beside six: 384 programs on 264 places were two waves of six
+        ((1, 2048, 2048), 1.05),  # 544 programs were three waves, 1.5
+        ((1, 4096, 4096), 1.07),
+        ((1, 64, 64), 3.1),  # 128 of 264 places, one row each
+        ((64, 64, 64), 1.2),
+        ((2, 7, 16384), 1.93),
+    ],
+    ids=str,
+)
+def test_no_wave_of_programs_runs_for_a_handful(shape, most):
+    """Time of a backward step on an H200, in rows, over that of rows dealt out evenly without any halo."""
+    from nca_fast.kernels.triton.single_pass import steps as single_pass
+
+    (B, H, W), places = shape, 2 * 132
+    tile = single_pass._backward_tile("fp16", B, H, W, places)
+    strips = B * -(-W // 62)
+    waves = -(-strips * -(-H // tile.rows) // places)
+    assert 1 <= tile.rows <= H and waves <= single_pass._MOST_WAVES
+    assert waves * (tile.rows + 2) / max(1, H * strips / places) <= most
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0, "map"])
 def test_fire_mask_bit_for_bit(rate):
     rule = Rule(channels=4, hidden=(1,), output_bias=True, fire_rate=0.5 if rate == "map" else rate)
