@@ -37,7 +37,15 @@ from nca_fast.backends import Place
 from nca_fast.fire_mask import threshold
 
 SIZES = [(4, 128, 128), (1, 4096, 4096)]
-GRAPH_SIZES = [(1, 64, 64), (1, 128, 128), (4, 128, 128), (1, 512, 512), (1, 640, 640), (1, 1024, 1024)]
+GRAPH_SIZES = [
+    (1, 64, 64),
+    (1, 128, 128),
+    (4, 128, 128),
+    (1, 512, 512),
+    (1, 640, 640),
+    (1, 1024, 1024),
+    (1, 1440, 1440),
+]
 THREAD_SIZES = [(4, 128, 128), (1, 256, 256), (1, 1024, 1024), (1, 4096, 4096)]
 FIXED_ROWS = (4, 8, 16, 32, 64)
 RESIDENT = (1, 2, 3, 4)  # programs that a multiprocessor may hold at once
@@ -168,7 +176,7 @@ def timed(run) -> float:
 def graphs_against_launches(shape, precision, steps=STEPS) -> dict:
     """One row: seconds of a whole rollout, and of one with its gradients, replayed and launched step by step.
 
-    It decides `graphs.LARGEST_STATE`, below which rollouts are replayed.
+    It decides `graphs.LARGEST_STATE` and `LARGEST_FREE_STATE`, below which rollouts are replayed.
     """
     from nca_fast.kernels.triton import graphs
 
@@ -185,7 +193,7 @@ def graphs_against_launches(shape, precision, steps=STEPS) -> dict:
 
     row = {"graphs": shape, "precision": precision, "steps": steps, "state_bytes": x.nbytes}
     for what, largest in (("replayed", 1 << 62), ("launched", 0)):
-        with mock.patch.multiple(graphs, LARGEST_STATE=largest, _frames=OrderedDict()):
+        with mock.patch.multiple(graphs, LARGEST_STATE=largest, LARGEST_FREE_STATE=largest, _frames=OrderedDict()):
             for name, run in (("forward", forward), ("training", training)):
                 for _ in range(3):  # the first is launched, the second makes a frame
                     run()

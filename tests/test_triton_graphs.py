@@ -337,6 +337,7 @@ def test_what_is_launched_step_by_step(graphs, monkeypatch):
             forward(3, 0)
         assert not graphs._frames
         monkeypatch.setattr(graphs, "LARGEST_STATE", 1 * 3 * 5 * 4 * 4 - 1)
+        monkeypatch.setattr(graphs, "LARGEST_FREE_STATE", 1 * 3 * 5 * 4 * 4 - 1)
         for _ in range(3):
             forward(8, 0)
         assert not graphs._frames
@@ -346,6 +347,20 @@ def test_what_is_launched_step_by_step(graphs, monkeypatch):
             run = partial(forward, 8, seed)
             assert torch.equal(run()[0], plainly(graphs, run)[0])
         assert list(graphs._frames.values()) == [None] and not graphs.replayed
+
+
+def test_large_states_are_replayed_where_none_is_saved(graphs, monkeypatch):
+    """In a frame of two states."""
+    monkeypatch.setattr(graphs, "LARGEST_STATE", 1 * 3 * 5 * 4 * 4 - 1)
+    with torch.no_grad():
+        for seed in range(3):
+            run = partial(forward, 11, seed)
+            assert torch.equal(run()[0], plainly(graphs, run)[0])
+        (frame,) = graphs._frames.values()
+        assert len(frame.states) == 2 and graphs.replayed
+        for _ in range(3):
+            forward(7, 0)  # fewer steps than a run that saves has: not worth the copies
+        assert list(graphs._frames.values()) == [frame]
 
 
 def test_the_pool_is_that_of_the_segment_that_holds_the_tensor(monkeypatch):

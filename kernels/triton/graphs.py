@@ -29,6 +29,8 @@ _FREE_STEPS = 64
 # Bytes of the largest state that is replayed. At the 30 Gcell-steps/s predicted for an H200, C = 12 and float32, such a
 # step takes 12 us, a launch from Python some 30; and the copies of saved states would soon cost more than launches.
 LARGEST_STATE = 16 << 20
+# Likewise where no state is saved, so that nothing is copied but where a rollout begins and ends: a step takes 46 us.
+LARGEST_FREE_STATE = 64 << 20
 _FEWEST_STEPS = 4  # copies into the frame and out of it cost as much as launching a few steps
 _FRAMES_BYTES = 192 << 20  # of all frames of a device, or of the last one where that has more
 _KINDS = 64  # kinds of rollouts that are remembered, most of them without a frame
@@ -69,13 +71,14 @@ class Graphs:
 class Frame:
     """The memory and the graphs of all rollouts of one kind.
 
-    `states` [SAVED_STEPS + 1, B, H, W, C4]: the last one is where a run begins and ends, the others are in between.
+    `states` [SAVED_STEPS + 1 or 2, B, H, W, C4]: the last is where a run begins and ends, the others are in between.
+    Of states larger than LARGEST_STATE, which are not saved, there are two.
     """
 
     def __init__(self, x: Tensor, weights: RolloutWeights, fire: Tensor, origin_column: int):
         self.weights, self.fire, self.origin_column = RolloutWeights(*weights.made_of), fire.clone(), origin_column
         self.keys = RowKeys(_FREE_STEPS, x)
-        self.states = x.new_empty(SAVED_STEPS + 1, *x.shape)
+        self.states = x.new_empty(SAVED_STEPS + 1 if x.nbytes <= LARGEST_STATE else 2, *x.shape)
         self.grads = self.buffer = None
         self.graphs, self.replays = Graphs(), {}
 
@@ -154,9 +157,10 @@ def _stream(x):
     return torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
 
 
-def _frame(x, weights, fire, rule, place, steps):
+def _frame(x, weights, fire, rule, place, steps, largest=None):
     """Finds the frame that serves a rollout, or None where its steps are launched one by one."""
-    if steps < _FEWEST_STEPS or x.nbytes > LARGEST_STATE or not _replays(x):
+    largest = LARGEST_STATE if largest is None else max(LARGEST_STATE, largest)
+    if steps < _FEWEST_STEPS or x.nbytes > largest or not _replays(x):
         return None
     packed, column = weights.packed, word(place.column)
     key = x.device, _stream(x), x.shape, x.dtype, rule, packed.precision, packed.per_sample, fire.ndim, column
@@ -186,7 +190,9 @@ def _release(device):
 def replayed_advance(x: Tensor, weights: RolloutWeights, fire: Tensor, rule, place, states: Tensor, every: int) -> bool:
     """Does what `rollout.advance` does; False where nothing was done, because it is better launched one by one."""
     with _lock:
-        frame = _frame(x, weights, fire, rule, place, len(states) * every)
+        # A run that is cut into many saves nearly every state, too.
+        largest = LARGEST_FREE_STATE if every >= SAVED_STEPS else None
+        frame = _frame(x, weights, fire, rule, place, len(states) * every, largest)
         if frame is None:
             return False
         frame.take(weights, fire, place)
