@@ -15,7 +15,7 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",
-        "triton>=3.2; platform_system == 'Linux'",
+        "triton>=3.5; platform_system == 'Linux'",
         "numpy",
         "pillow",
         "open_clip_torch>=3.0",

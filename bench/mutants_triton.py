@@ -2,7 +2,8 @@
 
 python -m bench.mutants_triton            of the single pass; writes bench/results/mutants_triton.json
 python -m bench.mutants_triton memory     of the kernels that keep perception in memory; mutants_triton_memory.json
-With --missed only those that the result file has not as caught. Each takes an hour or more.
+python -m bench.mutants_triton guards     what no result shows; mutants_triton_guards.json; some minutes
+With --missed only those that the result file has not as caught. The others take an hour or more.
 
 The kernels run in Triton's interpreter: what only the compiled kernels do (inline PTX) is out of its sight.
 """
@@ -155,12 +156,41 @@ MEMORY_MUTANTS = [
     (LAYER_PACKING, "[*order[1:], frozen + torch.arange(written)]", "[*order[1:], torch.arange(written)]"),
 ]
 
+HALF = "triton/half_range.py"
+
+# What no result shows, or only a large canvas: reads beside a tensor, addresses of 32 bits; and the range of float16.
+GUARD_MUTANTS = [
+    (FORWARD, "cell = tl.minimum(i, W - 1)", "cell = i"),
+    (FORWARD, "out + row.to(tl.int64) * stride", "out + row * (W * C)"),
+    (FORWARD, "x += sample.to(tl.int64) * H * stride", "x += sample * H * (W * C)"),
+    (FORWARD, "out += sample.to(tl.int64) * H * stride", "out += sample * H * (W * C)"),
+    (FILTERS, "base = x + wrapped(row, H).to(tl.int64) * stride", "base = x + wrapped(row, H) * stride.to(tl.int32)"),
+    (BACKWARD, "to = grad_x + (row - 1).to(tl.int64) * stride", "to = grad_x + (row - 1) * (W * C)"),
+    (
+        BACKWARD,
+        "grad += sample.to(tl.int64) * H * stride",
+        "grad += sample.to(tl.int64) * tl.minimum(H, 4) * stride",
+    ),
+    (BACKWARD, "grad_x += sample.to(tl.int64) * H * stride", "grad_x += sample * H * (W * C)"),
+    (BACKWARD, "cell = (column + W) % W", "cell = column"),
+    (BACKWARD, "cell = tl.minimum(tl.maximum(column, 0), W - 1)", "cell = column"),
+    (CELLS, "cell = first_cell + tl.minimum(begin + i, cells - 1)", "cell = first_cell + begin + i"),
+    (CELLS, "tl.minimum(i, W - 1), (i < W)", "i, (i < W)"),
+    (HALF, "while taps > 1.999 * 2**k", "while taps > 64 * 2**k"),
+    (HALF, "(_exponent(largest) - _LARGEST_UNIT)", "(_exponent(largest) - 40)"),
+    (HALF, "room = _LARGEST_SUM -", "room = 60 -"),
+    (STEPS, "return grad if weights.scales is None else grad * weights.scales", "return grad"),
+]
+
 
 if __name__ == "__main__":
     options = parser(__doc__)
-    options.add_argument("which", nargs="?", choices=("pass", "memory"), default="pass")
+    options.add_argument("which", nargs="?", choices=("pass", "memory", "guards"), default="pass")
     options = options.parse_args()
     if options.which == "memory":
         tests = ["tests/test_triton_memory.py", "-k", "not presets"]
         hunt(MEMORY_MUTANTS, tests, "mutants_triton_memory.json", options.missed)
+    if options.which == "guards":
+        tests = ["tests/test_triton_guards.py", "tests/test_triton_range.py"]
+        hunt(GUARD_MUTANTS, tests, "mutants_triton_guards.json", options.missed)
     hunt(MUTANTS, ["tests/test_triton.py", "-k", "not compiled"], "mutants_triton.json", options.missed)

@@ -31,13 +31,13 @@ def grouped(x: Tensor, weights: list, rule: Rule, steps: int, masks: list[Tensor
     (w1, b1), (w2, _) = weights
     P, C, H, W = x.shape
     n = len(rule.filters)
-    stencils = torch.tensor([f.kernel for f in rule.filters], dtype=x.dtype)[:, None].repeat(C, 1, 1, 1)
+    stencils = x.new_tensor([f.kernel for f in rule.filters])[:, None].repeat(C, 1, 1, 1)
     first = w1.unflatten(-1, (n, C)).transpose(-1, -2).reshape(P * rule.hidden[0], n * C, 1, 1)  # channel by channel
     for step in range(steps):
         y = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), stencils, groups=C)
         h = torch.relu(F.conv2d(y.reshape(1, P * n * C, H, W), first, b1.reshape(-1), groups=P))
         u = F.conv2d(h, w2.reshape(P * C, -1, 1, 1), groups=P).reshape(P, C, H, W)
-        mask = torch.rand(P, 1, H, W) < rule.fire_rate if masks is None else masks[step]
+        mask = torch.rand(P, 1, H, W, device=x.device) < rule.fire_rate if masks is None else masks[step]
         x = x + u * mask
     return x
 

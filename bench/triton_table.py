@@ -1,6 +1,6 @@
 """What the compilers make of the Triton kernels, without a GPU: registers, spills, shared memory, instructions.
 
-    python -m bench.triton_table                    every variant for every target, 15 minutes; writes
+    python -m bench.triton_table                    every variant for every target, half an hour; writes
                                                     bench/results/triton_table.json
     python -m bench.triton_table sm_90 texture      prints the variants of one target whose names hold a word
 
@@ -12,7 +12,6 @@ but a spill or a growth shows here first.
 import ast
 import contextlib
 import hashlib
-import itertools
 import math
 import os
 import re
@@ -76,7 +75,18 @@ TARGETS = {
     "sm_80": ("cuda", 80, 32),
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
+    "sm_86": ("cuda", 86, 32),
+    "sm_89": ("cuda", 89, 32),
+    "sm_120": ("cuda", 120, 32),
 }
+# Of consumer cards the named automata in the precision that is the default there.
+_CONSUMER = ("sm_86", "sm_89", "sm_120")
+_PRESETS = ("texture", "clip", "growing", "style", "style-two-filters", "vae-mnist", "vae-cifar", "vae-face")
+
+
+def variants_of(target: str) -> list[str]:
+    """Names of the variants that are compiled for a target."""
+    return [f"{name} fp16" for name in _PRESETS] if target in _CONSUMER else list(VARIANTS)
 
 
 class Launch(NamedTuple):
@@ -146,8 +156,9 @@ def launches(name: str, direction: str, target: str) -> list[Launch]:
     fire = threshold(torch.zeros(2, 2) if name.endswith("map") else rule.fire_rate)
     x = rollout.to_layout(torch.zeros(1, rule.channels, 2, 130, dtype=STATES[state]))
     with contextlib.ExitStack() as stack:
-        older = mock.patch.object(single_pass, "before_hopper", return_value=target == "sm_80")
-        stack.enter_context(older)
+        kind, number, _ = TARGETS[target]
+        capability = (number // 10, number % 10) if kind == "cuda" else None
+        stack.enter_context(mock.patch.object(single_pass, "capability", return_value=capability))
         for module, kernels in (
             (single_pass, ("step_fwd", "step_bwd")),
             (perception, ("perception_fwd", "perception_bwd")),
@@ -200,7 +211,8 @@ def digest() -> str:
     ]
     sources = {f.src for module in modules for f in vars(module).values() if isinstance(f, JITFunction)}
     parts = sorted(ast.unparse(_without_docstrings(ast.parse(source))) for source in sources)
-    for name, direction, target in itertools.product(VARIANTS, ("forward", "backward"), TARGETS):
+    kinds = [(n, d, t) for t in TARGETS for n in variants_of(t) for d in ("forward", "backward")]
+    for name, direction, target in kinds:
         for launch in launches(name, direction, target):
             types = {n: str(v.dtype) if isinstance(v, torch.Tensor) else v for n, v in launch.arguments.items()}
             parts.append(repr((name, target, types, sorted(launch.constants.items()), launch.warps, launch.stages)))
@@ -292,7 +304,7 @@ def main(arguments: list[str]) -> None:
     target, word = (*arguments, "", "")[:2]
     rows, facts = [], header() | {"digest": digest()}
     for t in [target] if target else TARGETS:
-        for name in VARIANTS:
+        for name in variants_of(t):
             for direction in ("forward", "backward"):
                 if word in name:
                     rows.append(row(name, direction, t))

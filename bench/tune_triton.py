@@ -3,21 +3,26 @@
     python -m bench.tune_triton [--out FILE]
     python -m bench.tune_triton --smoke     tiny, without a GPU in Triton's interpreter: does the script work?
 
-Times one forward and one backward step at 128 x 128 x 4 and at 2048 x 2048 over rows per program, and what is decided
-without a measurement: one backward launch against two, float32 as three tf32 products, whole rollouts as CUDA graphs
-against single launches, and the forward kernel against one thread per cell (thread_per_cell.cu, if nvcc is there).
-Every variant is compared with the default first, and float32 products with the float64 reference.
+    python -m bench.tune_triton --ncu       what Nsight Compute says of both kernels, if it is there
+
+Times the kernels of one forward and one backward step at 4 x 128 x 128 and at 4096 x 4096, by replays of a CUDA graph,
+over rows per program (so that there are 1 to 3 times as many programs as fit on the multiprocessors at once), columns
+and warps; and what is decided without a measurement: one backward launch against two, float32 as three tf32 products,
+whole rollouts as CUDA graphs against single launches, and the forward kernel against one thread per cell
+(thread_per_cell.cu, if nvcc is there). Every variant is compared with the default first, and float32 products with the
+float64 reference.
 """
 
 import argparse
 import contextlib
+import csv
 import ctypes
 import itertools
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
-import time
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
@@ -25,66 +30,101 @@ from unittest import mock
 
 import torch
 
-from bench.harness import RESULTS, header, write_result
+from bench.harness import RESULTS, Rows, gpu_clocks, replay_seconds
 from bench.rollout import automaton
 from nca_fast import rollout
 from nca_fast.backends import Place
 from nca_fast.fire_mask import threshold
 
-SIZES = [(4, 128, 128), (1, 2048, 2048)]
-GRAPH_SIZES = [(1, 64, 64), (1, 128, 128), (4, 128, 128), (1, 512, 512), (1, 640, 640), (1, 1024, 1024)]
+SIZES = [(4, 128, 128), (1, 4096, 4096)]
+GRAPH_SIZES = [
+    (1, 64, 64),
+    (1, 128, 128),
+    (4, 128, 128),
+    (1, 512, 512),
+    (1, 640, 640),
+    (1, 1024, 1024),
+    (1, 1440, 1440),
+]
 THREAD_SIZES = [(4, 128, 128), (1, 256, 256), (1, 1024, 1024), (1, 4096, 4096)]
-ROWS = [2, 4, 8, 16, 32, 64, 128]
+FIXED_ROWS = (4, 8, 16, 32, 64)
+RESIDENT = (1, 2, 3, 4)  # programs that a multiprocessor may hold at once
 STEPS = 64  # of the rollouts
 
 
 class Step:
-    """One step of the texture automaton on random states, as the kernels' host side takes it."""
+    """One step of the texture automaton on random states, launched as the rollout launches it."""
 
     def __init__(self, kernels, shape, precision, dtype=torch.float32):
+        from nca_fast.kernels.triton import steps
+        from nca_fast.kernels.triton.fire import RowKeys
+
         nca = automaton()
         B, H, W = shape
         device = "cuda" if torch.cuda.is_available() else "cpu"
         # automaton() has seeded the generator: all steps of a shape start from the same numbers
-        self.kernels, self.cells, self.place = kernels, B * H * W, Place(7, 0, 0, 0, 0, 2**32)
-        self.rule = nca.rule.kernel_rule
+        self.kernels, self.steps, self.cells, self.place = kernels, steps, B * H * W, Place(7, 0, 0, 0, 0, 2**32)
         self.fire = threshold(nca.rule.fire_rate, torch.device(device))
         tensors = [t.detach().reshape(-1) for pair in nca.weights for t in pair if t is not None]
-        self.weights = kernels.pack_weights(torch.cat(tensors).to(device), self.rule, precision)
-        x = (torch.randn(B, nca.rule.channels, H, W) * 0.3).to(device, dtype)
-        self.x, self.grad = kernels.to_layout(x), kernels.to_layout(torch.randn_like(x))
-        self.out = torch.empty_like(self.x)
+        self.weights = kernels.pack_weights(torch.cat(tensors).to(device), nca.rule.kernel_rule, precision)
+        x = torch.randn(B, nca.rule.channels, H, W, device=device) * 0.3
+        self.x = kernels.to_layout(x.to(dtype))
+        self.out, self.grad = torch.empty_like(self.x), torch.randn_like(self.x)
         self.buffer = kernels.gradient_buffer(self.weights, self.x)
+        keys = RowKeys(1, self.x)
+        keys.put(self.place)
+        keys.make(1)
+        self.keys, self.scale = keys.table[0], self.weights.gradient_scale(self.grad)
 
     def forward(self):
-        self.kernels.advance(self.x, self.weights, self.fire, self.rule, self.place, self.out[None], 1)
-        return [self.out]
+        """Launches the kernel of a step."""
+        self.steps.forward_step(self.x, self.out, self.weights, self.keys, self.fire, 0)
 
     def backward(self):
+        """Launches the kernels of a step back."""
+        self.steps.backward_step(
+            self.x, self.grad, self.out, self.buffer, self.weights, self.scale, self.keys, self.fire, 0
+        )
+
+    def results(self, direction):
+        """What a step gives, forward or backward."""
         self.buffer.zero_()
-        grad = self.grad.clone()
-        grad = self.kernels.backward(self.x[None], grad, self.weights, self.fire, self.rule, self.place, self.buffer)
-        return [grad, self.kernels.reduce_gradients(self.buffer, self.weights)]
+        getattr(self, direction)()
+        gradients = [self.kernels.reduce_gradients(self.buffer, self.weights)] if direction == "backward" else []
+        return [self.out.clone(), *gradients]
 
 
-def timed(run) -> float:
-    """Median seconds of a call; without a GPU those of one call, to see that it works."""
-    if not torch.cuda.is_available():
-        begin = time.perf_counter()
-        run()
-        return time.perf_counter() - begin
-    from triton.testing import do_bench
+def rows_to_try(shape, columns, direction) -> list[int]:
+    """Rows per program so that the programs fill the GPU once, twice or three times; and powers of two."""
+    B, H, W = shape
+    multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count if torch.cuda.is_available() else 1
+    strips = B * -(-W // (columns - 2 * (direction == "backward")))
+    # Programs of a strip are as many as rows of programs: rounded so that all of them fit into a wave.
+    found = set(FIXED_ROWS)
+    for resident in RESIDENT:
+        for waves in (1, 2, 3):
+            down = max(1, multiprocessors * resident * waves // strips)
+            found.add(-(-H // down))
+    return sorted(rows for rows in found if 1 <= rows <= max(H, 4))
 
-    return do_bench(run, warmup=20, rep=60, return_mode="median") / 1e3
 
-
-def variants(single_pass, products, direction, precision, rows):
-    """(description, {module of kernels.triton: names to patch}) of everything that is tried."""
+def variants(single_pass, products, direction, precision, shape, smoke):
+    """(description, {module of kernels.triton: names to patch}) of what is tried, what matters most first."""
     tile = single_pass._forward_tile if direction == "forward" else single_pass._backward_tile
+    columns = single_pass.COLUMNS[precision]
     yield {}, {}
-    for count in rows:
+    for count in rows_to_try(shape, columns, direction)[: 1 if smoke else None]:
         patched = {tile.__name__: lambda *a, count=count: tile(*a)._replace(rows=count)}
         yield {"rows": count}, {single_pass: patched}
+    if smoke:
+        return
+    passes_of = single_pass.passes
+    for columns, warps in ((32, 4), (64, 2), (64, 8), (128, 4), (128, 8)):
+        for count in rows_to_try(shape, columns, direction)[::3]:
+            patched = {tile.__name__: lambda *a, c=columns, r=count: single_pass.Tile(c, r), "WARPS": warps}
+            if direction == "backward":
+                patched["passes"] = lambda *a, w=warps: tuple(p._replace(warps=w) for p in passes_of(*a))
+            yield {"columns": columns, "warps": warps, "rows": count}, {single_pass: patched}
     if direction == "backward":
         split = (single_pass.Pass(True, False, False, True), single_pass.Pass(False, True, True, True))
         fused = (single_pass.Pass(True, True, True, False),)
@@ -105,21 +145,18 @@ def exactly(step) -> torch.Tensor:
     return rollout(x, weights, nca.rule, 1, seed=step.place.seed, backend="reference")
 
 
-def try_out(kernels, direction, precision, shape, change, patches) -> dict:
+def try_out(kernels, direction, precision, shape, patches) -> dict:
     """One row: time and error of a variant against the default."""
     with torch.no_grad():
-        default = Step(kernels, shape, precision)
-        expected = [t.clone() for t in getattr(default, direction)()]
+        expected = Step(kernels, shape, precision).results(direction)
         with contextlib.ExitStack() as stack:
             for module, names in patches.items():
                 stack.enter_context(mock.patch.multiple(module, **names))
             step = Step(kernels, shape, precision)
-            run = getattr(step, direction)
-            got = run()
+            got = step.results(direction)
             error = max(((a - e).norm() / e.norm()).item() for a, e in zip(got, expected, strict=True))
-            seconds = timed(run)
-        row = {"direction": direction, "precision": precision, "shape": shape, "change": change}
-        row |= {"seconds": seconds, "cells_per_second": step.cells / seconds, "difference_from_default": error}
+            row = replay_seconds(getattr(step, direction))
+        row |= {"cells_per_second": step.cells / row["seconds"], "difference_from_default": error}
         if direction == "forward" and step.cells <= 1 << 17:
             exact = exactly(step)
             y = kernels.from_layout(got[0], exact.shape[1])
@@ -127,10 +164,19 @@ def try_out(kernels, direction, precision, shape, change, patches) -> dict:
     return row
 
 
+def timed(run) -> float:
+    """Median seconds of a call, launches from Python included."""
+    if not torch.cuda.is_available():
+        return replay_seconds(run)["seconds"]
+    from triton.testing import do_bench
+
+    return do_bench(run, warmup=20, rep=60, return_mode="median") / 1e3
+
+
 def graphs_against_launches(shape, precision, steps=STEPS) -> dict:
     """One row: seconds of a whole rollout, and of one with its gradients, replayed and launched step by step.
 
-    It decides `graphs.LARGEST_STATE`, below which rollouts are replayed.
+    It decides `graphs.LARGEST_STATE` and `LARGEST_FREE_STATE`, below which rollouts are replayed.
     """
     from nca_fast.kernels.triton import graphs
 
@@ -147,7 +193,7 @@ def graphs_against_launches(shape, precision, steps=STEPS) -> dict:
 
     row = {"graphs": shape, "precision": precision, "steps": steps, "state_bytes": x.nbytes}
     for what, largest in (("replayed", 1 << 62), ("launched", 0)):
-        with mock.patch.multiple(graphs, LARGEST_STATE=largest, _frames=OrderedDict()):
+        with mock.patch.multiple(graphs, LARGEST_STATE=largest, LARGEST_FREE_STATE=largest, _frames=OrderedDict()):
             for name, run in (("forward", forward), ("training", training)):
                 for _ in range(3):  # the first is launched, the second makes a frame
                     run()
@@ -183,58 +229,99 @@ def thread_per_cell(kernels, shape) -> dict:
             raise RuntimeError("thread_per_cell.cu could not be launched")
 
     run()
-    want = kernels.from_layout(step.forward()[0], nca.rule.channels)
+    want = kernels.from_layout(step.results("forward")[0], nca.rule.channels)
     error = ((out - want).norm() / want.norm()).item()
-    seconds = timed(run)
-    facts = {"direction": "forward", "precision": "fp32", "shape": shape, "change": {"kernel": "one thread per cell"}}
-    return facts | {
-        "seconds": seconds,
-        "cells_per_second": step.cells / seconds,
-        "difference_from_default": error,
-    }
+    seconds = timed(run)  # a stream of its own cannot be given to it, so it is not captured
+    return {"seconds": seconds, "cells_per_second": step.cells / seconds, "difference_from_default": error}
+
+
+NCU_METRICS = (
+    "gpu__time_duration.sum",
+    "sm__throughput.avg.pct_of_peak_sustained_elapsed",
+    "dram__throughput.avg.pct_of_peak_sustained_elapsed",
+    "lts__throughput.avg.pct_of_peak_sustained_elapsed",
+    "smsp__issue_active.avg.pct_of_peak_sustained_active",
+    "smsp__inst_executed.sum",
+    "sm__warps_active.avg.pct_of_peak_sustained_active",
+    "sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active",
+    "smsp__average_warp_latency_issue_stalled_long_scoreboard.ratio",
+    "smsp__average_warp_latency_issue_stalled_math_pipe_throttle.ratio",
+    "launch__registers_per_thread",
+    "launch__occupancy_limit_registers",
+    "launch__waves_per_multiprocessor",
+)
+
+
+def seen_by_ncu(shape, seconds) -> dict:
+    """One row: what Nsight Compute says of a forward and a backward step."""
+    if not shutil.which("ncu"):
+        return {"skipped": "ncu is not on this machine"}
+    command = ["ncu", "--clock-control", "none", "--csv", "--metrics", ",".join(NCU_METRICS)]
+    command += ["-k", "regex:step_(fwd|bwd)", "-c", "4", sys.executable, "-m", "bench.tune_triton"]
+    command += ["--launch", *map(str, shape)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    lines = [line for line in result.stdout.splitlines() if line.startswith('"')]
+    if len(lines) < 2:
+        return {"skipped": "ncu may not read the counters", "output": (result.stdout + result.stderr)[-1000:]}
+    return {"metrics": list(csv.DictReader(lines))}
+
+
+def launch(kernels, shape) -> None:
+    """Launches a forward and a backward step twice, for a profiler."""
+    with torch.no_grad():
+        step = Step(kernels, shape, "fp16")
+        for _ in range(2):
+            step.forward()
+            step.backward()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS / "tune_triton.json", help="result file")
+    parser.add_argument("--seconds", type=float, help="leave out what has not begun by then")
+    parser.add_argument("--ncu", action="store_true", help="what Nsight Compute says of both kernels")
+    parser.add_argument("--launch", type=int, nargs=3, metavar=("B", "H", "W"), help="two steps, for a profiler")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes; without a GPU in the interpreter")
     options = parser.parse_args()
-    sizes, graph_sizes, rows, precisions = SIZES, GRAPH_SIZES, ROWS, ("fp16", "fp32", "bf16")
-    if options.smoke:
-        sizes, graph_sizes, rows, precisions = [(1, 3, 5)], [(1, 3, 5)], [2], ("fp16", "fp32")
-        if not torch.cuda.is_available():
-            os.environ["TRITON_INTERPRET"] = "1"
-    elif not torch.cuda.is_available():
+    gpu = torch.cuda.is_available()
+    if options.smoke and not gpu:
+        os.environ["TRITON_INTERPRET"] = "1"
+        torch.set_num_threads(1)
+    elif not gpu:
         parser.error("this needs a GPU that torch sees, but there is none.")
     from nca_fast.kernels.triton import products
     from nca_fast.kernels.triton import rollout as kernels
     from nca_fast.kernels.triton.single_pass import steps as single_pass
 
-    facts = header() | {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
-    result = {"header": facts, "rows": []}
-
-    def keep(make, **facts):
-        try:
-            row = make()
-        except Exception as error:  # one that does not compile must not cost the others their numbers
-            if options.smoke:
-                raise
-            row = facts | {"error": repr(error)[:300]}
-        result["rows"].append(row)
-        print(row, flush=True)
-        write_result(options.out, result)
-
-    for shape in THREAD_SIZES:
-        if shutil.which("nvcc") and torch.cuda.is_available():
-            keep(partial(thread_per_cell, kernels, shape), shape=shape, change={"kernel": "one thread per cell"})
-    for shape in graph_sizes:
-        steps = 2 if options.smoke else STEPS
-        keep(partial(graphs_against_launches, shape, "fp16", steps), precision="fp16", graphs=shape)
-    for precision, direction in itertools.product(precisions, ("forward", "backward")):
+    if options.launch:
+        return launch(kernels, options.launch)
+    rows = Rows(options.out, options.seconds, clocks=gpu_clocks() if gpu else None)
+    sizes, graph_sizes = ([(1, 3, 5)], [(1, 3, 5)]) if options.smoke else (SIZES, GRAPH_SIZES)
+    if options.ncu:
         for shape in sizes:
-            for change, patches in variants(single_pass, products, direction, precision, rows):
-                make = partial(try_out, kernels, direction, precision, shape, change, patches)
-                keep(make, precision=precision, direction=direction, change=change)
+            rows.add(partial(seen_by_ncu, shape, options.seconds or 120), tool="ncu", shape=shape)
+        rows.end_run()
+
+    def variants_of(precisions):
+        for precision, shape, direction in itertools.product(precisions, sizes, ("forward", "backward")):
+            for change, patches in variants(single_pass, products, direction, precision, shape, options.smoke):
+                make = partial(try_out, kernels, direction, precision, shape, patches)
+                facts = {"direction": direction, "precision": precision, "shape": shape, "change": change}
+                # One that does not compile, or does not fit, is a finding and no failure.
+                rows.add(make, lambda row: row["difference_from_default"] < 0.01, finding=True, **facts)
+
+    variants_of(("fp16",))
+    for shape in graph_sizes:
+        make = partial(graphs_against_launches, shape, "fp16", 2 if options.smoke else STEPS)
+        rows.add(make, lambda row: row["same_bits"])
+    variants_of(("fp32",) if options.smoke else ("bf16", "fp32", "tf32"))
+    for shape in THREAD_SIZES:
+        if shutil.which("nvcc") and gpu:
+            facts = {"direction": "forward", "precision": "fp32", "shape": shape}
+            rows.add(partial(thread_per_cell, kernels, shape), change={"kernel": "one thread per cell"}, **facts)
+    rows.end_run()
 
 
 if __name__ == "__main__":

@@ -39,8 +39,10 @@ def rollout(
     one step and after 96 the state is off by 3e-8 and 9e-7 in "fp32", 4e-5 and 1.5e-3 in "tf32" and "fp16", 3e-4 and
     6e-3 in "bf16"; 4e-3 is one level of a picture. The gradient of the weights is off by 2 % after one step in "tf32"
     and "fp16" (8 % in "bf16") and by 14 % after 32 (25 %), because units switch on and off elsewhere; "fp32": 1e-3.
-    In "fp16" a cell with a perception beyond 65504 (24 times a value, by the laplacian) becomes infinite or NaN, and so
-    do its neighbours, step by step: a state that blows up is seen sooner than in the others, which go on to 1e37.
+    In "fp16" the kernels scale filters and weights by powers of two, so that no product overflows as long as no number
+    of the state exceeds 32768 (a laplacian, 24 times a value, would from 2730 on); beyond, cells become infinite or NaN
+    and so do their neighbours, step by step: a state that blows up is seen sooner than in the others, which go on to
+    1e37. The reference in "fp16" rounds as it is told and overflows at 65504.
 
     On a GPU steps on small states are replayed as CUDA graphs. Inside a capture of the caller they are launched one by
     one, and the caller's replays repeat the seed of the capture, given or drawn, and so its masks.

@@ -19,6 +19,7 @@ from rollouts import edge_rates, masked, random_weights, relative_error
 from triton_rollouts import DEVICE, FLOOR, INTERPRETED, bfloat16_factor, check, mixed, small_programs, weights_of
 
 from nca_fast import Rule, fire_mask, rollout
+from nca_fast.presets import PRESETS
 
 pytest.importorskip("triton", reason="the Triton kernels need triton: pip install triton")
 
@@ -142,17 +143,45 @@ class GPUTensor:
     device, dtype, is_cuda = torch.device("cuda", 0), torch.float32, True
 
 
+def on_a_gpu(monkeypatch, name, capability=None, kib=99, gcn=""):
+    """Makes torch say that this is the GPU."""
+    facts = SimpleNamespace(shared_memory_per_block_optin=kib * 1024, gcnArchName=gcn)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
+    monkeypatch.setattr(torch.version, "hip", "6.4" if gcn else None)
+
+
 def test_gpus_that_are_too_old_or_too_small_are_refused(monkeypatch):
-    small = SimpleNamespace(shared_memory_per_block_optin=99 * 1024)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: small)
-    message = limits.refusal(SMALL.kernel_rule, GPUTensor, "fp32")
-    assert "8.0 (Ampere) or later" in message and message.endswith("but Tesla T4 has 7.5.")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
-    assert limits.refusal(SMALL.kernel_rule, GPUTensor, "fp32") is None
-    assert "need 187 KiB of shared memory" in limits.refusal(RULES["style"].kernel_rule, GPUTensor, "fp16")
-    assert 'use precision="fp16"' in limits.refusal(RULES["style"].kernel_rule, GPUTensor, "tf32")
+    def refusal(rule, precision):
+        return limits.refusal(rule.kernel_rule, GPUTensor, precision)
+
+    on_a_gpu(monkeypatch, "Tesla T4", (7, 5), 64)
+    message = refusal(SMALL, "fp32")
+    assert "8.0 (Ampere" in message and "but Tesla T4 has 7.5: choose a later one" in message
+    on_a_gpu(monkeypatch, "RTX 3090", (8, 6))
+    assert refusal(SMALL, "fp32") is None
+    for name in ("style", "style-two-filters", "texture", "clip", "growing", "vae-face"):  # 60 KiB at most
+        assert refusal(PRESETS[name]["rule"], "fp16") is None
+    assert refusal(Rule(), "tf32") is None
+    wide = Rule(channels=32, hidden=(128,), filters=("identity", "sobel_x", "sobel_y", "laplacian", "scharr_x"))
+    assert "need 187 KiB of shared memory" in refusal(wide, "fp16")
+    assert 'use precision="fp16"' in refusal(RULES["style"], "tf32")
+    on_a_gpu(monkeypatch, "H100", (9, 0), 227)
+    assert refusal(wide, "fp16") is None
+    on_a_gpu(monkeypatch, "Radeon RX 7900 XTX", gcn="gfx1100")
+    assert "but Radeon RX 7900 XTX is gfx1100: stay with the reference" in refusal(SMALL, "fp16")
+    on_a_gpu(monkeypatch, "MI300X", gcn="gfx942:sramecc+:xnack-")
+    assert refusal(SMALL, "fp16") is None
+
+
+@pytest.mark.parametrize("version, served", [("3.4.0", False), ("3.5.0", True), ("3.10.0+git", True), ("4.0", True)])
+def test_a_triton_that_is_too_old_is_refused(monkeypatch, version, served):
+    on_a_gpu(monkeypatch, "H100", (9, 0), 227)
+    monkeypatch.setattr(limits, "triton_version", lambda: version)
+    message = limits.refusal(SMALL.kernel_rule, GPUTensor, "fp16")
+    assert (message is None) is served
+    assert served or "triton 3.5 or later, which comes with torch 2.9, but here is 3.4.0" in message
 
 
 def test_keys_of_more_steps_than_their_table_holds(monkeypatch, poisoned):
@@ -165,15 +194,40 @@ def test_keys_of_more_steps_than_their_table_holds(monkeypatch, poisoned):
 def test_two_rows_per_turn_where_there_are_registers_for_them(monkeypatch):
     from nca_fast.kernels.triton.single_pass import steps as single_pass
 
-    capability = {"cuda:0": (8, 6), "cuda:1": (9, 0)}
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability[str(device)])
-    devices = [torch.device(name) for name in ("cuda:0", "cuda:1", "cpu")]
-    assert [single_pass.before_hopper(device) for device in devices] == [True, False, False]
+    cards = {(8, 0): True, (8, 6): True, (8, 9): True, (9, 0): False, (10, 0): False, (12, 0): True}
+    for found, older in cards.items():
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=found: found)
+        assert single_pass.weights_in_registers(torch.device("cuda:0")) is older
+        assert not single_pass.weights_in_registers(torch.device("cpu"))
     params = torch.cat([t.flatten() for pair in random_weights(Rule()) for t in pair if t is not None])
     way = single_pass.SinglePass(params, Rule().kernel_rule, "fp16")
     assert way._forward_constants(False)["UNROLL"] == 2
-    monkeypatch.setattr(single_pass, "before_hopper", lambda device: True)
+    monkeypatch.setattr(single_pass, "weights_in_registers", lambda device: True)
     assert way._forward_constants(False)["UNROLL"] == 1
+
+
+@pytest.mark.parametrize(
+    "shape, most",
+    [
+        ((4, 128, 128), 1.38),  # two rows beside six: 384 programs on 264 places were two waves of six
+        ((1, 2048, 2048), 1.05),  # 544 programs were three waves, 1.5
+        ((1, 4096, 4096), 1.07),
+        ((1, 64, 64), 3.1),  # 128 of 264 places, one row each
+        ((64, 64, 64), 1.2),
+        ((2, 7, 16384), 1.93),
+    ],
+    ids=str,
+)
+def test_no_wave_of_programs_runs_for_a_handful(shape, most):
+    """Time of a backward step on an H200, in rows, over that of rows dealt out evenly without any halo."""
+    from nca_fast.kernels.triton.single_pass import steps as single_pass
+
+    (B, H, W), places = shape, 2 * 132
+    tile = single_pass._backward_tile("fp16", B, H, W, places)
+    strips = B * -(-W // 62)
+    waves = -(-strips * -(-H // tile.rows) // places)
+    assert 1 <= tile.rows <= H and waves <= single_pass._MOST_WAVES
+    assert waves * (tile.rows + 2) / max(1, H * strips / places) <= most
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0, "map"])

@@ -337,18 +337,35 @@ def test_what_is_launched_step_by_step(graphs, monkeypatch):
             forward(3, 0)
         assert not graphs._frames
         monkeypatch.setattr(graphs, "LARGEST_STATE", 1 * 3 * 5 * 4 * 4 - 1)
+        monkeypatch.setattr(graphs, "LARGEST_FREE_STATE", 1 * 3 * 5 * 4 * 4 - 1)
         for _ in range(3):
             forward(8, 0)
         assert not graphs._frames
         monkeypatch.setattr(graphs, "LARGEST_STATE", 1 * 3 * 5 * 4 * 4)
-        monkeypatch.setattr(graphs, "_in_the_common_pool", lambda x: False)
+        monkeypatch.setattr(graphs, "in_the_common_pool", lambda x: False)
         for seed in range(3):
             run = partial(forward, 8, seed)
             assert torch.equal(run()[0], plainly(graphs, run)[0])
         assert list(graphs._frames.values()) == [None] and not graphs.replayed
 
 
-def test_the_pool_is_that_of_the_segment_that_holds_the_tensor(graphs, monkeypatch):
+def test_large_states_are_replayed_where_none_is_saved(graphs, monkeypatch):
+    """In a frame of two states."""
+    monkeypatch.setattr(graphs, "LARGEST_STATE", 1 * 3 * 5 * 4 * 4 - 1)
+    with torch.no_grad():
+        for seed in range(3):
+            run = partial(forward, 11, seed)
+            assert torch.equal(run()[0], plainly(graphs, run)[0])
+        (frame,) = graphs._frames.values()
+        assert len(frame.states) == 2 and graphs.replayed
+        for _ in range(3):
+            forward(7, 0)  # fewer steps than a run that saves has: not worth the copies
+        assert list(graphs._frames.values()) == [frame]
+
+
+def test_the_pool_is_that_of_the_segment_that_holds_the_tensor(monkeypatch):
+    from nca_fast.kernels.triton import memory
+
     x = mock.Mock(is_cuda=True, data_ptr=lambda: 2000)
     for pool, address in (((0, 0), 1500), ((0, 3), 1500), ((0, 0), 2001)):
         segments = [
@@ -356,7 +373,7 @@ def test_the_pool_is_that_of_the_segment_that_holds_the_tensor(graphs, monkeypat
             {"address": address, "total_size": 501, "segment_pool_id": pool},
         ]
         monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda segments=segments: segments)
-        assert graphs._in_the_common_pool(x) == (pool == (0, 0) and address == 1500)
+        assert memory.in_the_common_pool(x) == (pool == (0, 0) and address == 1500)
 
 
 def test_inside_a_capture_of_the_caller_nothing_is_replayed(monkeypatch):

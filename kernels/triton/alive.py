@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .cells import beside, own_cells
-from .weights import Scratch
+from .memory import Scratch
 
 _CELLS = 128  # of a program: one for each of its threads
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .fire import RowKeys, word
+from .memory import in_the_common_pool
 from .steps import RolloutWeights, backward_step, forward_step
 
 # Steps of the longest run whose states are kept, which lie in the frame, and of one that only goes on. The scale of
@@ -28,6 +29,8 @@ _FREE_STEPS = 64
 # Bytes of the largest state that is replayed. At the 30 Gcell-steps/s predicted for an H200, C = 12 and float32, such a
 # step takes 12 us, a launch from Python some 30; and the copies of saved states would soon cost more than launches.
 LARGEST_STATE = 16 << 20
+# Likewise where no state is saved, so that nothing is copied but where a rollout begins and ends: a step takes 46 us.
+LARGEST_FREE_STATE = 64 << 20
 _FEWEST_STEPS = 4  # copies into the frame and out of it cost as much as launching a few steps
 _FRAMES_BYTES = 192 << 20  # of all frames of a device, or of the last one where that has more
 _KINDS = 64  # kinds of rollouts that are remembered, most of them without a frame
@@ -68,13 +71,14 @@ class Graphs:
 class Frame:
     """The memory and the graphs of all rollouts of one kind.
 
-    `states` [SAVED_STEPS + 1, B, H, W, C4]: the last one is where a run begins and ends, the others are in between.
+    `states` [SAVED_STEPS + 1 or 2, B, H, W, C4]: the last is where a run begins and ends, the others are in between.
+    Of states larger than LARGEST_STATE, which are not saved, there are two.
     """
 
     def __init__(self, x: Tensor, weights: RolloutWeights, fire: Tensor, origin_column: int):
         self.weights, self.fire, self.origin_column = RolloutWeights(*weights.made_of), fire.clone(), origin_column
         self.keys = RowKeys(_FREE_STEPS, x)
-        self.states = x.new_empty(SAVED_STEPS + 1, *x.shape)
+        self.states = x.new_empty(SAVED_STEPS + 1 if x.nbytes <= LARGEST_STATE else 2, *x.shape)
         self.grads = self.buffer = None
         self.graphs, self.replays = Graphs(), {}
 
@@ -153,22 +157,10 @@ def _stream(x):
     return torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
 
 
-def _in_the_common_pool(x):
-    """Says whether x lies in the memory that torch gives to everybody, and not in a pool that somebody resets.
-
-    torch.compile(mode="reduce-overhead") runs the first call of a model in its own pool; what is kept there is lost.
-    """
-    if not x.is_cuda:
-        return True
-    for segment in torch.cuda.memory_snapshot():
-        if segment["address"] <= x.data_ptr() < segment["address"] + segment["total_size"]:
-            return tuple(segment["segment_pool_id"]) == (0, 0)
-    return False
-
-
-def _frame(x, weights, fire, rule, place, steps):
+def _frame(x, weights, fire, rule, place, steps, largest=None):
     """Finds the frame that serves a rollout, or None where its steps are launched one by one."""
-    if steps < _FEWEST_STEPS or x.nbytes > LARGEST_STATE or not _replays(x):
+    largest = LARGEST_STATE if largest is None else max(LARGEST_STATE, largest)
+    if steps < _FEWEST_STEPS or x.nbytes > largest or not _replays(x):
         return None
     packed, column = weights.packed, word(place.column)
     key = x.device, _stream(x), x.shape, x.dtype, rule, packed.precision, packed.per_sample, fire.ndim, column
@@ -180,7 +172,7 @@ def _frame(x, weights, fire, rule, place, steps):
     if _frames[key] is None:
         with torch.inference_mode(False), torch.no_grad():  # or only that mode could write to the frame
             frame = Frame(x, weights, fire, column)
-        _frames[key] = frame if _in_the_common_pool(frame.states) else None
+        _frames[key] = frame if in_the_common_pool(frame.states) else None
     _frames.move_to_end(key)
     return _frames[key]
 
@@ -198,7 +190,9 @@ def _release(device):
 def replayed_advance(x: Tensor, weights: RolloutWeights, fire: Tensor, rule, place, states: Tensor, every: int) -> bool:
     """Does what `rollout.advance` does; False where nothing was done, because it is better launched one by one."""
     with _lock:
-        frame = _frame(x, weights, fire, rule, place, len(states) * every)
+        # A run that is cut into many saves nearly every state, too.
+        largest = LARGEST_FREE_STATE if every >= SAVED_STEPS else None
+        frame = _frame(x, weights, fire, rule, place, len(states) * every, largest)
         if frame is None:
             return False
         frame.take(weights, fire, place)
@@ -226,7 +220,7 @@ def replayed_backward(
             return False
         if frame.grads is None:
             frame.grads, frame.buffer = grad.new_empty(2, *grad.shape), torch.empty_like(buffer)
-            if not _in_the_common_pool(frame.grads):
+            if not in_the_common_pool(frame.grads):
                 frame.grads = None
                 return False
         frame.take(weights, fire, place.after(len(states)))

@@ -1,15 +1,22 @@
 """What the Triton kernels can do, and what memory they take. Imported where there is no triton."""
 
 import os
+import re
+from functools import lru_cache
+from importlib import import_module
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 DEVICE = "cuda"  # what torch calls AMD's GPUs too
-# KiB of shared memory that the single pass needs, see shared_bytes in bench/results/triton_table.json.
-_SHARED_KIB = {"fp32": 74, "tf32": 113, "fp16": 74, "bf16": 74}
-_SHARED_KIB_WIDE = 187  # with two hidden layers, more than 16 channels or more than four filters
+OLDEST_TRITON = (3, 5)  # 3.3 cannot compile the kernels, 3.4 spills 51 registers in the backward pass
+# KiB of shared memory that the single pass needs on GPUs that have no more than 99, whose matrix units take weights
+# from registers: the most of a forward and a backward step, see shared_bytes in bench/results/triton_table.json.
+_SHARED_KIB = {"fp32": 74, "tf32": 76, "fp16": 46, "bf16": 46}
+_SHARED_KIB_TWO_LAYERS = {"fp32": 94, "fp16": 60, "bf16": 60}  # up to 24 channels; fp32: up to four filters
+_SHARED_KIB_TWO_LAYERS_WIDE = {"fp16": 72, "bf16": 72}  # up to 32 channels and four filters
+_SHARED_KIB_WIDE = 187
 _SHARED_KIB_THROUGH_MEMORY = 64
 
 
@@ -42,23 +49,45 @@ def refusal(rule, x: Tensor, precision: str) -> str | None:
         return None
     if find_spec("triton") is None:
         return "the Triton kernels need triton, which is not installed: run `pip install triton` (Linux)."
-    if x.is_cuda and torch.version.hip is None:
-        return _refusal_of_gpu(rule, x.device, precision)
-    return None
+    version = triton_version()
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_TRITON:
+        oldest = ".".join(map(str, OLDEST_TRITON))
+        return (
+            f"the Triton kernels need triton {oldest} or later, which comes with torch 2.9, but here is {version}: run "
+            "`pip install --upgrade torch`."
+        )
+    if not x.is_cuda:
+        return None
+    return _refusal_of_amd(x.device) if torch.version.hip else _refusal_of_nvidia(rule, x.device, precision)
 
 
-def _refusal_of_gpu(rule, device, precision):
+@lru_cache(maxsize=1)
+def triton_version() -> str:
+    """Returns the version of the triton that is installed, whatever its package is called."""
+    return import_module("triton").__version__
+
+
+def _refusal_of_amd(device):
+    name = torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    if re.fullmatch(r"gfx9(0a|4\d|5\d)", name):
+        return None
+    return (
+        "the Triton kernels need an AMD GPU of the Instinct series (MI200 or later: gfx90a, gfx942, gfx950), because "
+        f"on others they do not fit into the registers, but {torch.cuda.get_device_name(device)} is {name}: stay with "
+        "the reference, or move model and state to the CPU, which has kernels."
+    )
+
+
+def _refusal_of_nvidia(rule, device, precision):
     name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
     if capability < (8, 0):
         return (
-            "the Triton kernels need a GPU of compute capability 8.0 (Ampere) or later, because Triton does not use "
-            f"the matrix units of older ones, but {name} has {'.'.join(map(str, capability))}."
+            "the Triton kernels need a GPU of compute capability 8.0 (Ampere: A100, L4, RTX 30) or later, because "
+            f"Triton does not use the matrix units of older ones (Turing, such as T4), but {name} has "
+            f"{'.'.join(map(str, capability))}: choose a later one, stay with the reference, or move model and state "
+            "to the CPU, which has kernels."
         )
-    needed = _SHARED_KIB[precision]
-    if through_memory(rule, precision)[0]:
-        needed = _SHARED_KIB_THROUGH_MEMORY
-    elif len(rule.hidden) == 2 or rule.channels > 16 or len(rule.stencils) > 4:
-        needed = _SHARED_KIB_WIDE
+    needed = _shared_kib(rule, precision)
     there = torch.cuda.get_device_properties(device).shared_memory_per_block_optin // 1024
     if there < needed:
         return (
@@ -66,6 +95,17 @@ def _refusal_of_gpu(rule, device, precision):
             f"{name} has {there} KiB."
         )
     return None
+
+
+def _shared_kib(rule, precision):
+    if through_memory(rule, precision)[0]:
+        return _SHARED_KIB_THROUGH_MEMORY
+    filters = len(set(rule.stencils))
+    if len(rule.hidden) == 2:
+        if rule.channels <= 24 and filters <= (8 if precision != "fp32" else 4):
+            return _SHARED_KIB_TWO_LAYERS.get(precision, _SHARED_KIB_WIDE)
+        return _SHARED_KIB_TWO_LAYERS_WIDE.get(precision, _SHARED_KIB_WIDE) if filters <= 4 else _SHARED_KIB_WIDE
+    return _SHARED_KIB_WIDE if rule.channels > 16 or filters > 4 else _SHARED_KIB[precision]
 
 
 def load() -> None:

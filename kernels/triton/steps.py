@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from .alive import AliveMask
+from .half_range import halved, weight_scales
 from .limits import through_memory
+from .memory import Scratch
 from .single_pass.steps import SinglePass
 from .through_memory.steps import ThroughMemory
-from .weights import PackedWeights, Scratch, gradient_scale
+from .weights import PackedWeights, gradient_scale
 
 
 class RolloutWeights:
@@ -27,6 +29,10 @@ class RolloutWeights:
     def __init__(self, params: Tensor, rule, precision: str):
         self.made_of = params, rule, precision
         forward, backward = through_memory(rule, precision)
+        self.scales = None
+        if precision == "fp16":
+            self.scales = weight_scales(params, rule)
+            params, rule = params * self.scales, halved(rule)
         self.scratch = Scratch()
         self.alive = None if rule.alive_channel is None else AliveMask(rule, self.scratch)
         self.ways = [] if forward else [SinglePass(params, rule, precision)]
@@ -106,7 +112,7 @@ def gradient_buffer(weights: RolloutWeights, x: Tensor) -> Tensor:
 def reduce_gradients(buffer: Tensor, weights: RolloutWeights) -> Tensor:
     """Sums the gradient of params, float32, from the partial sums; those of a sample lie together."""
     packed = weights.backward_way.weights
-    if not packed.per_sample:
-        return buffer.sum(0, dtype=torch.float64).float()[packed.index]
-    samples = buffer.view(len(packed.matrices), -1, buffer.shape[1])
-    return samples.sum(1, dtype=torch.float64).float()[:, packed.index]
+    if packed.per_sample:
+        buffer = buffer.view(len(packed.matrices), -1, buffer.shape[1])
+    grad = buffer.sum(-2, dtype=torch.float64).float()[..., packed.index]
+    return grad if weights.scales is None else grad * weights.scales

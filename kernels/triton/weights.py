@@ -1,16 +1,15 @@
-"""What the Triton kernels of a rollout share: packed weights, the scale of their gradients, and scratch memory.
+"""What the Triton kernels of a rollout share: packed weights, and the scale of their gradients.
 
 Weights are packed once per rollout, by the packing of the single pass (single_pass/packing.py) or that of the way
 through memory (through_memory/packing.py).
 """
-
-from functools import lru_cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .memory import kept_on
 from .products import DTYPES
 
 
@@ -23,11 +22,10 @@ def _high(bias, precision):
     return bias.to(DTYPES[precision]).float()
 
 
-@lru_cache(maxsize=256)
-def _indices(packing, device):
-    """Keeps on the device where params and the first bias lie among the packed weights: a copy would wait for it."""
-    first_bias = packing.first_bias
-    return packing.index.to(device), None if first_bias is None else first_bias.to(device)
+def _to_tf32(weights):
+    """Rounds to the 10 bits that matrix units read of a float32; by themselves they would cut off the rest."""
+    bits = weights.view(torch.int32)
+    return ((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).view(torch.float32)
 
 
 class PackedWeights:
@@ -43,14 +41,18 @@ class PackedWeights:
         self.packing = packing
         self.precision = precision
         self.per_sample = params.ndim == 2
-        self.index, first_bias = _indices(self.packing, params.device)
+        first_bias = packing.first_bias
+        places = (packing.index,) if first_bias is None else (packing.index, first_bias)
+        self.index, *first_bias = kept_on(params.device, packing, lambda: places)
         packed = params.new_zeros(*params.shape[:-1], self.packing.packed).index_add_(-1, self.index, params)
-        if first_bias is not None:
+        if first_bias:
+            (first_bias,) = first_bias
             bias = packed[..., first_bias]
             high = _high(bias, precision)
             packed[..., first_bias] = high
             packed[..., first_bias + 1] = bias - high
-        self.matrices = packed[..., : self.packing.weights].to(DTYPES[precision]).contiguous()
+        matrices = packed[..., : self.packing.weights].to(DTYPES[precision]).contiguous()
+        self.matrices = _to_tf32(matrices) if precision == "tf32" else matrices
         self.biases = packed[..., self.packing.weights :].clone(memory_format=torch.contiguous_format)
 
     @property
@@ -80,16 +82,3 @@ def gradient_scale(grad: Tensor) -> Tensor:
     scale = torch.empty_like(largest)
     opposite_power[(1,)](largest, scale)
     return scale
-
-
-class Scratch:
-    """Memory between the kernels of a step: tensors allocated once per rollout, when they are first asked for."""
-
-    def __init__(self):
-        self.kept = {}
-
-    def __call__(self, name: str, like: Tensor, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Returns the tensor of a name, beside `like`; zeros at first: some columns are read and never written."""
-        if name not in self.kept:
-            self.kept[name] = torch.zeros(*shape, dtype=dtype, device=like.device)
-        return self.kept[name]

@@ -1,5 +1,6 @@
 """Launches the kernels of the single pass: the sizes of programs, and what they are compiled for."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,15 @@ WARPS = 4  # of a program
 # backward kernel writes all but two where it computes grad_x.
 COLUMNS = {"fp32": 16, "tf32": 64, "fp16": 64, "bf16": 64}
 _PROGRAMS = 1024  # of a forward step, if there are rows enough: several per multiprocessor of any GPU
-_GRADIENT_PROGRAMS = 512  # partial sums of weight gradients, 30 KiB each: little beside the states of one step
+# Partial sums of weight gradients, 30 KiB each: little beside the states of one step. Where the GPU is known there are
+# as many as it runs at once, or a few times that: two programs of 255 registers on a multiprocessor.
+_GRADIENT_PROGRAMS = 512
+_RESIDENT = 2
+_MOST_WAVES = 4
+# Where the compiler keeps less in registers than on (8, 0): loading rows again is 2 % more instructions than the 30
+# registers that it would spill. (The one launch of `few_channels` spills some 40 there, and two launches without
+# spills would have a third more instructions.)
+_FEWER_CARRIED = ((8, 6), (8, 9))
 
 
 class Tile(NamedTuple):
@@ -50,12 +59,25 @@ def passes(weights: PackedWeights, per_cell: bool) -> tuple[Pass, ...]:
         return (Pass(True, True, True, False),)
     if few_sums and constants["C"] > 12:
         return Pass(True, False, False, True), Pass(False, True, False, True), Pass(False, False, True, True)
-    return Pass(True, False, False, True), Pass(False, True, True, few_sums)
+    carried = capability(weights.matrices.device) not in _FEWER_CARRIED
+    return Pass(True, False, False, carried), Pass(False, True, True, carried and few_sums)
 
 
-def before_hopper(device: torch.device) -> bool:
-    """Says whether it is an NVIDIA GPU whose matrix units take weights from registers, of which fewer are left."""
-    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] < 9
+def capability(device: torch.device) -> tuple[int, int] | None:
+    """Returns the compute capability of an NVIDIA GPU; None of anything else."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return None
+    return torch.cuda.get_device_capability(device)
+
+
+def weights_in_registers(device: torch.device) -> bool:
+    """Says whether it is an NVIDIA GPU whose matrix units take weights from registers, of which fewer are left.
+
+    Those of Hopper (9) and of the data centre's Blackwell (10, 11) take them from shared memory; consumer cards of
+    Blackwell (12) are as Ampere was.
+    """
+    found = capability(device)
+    return found is not None and found[0] not in (9, 10, 11)
 
 
 def _forward_tile(precision, B, H, W) -> Tile:
@@ -64,10 +86,38 @@ def _forward_tile(precision, B, H, W) -> Tile:
     return Tile(columns, max(4, min(32, -(-rows // 2) * 2)))  # even, because the loop takes two rows at once
 
 
-def _backward_tile(precision, B, H, W) -> Tile:
+def _places(device: torch.device) -> int | None:
+    """Counts the backward programs that a GPU runs at once; None without one."""
+    if device.type != "cuda":
+        return None
+    return _RESIDENT * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@lru_cache(maxsize=256)
+def _backward_rows(strips, H, places) -> int:
+    """Chooses rows of a program so that the last wave of programs is no handful.
+
+    The time is that of all waves, of which each takes the rows of a program and one more at either end.
+
+    Args:
+        strips: Columns of programs, of all samples.
+        places: Programs that run at once.
+    """
+    best = None
+    for down in range(1, min(H, max(1, places * _MOST_WAVES // strips)) + 1):
+        rows = triton.cdiv(H, down)
+        time = triton.cdiv(strips * triton.cdiv(H, rows), places) * (rows + 2)
+        if best is None or time < best[0]:
+            best = time, rows
+    return best[1]
+
+
+def _backward_tile(precision, B, H, W, places=None) -> Tile:
     columns = COLUMNS[precision]
-    rows = triton.cdiv(B * H * triton.cdiv(W, columns - 2), _GRADIENT_PROGRAMS)
-    return Tile(columns, max(4, rows))
+    strips = B * triton.cdiv(W, columns - 2)
+    if places is None:
+        return Tile(columns, max(4, triton.cdiv(strips * H, _GRADIENT_PROGRAMS)))
+    return Tile(columns, _backward_rows(strips, H, places))
 
 
 def _programs(tile, columns, B, H, W):
@@ -88,7 +138,7 @@ class SinglePass:
         weights = self.weights
         constants = weights.packing.constants
         small = constants["C"] * len(constants["TERMS"]) <= 64 and not constants["HIDDEN2"]
-        two_rows = small and weights.matrices.element_size() == 2 and not before_hopper(weights.matrices.device)
+        two_rows = small and weights.matrices.element_size() == 2 and not weights_in_registers(weights.matrices.device)
         unroll = 2 if two_rows else 1  # as many as there are registers for
         return constants | product_constants(weights.precision) | {"MAP": per_cell, "UNROLL": unroll}
 
@@ -132,7 +182,7 @@ class SinglePass:
 
     def gradient_buffer(self, x: Tensor) -> Tensor:
         """Makes partial sums of the gradient of the packed weights, zero: float32 [programs, packed]."""
-        tile = _backward_tile(self.weights.precision, *x.shape[:3])
+        tile = _backward_tile(self.weights.precision, *x.shape[:3], _places(x.device))
         programs = _programs(tile, tile.columns - 2, *x.shape[:3])
         return torch.zeros(programs, self.weights.packing.packed, dtype=torch.float32, device=x.device)
 
@@ -144,7 +194,8 @@ class SinglePass:
             buffer: From `gradient_buffer`.
             kept: What `forward` returned.
         """
-        tensors, tile = (x, grad, grad_x, buffer, scale), _backward_tile(self.weights.precision, *x.shape[:3])
+        tensors = x, grad, grad_x, buffer, scale
+        tile = _backward_tile(self.weights.precision, *x.shape[:3], _places(x.device))
         constants = self._backward_constants(fire.ndim == 2)
         for p in passes(self.weights, fire.ndim == 2):
             computed = {"GRAD_X": p.GRAD_X, "GRAD_W1": p.GRAD_W1, "GRAD_W": p.GRAD_W, "CARRIED": p.CARRIED}

@@ -16,8 +16,9 @@ import torch
 import triton
 from torch import Tensor
 
+from ..memory import Scratch
 from ..products import DTYPES, product_constants
-from ..weights import PackedWeights, Scratch
+from ..weights import PackedWeights
 from .network_backward import network_bwd
 from .network_forward import network_fwd
 from .packing import layer_packing

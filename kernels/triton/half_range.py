@@ -1,0 +1,100 @@
+"""How float16 products keep within float16: filters and weights are multiplied by powers of two, which is exact.
+
+    y'_f = y_f 2**-k_f        h'_u = h_u 2**-e_u        W'_ui = W_ui 2**(e_i - e_u)        b'_u = b_u 2**-e_u
+
+k_f hangs on the taps of a filter, e_u on the weights of a unit: they are the least, 0 at least, with which nothing that
+a matrix product is given exceeds 65504 as long as no number of the state exceeds `STATE`. Units that are cut at zero do
+not mind: relu(h 2**-e) = relu(h) 2**-e. What a product is given has the same bits as without, but for what float16
+holds in fewer than 11 of them: there numbers are 2**14 times smaller than the largest that the unit is safe from.
+
+Unscaled, a laplacian (24 times a value) overflowed from states of 2730 on, and a unit sooner. An infinite unit times a
+weight of zero is NaN, which spreads to the neighbours step by step.
+"""
+
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .memory import kept_on
+
+STATE = 2.0**15
+_LARGEST_UNIT = 15  # exponent of what units stay below; float16 would hold one more, for sums that are rounded up
+# Exponent of what the absolute weights of a unit in the last layer stay below in sum: the backward pass multiplies them
+# by gradients of up to 2. Where this and `_LARGEST_UNIT` are at odds, a step multiplies states by 2**13 or more.
+_LARGEST_SUM = 14
+
+
+@lru_cache(maxsize=256)
+def _halvings(stencils):
+    """Counts how often each filter is halved."""
+    found = []
+    for stencil in stencils:
+        taps, k = sum(abs(tap) for row in stencil for tap in row), 0
+        while taps > 1.999 * 2**k:
+            k += 1
+        found.append(k)
+    return tuple(found)
+
+
+@lru_cache(maxsize=256)
+def halved(rule):
+    """Returns the rule (`nca_fast.rule.KernelRule`) with filters times 2**-k_f."""
+    stencils = tuple(
+        tuple(tuple(tap * 2.0**-k for tap in row) for row in stencil)
+        for stencil, k in zip(rule.stencils, _halvings(rule.stencils), strict=True)
+    )
+    return replace(rule, stencils=stencils)
+
+
+def _perceived(rule):
+    """Makes the exponents k of all numbers of perception, int32 [F * C], and their largest absolute values, float32."""
+    halvings = [*_halvings(rule.stencils), *([0] if rule.maximum_window else [])]
+    taps = [sum(abs(tap) for row in stencil for tap in row) for stencil in rule.stencils]
+    taps += [1.0] if rule.maximum_window else []
+    k = torch.tensor(halvings, dtype=torch.int32).repeat_interleave(rule.channels)
+    return k, torch.tensor(taps).repeat_interleave(rule.channels).mul_(STATE)
+
+
+def _exponent(x):
+    """Returns the least e with x < 2**e, int32; for positive float32."""
+    return (x.view(torch.int32) >> 23) - 126
+
+
+def _power(e):
+    """Returns 2**e, float32; e from -126 to 127."""
+    return ((e + 127) << 23).view(torch.float32)
+
+
+def weight_scales(params: Tensor, rule) -> Tensor:
+    """Computes the powers of two by which weights and biases are multiplied, on their device. Like params.
+
+    Args:
+        params: All layers' weights [out, in] and biases in a row, float32 [P]; or, one rule per sample, [B, P].
+        rule: As it was before `halved`.
+    """
+    lead, at, layers = params.shape[:-1], 0, []
+    for out, inputs, bias in rule.layers:
+        end = at + out * inputs
+        layers.append((params[..., at:end].reshape(*lead, out, inputs), params[..., end : end + out * bias]))
+        at = end + out * bias
+    incoming, largest = kept_on(params.device, ("perceived", rule), lambda: _perceived(rule))
+    (last, _), scales = layers[-1], []
+    for n, (weight, bias) in enumerate(layers):
+        out, inputs = weight.shape[-2:]
+        if weight is last:
+            scale = _power(incoming).unsqueeze(-2).expand(*lead, out, inputs)
+            scales += [scale.reshape(*lead, -1), torch.ones_like(bias)]
+            break
+        largest = (weight.abs() * largest.unsqueeze(-2)).sum(-1)
+        if bias.shape[-1]:
+            largest = largest + bias.abs()
+        e = (_exponent(largest) - _LARGEST_UNIT).clamp_(0, 60)
+        if n == len(layers) - 2:
+            room = _LARGEST_SUM - _exponent(last.abs().sum(-2))
+            e = torch.minimum(e, room.clamp_(0, 60))
+        scale = _power(incoming.unsqueeze(-2) - e.unsqueeze(-1))
+        scales += [scale.reshape(*lead, -1), _power(-e) if bias.shape[-1] else bias]
+        incoming = e
+    return torch.cat(scales, -1)
