@@ -105,6 +105,24 @@ def test_vmap_over_stacked_parameters(x, backend):
             close(stacked[name].grad[n], p.grad)
 
 
+def test_the_triton_kernels_under_transforms():
+    """Their states have a layout of their own: what is saved, and the gradient of both, through vmap and grad."""
+    pytest.importorskip("triton", reason="the Triton kernels need triton: pip install triton")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    weights = [(w.to(device), None if b is None else b.to(device)) for w, b in random_weights(RULE)]
+    xs = torch.randn(2, 1, 4, 2, 3, device=device)
+
+    def gradients(backend):
+        def loss(x, w):
+            options = {"seed": 1, "backend": backend, "precision": "fp32"}
+            return rollout(x, [(w, weights[0][1]), weights[1]], RULE, 2, **options).sin().sum()
+
+        return torch.vmap(func.grad(loss, argnums=(0, 1)), in_dims=(0, None))(xs, weights[0][0])
+
+    for got, want in zip(gradients("triton"), gradients("reference"), strict=True):
+        close(got, want)
+
+
 @BACKENDS
 def test_gradients_per_sample(x, backend):
     nca = NCA(RULE, init_gain=1.0)
