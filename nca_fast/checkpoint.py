@@ -21,7 +21,6 @@ from nca_fast.files import atomic_path
 Module = TypeVar("Module", bound=nn.Module)
 
 HEADER_KEY = "nca_fast"
-MODEL_FILE = "model.safetensors"  # of a trained model in its folder
 
 
 def provenance() -> dict[str, str]:

@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nca_fast import checkpoint, ops
+from nca_fast import ops
 from nca_fast.arguments import checked_integer
 from nca_fast.devices import moved
+from nca_fast.files import MODEL_FILE
 from nca_fast.presets import PRESETS
 from nca_fast.rule import Rule
 
@@ -204,7 +205,9 @@ class NCA(nn.Module):
             ValueError: the weights are not finite.
             OSError: the folder cannot be written.
         """
-        path = Path(folder) / checkpoint.MODEL_FILE
+        from nca_fast import checkpoint
+
+        path = Path(folder) / MODEL_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: t for name, t in self.state_dict().items() if not name.startswith("layers.")}
         for i, (weight, bias) in enumerate(self.weights):  # as they are computed, where a layer is parametrized
@@ -223,13 +226,15 @@ class NCA(nn.Module):
         Raises:
             OSError, ValueError: there is no such file, or it does not hold an automaton.
         """
+        from nca_fast import checkpoint
+
         path = Path(model)
         if path.is_dir():
-            path = path / checkpoint.MODEL_FILE
+            path = path / MODEL_FILE
         elif not path.exists() and str(model).count("/") == 1 and not path.suffix and not path.parent.exists():
             from huggingface_hub import hf_hub_download
 
-            path = Path(hf_hub_download(str(model), checkpoint.MODEL_FILE))
+            path = Path(hf_hub_download(str(model), MODEL_FILE))
         return checkpoint.load_module(path, "nca", "an automaton", cls.from_config)
 
     def extra_repr(self) -> str:

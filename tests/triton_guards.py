@@ -10,6 +10,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from triton_rollouts import begin_launch
 
 GAP = 1 << 12  # elements of NaN before and after each tensor
 
@@ -83,6 +84,7 @@ def watched(programs=None):
             named[name] = copies[key]
         watch.kernel, watch.written = executor.fn.__name__, {}
         watch.ranges = {n: (named[n].data_ptr(), named[n].data_ptr() + t.nbytes) for n, t in tensors.items()}
+        begin_launch()
         scope = interpreter._patch_lang(executor.fn)
         try:
             converted = {

@@ -12,31 +12,39 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = DEVICE == "cpu"
 
 
+_replaced = set()  # modules of triton.language whose built-ins the launch under way has replaced
+
+
 def prepare_the_interpreter_once_per_launch():
     """Skips what Triton's interpreter does again at every call of a device function: more than half of its time.
 
     It replaces the built-in functions of triton.language, whose members it searches anew each time, although they stay
-    replaced until the launch ends.
+    replaced until the launch ends. Whoever launches in another way calls `begin_launch` first.
     """
     from triton import language
     from triton.runtime import interpreter
 
     if not hasattr(interpreter, "_LangPatchScope"):
         return  # another version of triton
-    replace, launch, replaced = interpreter._patch_lang, interpreter.GridExecutor.__call__, set()
+    replace, launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
 
     def replace_once(function):
         languages = {m for m in (language, language.core) if any(v is m for v in function.__globals__.values())}
-        if languages <= replaced:
+        if languages <= _replaced:
             return interpreter._LangPatchScope()
-        replaced.update(languages)
+        _replaced.update(languages)
         return replace(function)
 
     def launch_alone(*args, **kwargs):
-        replaced.clear()
+        begin_launch()
         return launch(*args, **kwargs)
 
     interpreter._patch_lang, interpreter.GridExecutor.__call__ = replace_once, launch_alone
+
+
+def begin_launch():
+    """Says that the built-ins are those of Triton again."""
+    _replaced.clear()
 
 
 if INTERPRETED and find_spec("triton"):

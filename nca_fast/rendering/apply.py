@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nca_fast import checkpoint
 from nca_fast.canvas.scene import Scene
-from nca_fast.files import check_writable
+from nca_fast.files import MODEL_FILE, check_writable
 from nca_fast.media.film import FILMS
 from nca_fast.media.images import load_image, picture_files
 from nca_fast.nca import NCA
@@ -20,7 +20,7 @@ def shown_steps(model: str | Path) -> int:
         ValueError: The file does not say. Others as `checkpoint.load_metadata`.
     """
     path = Path(model)
-    path = path / checkpoint.MODEL_FILE if path.is_dir() else path
+    path = path / MODEL_FILE if path.is_dir() else path
     steps = checkpoint.load_metadata(path).get("provenance", {}).get("shown_steps")
     if not isinstance(steps, int):
         raise ValueError(f"steps must be given, because {path} does not say how many its training showed.")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nca_fast import checkpoint, processes
-from nca_fast.checkpoint import MODEL_FILE
+from nca_fast.files import MODEL_FILE
 
 TRAINING_FILE = "training.safetensors"
 PICTURES_FILE = "pictures.safetensors"

@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nca_fast import checkpoint, ops
+from nca_fast import ops
 from nca_fast.devices import moved
+from nca_fast.files import MODEL_FILE
 from nca_fast.nca import put_cell, read_living
 from nca_fast.rule import Rule
 from nca_fast.systems.vae.architecture import Architecture
@@ -180,7 +181,9 @@ class VAENCA(nn.Module):
 
     def save_pretrained(self, folder: str | Path, provenance: dict | None = None) -> Path:
         """Writes `model.safetensors` into a folder, atomically; the arguments and errors are those of `NCA`."""
-        path = Path(folder) / checkpoint.MODEL_FILE
+        from nca_fast import checkpoint
+
+        path = Path(folder) / MODEL_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.save(path, self.state_dict(), {"vae": self.config(), "provenance": provenance or {}})
         return path
@@ -192,8 +195,10 @@ class VAENCA(nn.Module):
         Raises:
             OSError, ValueError: there is no such file, or it does not hold a VAE-NCA.
         """
+        from nca_fast import checkpoint
+
         path = Path(model)
-        path = path / checkpoint.MODEL_FILE if path.is_dir() else path
+        path = path / MODEL_FILE if path.is_dir() else path
         return checkpoint.load_module(path, "vae", "a VAE-NCA", cls.from_config)
 
 
