@@ -175,7 +175,6 @@ GUARD_MUTANTS = [
     (BACKWARD, "cell = (column + W) % W", "cell = column"),
     (BACKWARD, "cell = tl.minimum(tl.maximum(column, 0), W - 1)", "cell = column"),
     (CELLS, "cell = first_cell + tl.minimum(begin + i, cells - 1)", "cell = first_cell + begin + i"),
-    (CELLS, "tl.minimum(i, W - 1), (i < W)", "i, (i < W)"),
     (HALF, "while taps > 1.999 * 2**k", "while taps > 64 * 2**k"),
     (HALF, "(_exponent(largest) - _LARGEST_UNIT)", "(_exponent(largest) - 40)"),
     (HALF, "room = _LARGEST_SUM -", "room = 60 -"),

@@ -1,7 +1,7 @@
 """What the compilers make of the Triton kernels, without a GPU: registers, spills, shared memory, instructions.
 
     python -m bench.triton_table                    every variant for every target, half an hour; writes
-                                                    bench/results/triton_table.json
+                                                    bench/results/triton_table.json; goes on where it was cut off
     python -m bench.triton_table sm_90 texture      prints the variants of one target whose names hold a word
 
 Instructions are what one warp issues for its share, per cell: everything outside loops, and all turns of the loop: 32
@@ -12,6 +12,7 @@ but a spill or a growth shows here first.
 import ast
 import contextlib
 import hashlib
+import json
 import math
 import os
 import re
@@ -303,10 +304,15 @@ def _figures(launch, target):
 def main(arguments: list[str]) -> None:
     target, word = (*arguments, "", "")[:2]
     rows, facts = [], header() | {"digest": digest()}
+    if not arguments and TABLE.exists():  # goes on where a run of the same kernels was cut off
+        earlier = json.loads(TABLE.read_text())
+        same = all(earlier["header"].get(key) == facts[key] for key in ("digest", "triton"))
+        rows = earlier["rows"] if same else []
+    done = {(r["variant"], r["direction"], r["target"]) for r in rows}
     for t in [target] if target else TARGETS:
         for name in variants_of(t):
             for direction in ("forward", "backward"):
-                if word in name:
+                if word in name and (name, direction, t) not in done:
                     rows.append(row(name, direction, t))
                     print(*(f"{v:>7}" if n > 2 else f"{v:<30}" for n, v in enumerate(rows[-1].values())), flush=True)
                     if not arguments:
