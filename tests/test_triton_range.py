@@ -46,7 +46,11 @@ def errors(rule, size, scale=1.0, per_sample=False, precision="fp16", of="triton
 
 
 def check(*arguments, **options):
-    """At most twice the error of TF32 products, values and gradients; worst seen 1.0 and 2.1 times."""
+    """At most twice the error of TF32 products; worst seen 1.0 times for values, 4.2 for gradients.
+
+    Gradients may also be off by 2**-10, the rounding of ten bits: the reference does not round what the backward pass
+    multiplies, TF32 convolutions do. Those that are further off than twice are so by 5.5e-4 at most.
+    """
     (y, *grads), (y_tf32, *grads_tf32) = (
         errors(*arguments, **options, **how) for how in ({}, {"precision": "tf32", "of": "reference"})
     )
