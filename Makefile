@@ -17,8 +17,6 @@ venv: .venv/installed
 test: venv
 	$(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-# Threads that wait sleep: on a machine with other work they would keep the cores from those that compute.
-demo: export OMP_WAIT_POLICY = passive
 demo: venv
 	rm -rf demo
 	$(RUN) -m nca_fast texture skimage:brick --image-crop 256 --image-size 64 --iterations 1500 --time-limit 75 --out demo

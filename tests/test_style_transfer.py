@@ -329,14 +329,16 @@ def test_ctrl_c_saves_and_the_run_resumes(tmp_path, pictures, whole_run, monkeyp
     assert_same_run(tmp_path, whole_run)
 
 
-@pytest.mark.parametrize(("name", "version"), [("pictures.safetensors", 1), ("training.safetensors", 4)])
-def test_run_killed_while_writing_resumes(tmp_path, pictures, whole_run, name, version):
-    """SIGKILL strikes when a file is written and about to replace its former version."""
+def test_runs_killed_while_writing_resume(tmp_path, pictures, whole_run):
     style, content = str(pictures / "style.png"), str(pictures / "content")
-    killed_while_writing(name, version, f"train_style({TINY!r}, {style!r}, [{content!r}], {str(tmp_path)!r})")
-    assert list(tmp_path.glob(".*.tmp.*"))
-    train_style(TINY, style, [content], tmp_path, resume=True, progress=False)
-    assert_same_run(tmp_path, whole_run)
+    moments = [("pictures.safetensors", 1), ("training.safetensors", 4)]
+    folders = [tmp_path / name for name, _ in moments]
+    calls = [f"train_style({TINY!r}, {style!r}, [{content!r}], {str(folder)!r})" for folder in folders]
+    killed_while_writing([(*moment, call) for moment, call in zip(moments, calls, strict=True)])
+    for folder in folders:
+        assert list(folder.glob(".*.tmp.*")), folder
+        train_style(TINY, style, [content], folder, resume=True, progress=False)
+        assert_same_run(folder, whole_run)
 
 
 def test_a_run_keeps_its_settings_and_pictures(tmp_path, pictures, whole_run):

@@ -423,16 +423,16 @@ def test_ctrl_c_saves_and_the_run_resumes(tmp_path, picture, whole_run, monkeypa
     assert_same_run(tmp_path, whole_run)
 
 
-@pytest.mark.parametrize(
-    ("name", "version"),
-    [("training.safetensors", 1), ("training.safetensors", 4), ("model.safetensors", 4), ("preview.png", 2)],
-)
-def test_run_killed_while_writing_resumes(tmp_path, picture, whole_run, name, version):
-    killed_while_writing(name, version, f"train_texture({TINY!r}, {picture!r}, {str(tmp_path)!r})")
-    assert list(tmp_path.glob(".*.tmp.*"))
-    assert not (tmp_path / "texture.png").exists()
-    train_texture(TINY, picture, tmp_path, resume=True, progress=False)
-    assert_same_run(tmp_path, whole_run)
+def test_runs_killed_while_writing_resume(tmp_path, picture, whole_run):
+    moments = [("training.safetensors", 1), ("training.safetensors", 4), ("model.safetensors", 4), ("preview.png", 2)]
+    folders = [tmp_path / f"{name} {version}" for name, version in moments]
+    calls = [f"train_texture({TINY!r}, {picture!r}, {str(folder)!r})" for folder in folders]
+    killed_while_writing([(*moment, call) for moment, call in zip(moments, calls, strict=True)])
+    for folder in folders:
+        assert list(folder.glob(".*.tmp.*")), folder
+        assert not (folder / "texture.png").exists(), folder
+        train_texture(TINY, picture, folder, resume=True, progress=False)
+        assert_same_run(folder, whole_run)
 
 
 def test_command_killed_in_mid_run_resumes(tmp_path, picture):

@@ -1,6 +1,5 @@
 """Trainings of the five systems from Python, in short, and processes that are killed in the midst of one."""
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,29 +38,39 @@ def train_vae(config, dataset, out, **options):
     return train("vae", config, out, dataset=dataset, **options)
 
 
-def killed_while_writing(name, version, call):
-    """SIGKILL strikes a process when a file is written for the n-th time and about to replace its former version.
+def killed_while_writing(cases):
+    """SIGKILL strikes processes when a file is written for the n-th time and about to replace its former version.
+
+    All are forked from one fresh process, which has done nothing but imports: these take longer than the trainings.
 
     Args:
-        name, version: Of the file, and n.
-        call: What the process runs: a call of a function of this module, with the settings in it.
+        cases: (name of the file, n, what the process runs: a call of a function of this module with its settings).
     """
     root, here = Path(nca_fast.__file__).parents[1], Path(__file__).parent
     script = f"""
 import os, signal, sys
 sys.path.insert(0, {str(here)!r})
-replace, count = os.replace, 0
-def strike(source, target):
-    global count
-    count += os.path.basename(target) == {name!r}
-    if count == {version}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    replace(source, target)
-os.replace = strike
 from nca_fast.systems.style import StyleConfig
 from nca_fast.systems.texture import TextureConfig
 from trainings import train_style, train_texture
-{call}
+
+def run(name, version, call):
+    replace, count = os.replace, 0
+    def strike(source, target):
+        nonlocal count
+        count += os.path.basename(target) == name
+        if count == version:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+    os.replace = strike
+    eval(call)
+
+for case in {cases!r}:
+    child = os.fork()
+    if child == 0:
+        run(*case)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, case
 """
-    finished = subprocess.run([sys.executable, "-c", script], timeout=120, cwd=root)
-    assert finished.returncode == -signal.SIGKILL
+    subprocess.run([sys.executable, "-c", script], timeout=300, cwd=root, check=True)
