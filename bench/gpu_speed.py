@@ -12,7 +12,6 @@ graph takes; and the least of them, which is called its bound.
 
 import argparse
 import json
-import os
 import re
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import NamedTuple
 
 import torch
 
-from bench.harness import RESULTS, Rows, captured, copy_bandwidth, gpu_clocks, interleaved, matrix_rate
+from bench.harness import RESULTS, Rows, captured, copy_bandwidth, gpu_clocks, interleaved, matrix_rate, parsed_for_gpu
 from bench.population import grouped, population
 from bench.rollout import STATES, automaton, check_parity, peak_device_memory
 from bench.stock import StockNCA
@@ -249,13 +248,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="leave out what has not begun by then")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default 5)")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes; without a GPU in the interpreter")
-    options = parser.parse_args()
-    gpu = torch.cuda.is_available()
-    if options.smoke and not gpu:
-        os.environ["TRITON_INTERPRET"] = "1"
-        torch.set_num_threads(1)
-    elif not gpu:
-        parser.error("this needs a GPU that torch sees, but there is none.")
+    options, gpu = parsed_for_gpu(parser)
     # What stock PyTorch may do at its best: TF32 and the fastest convolution.
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

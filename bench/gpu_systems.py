@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from bench.harness import RESULTS, Rows
+from bench.harness import RESULTS, Rows, parsed_for_gpu
 
 SEED = 3
 # Of losses after a rollout of fp16 products, whose units switch elsewhere; a wrong kernel is off by more.
@@ -204,13 +204,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="leave out what has not begun by then")
     parser.add_argument("--profile", action="store_true", help="one iteration of each under torch.profiler")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes; without a GPU on the CPU")
-    options = parser.parse_args()
-    gpu = torch.cuda.is_available()
-    if options.smoke and not gpu:
-        os.environ["TRITON_INTERPRET"] = "1"
-        torch.set_num_threads(1)
-    elif not gpu:
-        parser.error("this needs a GPU that torch sees, but there is none.")
+    options, gpu = parsed_for_gpu(parser)
     device, smoke = "cuda" if gpu else "cpu", options.smoke
     if smoke:
         shrink_vae()

@@ -1,5 +1,6 @@
 """What all measurements share: interleaved timings, the machine's header, the FMA peak, and result files."""
 
+import argparse
 import json
 import os
 import platform
@@ -17,6 +18,20 @@ import torch
 from nca_fast.files import atomic_path
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def parsed_for_gpu(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, bool]:
+    """Parses the options of a measurement on a GPU, and says whether there is one.
+
+    Without one `--smoke` takes Triton's interpreter (call this before triton is imported), and all else is an error.
+    """
+    options, gpu = parser.parse_args(), torch.cuda.is_available()
+    if options.smoke and not gpu:
+        os.environ["TRITON_INTERPRET"] = "1"
+        torch.set_num_threads(1)
+    elif not gpu:
+        parser.error("this needs a GPU that torch sees, but there is none.")
+    return options, gpu
 
 
 def header() -> dict:

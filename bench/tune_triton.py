@@ -18,7 +18,6 @@ import contextlib
 import csv
 import ctypes
 import itertools
-import os
 import shutil
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from unittest import mock
 
 import torch
 
-from bench.harness import RESULTS, Rows, gpu_clocks, replay_seconds
+from bench.harness import RESULTS, Rows, gpu_clocks, parsed_for_gpu, replay_seconds
 from bench.rollout import automaton
 from nca_fast import rollout
 from nca_fast.backends import Place
@@ -284,13 +283,7 @@ def main() -> None:
     parser.add_argument("--ncu", action="store_true", help="what Nsight Compute says of both kernels")
     parser.add_argument("--launch", type=int, nargs=3, metavar=("B", "H", "W"), help="two steps, for a profiler")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes; without a GPU in the interpreter")
-    options = parser.parse_args()
-    gpu = torch.cuda.is_available()
-    if options.smoke and not gpu:
-        os.environ["TRITON_INTERPRET"] = "1"
-        torch.set_num_threads(1)
-    elif not gpu:
-        parser.error("this needs a GPU that torch sees, but there is none.")
+    options, gpu = parsed_for_gpu(parser)
     from nca_fast.kernels.triton import products
     from nca_fast.kernels.triton import rollout as kernels
     from nca_fast.kernels.triton.single_pass import steps as single_pass

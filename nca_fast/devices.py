@@ -4,7 +4,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -26,9 +26,18 @@ class ComputeConfig:
     """What matrix products multiply. None: what stock convolutions would, fp32 on a CPU; on a GPU fp16 where those use
     TF32, which is no more exact and slower."""
 
+    @property
+    def how(self) -> dict[str, str | None]:
+        """The keyword arguments backend and precision of a rollout."""
+        return {"backend": self.backend, "precision": self.precision}
+
     def check_compute(self) -> None:
         """Raises ValueError for a backend or precision that is none."""
-        for name, choices in (("backend", BackendName), ("precision", PrecisionName)):
+        self.check_choices(backend=BackendName, precision=PrecisionName)
+
+    def check_choices(self, **known: Any) -> None:
+        """Raises ValueError for a field, not None, that is none of the values of its Literal type."""
+        for name, choices in known.items():
             value = getattr(self, name)
             if value is not None and value not in get_args(choices):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, but got {value!r}.")

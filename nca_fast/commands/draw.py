@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -10,7 +10,8 @@ from nca_fast import processes
 from nca_fast.canvas.exchange import band_path
 from nca_fast.canvas.scene import CanvasConfig, Scene
 from nca_fast.canvas.start import file_size
-from nca_fast.commands.report import print_device, print_files, resume_rendering
+from nca_fast.commands.models import open_model
+from nca_fast.commands.report import print_files, resume_rendering
 from nca_fast.devices import ComputeConfig
 from nca_fast.files import check_writable
 from nca_fast.media.film import FILMS
@@ -70,7 +71,7 @@ class Apply:
     def run(self, command: str) -> None:
         """Redraws, and says what was written and what could not be read."""
         self.check()
-        nca, how = _opened(self.compute, self.model)
+        nca, how = open_model(NCA, self.model, self.compute), self.compute.how
         steps = shown_steps(self.model) if self.steps is None else self.steps
         how |= {name: getattr(self, name) for name in ("max_size", "seed", "steps_per_frame", "fps")}
         written, unread = apply(nca, self.image, self.out, steps, progress=True, **how)
@@ -145,7 +146,7 @@ class Render:
     def run(self, command: str) -> None:
         """Renders, and says what was written."""
         self.check()
-        nca, how = _opened(self.compute, self.model, *self.config.graft)
+        nca, how = open_model(NCA, self.model, self.compute, *self.config.graft), self.compute.how
         scene = Scene(nca, *self._size(), self.steps, seed=self.seed, config=self.config, **how)
         for file in (self.out, self.save_state):
             if file is not None:
@@ -174,12 +175,3 @@ def _check_positive(command: Apply | Render, *names: str) -> None:
         value = getattr(command, name)
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, but got {value}.")
-
-
-def _opened(compute: ComputeConfig, model: Path, *grafts: Path) -> tuple[NCA, dict[str, Any]]:
-    """Reads a model onto the device that serves it and others; with it come `backend` and `precision`."""
-    compute.check_compute()
-    nca = NCA.from_pretrained(model)
-    device = compute.pick(nca.rule, *(NCA.from_pretrained(graft).rule for graft in grafts))
-    print_device(device)
-    return nca.to(device), {"backend": compute.backend, "precision": compute.precision}

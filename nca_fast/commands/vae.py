@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from nca_fast.commands.report import print_device, print_files
+from nca_fast.commands.models import open_model
+from nca_fast.commands.report import print_files
 from nca_fast.devices import ComputeConfig
 from nca_fast.systems.vae import drawing
 from nca_fast.systems.vae.model import VAENCA
@@ -28,15 +29,7 @@ class Drawing:
 
     def open(self) -> tuple[VAENCA, dict[str, Any]]:
         """Reads the model onto its device; with it come the keyword arguments that `drawing` takes."""
-        self.config.check_compute()
-        vae = VAENCA.from_pretrained(self.model)
-        device = self.config.pick(vae.rule)
-        print_device(device)
-        return vae.to(device), {
-            "seed": self.seed,
-            "backend": self.config.backend,
-            "precision": self.config.precision,
-        }
+        return open_model(VAENCA, self.model, self.config), {"seed": self.seed} | self.config.how
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,4 +58,4 @@ def _scene(
     system: PoolSystem, height: int, width: int, steps: int, image: Tensor | None = None, seed: int | None = None
 ) -> Scene:
     seed = system.config.seed if seed is None else seed
-    return Scene(system.nca, height, width, steps, seed=seed, image=image, **system.compute)
+    return Scene(system.nca, height, width, steps, seed=seed, image=image, **system.config.how)

@@ -160,13 +160,13 @@ class Growing(PoolSystem):
         """What grows from a single cell, and not from what the pool holds."""
         state, seed = self.nca.initial_state(1, *self.size()), self.derived("preview")
         with torch.no_grad():
-            return self.nca.to_rgb(self.nca(state, self.config.steps_max, seed=seed, **self.compute))[0]
+            return self.nca.to_rgb(self.nca(state, self.config.steps_max, seed=seed, **self.config.how))[0]
 
     def draw(self, out: Path, progress: bool) -> None:
         """Writes what was grown, wounded and regrown, and a film of it."""
         nca, config = self.nca, self.config
         left = moved(wound(*self.size()), self.nca.device)
-        mended = regrowth(nca, self.target, left, seed=config.seed, **self.compute)
+        mended = regrowth(nca, self.target, left, seed=config.seed, **self.config.how)
         pictures = [on_white(self.target), *(nca.to_rgb(state)[0] for state in mended.states)]
         save_image(enlarged(torch.cat(pictures, dim=2), ZOOM), out / "regrowth.png")
         half, state = config.video_steps // 2, nca.initial_state(1, *self.size())
@@ -175,7 +175,7 @@ class Growing(PoolSystem):
                 if step == half:
                     state = state * left
                 video.add(enlarged(nca.to_rgb(state)[0], ZOOM))
-                state = nca(state, 1, seed=config.seed, first_step=step, **self.compute)
+                state = nca(state, 1, seed=config.seed, first_step=step, **self.config.how)
 
     def notes(self, out: Path, figures: Mapping[str, float]) -> list[str]:
         """How to draw more."""

@@ -1,7 +1,6 @@
 """The settings that all trainings share."""
 
 from dataclasses import dataclass, replace
-from typing import Any, get_args
 
 from nca_fast.devices import ComputeConfig
 from nca_fast.features import FeaturesName
@@ -85,13 +84,6 @@ class RunConfig(ComputeConfig):
         for name in names:
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, but got {getattr(self, name)}.")
-
-    def check_choices(self, **known: Any) -> None:
-        """Raises ValueError for a field, not None, that is none of the values of its Literal type."""
-        for name, choices in known.items():
-            value = getattr(self, name)
-            if value is not None and value not in get_args(choices):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, but got {value!r}.")
 
 
 @dataclass(frozen=True)

@@ -131,17 +131,12 @@ class PoolSystem(ABC):
 
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
 
-    @property
-    def compute(self) -> dict[str, Any]:
-        """How rollouts are computed: the keyword arguments backend and precision."""
-        return {"backend": self.config.backend, "precision": self.config.precision}
-
     def begin(self, model: NCA, saved: SavedRun | None) -> None:
         """As `System.begin`."""
         self.nca, config = model, self.config
         self.kept = {name: moved(tensor, self.nca.device) for name, tensor in self.kept.items()}
         # The first rollout and its gradient compile the kernels, or say why the backend cannot serve.
-        self.nca(self.start(1, 0), steps=1, seed=0, **self.compute).sum().backward()
+        self.nca(self.start(1, 0), steps=1, seed=0, **self.config.how).sum().backward()
         self.nca.zero_grad(set_to_none=True)
         states = None if saved is None else moved(saved.tensors["pool"], self.nca.device)
         states = self.start(config.pool_size, derived_seed(config.seed, "pool")) if states is None else states
@@ -157,7 +152,7 @@ class PoolSystem(ABC):
             state_limit=config.state_limit,
             augment=self.augment,
             bptt_steps=config.bptt_steps,
-            **self.compute,
+            **self.config.how,
         )
 
     def constants(self) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import tyro
@@ -90,11 +90,6 @@ class VAE:
             )
         self.facts = {"dataset": dataset, "fingerprint": fingerprint}
 
-    @property
-    def compute(self) -> dict[str, Any]:
-        """How rollouts are computed: the keyword arguments backend and precision."""
-        return {"backend": self.config.backend, "precision": self.config.precision}
-
     def model(self) -> VAENCA:
         """Makes the model with fresh weights."""
         return VAENCA(ARCHITECTURES[self.config.preset], deterministic=self.config.deterministic)
@@ -104,7 +99,7 @@ class VAE:
         self.vae, self.pictures = model, self.pictures.to(model.device)
         # The first rollout and its gradient compile the kernels, or say why the backend cannot serve.
         latent = torch.zeros(1, model.architecture.latent, device=model.device)
-        model.grow(model.weights(latent), steps=1, seed=0, **self.compute).sum().backward()
+        model.grow(model.weights(latent), steps=1, seed=0, **self.config.how).sum().backward()
         model.zero_grad(set_to_none=True)
 
     def constants(self) -> dict[str, Tensor]:
@@ -136,12 +131,12 @@ class VAE:
     def preview(self) -> Tensor:
         """How they are reconstructed."""
         some = self.pictures.test[:PREVIEW_PICTURES]
-        made = drawing.reconstructed(self.vae, some, seed=self.config.seed, **self.compute)
+        made = drawing.reconstructed(self.vae, some, seed=self.config.seed, **self.config.how)
         return image_grid(list(made), columns=1)
 
     def draw(self, out: Path, progress: bool) -> None:
         """Writes reconstructions, samples, interpolations, and how pictures grow."""
-        vae, pictures, same = self.vae, self.pictures, {"seed": self.config.seed} | self.compute
+        vae, pictures, same = self.vae, self.pictures, {"seed": self.config.seed} | self.config.how
         several = torch.cat([pictures.test, pictures.train])[:8]  # a small folder has a single picture for testing
         drawing.reconstructions(vae, pictures.test[:24], out / "reconstructions.png", **same)
         drawing.samples(vae, 48, out / "samples.png", **same)
@@ -171,14 +166,13 @@ def losses(config: VAEConfig, vae: VAENCA, batch: Tensor, draw: torch.Generator,
     Of several processes each takes its share of the batch, and their terms sum to those of the whole.
     """
     share = processes.share(len(batch))
-    compute = {"backend": config.backend, "precision": config.precision}
     seen = batch  # what is drawn for it is drawn for all of it, the same in every process
     if config.damage:
         seen = torch.stack([damaged(picture, config.damage, config.damage_radius, draw) for picture in batch])
     noise = torch.randn(len(batch), vae.architecture.latent, generator=draw)
     mean, log_variance = vae.encode(seen[share])
     weights = vae.weights(vae.latent(mean, log_variance, noise[share]))
-    grown = vae.shown(vae.grow(weights, seed=seed, first_sample=share.start, **compute))
+    grown = vae.shown(vae.grow(weights, seed=seed, first_sample=share.start, **config.how))
     target = vae.target(batch[share])
     if config.loss == "bce":
         # The published code clamps and so stops the gradient of a pixel that is too dark or too bright for good.
@@ -203,8 +197,7 @@ def errors(config: VAEConfig, vae: VAENCA, pictures: Pictures) -> tuple[float, f
     for begin in range(0, len(pictures.test), TEST_BATCH):
         batch = pictures.test[begin : begin + TEST_BATCH]
         seed = derived_seed(config.seed, "test", begin)
-        compute = {"seed": seed, "backend": config.backend, "precision": config.precision}
-        grown = vae.shown(vae.grow(vae.weights(vae.encode(batch)[0]), **compute))
+        grown = vae.shown(vae.grow(vae.weights(vae.encode(batch)[0]), seed=seed, **config.how))
         total += float((grown - vae.target(batch)).square().sum(dtype=torch.float64))
     per_picture = vae.target(pictures.test[:1]).numel()
     mean = vae.target(pictures.train.mean(0, keepdim=True))
