@@ -157,7 +157,7 @@ def profiled(name: str, folder: Path, out: Path, smoke: bool, device: str) -> di
     torch.manual_seed(SEED)
     model = work.model().to(config.pick(work.model().rule))
     work.begin(model, None)
-    descent = Descent(model, adam(model, config.learning_rate), work.tame, work.remedy)
+    descent = Descent(model, adam(model, config.learning_rate), work.adjust_gradients, work.remedy)
     gpu = torch.cuda.is_available()
     wait = torch.cuda.synchronize if gpu else lambda: None
 
