@@ -105,9 +105,9 @@ def test_random_vgg_maps_are_of_one_scale():
     stds = torch.stack([found.std() for found in RandomVGG((16, 32, 64, 64), depth=2)(rgb(2, 64, 64))[1:]])
     assert stds.max() / stds.min() < 8, stds
     # On noise like its own, half of all values are positive and the variance of relu(normal) is 0.34.
-    from nca_fast.features.random_vgg import _pink_noise
+    from nca_fast.features.pixels import pink_noise
 
-    noise = _pink_noise(torch.Generator().manual_seed(9), 4, 64)
+    noise = pink_noise(torch.Generator().manual_seed(9), 4, 64)
     for found in RandomVGG()(noise * STD + MEAN)[1:]:
         assert 0.3 < (found > 0).float().mean() < 0.7 and 0.4 < found.std() < 0.8
 
