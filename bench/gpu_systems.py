@@ -64,14 +64,14 @@ def waves(seed: int, size: int) -> torch.Tensor:
 def sources_of(name: str, folder: Path, smoke: bool) -> dict:
     """What a system learns here."""
     size = 16 if smoke else 256
-    if name == "texture":
-        return {"image": waves(1, size)}
+    if name == "texture":  # no larger than the canvas: a picture that is no file is not shrunk
+        return {"image": waves(1, 16 if smoke else 64)}
     if name == "style":
         return {"style": waves(1, size), "content": [waves(2, size), waves(3, size)]}
     if name == "clip":
         return {"prompts": ["red dots", "blue stripes:0.5"]}
     if name == "grow":
-        picture = waves(4, 8 if smoke else 40)
+        picture = waves(4, 8 if smoke else 32)
         return {"image": torch.cat([picture, torch.ones_like(picture[:1])])}
     return {"dataset": str(pictures(folder / "pictures", 20 if smoke else 64))}
 
