@@ -18,11 +18,10 @@ from unittest import mock
 
 import torch
 
-from bench.gpu_systems import sources_of
+from bench.gpu_systems import DISTILL, sources_of, vgg_weights
 from bench.harness import RESULTS, header, write_result
 from bench.recorded_graphs import Counting, recorded_graphs
 
-DISTILL = {"loss": "ot", "features": "vgg16", "batch_size": 4, "pool_size": 256, "reseed_every": 8}
 CASES = {
     "texture": ("texture", {"batch_size": 4}),
     "texture, the Distill recipe": ("texture", DISTILL),
@@ -31,17 +30,6 @@ CASES = {
     "grow": ("grow", {}),
     "vae": ("vae", {"batch_size": 16}),
 }
-
-
-def vgg_file(folder: Path) -> Path:
-    """Weights of VGG-16 that are zeros: only shapes are looked at."""
-    from nca_fast.features.torchvision_compat import import_torchvision
-
-    path = folder / "vgg16.pth"
-    with torch.device("meta"):
-        layers = import_torchvision().models.vgg16(weights=None).features
-    torch.save({f"features.{name}": torch.zeros(value.shape) for name, value in layers.state_dict().items()}, path)
-    return path
 
 
 def stub_of_the_rollout():
@@ -107,7 +95,7 @@ def main() -> None:
         result["before"] = json.loads(options.before.read_text())
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        weights = str(vgg_file(folder))
+        weights = str(vgg_weights(folder))
         for case, (name, settings) in CASES.items():
             others = {"weights": weights} if settings.get("features") == "vgg16" else {}
             rows = {}

@@ -98,7 +98,7 @@ class Recording(TorchDispatchMode):
                     old.copy_(new)
 
 
-def graphed(function: Callable, sample_args: tuple[Tensor, ...]) -> Callable:
+def graphed(function: Callable, sample_args: tuple[Tensor, ...], allow_unused_input: bool = False) -> Callable:
     """Does what `torch.cuda.make_graphed_callables` does, by recording."""
     forward, backward = Recording(), Recording()
     with forward:
@@ -106,7 +106,7 @@ def graphed(function: Callable, sample_args: tuple[Tensor, ...]) -> Callable:
     grads = [torch.ones_like(output) for output in outputs]
     inputs = [tensor for tensor in sample_args if tensor.requires_grad]
     with backward:
-        found = torch.autograd.grad(outputs, inputs, grads)
+        found = torch.autograd.grad(outputs, inputs, grads, allow_unused=allow_unused_input)
 
     class Graphed(torch.autograd.Function):
         @staticmethod
@@ -123,7 +123,8 @@ def graphed(function: Callable, sample_args: tuple[Tensor, ...]) -> Callable:
                 static.copy_(grad)
             backward.replay()
             left = iter(found)
-            return tuple(next(left).detach() if tensor.requires_grad else None for tensor in sample_args)
+            passed = [next(left) if tensor.requires_grad else None for tensor in sample_args]
+            return tuple(grad if grad is None else grad.detach() for grad in passed)
 
     return lambda *given: tree_unflatten(list(Graphed.apply(*given)), spec)
 

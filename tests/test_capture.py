@@ -37,7 +37,7 @@ def trained(case, tmp_path, iterations=3):
 def test_graphs_compute_what_launches_do(cases, tmp_path, as_on_a_gpu, name):  # noqa: F811
     """With draws, states and weights that change under them."""
     wanted, made = trained(cases[name], tmp_path), []
-    with recorded_graphs(lambda *call: made.append(call) or graphed(*call)), warnings.catch_warnings():
+    with recorded_graphs(lambda *call, **how: made.append(call) or graphed(*call, **how)), warnings.catch_warnings():
         warnings.simplefilter("error")
         found = trained(cases[name], tmp_path)
     assert len(made) == 1  # once for all iterations
@@ -46,7 +46,7 @@ def test_graphs_compute_what_launches_do(cases, tmp_path, as_on_a_gpu, name):  #
 
 
 def test_a_capture_that_fails_is_told_once_and_changes_nothing(cases, tmp_path, as_on_a_gpu):  # noqa: F811
-    def refuse(*call):
+    def refuse(*call, **how):
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
 
     wanted = trained(cases["texture ot"], tmp_path)
@@ -78,7 +78,7 @@ def test_what_is_drawn_or_read_within_is_refused():
 def test_each_shape_has_graphs_up_to_a_number():
     made = []
     captured = Captured(lambda x, scale: (x * scale).sum())
-    with recorded_graphs(lambda *call: made.append(call) or graphed(*call)):
+    with recorded_graphs(lambda *call, **how: made.append(call) or graphed(*call, **how)):
         for length in (*range(1, MOST + 3), *range(1, MOST + 3)):
             x = torch.full((length,), 2.0, requires_grad=True)
             scale = torch.rand(length)
@@ -101,6 +101,14 @@ def test_parameters_get_their_gradients_and_may_change():
             torch.testing.assert_close(weight.grad, 2 * weight.detach() * value**2)
             with torch.no_grad():
                 weight.add_(1.0)
+
+
+def test_an_input_may_be_left_unused():
+    x, y = (torch.ones(2, requires_grad=True) for _ in range(2))
+    with recorded_graphs(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Captured(lambda x, y: x.sum())(x, y).backward()
+    assert torch.equal(x.grad, torch.ones(2)) and y.grad is None
 
 
 def test_without_a_gpu_it_is_the_function_itself():

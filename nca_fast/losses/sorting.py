@@ -75,7 +75,7 @@ def all_sorted_squares(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> It
     rows = [rows for x, wanted in together for rows in (x.flatten(0, 1), wanted)]
     values = _sorted_by_length(rows)
     for (x, _), mine, wanted in zip(together, values[::2], values[1::2], strict=True):
-        yield (mine.view(x.shape) - _at_ranks(wanted, x.shape[-1])).square().sum()
+        yield (mine.view(x.shape) - _at_ranks(wanted.detach(), x.shape[-1])).square().sum()
 
 
 def _sorted_by_length(rows: list[torch.Tensor]) -> list[torch.Tensor]:

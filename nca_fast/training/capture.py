@@ -94,7 +94,10 @@ class _Graphs:
         self._draw(drawn)  # captured are numbers that can occur
         samples = [tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in inputs]
         arguments = (*samples, *self.views, *parameters)
-        self.replay = torch.cuda.make_graphed_callables(lambda *given: function(*given[:used]), arguments)
+        # A loss of weight 0 may leave an input unused.
+        self.replay = torch.cuda.make_graphed_callables(
+            lambda *given: function(*given[:used]), arguments, allow_unused_input=True
+        )
 
     def __call__(self, inputs, drawn):
         self._draw(drawn)
