@@ -210,6 +210,7 @@ def profiled(name: str, folder: Path, out: Path, smoke: bool, device: str, disti
     others = DISTILL | {"weights": str(vgg_weights(folder))} if distill else {}
     if distill and smoke:
         others |= {"batch_size": 1, "pool_size": 2, "steps_min": 1, "steps_max": 1}
+        others |= {"backend": "reference", "precision": None}  # the interpreter has its share in the next row
     warm, count = (1, 1) if smoke else (8, 10)  # compiles, makes graphs
     most = capture.MOST
     for how, number in (("one_by_one", 0), ("captured", most)):
