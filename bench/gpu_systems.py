@@ -1,7 +1,8 @@
 """Do the five systems train on a GPU, and where does an iteration's time go?
 
     python -m bench.gpu_systems [--out FILE]    ten iterations of each; runs saved on one device resumed on another
-    python -m bench.gpu_systems --profile       a profile of one iteration of each, and its trace for a browser
+    python -m bench.gpu_systems --profile       seconds of an iteration of each, its losses captured in CUDA graphs and
+                                                launched one by one; a profile of one, and its trace for a browser
     python -m bench.gpu_systems --smoke         tiny, without a GPU: texture in Triton's interpreter, the reference else
 
 Nothing is read but what is made here: pictures of random waves, and weights of the systems' own offline features. The
@@ -13,6 +14,7 @@ import json
 import os
 import tempfile
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +32,8 @@ REAL = {
     "grow": {"video_steps": 0},
     "vae": {"batch_size": 16},
 }
+# Niklasson et al., as published, on VGG-16 of random weights: 5,000 iterations in 15 s would be 3 ms each.
+DISTILL = {"loss": "ot", "features": "vgg16", "batch_size": 4, "pool_size": 256, "reseed_every": 8, "steps_max": 95}
 _POOL = {"pool_size": 2, "batch_size": 1, "steps_min": 1, "steps_max": 1}
 _STILL = {"picture_steps": 1, "video_steps": 0}
 TINY = {
@@ -64,14 +68,14 @@ def waves(seed: int, size: int) -> torch.Tensor:
 def sources_of(name: str, folder: Path, smoke: bool) -> dict:
     """What a system learns here."""
     size = 16 if smoke else 256
-    if name == "texture":
-        return {"image": waves(1, size)}
+    if name == "texture":  # no larger than the canvas: a picture that is no file is not shrunk
+        return {"image": waves(1, 16 if smoke else 64)}
     if name == "style":
         return {"style": waves(1, size), "content": [waves(2, size), waves(3, size)]}
     if name == "clip":
         return {"prompts": ["red dots", "blue stripes:0.5"]}
     if name == "grow":
-        picture = waves(4, 8 if smoke else 40)
+        picture = waves(4, 8 if smoke else 32)
         return {"image": torch.cat([picture, torch.ones_like(picture[:1])])}
     return {"dataset": str(pictures(folder / "pictures", 20 if smoke else 64))}
 
@@ -144,56 +148,93 @@ def resumed(name: str, folder: Path, smoke: bool, first: str, then: str) -> dict
     return row | {"losses": losses, "finite": len(losses) == 4 and all(abs(x) < float("inf") for x in losses)}
 
 
-def profiled(name: str, folder: Path, out: Path, smoke: bool, device: str) -> dict:
+def vgg_weights(folder: Path) -> Path:
+    """A file of random weights for VGG-16, whose numbers stay of one order on their way."""
+    from nca_fast.features.torchvision_compat import import_torchvision
+
+    path, generator = folder / "vgg16.pth", torch.Generator().manual_seed(0)
+    with torch.device("meta"):
+        state = import_torchvision().models.vgg16(weights=None).features.state_dict()
+    scales = {name: (2 / value[0].numel()) ** 0.5 if value.ndim > 1 else 0.0 for name, value in state.items()}
+    drawn = {name: torch.randn(value.shape, generator=generator) * scales[name] for name, value in state.items()}
+    torch.save({f"features.{name}": value for name, value in drawn.items()}, path)
+    return path
+
+
+class Iterations:
+    """A training that is ready, an iteration at a time."""
+
+    def __init__(self, name: str, folder: Path, smoke: bool, device: str, **others: object):
+        from nca_fast.systems import SYSTEMS
+        from nca_fast.training.descent import Descent, adam
+
+        system = SYSTEMS[name]
+        config = system.Config(**settings_of(name, smoke, device=device, iterations=20, **others)).resolved()
+        self.work = system(config, system.Sources(**sources_of(name, folder, smoke)), None, folder / name)
+        torch.manual_seed(SEED)
+        model = self.work.model().to(config.pick(self.work.model().rule))
+        self.work.begin(model, None)
+        optimizer = adam(model, config.learning_rate)
+        self.descent = Descent(model, optimizer, self.work.adjust_gradients, self.work.remedy)
+        self.rate, self.done = config.learning_rate, 0
+        self.wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+
+    def __call__(self) -> int:
+        """Does one; returns its steps."""
+        self.descent.begin(self.done, self.rate)
+        steps = self.work.step(self.done, self.done, self.descent).steps
+        self.descent.readings(False)
+        self.done += 1
+        return steps
+
+    def timed(self, warm: int, count: int) -> dict:
+        """Seconds of an iteration until it is launched, and until it is done, after so many that are not timed."""
+        for _ in range(warm):
+            self()
+        self.wait()
+        begin = time.perf_counter()
+        steps = [self() for _ in range(count)]
+        launched = time.perf_counter() - begin
+        self.wait()
+        whole = time.perf_counter() - begin
+        return {"seconds": whole / count, "in_python": launched / count, "steps": sum(steps) / count}
+
+
+def profiled(name: str, folder: Path, out: Path, smoke: bool, device: str, distill: bool = False) -> dict:
     """One row: where the time of an iteration goes; its trace lies beside the result."""
     from torch.profiler import ProfilerActivity, profile
 
-    from nca_fast.systems import SYSTEMS
-    from nca_fast.training.descent import Descent, adam
+    from nca_fast.training import capture
 
-    system = SYSTEMS[name]
-    config = system.Config(**settings_of(name, smoke, device=device, iterations=20)).resolved()
-    work = system(config, system.Sources(**sources_of(name, folder, smoke)), None, folder / name)
-    torch.manual_seed(SEED)
-    model = work.model().to(config.pick(work.model().rule))
-    work.begin(model, None)
-    descent = Descent(model, adam(model, config.learning_rate), work.adjust_gradients, work.remedy)
-    gpu = torch.cuda.is_available()
-    wait = torch.cuda.synchronize if gpu else lambda: None
-
-    def iterate(n):
-        descent.begin(n, config.learning_rate)
-        done = work.step(n, n, descent)
-        descent.readings(False)
-        return done
-
-    warm = 1 if smoke else 8  # compiles, makes graphs
-    for n in range(warm):
-        iterate(n)
-    wait()
-    begin = time.perf_counter()
-    timed = 1 if smoke else 5
-    for n in range(warm, warm + timed):
-        done = iterate(n)
-    launched = (time.perf_counter() - begin) / timed
-    wait()
-    seconds = (time.perf_counter() - begin) / timed
+    gpu, row = device == "cuda", {"device": device}
+    others = DISTILL | {"weights": str(vgg_weights(folder))} if distill else {}
+    if distill and smoke:
+        others |= {"batch_size": 1, "pool_size": 2, "steps_min": 1, "steps_max": 1}
+        others |= {"backend": "reference", "precision": None}  # the interpreter has its share in the next row
+    warm, count = (1, 1) if smoke else (8, 10)  # compiles, makes graphs
+    most = capture.MOST
+    for how, number in (("one_by_one", 0), ("captured", most)):
+        capture.MOST = number
+        try:
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                iterations = Iterations(name, folder, smoke, device, **others)
+                row[how] = iterations.timed(warm, count)
+            row[how]["warnings"] = [str(warning.message)[:300] for warning in told]
+        finally:
+            capture.MOST = most
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * gpu
     with profile(activities=activities) as profiler:
-        iterate(warm + timed)
-        wait()
+        steps = iterations()
+        iterations.wait()
     events = profiler.key_averages()
     quantity = "self_device_time_total" if gpu else "self_cpu_time_total"
     top = sorted(events, key=lambda event: -getattr(event, quantity, 0))[:20]
-    busy = sum(getattr(event, quantity, 0) for event in events) / 1e6
     if gpu:
-        profiler.export_chrome_trace(str(out.with_name(f"{out.stem}_{name}.trace.json.gz")))
-    return {
-        "device": device,
-        "seconds_per_iteration": seconds,
-        "seconds_in_python": launched,
-        "steps_of_the_last": done.steps,
-        "busy_seconds_of_the_profiled": busy,
+        profiler.export_chrome_trace(str(out.with_name(f"{out.stem}_{name}{'_distill' * distill}.trace.json.gz")))
+    return row | {
+        "steps_of_the_profiled": steps,
+        "busy_seconds_of_the_profiled": sum(getattr(event, quantity, 0) for event in events) / 1e6,
         "top": [{"name": e.key[:100], "calls": e.count, "seconds": getattr(e, quantity, 0) / 1e6} for e in top],
     }
 
@@ -211,6 +252,9 @@ def main() -> None:
     rows = Rows(options.out, options.seconds)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        if options.profile:
+            make = partial(profiled, "texture", folder, options.out, smoke, device, distill=True)
+            rows.add(make, system="texture, the Distill recipe")
         for name in REAL:
             if options.profile:
                 rows.add(partial(profiled, name, folder, options.out, smoke, device), system=name)

@@ -1,5 +1,6 @@
 """The device that computes, and how numbers get there without making the host wait for it."""
 
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ class ComputeConfig:
     """What computes the rollouts. None: the fastest that the device has."""
     precision: PrecisionName | None = None
     """What matrix products multiply. None: what stock convolutions would, fp32 on a CPU; on a GPU fp16 where those use
-    TF32, which is no more exact and slower."""
+    TF32, which is no more exact and slower. On a GPU the networks that losses look through do so too."""
 
     @property
     def how(self) -> dict[str, str | None]:
@@ -62,6 +63,8 @@ def pick(
         ValueError: There is no such device, or a backend that is named cannot serve there.
     """
     device = _best(rules, backend, precision) if name == "auto" else _named(name)
+    if device.type == "cuda":  # or cuBLAS may add up in another order each time; it reads this when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     for rule in rules if backend in backends.BACKENDS else ():
         reason = _refusal(backend, rule, device, precision)
         if reason is None:
@@ -121,6 +124,23 @@ def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=tensor.is_cpu)
+
+
+def network_dtype(device: torch.device, precision: str | None = None) -> torch.dtype:
+    """Says what the networks that losses look through multiply.
+
+    Args:
+        device: Where they are.
+        precision: As in `nca_fast.rollout`.
+
+    Returns:
+        On a GPU float16 or bfloat16 where rollouts have that precision, by default or because it is asked for, else
+        float32; on a CPU, where 16 bits are slow, float32.
+    """
+    if device.type != "cuda":
+        return torch.float32
+    chosen = precision or backends.default_precision(device)
+    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(chosen, torch.float32)
 
 
 def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:

@@ -1,5 +1,6 @@
 """Which device a name stands for, with GPUs that are not there, and moves that do not wait."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def gpus(monkeypatch):
     """A machine with two GPUs, of which the process has the second; kernels that serve all but one rule."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # and taken back
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
@@ -107,3 +109,25 @@ def test_a_generator_on_a_gpu_is_fixed_by_that_of_the_cpu(monkeypatch):
     for seed in (1, 1, 2):
         devices.generator_on(torch.device("cuda:0"), real().manual_seed(seed))
     assert made[0].seed == made[1].seed != made[2].seed and made[0].device == torch.device("cuda:0")
+
+
+def test_networks_multiply_sixteen_bits_where_rollouts_do(monkeypatch):
+    gpu = torch.device("cuda:0")
+    for default in ("fp16", "fp32"):
+        monkeypatch.setattr(backends, "default_precision", lambda device, default=default: default)
+        found = {precision: devices.network_dtype(gpu, precision) for precision in (None, *backends.PRECISIONS)}
+        assert found.pop(None) == (torch.float16 if default == "fp16" else torch.float32)
+        sixteen = {"fp16": torch.float16, "bf16": torch.bfloat16}
+        assert found == dict.fromkeys(("fp32", "tf32"), torch.float32) | sixteen
+    assert {devices.network_dtype(CPU, precision) for precision in (None, "fp16", "bf16")} == {torch.float32}
+
+
+def test_cublas_is_told_to_repeat_itself_on_a_gpu_alone(gpus, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    devices.pick("cpu")
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    devices.pick("cuda")
+    assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    devices.pick("auto", [Rule()])
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"  # the user's own

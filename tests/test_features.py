@@ -105,9 +105,9 @@ def test_random_vgg_maps_are_of_one_scale():
     stds = torch.stack([found.std() for found in RandomVGG((16, 32, 64, 64), depth=2)(rgb(2, 64, 64))[1:]])
     assert stds.max() / stds.min() < 8, stds
     # On noise like its own, half of all values are positive and the variance of relu(normal) is 0.34.
-    from nca_fast.features.random_vgg import _pink_noise
+    from nca_fast.features.pixels import pink_noise
 
-    noise = _pink_noise(torch.Generator().manual_seed(9), 4, 64)
+    noise = pink_noise(torch.Generator().manual_seed(9), 4, 64)
     for found in RandomVGG()(noise * STD + MEAN)[1:]:
         assert 0.3 < (found > 0).float().mean() < 0.7 and 0.4 < found.std() < 0.8
 
@@ -308,8 +308,59 @@ def test_a_torchvision_that_is_broken_otherwise_is_reported(monkeypatch):
 def test_extractors_read_nothing_from_their_device(tmp_path, vgg_states):
     """On the meta device there are no numbers to read, and none of another device fit in."""
     vgg = VGG("vgg16", weights=write(vgg_states["vgg16"], tmp_path / "a.safetensors"))
-    for module in (features.load("random"), features.load("patches"), vgg):
+    half = features.load("random", dtype=torch.float16)
+    for module in (features.load("random"), features.load("patches"), vgg, half):
         x = rgb().to("meta").requires_grad_()
         maps = module.to("meta")(x)
         sum(found.sum() for found in maps).backward()
         assert all(found.is_meta for found in maps) and x.grad.is_meta
+
+
+# ---- 16 bits
+
+
+def slopes(module, x, weight):
+    """The maps of a picture, and the gradient of a sum of all of them with random weights."""
+    x = x.clone().requires_grad_()
+    maps = module(x)
+    generator = torch.Generator().manual_seed(5)
+    sum((weight * torch.randn(map.shape, generator=generator) * map).sum() for map in maps).backward()
+    return [map.detach() for map in maps], x.grad
+
+
+# float16 is off by 2**-11 of a number, bfloat16 by 2**-8; units switch elsewhere, which gradients see.
+@pytest.mark.parametrize(
+    "name,dtype,values,gradients",
+    [
+        ("random", torch.float16, 4e-3, 0.03),
+        ("random", torch.bfloat16, 3e-2, 0.15),
+        ("vgg16", torch.float16, 4e-3, 0.03),
+    ],
+)
+def test_sixteen_bits_are_near_thirty_two(tmp_path, vgg_states, name, dtype, values, gradients):
+    """Whatever weight the losses have, and whatever the network's own weights are."""
+    weights = None
+    if name == "vgg16":  # networks for pictures of bytes have first weights that are that large
+        state = vgg_states["vgg16"] | {"features.0.weight": 300 * vgg_states["vgg16"]["features.0.weight"]}
+        weights = write(state, tmp_path / "large.safetensors")
+    exact, half = (features.load(name, weights=weights, dtype=d) for d in (torch.float32, dtype))
+    picture = 6 * rgb(1, 24, 16) - 3  # a state may leave [0, 1]
+    for weight in (1e-12, 1e12):
+        (maps, grad), (near, near_grad) = (slopes(module, picture, weight) for module in (exact, half))
+        assert torch.equal(maps[0], near[0])  # the pixels
+        for a, b in zip(maps, near, strict=True):
+            assert b.dtype == torch.float32 and (a - b).norm() <= values * a.norm()
+        # In float64, whose squares of small numbers are none of nothing.
+        assert (grad.double() - near_grad.double()).norm() <= gradients * grad.double().norm()
+
+
+def test_sixteen_bits_where_no_loss_looks_or_none_slopes():
+    module = features.load("random", dtype=torch.float16)
+    x = rgb().requires_grad_()
+    module(x)[2].sum().backward()
+    assert torch.isfinite(x.grad).all() and x.grad.abs().sum() > 0
+    x.grad = None
+    (module(x)[2] * 0).sum().backward()
+    assert (x.grad == 0).all()
+    (module(x)[3] * torch.nan).sum().backward()
+    assert x.grad.isnan().any()  # it is seen, not hidden

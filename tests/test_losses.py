@@ -1,4 +1,5 @@
 import itertools
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from nca_fast.features.patches import Patches
 from nca_fast.features.random_vgg import RandomVGG
 from nca_fast.features.torchvision_compat import import_torchvision
 from nca_fast.losses.regularizers import overflow, total_variation
-from nca_fast.losses.sorting import sort_values, sorted_squares
-from nca_fast.losses.spectra import _RootTrace, root_trace
+from nca_fast.losses.sorting import all_sorted_squares, sort_values, sorted_squares
+from nca_fast.losses.spectra import _RootTrace, root_traces
 from nca_fast.losses.style import STYLE_LOSSES, GaussianW2, Gram, SlicedOT
 
 FLOOR = 1e-3  # the documented floor of a target's variance
@@ -367,7 +368,7 @@ def test_the_root_trace_of_a_gpu_is_that_of_the_eigenvalues(rank):
     factors *= torch.tensor([1.0, 30.0, 0.0])[:, None, None]
     products, scale, floor = factors @ factors.mT, torch.tensor(0.25).double(), torch.tensor(1e-7).double()
     found, wanted = (products.clone().requires_grad_() for _ in range(2))
-    value = _RootTrace.apply(found, scale, floor)
+    value = on_a_gpu(found, scale, floor)
     values = torch.linalg.eigvalsh(wanted * scale + floor * torch.eye(8))
     expected = (values.sqrt() - floor.sqrt()).sum()
     (value + 0).backward()
@@ -375,5 +376,58 @@ def test_the_root_trace_of_a_gpu_is_that_of_the_eigenvalues(rank):
     # Rounding of float64, 1e-16, times the condition, 1e11; gradients are inverse roots of up to 4e2.
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)  # worst seen 2e-11
     torch.testing.assert_close(found.grad, wanted.grad, rtol=0, atol=1e-3)  # worst seen 8e-5
-    torch.testing.assert_close(root_trace(products, scale, floor), value.detach(), rtol=1e-6, atol=1e-6)
-    assert torch.isnan(_RootTrace.apply(products * torch.nan, scale, floor))
+    (by_eigenvalues,) = root_traces([products], [scale], [floor])
+    torch.testing.assert_close(by_eigenvalues, value.detach(), rtol=1e-6, atol=1e-6)
+    assert torch.isnan(on_a_gpu(products * torch.nan, scale, floor))
+
+
+def on_a_gpu(products, scale, floor):
+    return _RootTrace.apply(products, scale.expand(len(products), 1, 1), floor.expand(len(products), 1, 1)).sum()
+
+
+class _OnAGPU(torch.Tensor):
+    """A tensor of the CPU that says it is not on one, so that what a GPU does is done, in numbers."""
+
+    is_cpu = False
+
+
+def as_on_a_gpu(tensor):
+    return tensor.as_subclass(_OnAGPU)
+
+
+def test_root_traces_of_many_sizes_are_those_of_each():
+    """A GPU makes narrow matrices as wide as the widest of them."""
+    generator = torch.Generator().manual_seed(1)
+    factors = [
+        torch.randn(batch, c, c, dtype=torch.float64, generator=generator) for batch, c in ((2, 3), (1, 9), (2, 130))
+    ]
+    products = [factor @ factor.mT for factor in factors]
+    scales, floors = ([torch.tensor(v).double() for v in values] for values in ((0.5, 2.0, 1.0), (1e-6, 1e-5, 1e-6)))
+    leaves = [product.clone().requires_grad_() for product in products]
+    found = root_traces([as_on_a_gpu(leaf) for leaf in leaves], scales, floors)
+    for value, leaf, product, scale, floor in zip(found, leaves, products, scales, floors, strict=True):
+        wanted = product.clone().requires_grad_()
+        alone = on_a_gpu(wanted, scale, floor)
+        torch.testing.assert_close(value.as_subclass(torch.Tensor), alone, rtol=1e-9, atol=0)
+        (grad,) = torch.autograd.grad(value, leaf, retain_graph=True)
+        torch.testing.assert_close(
+            grad.as_subclass(torch.Tensor), torch.autograd.grad(alone, wanted)[0], rtol=1e-6, atol=1e-9
+        )
+
+
+def test_sorting_together_is_sorting_each():
+    """Rows of a length in one call, with wanted ones of the same length and of another, and the ranks of these."""
+    generator = torch.Generator().manual_seed(2)
+    shapes = [((2, 3, 8), (3, 8)), ((2, 3, 8), (3, 5)), ((1, 3, 5), (3, 8))]
+    pairs = [tuple(torch.randn(shape, generator=generator) for shape in pair) for pair in shapes]
+    calls, sort = [], torch.sort
+    with mock.patch.object(torch, "sort", lambda *a, **k: calls.append(a) or sort(*a, **k)):
+        leaves = [x.clone().requires_grad_() for x, _ in pairs]
+        together = list(all_sorted_squares((as_on_a_gpu(x), y) for x, (_, y) in zip(leaves, pairs, strict=True)))
+    assert len(calls) == 2
+    for value, leaf, (x, wanted) in zip(together, leaves, pairs, strict=True):
+        mine = x.clone().requires_grad_()
+        (alone,) = all_sorted_squares([(mine, wanted)])
+        torch.testing.assert_close(value.as_subclass(torch.Tensor), alone)
+        (grad,) = torch.autograd.grad(value, leaf, retain_graph=True)
+        torch.testing.assert_close(grad.as_subclass(torch.Tensor), torch.autograd.grad(alone, mine)[0])

@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 from typing import Literal, get_args
 
+import torch
 from torch import nn
 
 FeaturesName = Literal["random", "patches", "vgg16", "vgg19"]
 NAMES = get_args(FeaturesName)
 
 
-def load(name: str, weights: str | os.PathLike | None = None, seed: int = 0) -> nn.Module:
+def load(
+    name: str, weights: str | os.PathLike | None = None, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> nn.Module:
     """Build a feature extractor by name, in evaluation mode and without trainable parameters.
 
     Args:
@@ -24,6 +27,7 @@ def load(name: str, weights: str | os.PathLike | None = None, seed: int = 0) -> 
         weights: for VGG only: a .pth or .safetensors file in torchvision's layout; without it torchvision's cache is
             used, then its download.
         seed: for `random` only: the integer that fixes its weights.
+        dtype: what networks multiply, see `half`; maps are float32 in any case. Patches multiply nothing.
 
     Returns:
         The module: rgb [B, 3, H, W] -> [maps [B, C_l, H_l, W_l], ...].
@@ -37,7 +41,7 @@ def load(name: str, weights: str | os.PathLike | None = None, seed: int = 0) -> 
     if name.startswith("vgg"):
         from nca_fast.features.vgg import VGG
 
-        return VGG(name, weights=weights)
+        return VGG(name, weights=weights, dtype=dtype)
     if weights is not None:
         raise ValueError(
             f"weights are for vgg16 and vgg19, but features are {name!r}; leave weights out: {str(weights)!r}."
@@ -45,7 +49,7 @@ def load(name: str, weights: str | os.PathLike | None = None, seed: int = 0) -> 
     if name == "random":
         from nca_fast.features.random_vgg import RandomVGG
 
-        return RandomVGG(seed=seed)
+        return RandomVGG(seed=seed, dtype=dtype)
     from nca_fast.features.patches import Patches
 
     return Patches()

@@ -97,3 +97,13 @@ def wrap_pad(x: torch.Tensor, pad: int) -> torch.Tensor:
         [B, C, H + 2 pad, W + 2 pad].
     """
     return _WrapPad.apply(x, pad)
+
+
+def pink_noise(generator: torch.Generator, batch: int, size: int) -> torch.Tensor:
+    """Noise [batch, 3, size, size], variance 1, amplitude 1 / frequency; channels correlate by 0.8, as in nature."""
+    rows, columns = torch.fft.fftfreq(size), torch.fft.rfftfreq(size)
+    frequency = torch.hypot(rows[:, None], columns[None, :]).clamp(min=1 / size)
+    white = torch.randn(batch, 3, size, size, generator=generator)
+    white = white + 2 * torch.randn(batch, 1, size, size, generator=generator)
+    noise = torch.fft.irfft2(torch.fft.rfft2(white) / frequency, s=(size, size))
+    return noise / noise.std()

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from nca_fast.features.pixels import Normalize
+from nca_fast.features.half import halve, in_half
+from nca_fast.features.pixels import Normalize, pink_noise
 from nca_fast.features.torchvision_compat import import_torchvision
 
 # First ReLU of each block, as positions in torchvision's `features`.
@@ -27,6 +28,7 @@ class VGG(nn.Module):
         name: `vgg16` or `vgg19`.
         weights: a .pth or .safetensors file with torchvision's state dict (names `features.0.weight`, or without
             `features.`; other entries are left alone). None: torchvision's cache, and if it is not there, its download.
+        dtype: what it multiplies: torch.float32, or float16 or bfloat16 for a GPU (see `half`).
 
     Returns (of the call):
         [B, 3, H, W] and five maps of 64, 128, 256, 512 and 512 channels, each half the size of the one before it.
@@ -39,7 +41,12 @@ class VGG(nn.Module):
     Source: Simonyan and Zisserman 2014; the layers of the Distill texture notebook (Niklasson et al. 2021).
     """
 
-    def __init__(self, name: str = "vgg16", weights: str | os.PathLike | None = None):
+    def __init__(
+        self,
+        name: str = "vgg16",
+        weights: str | os.PathLike | None = None,
+        dtype: torch.dtype = torch.float32,
+    ):
         super().__init__()
         if name not in _LAYERS:
             raise ValueError(f"name must be one of {', '.join(_LAYERS)}, but got {name!r}.")
@@ -55,6 +62,7 @@ class VGG(nn.Module):
         self.requires_grad_(False)
         self.to(memory_format=torch.channels_last)
         self.eval()
+        self.factors = [] if dtype == torch.float32 else self._halve(dtype)
 
     def train(self, mode: bool = True) -> VGG:
         """Nothing here trains; the module stays in evaluation mode."""
@@ -62,12 +70,28 @@ class VGG(nn.Module):
 
     def forward(self, rgb: torch.Tensor) -> list[torch.Tensor]:
         x = self.normalize(rgb)
-        maps = [x]
+        return [x, *in_half(self._maps, x, self.features[0].weight.dtype, self.factors)]
+
+    def _maps(self, x: torch.Tensor) -> list[torch.Tensor]:
+        maps = []
         for index, layer in enumerate(self.features):
             x = layer(x)
             if index in self.layers:
                 maps.append(x)
         return maps
+
+    @torch.no_grad()
+    def _halve(self, dtype: torch.dtype) -> list[float]:
+        """Halves the convolutions; returns the factors of the maps."""
+        x, largest, at = pink_noise(torch.Generator().manual_seed(0), 1, 64), [], []
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if isinstance(layer, nn.Conv2d):
+                largest.append(float(x.abs().max()))
+            if index in self.layers:
+                at.append(len(largest) - 1)
+        factors = halve([layer for layer in self.features if isinstance(layer, nn.Conv2d)], largest, dtype)
+        return [factors[n] for n in at]
 
 
 def _cached_or_downloaded(name: str, url: str) -> Path:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from nca_fast.devices import moved
 
 _SPAN = 3.0  # log ratios beyond this land in no bin; exp(3) = 20
 _DARKEST = 1e-6  # keeps ratios of black pixels finite
@@ -56,12 +59,29 @@ class ColorHistogram(nn.Module):
             root = self._histogram(target.detach().flatten(2)).sqrt()
         self.register_buffer("target_root", root, persistent=False)
 
-    def forward(self, rgb: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def draw(self, generator: torch.Generator | None, height: int, width: int) -> list[Tensor]:
+        """Draws the rows and the columns of the lattice, on the CPU; nothing for pictures that need none.
+
+        Args:
+            generator: On the CPU. None: torch's own.
+            height, width: Of the pictures.
+        """
+        stride = math.ceil(math.sqrt(height * width / self.positions))
+        if stride == 1:
+            return []
+        first = torch.randint(stride, (2,), generator=generator).tolist()
+        sides = (height, width)
+        return [torch.arange(min(n, side - 1), side, stride) for n, side in zip(first, sides, strict=True)]
+
+    def forward(
+        self, rgb: Tensor, generator: torch.Generator | None = None, drawn: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """The distance of pictures to the target.
 
         Args:
             rgb: [B, 3, H, W]; values outside [0, 1] count as the nearer end, and get no gradient.
             generator: where the lattice is drawn from (a CPU generator), for pictures that need one.
+            drawn: what `draw` gave, on the device of the pictures; None: it is drawn now.
 
         Returns:
             Scalar, summed over the batch.
@@ -72,10 +92,10 @@ class ColorHistogram(nn.Module):
         if rgb.ndim != 4 or rgb.shape[1] != 3:
             raise ValueError(f"rgb must be [B, 3, H, W], but got {tuple(rgb.shape)}.")
         cells = rgb.shape[2] * rgb.shape[3]
-        stride = math.ceil(math.sqrt(cells / self.positions))
-        if stride > 1:
-            top, left = torch.randint(stride, (2,), generator=generator).tolist()
-            rgb = rgb[:, :, min(top, rgb.shape[2] - 1) :: stride, min(left, rgb.shape[3] - 1) :: stride]
+        if drawn is None:
+            drawn = [moved(places, rgb.device) for places in self.draw(generator, *rgb.shape[2:])]
+        for axis, places in zip((2, 3), drawn, strict=False):
+            rgb = rgb.index_select(axis, places)
         difference = self._histogram(rgb.flatten(2)).sqrt() - self.target_root
         return cells * (difference.square().sum(dim=(1, 2, 3)) / 2 + _FLOOR).sqrt().sum()
 

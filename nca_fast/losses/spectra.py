@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch.nn import functional as F
 
 # Matrices whose largest entry is below this are taken for 0: the square of 1e-6, what roundings leave of a flat map of
 # order 1 (worst seen 3e-7).
 _NOTHING = 1e-12
+# On a GPU narrower matrices are made as wide as the widest of them: each product takes as long as a launch anyway.
+_NARROW = 128
 
 
 def to_order_one(matrices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,18 +30,39 @@ def to_order_one(matrices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.where(usable[..., None, None], matrices / scale[..., None, None], identity), scale * usable
 
 
-def root_trace(products: torch.Tensor, scale: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
-    """Computes the trace of the roots of symmetric matrices, smoothed: sum of sqrt(scale e + floor) - sqrt(floor).
+def root_traces(
+    products: Sequence[torch.Tensor], scales: Sequence[torch.Tensor], floors: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Computes traces of roots of symmetric matrices, smoothed: sums of sqrt(scale e + floor) - sqrt(floor).
 
     Args:
-        products: positive semidefinite but for rounding, with eigenvalues e; on a GPU float64. [B, C, C]
-        scale, floor: [], the latter above 0.
+        products: Positive semidefinite but for rounding, with eigenvalues e; on a GPU float64. [B, C, C] each.
+        scales, floors: [] each, the latter above 0.
 
     Returns:
-        Scalar, differentiable once with respect to products.
+        A scalar each, differentiable once with respect to products.
     """
-    if not products.is_cpu:  # eigvalsh on a GPU has the host wait to see whether it went well
-        return _RootTrace.apply(products, scale, floor)
+    if products[0].is_cpu:
+        return [_root_trace(*one) for one in zip(products, scales, floors, strict=True)]
+    found = [None] * len(products)  # eigvalsh on a GPU has the host wait to see whether it went well
+    widths = [max(_NARROW, product.shape[-1]) for product in products]
+    for width in dict.fromkeys(widths):
+        places = [n for n, other in enumerate(widths) if other == width]
+        width = max(products[n].shape[-1] for n in places)
+        # Rows and columns of zeros add a root of the floor each, and take it away again.
+        padded = [F.pad(products[n], (0, width - products[n].shape[-1]) * 2) for n in places]
+        counts = [len(product) for product in padded]
+        scale, floor = (
+            torch.cat([values[n].expand(count) for n, count in zip(places, counts, strict=True)])[:, None, None]
+            for values in (scales, floors)
+        )
+        traces = _RootTrace.apply(torch.cat(padded), scale.to(padded[0].dtype), floor.to(padded[0].dtype))
+        for n, part in zip(places, traces.split(counts), strict=True):
+            found[n] = part.sum()
+    return found
+
+
+def _root_trace(products, scale, floor):
     unit, own = to_order_one(products)
     values = eigenvalues(unit).clamp(min=0) * (own[:, None] * scale)
     return ((values + floor).sqrt() - floor.sqrt()).sum()
@@ -60,7 +86,7 @@ def eigenvalues(matrices: torch.Tensor) -> torch.Tensor:
 
 
 class _RootTrace(torch.autograd.Function):
-    """`root_trace` of float64 matrices by products of matrices alone.
+    """Traces of smoothed roots, [B], of float64 matrices [B, C, C] with scale and floor [B, 1, 1], by products alone.
 
     The coupled Newton-Schulz iteration Y <- Y T, Z <- T Z with T = (3 - Z Y) / 2 takes Y from A to its root and Z from
     1 to the inverse of that, which is twice the gradient of the root's trace. It multiplies small eigenvalues by 9/4
@@ -75,14 +101,15 @@ class _RootTrace(torch.autograd.Function):
         matrices = (products + products.mT) / 2 * scale + floor * identity
         size = matrices.square().sum(dim=(1, 2), keepdim=True).sqrt()
         y, z = matrices / size, identity.expand_as(matrices)
+        most = 1.5 * z
         for _ in range(40):
-            t = 1.5 * identity - 0.5 * z @ y
+            t = torch.baddbmm(most, z, y, alpha=-0.5)
             y, z = y @ t, t @ z
         ctx.save_for_backward(0.5 * scale * z / size.sqrt())
-        return ((y * size.sqrt()).diagonal(dim1=1, dim2=2) - floor.sqrt()).sum()
+        return ((y * size.sqrt()).diagonal(dim1=1, dim2=2) - floor[:, 0].sqrt()).sum(1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         (half_inverse,) = ctx.saved_tensors
-        return grad * half_inverse, None, None
+        return grad[:, None, None] * half_inverse, None, None

@@ -14,7 +14,7 @@ source's formula to the letter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -22,13 +22,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from nca_fast.devices import moved
-from nca_fast.losses.sorting import sort_values, sorted_squares
-from nca_fast.losses.spectra import root_trace, to_order_one
+from nca_fast.losses.sorting import all_sorted_squares
+from nca_fast.losses.spectra import root_traces, to_order_one
 from nca_fast.losses.units import gram_unit, variance_unit
 
 
 class _StyleLoss(nn.Module):
-    """Holds the target maps as [C, n], checks the maps it is given and adds up `_distance`."""
+    """Holds the target maps as [C, n], checks the maps it is given and adds up their distances."""
 
     def __init__(self, targets: Sequence[torch.Tensor], plain: bool):
         super().__init__()
@@ -48,13 +48,28 @@ class _StyleLoss(nn.Module):
             for name, value in self._prepare(target[0].detach().flatten(1).contiguous()).items():
                 self.register_buffer(f"{name}{index}", value, persistent=False)
 
-    def forward(self, maps: Sequence[torch.Tensor], generator: torch.Generator | None = None) -> torch.Tensor:
+    def draw(self, generator: torch.Generator | None, counts: Sequence[int] | None = None) -> list[torch.Tensor]:
+        """Draws what a call needs, on the CPU: nothing, but for `SlicedOT`.
+
+        Args:
+            generator: On the CPU. None: torch's own.
+            counts: Positions of each map; asked for where only some of them take part.
+        """
+        return []
+
+    def forward(
+        self,
+        maps: Sequence[torch.Tensor],
+        generator: torch.Generator | None = None,
+        drawn: Sequence[torch.Tensor] | None = None,
+    ) -> torch.Tensor:
         """The distance of `maps` to the targets.
 
         Args:
             maps: one [B, C_l, H_l, W_l] per target, with its channels; sizes may differ from the target's.
             generator: where `SlicedOT` draws its directions from (a CPU generator); the other two draw nothing and take
                 it so that the three can stand in for each other.
+            drawn: what `draw` gave, on the device of the maps; None: it is drawn now.
 
         Returns:
             Scalar, summed over the batch.
@@ -67,8 +82,15 @@ class _StyleLoss(nn.Module):
                 f"maps must be [B, C, H, W] with channels {self.channels} like the targets, but got "
                 f"{[tuple(map.shape) for map in maps]}; make both with the same features."
             )
-        total = sum(self._distance(index, map.flatten(2), generator) for index, map in enumerate(maps))
+        clouds = [map.flatten(2) for map in maps]
+        if drawn is None:
+            drawn = [moved(t, maps[0].device) for t in self.draw(generator, [cloud.shape[2] for cloud in clouds])]
+        total = sum(self._distances(clouds, drawn))
         return total if self.plain else total * (maps[0].shape[2] * maps[0].shape[3])
+
+    def _distances(self, clouds: list[torch.Tensor], drawn: Sequence[torch.Tensor]) -> Iterable[torch.Tensor]:
+        """The distance of each map [B, C, n]."""
+        return (self._distance(index, cloud) for index, cloud in enumerate(clouds))
 
     def _target(self, name: str, index: int) -> torch.Tensor:
         return self.get_buffer(f"{name}{index}")
@@ -109,22 +131,33 @@ class SlicedOT(_StyleLoss):
     def _prepare(self, target: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"target": target, "variance": variance_unit(target)}
 
-    def _distance(self, index: int, map: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        target = self._target("target", index)
-        directions = F.normalize(torch.randn(self.projections, map.shape[1], generator=generator), dim=1)
-        directions = moved(directions, map.device).to(map.dtype)
-        if self.positions is not None and self.positions < map.shape[2]:
-            chosen = moved(torch.randperm(map.shape[2], generator=generator)[: self.positions], map.device)
-            map = map.index_select(2, chosen)
-        count = map.shape[2]
+    def draw(self, generator: torch.Generator | None, counts: Sequence[int] | None = None) -> list[torch.Tensor]:
+        """Draws directions [projections, C] of each map, each followed by the positions that take part where not all
+        do."""
+        drawn = []
+        for index, channels in enumerate(self.channels):
+            drawn.append(F.normalize(torch.randn(self.projections, channels, generator=generator), dim=1))
+            if self.positions is not None and self.positions < counts[index]:
+                drawn.append(torch.randperm(counts[index], generator=generator)[: self.positions])
+        return drawn
+
+    def _distances(self, clouds: list[torch.Tensor], drawn: Sequence[torch.Tensor]) -> Iterable[torch.Tensor]:
+        given = iter(drawn)
+        counts = [min(cloud.shape[2], self.positions or cloud.shape[2]) for cloud in clouds]
+        projected = (
+            self._projected(index, cloud, next(given), next(given) if count < cloud.shape[2] else None)
+            for index, (cloud, count) in enumerate(zip(clouds, counts, strict=True))
+        )
+        for index, (squares, count) in enumerate(zip(all_sorted_squares(projected), counts, strict=True)):
+            yield squares if self.plain else squares / (self.projections * count * self._target("variance", index))
+
+    def _projected(self, index, map, directions, positions):
+        """Where the points of a map and those of its target lie along the directions, [B, P, n] and [P, n_target]."""
+        directions = directions.to(map.dtype)
+        if positions is not None:
+            map = map.index_select(2, positions)
         # A copy of the few directions per sample is cheaper than the transposition that a broadcast would cost.
-        projected = torch.bmm(directions.expand(map.shape[0], -1, -1), map)
-        wanted = sort_values(directions @ target)
-        if wanted.shape[1] != count:
-            ranks = (torch.arange(count, device=map.device) * 2 + 1) * wanted.shape[1] // (2 * count)
-            wanted = wanted[:, ranks]
-        squares = sorted_squares(projected, wanted)
-        return squares if self.plain else squares / (self.projections * count * self._target("variance", index))
+        return torch.bmm(directions.expand(map.shape[0], -1, -1), map), directions @ self._target("target", index)
 
 
 class Gram(_StyleLoss):
@@ -147,7 +180,7 @@ class Gram(_StyleLoss):
         gram = target @ target.T / target.shape[1]
         return {"gram": gram, "power": gram_unit(target, gram)}
 
-    def _distance(self, index: int, map: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    def _distance(self, index: int, map: torch.Tensor) -> torch.Tensor:
         gram = torch.bmm(map, map.transpose(1, 2)) / map.shape[2]
         squares = (gram - self._target("gram", index)).square().mean(dim=(1, 2)).sum()
         return squares if self.plain else squares / self._target("power", index)
@@ -188,15 +221,21 @@ class GaussianW2(_StyleLoss):
         prepared = {"mean": mean[0], "root": root, "scale": scale, "trace": values.sum(), "floor": floor}
         return {name: value.to(target.dtype) for name, value in prepared.items()} | {"variance": variance_unit(target)}
 
-    def _distance(self, index: int, map: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        mean, covariance = _mean_and_covariance(map)
-        if not map.is_cpu:  # `root_trace` there bears no eigenvalue that rounding made less than 0
-            _, covariance = _mean_and_covariance(map.double())
-        root = self._target("root", index).to(covariance.dtype)
-        shared = root_trace(root @ covariance @ root, self._target("scale", index), self._target("floor", index))
-        traces = covariance.diagonal(dim1=1, dim2=2).sum() + map.shape[0] * self._target("trace", index)
-        total = (mean - self._target("mean", index)).square().sum() + traces - 2 * shared
-        return total if self.plain else total / (map.shape[1] * self._target("variance", index))
+    def _distances(self, clouds: list[torch.Tensor], drawn: Sequence[torch.Tensor]) -> Iterable[torch.Tensor]:
+        means, covariances, products = [], [], []
+        for index, map in enumerate(clouds):
+            # `root_traces` of a GPU bears no eigenvalue that rounding made less than 0, so there it is float64.
+            mean, covariance = _mean_and_covariance(map if map.is_cpu else map.double())
+            root = self._target("root", index).to(covariance.dtype)
+            means.append(mean)
+            covariances.append(covariance)
+            products.append(root @ covariance @ root)
+        scales, floors = ([self._target(name, n) for n in range(len(clouds))] for name in ("scale", "floor"))
+        for index, shared in enumerate(root_traces(products, scales, floors)):
+            covariance, channels = covariances[index], means[index].shape[1]
+            traces = covariance.diagonal(dim1=1, dim2=2).sum() + len(covariance) * self._target("trace", index)
+            total = (means[index] - self._target("mean", index)).square().sum() + traces - 2 * shared
+            yield total if self.plain else total / (channels * self._target("variance", index))
 
 
 def _mean_and_covariance(map: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,6 +15,7 @@ import tyro
 from torch import Tensor
 
 from nca_fast import checkpoint, features
+from nca_fast.devices import network_dtype
 from nca_fast.features.clip import ClipModel
 from nca_fast.losses import regularizers, weighted
 from nca_fast.losses.aesthetic import AestheticHead
@@ -24,6 +25,7 @@ from nca_fast.media.images import load_image, source_name
 from nca_fast.nca import NCA
 from nca_fast.systems.clip_settings import RECIPES, ClipConfig
 from nca_fast.systems.drawing import draw_grown, draw_redrawn, grown, next_apply, next_render, redrawn
+from nca_fast.training.capture import Captured
 from nca_fast.training.content import ContentPictures, shrunk
 from nca_fast.training.pool import Objective
 from nca_fast.training.run_folder import PICTURES_FILE, SavedRun
@@ -204,7 +206,8 @@ def clip_objective(config: ClipConfig, model: ClipModel, distance: PromptDistanc
         head = AestheticHead(config.aesthetic, model.width, config.aesthetic_target).to(device)
     keeps_content = nca.start == "image" and config.content_weight > 0
     if keeps_content:
-        extractor = features.load(config.features, weights=config.weights).to(device)
+        dtype = network_dtype(device, config.precision)
+        extractor = features.load(config.features, weights=config.weights, dtype=dtype).to(device)
         with torch.no_grad():
             maps = extractor(torch.zeros(1, 3, config.image_size, config.image_size, device=device))
         check_layers(config.content_layers, len(maps), config.features)
@@ -225,12 +228,10 @@ def clip_objective(config: ClipConfig, model: ClipModel, distance: PromptDistanc
             jitter=config.cutout_jitter,
         )
 
-    def objective(states: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        rgb = nca.to_rgb(states, clamp=False)
+    def measure(states: Tensor, rgb: Tensor, views: Tensor) -> dict[str, Tensor]:
         # The mean over cutouts, summed over samples: times the cells, or as a mean over the whole batch.
         factor = rgb.shape[2] * rgb.shape[3] if config.clip_scale == "cells" else 1 / config.batch_size
         factor /= max(config.cutouts, 1)
-        views = look(rgb.clamp(0, 1) if config.clip_input == "shown" else rgb, generator)
         vectors = model(views / 2 if config.clip_input == "halved" else views, normalize=config.clip_input != "raw")
 
         def content() -> Tensor:
@@ -248,6 +249,14 @@ def clip_objective(config: ClipConfig, model: ClipModel, distance: PromptDistanc
             fringe=(config.fringe_weight, lambda: fringes(rgb.clamp(0, 1))),
             variation=(config.variation_weight, lambda: regularizers.total_variation(rgb)),
         )
+
+    captured = Captured(measure)
+
+    def objective(states: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        rgb = nca.to_rgb(states, clamp=False)
+        # Cutouts are of other sizes each time, so these are launched one by one.
+        views = look(rgb.clamp(0, 1) if config.clip_input == "shown" else rgb, generator)
+        return captured(states, rgb, views)
 
     return objective
 

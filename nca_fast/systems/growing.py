@@ -19,6 +19,7 @@ from nca_fast.media.film import VideoWriter
 from nca_fast.media.images import enlarged, load_rgba, save_image, source_name
 from nca_fast.nca import NCA, over_white
 from nca_fast.systems.drawing import next_render
+from nca_fast.training.capture import Captured
 from nca_fast.training.damage import circles
 from nca_fast.training.pool import Objective
 from nca_fast.training.run_folder import SavedRun
@@ -134,13 +135,14 @@ class Growing(PoolSystem):
     def objective(self) -> Objective:
         """The squared error of what grew."""
 
-        def objective(states: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        def measure(states: Tensor) -> dict[str, Tensor]:
             return weighted(
                 mse=(1.0, lambda: errors(states, self.target).sum()),
                 overflow=(self.config.overflow_weight, lambda: regularizers.overflow(states)),
             )
 
-        return objective
+        captured = Captured(measure)
+        return lambda states, generator: captured(states)
 
     def augment(self, states: Tensor, generator: torch.Generator) -> Tensor:
         """Lets the worst state of a batch start afresh, so that the automaton does not forget how to begin, and damages

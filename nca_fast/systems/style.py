@@ -16,6 +16,7 @@ import tyro
 from torch import Tensor
 
 from nca_fast import checkpoint, features
+from nca_fast.devices import network_dtype
 from nca_fast.losses import regularizers, style, weighted
 from nca_fast.losses.color import ColorHistogram
 from nca_fast.losses.content import CONTENT_LOSSES, check_layers
@@ -24,6 +25,7 @@ from nca_fast.nca import NCA
 from nca_fast.presets import PRESETS, style_filters
 from nca_fast.systems.drawing import draw_redrawn, next_apply, redrawn
 from nca_fast.systems.style_settings import SMALLEST_STYLE, StyleConfig
+from nca_fast.training.capture import Captured
 from nca_fast.training.content import ContentPictures, first_picture, shrunk
 from nca_fast.training.pool import Objective
 from nca_fast.training.run_folder import PICTURES_FILE, SavedRun
@@ -148,13 +150,16 @@ def style_objective(config: StyleConfig, target: Tensor, nca: NCA) -> Objective:
     Raises:
         ValueError: The content layers are not among the feature maps.
     """
-    extractor = features.load(config.features, weights=config.weights).to(target.device)
+    dtype = network_dtype(target.device, config.precision)
+    extractor = features.load(config.features, weights=config.weights, dtype=dtype).to(target.device)
     style_distance = style.load(config.loss, extractor, target, config.projections)
     check_layers(config.content_layers, len(style_distance.channels), config.features)
     content_distance = CONTENT_LOSSES[config.content_loss]
     color_distance = ColorHistogram(target[None], config.color_bins, config.color_sigma)
 
-    def objective(states: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def measure(states: Tensor, *drawn: Tensor) -> dict[str, Tensor]:
+        lattice = [tensor for tensor in drawn if not tensor.is_floating_point()]
+        directions = drawn[len(lattice) :]
         rgb = nca.to_rgb(states, clamp=False)
         maps = extractor(rgb) if config.style_weight or config.content_weight else None
 
@@ -164,12 +169,19 @@ def style_objective(config: StyleConfig, target: Tensor, nca: NCA) -> Objective:
             return content_distance(maps, wanted, config.content_layers)
 
         return weighted(
-            style=(config.style_weight, lambda: style_distance(maps, generator=generator)),
+            style=(config.style_weight, lambda: style_distance(maps, drawn=directions)),
             content=(config.content_weight, content),
-            color=(config.color_weight, lambda: color_distance(rgb, generator=generator)),
+            color=(config.color_weight, lambda: color_distance(rgb, drawn=lattice)),
             overflow=(config.overflow_weight, lambda: regularizers.overflow(states)),
             variation=(config.variation_weight, lambda: regularizers.total_variation(rgb)),
         )
+
+    captured = Captured(measure)
+
+    def objective(states: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        directions = style_distance.draw(generator) if config.style_weight else []
+        lattice = color_distance.draw(generator, *states.shape[2:]) if config.color_weight else []
+        return captured(states, drawn=[*lattice, *directions])
 
     return objective
 

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
 from nca_fast import features
+from nca_fast.devices import network_dtype
 from nca_fast.losses import regularizers, style, weighted
 from nca_fast.media.images import load_image, source_name
 from nca_fast.nca import NCA
 from nca_fast.systems.drawing import draw_grown, grown, next_render
+from nca_fast.training.capture import Captured
 from nca_fast.training.pool import Objective
 from nca_fast.training.run_folder import SavedRun
 from nca_fast.training.settings import FREE_ON_RESUME, StyleLossConfig
@@ -114,17 +115,19 @@ class Texture(PoolSystem):
     def objective(self) -> Objective:
         """The style loss, and the overflow loss."""
         config, nca = self.config, self.nca
-        extractor = features.load(config.features, weights=config.weights).to(self.nca.device)
+        dtype = network_dtype(nca.device, config.precision)
+        extractor = features.load(config.features, weights=config.weights, dtype=dtype).to(nca.device)
         distance = style.load(config.loss, extractor, self.kept["target"], config.projections)
 
-        def objective(states: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        def measure(states: Tensor, *drawn: Tensor) -> dict[str, Tensor]:
             rgb = nca.to_rgb(states, clamp=False)
             return weighted(
-                style=(1.0, lambda: distance(extractor(rgb), generator=generator)),
+                style=(1.0, lambda: distance(extractor(rgb), drawn=drawn)),
                 overflow=(config.overflow_weight, lambda: regularizers.overflow(states)),
             )
 
-        return objective
+        captured = Captured(measure)
+        return lambda states, generator: captured(states, drawn=distance.draw(generator))
 
     def references(self) -> list[Tensor]:
         """The texture."""

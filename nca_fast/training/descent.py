@@ -94,7 +94,7 @@ class Descent:
         """
         loss = sum(terms.values())
         late = bool(self.delay)
-        values = [term.detach().double() for term in (loss, *terms.values())]
+        values = [term.detach() for term in (loss, *terms.values())]
         if not late:
             values = processes.summed([float(value) for value in values])
             self._check(self.iteration + 1, values[0], "loss")
@@ -105,7 +105,7 @@ class Descent:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if late:
             # One vector: the losses, then the norm, which is the same in all processes.
-            values = torch.cat([processes.all_reduce(torch.stack(values)), norm.double()[None]])
+            values = torch.cat([processes.all_reduce(torch.stack(values).double()), norm.double()[None]])
             self.finite = self.finite & values[0].isfinite() & values[-1].isfinite()
             self._readings.append(_sent(self.iteration + 1, self.learning_rate, tuple(terms), values))
         else:
@@ -148,9 +148,10 @@ class Descent:
 
 def normalize_gradients(parameters: list[Tensor]) -> None:
     """Scales the gradient of each parameter tensor to unit length: g / (|g| + 1e-8)."""
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad /= parameter.grad.norm() + 1e-8
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = torch._foreach_norm(gradients)
+    torch._foreach_add_(norms, 1e-8)
+    torch._foreach_div_(gradients, norms)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -28,6 +28,7 @@ from nca_fast.systems.vae import drawing
 from nca_fast.systems.vae.architecture import ARCHITECTURES
 from nca_fast.systems.vae.model import VAENCA, divergence
 from nca_fast.systems.vae.settings import VAEConfig
+from nca_fast.training.capture import Captured
 from nca_fast.training.damage import circles
 from nca_fast.training.descent import Descent
 from nca_fast.training.loop import Work, derived_generator, derived_seed
@@ -96,7 +97,7 @@ class VAE:
 
     def begin(self, model: VAENCA, saved: SavedRun | None) -> None:
         """Moves the pictures to the device."""
-        self.vae, self.pictures = model, self.pictures.to(model.device)
+        self.vae, self.pictures, self.rules = model, self.pictures.to(model.device), captured_rules(model)
         # The first rollout and its gradient compile the kernels, or say why the backend cannot serve.
         latent = torch.zeros(1, model.architecture.latent, device=model.device)
         model.grow(model.weights(latent), steps=1, seed=0, **self.config.how).sum().backward()
@@ -116,7 +117,7 @@ class VAE:
         draw = derived_generator(config.seed, "batch", iteration)
         drawn = torch.randint(len(self.pictures.train), (config.batch_size,), generator=draw)
         batch = self.pictures.train[moved(drawn, self.pictures.train.device)]
-        descend(losses(config, self.vae, batch, draw, derived_seed(config.seed, "fire", iteration)))
+        descend(losses(config, self.vae, batch, draw, derived_seed(config.seed, "fire", iteration), self.rules))
         return Work(a.steps, config.batch_size * a.size**2 * a.steps)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -160,19 +161,34 @@ class VAE:
         return [error, f"next: nca-fast vae fuse {pair} --model {shlex.quote(str(out))} --out fused.png"]
 
 
-def losses(config: VAEConfig, vae: VAENCA, batch: Tensor, draw: torch.Generator, seed: int) -> dict[str, Tensor]:
+def captured_rules(vae: VAENCA) -> Captured:
+    """The part of an iteration before the rollout: (pictures [b, 1 or 3, size, size], drawn=[noise [b, latent]]) ->
+    their divergence, a mean, and the weights of their rules."""
+
+    def rules(pictures: Tensor, noise: Tensor) -> tuple[Tensor, list[Tensor]]:
+        mean, log_variance = vae.encode(pictures)
+        (w1, b1), (w2, _) = vae.weights(vae.latent(mean, log_variance, noise))
+        return divergence(mean, log_variance).mean(), [w1, b1, w2]
+
+    return Captured(rules, list(vae.parameters()))
+
+
+def losses(
+    config: VAEConfig, vae: VAENCA, batch: Tensor, draw: torch.Generator, seed: int, rules: Captured | None = None
+) -> dict[str, Tensor]:
     """Computes the two terms of the loss of a batch of pictures [B, 1 or 3, size, size].
 
-    Of several processes each takes its share of the batch, and their terms sum to those of the whole.
+    Of several processes each takes its share of the batch, and their terms sum to those of the whole. `rules` are those
+    of `captured_rules`, which a training makes once.
     """
+    rules = captured_rules(vae) if rules is None else rules
     share = processes.share(len(batch))
     seen = batch  # what is drawn for it is drawn for all of it, the same in every process
     if config.damage:
         seen = torch.stack([damaged(picture, config.damage, config.damage_radius, draw) for picture in batch])
     noise = torch.randn(len(batch), vae.architecture.latent, generator=draw)
-    mean, log_variance = vae.encode(seen[share])
-    weights = vae.weights(vae.latent(mean, log_variance, noise[share]))
-    grown = vae.shown(vae.grow(weights, seed=seed, first_sample=share.start, **config.how))
+    distance, (w1, b1, w2) = rules(seen[share], drawn=[noise[share]])
+    grown = vae.shown(vae.grow([(w1, b1), (w2, None)], seed=seed, first_sample=share.start, **config.how))
     target = vae.target(batch[share])
     if config.loss == "bce":
         # The published code clamps and so stops the gradient of a pixel that is too dark or too bright for good.
@@ -180,7 +196,7 @@ def losses(config: VAEConfig, vae: VAENCA, batch: Tensor, draw: torch.Generator,
         error = F.binary_cross_entropy(probability, target)
     else:
         error = F.mse_loss(grown, target)
-    terms = {config.loss: error, "divergence": config.beta * divergence(mean, log_variance).mean()}
+    terms = {config.loss: error, "divergence": config.beta * distance}
     return {name: term / processes.count() for name, term in terms.items()}
 
 
