@@ -41,6 +41,10 @@ class Launcher:
         pass
 
     def __call__(self, x, y, z, stream, function, packed, metadata, enter, leave, *arguments):
+        if enter is not None:  # as it is done in C, where it takes no longer
+            enter(metadata)
+        if leave is not None:
+            leave(metadata)
         if Launcher.noted is not None:
             Launcher.noted.append(((x, y, z), stream, function, packed, arguments))
 

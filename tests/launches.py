@@ -1,6 +1,6 @@
 """A program for test_triton_launch: what Triton is told to launch, by its front end and repeated, with a fake driver.
 
-    python tests/launches.py CASE
+    PYTHONPATH=.:tests python tests/launches.py
 
 It runs without the interpreter, in which nothing is compiled, so not in the process of the tests.
 """
@@ -107,10 +107,36 @@ def another_triton():
         launch(shift, (1,), a, b, 8, 1, BLOCK=16, SCALE=3)
 
     compiled = triton.compiler.CompiledKernel
-    for other in (lambda self, grid: lambda stream, *args: None, lambda self, grid: None):
+    others = (
+        lambda self, grid: None,
+        lambda self, grid: lambda *arguments: None,
+        lambda self, grid: lambda *arguments, stream: self.run(grid, stream, *arguments),
+        lambda self, grid: lambda *arguments, stream: self.run(*grid, stream, self.function, *arguments[:-2]),
+    )
+    for other in others:
         with mock.patch.object(compiled, "__getitem__", other):
             assert same(step, calls)[1].plain
     assert not same(step, calls)[1].plain
+
+
+def a_profiler():
+    """Is told of each launch."""
+    x, names = torch.zeros(64), []
+    calls = [(x[:8], x[8:16]), (x[16:24], x[24:])]
+
+    def step(a, b):
+        launch(shift, (1,), a, b, 8, 1, BLOCK=16, SCALE=3)
+
+    def hook(metadata):
+        names.append(metadata.get()["name"])
+
+    for hooks in (triton.knobs.runtime.launch_enter_hook, triton.knobs.runtime.launch_exit_hook):
+        hooks.add(hook)
+        repeated = RepeatedStep(step)
+        told(repeated, calls)
+        hooks.remove(hook)
+        assert names == ["shift", "shift"] and not repeated.plain
+        names.clear()
 
 
 def nothing_changing_is_kept():
@@ -128,6 +154,7 @@ def nothing_changing_is_kept():
 
 if __name__ == "__main__":
     use_the_fake_driver()
-    for case in (step_of_a_rule, ints_and_defaults, what_cannot_be_repeated, another_triton, nothing_changing_is_kept):
+    cases = (step_of_a_rule, ints_and_defaults, what_cannot_be_repeated, another_triton, a_profiler)
+    for case in (*cases, nothing_changing_is_kept):
         case()
         print(case.__name__, flush=True)

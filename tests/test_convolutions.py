@@ -65,9 +65,8 @@ def test_maps_of_fire_rates():
     assert torch.equal(drawn == 1, fire_mask(5, 0, 2, H, W, rates).expand(2, 2, H, W))
 
 
-@pytest.mark.parametrize(
-    "name", sorted(RULES.keys() - {"one cell"})
-)  # filters that cancel leave nothing but rounding there
+# Of a single cell filters that cancel leave rounding alone.
+@pytest.mark.parametrize("name", sorted(RULES.keys() - {"one cell"}))
 def test_errors_in_float32_are_those_of_the_reference(name):
     """At most twice its error, for values and every gradient; the floor as in test_rollout."""
     exact, _ = both(name)

@@ -23,7 +23,7 @@ def test_what_is_launched():
     command = [sys.executable, str(ROOT / "tests" / "launches.py")]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert result.returncode == 0, result.stderr
-    assert len(result.stdout.split()) == 5
+    assert len(result.stdout.split()) == 6
 
 
 def test_the_interpreter_goes_through_the_front_end():

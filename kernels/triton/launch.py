@@ -10,9 +10,9 @@ than 2 GiB), so launches are noted for each such kind of tensors. Where launches
 or with a Triton that is not as it was, every step goes through the front end.
 """
 
-import inspect
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import triton
@@ -48,7 +48,7 @@ class RepeatedStep:
     """
 
     def __init__(self, step: Callable[..., None]):
-        self.step, self.of_kinds, self.plain, self.stream = step, {}, False, None
+        self.step, self.of_kinds, self.plain = step, {}, False
         self.kind = _kind_on_amd if torch.version.hip else _kind
 
     def __call__(self, *tensors: Tensor) -> None:
@@ -63,7 +63,7 @@ class RepeatedStep:
         for run, arguments, places, _ in launches:
             for at, n in places:
                 arguments[at] = addresses[n]
-            run(*arguments, stream=self.stream)
+            run(*arguments)
 
     def _note(self, kinds, tensors, addresses):
         """Takes the step by Triton's front end and notes its launches."""
@@ -74,13 +74,8 @@ class RepeatedStep:
         finally:
             _noted.launches = None
         launches = [_repeatable(*one, tensors, addresses) for one in noted]
-        if not noted or None in launches:
-            self.plain = True
-            return
+        self.plain = not launches or None in launches
         self.of_kinds[kinds] = launches
-        if self.stream is None:
-            active = triton.runtime.driver.active
-            self.stream = active.get_current_stream(active.get_current_device())
 
 
 def _kind(tensor, address):
@@ -92,40 +87,54 @@ def _kind_on_amd(tensor, address):
 
 
 def _repeatable(kernel, compiled, grid, arguments, constants, tensors, addresses):
-    """Makes of a launch: how to run it, its arguments with addresses in the place of tensors, which arguments are which
-    of the step's tensors, and what must stay alive. None where it cannot be repeated."""
-    run = _runner(compiled, (*grid, 1, 1)[:3])
-    names = getattr(kernel, "arg_names", None)
-    if run is None or names is None:
-        return None
-    rest = names[len(arguments) :]
-    if not all(name in constants for name in rest):  # defaults
-        return None
+    """Makes of a launch: a function that runs it, its arguments with addresses in the place of tensors, which of them
+    are which of the step's tensors, and what must stay alive. None where it cannot be repeated."""
+    names = getattr(kernel, "arg_names", ())[len(arguments) :]
+    if not isinstance(compiled, triton.compiler.CompiledKernel) or not constants.keys() >= set(names):
+        return None  # in the interpreter; or a constant has its default
     memories = {t.untyped_storage().data_ptr() for t in tensors}
-    values, places = [], []
-    for at, argument in enumerate((*arguments, *(constants[name] for name in rest))):
-        if isinstance(argument, Tensor):
-            address = argument.data_ptr()
-            if address in addresses:
-                places.append((at, addresses.index(address)))
-            elif argument.untyped_storage().data_ptr() in memories:
-                return None  # another part of a tensor that changes
-            values.append(address)
-        else:
+    values, places, kept = [], [], []
+    for at, argument in enumerate((*arguments, *(constants[name] for name in names))):
+        if not isinstance(argument, Tensor):
             values.append(argument)
-    kept = [a for a in arguments if isinstance(a, Tensor) and a.data_ptr() not in addresses]
-    return run, values, tuple(places), kept
+            continue
+        values.append(argument.data_ptr())
+        if values[at] in addresses:
+            places.append((at, addresses.index(values[at])))
+        elif argument.untyped_storage().data_ptr() in memories:
+            return None  # another part of a tensor that changes
+        else:
+            kept.append(argument)
+    run = _runner(compiled, (*grid, 1, 1)[:3], values)
+    return run and (run, values, tuple(places), kept)
 
 
-def _runner(compiled, grid):
-    """Returns Triton's own function (*arguments, stream=) that launches what was compiled; None where there is none."""
-    if not isinstance(compiled, triton.compiler.CompiledKernel):
-        return None  # the interpreter's
+class _Asked:
+    """Stands for what was compiled, and notes what Triton would tell the function that launches it."""
+
+    def __init__(self, compiled):
+        self._compiled, self.told = compiled, ()
+
+    def __getattr__(self, name):
+        return getattr(self._compiled, name)
+
+    def run(self, *told):
+        self.told = told
+
+
+def _runner(compiled, grid, values):
+    """Makes a function of a launch's arguments that launches what was compiled, with nothing between it and C but the
+    driver's own. What it is told before the arguments is what Triton would say; None where that is not understood."""
+    active = triton.runtime.driver.active
+    asked, stream = _Asked(compiled), active.get_current_stream(active.get_current_device())
     try:
-        run = compiled[grid]
-        parameters = list(inspect.signature(run).parameters.values())
-    except (TypeError, ValueError):
+        type(compiled).__getitem__(asked, grid)(*values, stream=stream)
+    except (AttributeError, TypeError):
         return None
-    kinds = [p.kind for p in parameters]
-    known = kinds == [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.KEYWORD_ONLY]
-    return run if known and parameters[1].name == "stream" else None
+    before, after = asked.told[: -len(values)], asked.told[-len(values) :]
+    if before[:4] != (*grid, stream) or len(before) != 9 or list(after) != values:
+        return None
+    *before, _, enter, leave = before
+    if any(hook is not None and getattr(hook, "calls", True) for hook in (enter, leave)):
+        return partial(compiled[grid], stream=stream)  # a profiler wants to be told of each launch
+    return partial(compiled.run, *before, None, None, None)
