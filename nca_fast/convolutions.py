@@ -106,7 +106,7 @@ class _Step:
 
     def __init__(self, weights, rule: Rule, x: Tensor, precision: str, masked: bool):
         self.rule, self.precision, self.masked = rule, precision, masked
-        self.stencils = None
+        self.stencils, self.zero = None, x.new_zeros(())
         if rule.filters:
             self.stencils, self.reach = _stencils(rule, x)
             (first, bias), *others = weights
@@ -135,7 +135,7 @@ class _Step:
         old = x[:, rule.frozen :] if rule.frozen else x
         u = _product(bias, weight, y, precision)
         if self.masked:
-            u = u.masked_fill_(~mask.flatten(2), 0)  # multiplied by 0, a number that blew up would become NaN
+            u = torch.where(mask.flatten(2), u, self.zero)  # multiplied, a number that blew up would become NaN
         new = old + u.view(old.shape)
         after = torch.cat([x[:, : rule.frozen], new], dim=1) if rule.frozen else new
         if rule.alive_channel is None:

@@ -30,7 +30,7 @@ _PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
 _COLUMN_STEP = 0x9E3779B9
 _MIX_1, _MIX_2 = 0x21F0AAAD, 0x735A2D97
 _ROWS = 1 << 16  # whose keys are drawn at once: 512 KiB per word
-_CELLS = 1 << 16  # that are hashed at once: 256 KiB, which stay in the second-level cache of a CPU or a GPU
+_CELLS = 1 << 17  # that are hashed at once: 512 KiB, which stay in the second-level cache of a CPU or a GPU
 
 
 def _multiply(constant, word):
