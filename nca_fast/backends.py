@@ -1,6 +1,6 @@
 """What a backend is, which one serves a call, and in which precision.
 
-A backend is a folder under kernels/ and a row of `BACKENDS`; the reference, which needs no kernels, is not one of them.
+A backend is a folder under kernels/ and a row of `BACKENDS`; those of `PLAIN` need no kernels.
 Kernels import nothing of nca_fast: they are given tensors, a `KernelRule` and a `Place`, and read those by attribute.
 """
 
@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 import torch
 from torch import Tensor
 
-from nca_fast import reference
+from nca_fast import convolutions, reference
 from nca_fast.kernels import cpu, triton
 from nca_fast.rule import KernelRule, Rule
 
@@ -116,11 +116,13 @@ class Kernels(Protocol):
 
 
 BACKENDS: dict[str, Backend] = {"cpu": cpu, "triton": triton}
-NAMES = ("reference", *BACKENDS)
+# Differentiated by autograd. The reference is what all are judged by; where no kernels serve, convolutions do.
+PLAIN = {"reference": reference, "convolutions": convolutions}
+NAMES = (*PLAIN, *BACKENDS)
 BackendName = Literal[NAMES]
 _OF_DEVICE = {backend.DEVICE: name for name, backend in BACKENDS.items()}
 
-_said = set()  # why the reference was taken, each reason told once
+_said = set()  # why no kernels were taken, each reason told once
 
 
 def kernels(backend: str) -> Kernels:
@@ -139,24 +141,24 @@ def choose(backend: str | None, rule: Rule, x: Tensor, precision: str | None) ->
         RuntimeError: the backend was named and cannot be built.
 
     Warns:
-        UserWarning: the reference serves in place of kernels, once for each reason.
+        UserWarning: stock convolutions serve in place of kernels, once for each reason.
     """
     if backend is not None and backend not in NAMES:
         raise ValueError(f"backend must be one of {NAMES} or None, but got {backend!r}.")
     if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS} or None, but got {precision!r}.")
-    exact = precision or "fp32"  # the reference is what others are judged by
-    if backend == "reference":
-        return "reference", exact
+    exact = precision or "fp32"  # plain products are those of float32 unless something else is asked for
+    if backend in PLAIN:
+        return backend, exact
     name = backend or of_device(x.device)
     precision = precision or default_precision(x.device)
     reason = f"there are no kernels for states on {x.device.type}."
     if name is not None:
         reason = refusal(name, rule, x, precision)
     if reason is not None and backend is not None:
-        raise ValueError(f'backend="{backend}" cannot serve: {reason} Use backend=None or "reference".')
+        raise ValueError(f'backend="{backend}" cannot serve: {reason} Use backend=None or "convolutions".')
     if torch.compiler.is_compiling():  # what has to be built is built when the compiled model first runs
-        return ("reference", exact) if reason else (name, precision)
+        return ("convolutions", exact) if reason else (name, precision)
     if reason is None:
         try:
             BACKENDS[name].load()
@@ -167,12 +169,12 @@ def choose(backend: str | None, rule: Rule, x: Tensor, precision: str | None) ->
             reason = str(error)
     if reason not in _said:
         _said.add(reason)
-        warnings.warn(f"nca_fast runs its slow reference: {reason}", stacklevel=4)
-    return "reference", exact
+        warnings.warn(f"nca_fast runs stock convolutions, no faster than PyTorch alone: {reason}", stacklevel=4)
+    return "convolutions", exact
 
 
 def of_device(device: torch.device) -> str | None:
-    """Names the backend that serves those on a device who name none; None where there is none but the reference."""
+    """Names the backend that serves those on a device who name none; None where there are no kernels."""
     return _OF_DEVICE.get(device.type)
 
 
@@ -205,5 +207,4 @@ _stock_convolutions_use_tf32._dynamo_marked_constant = True
 
 def bytes_per_cell(backend: str, rule: Rule) -> int:
     """Counts the bytes of a cell that `ops.advance` takes beside its two buffers."""
-    of = reference if backend == "reference" else BACKENDS[backend]
-    return of.bytes_per_cell(rule.kernel_rule)
+    return (PLAIN | BACKENDS)[backend].bytes_per_cell(rule.kernel_rule)

@@ -104,7 +104,7 @@ def _best(rules, backend, precision):
     if backend == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", torch.cuda.current_device())
-    if backend == "reference":
+    if backend in backends.PLAIN:
         return device
     for rule in rules:
         reason = _refusal(backends.of_device(device), rule, device, precision)

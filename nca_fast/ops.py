@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from nca_fast import arguments, backends, operators, reference
+from nca_fast import arguments, backends, operators
 from nca_fast.backends import Place
 from nca_fast.fire_mask import drawn_seed, threshold
 from nca_fast.rule import Rule
@@ -49,7 +49,7 @@ def rollout(
 
     Args:
         x: The states of all cells. [B, C, H, W]; float32, bfloat16, float16, rounded after each step, or float64 (by
-            the reference).
+            convolutions or the reference).
         weights: A pair (W, b) for every layer, first to last: W [out, in] or, one rule per sample, [B, out, in];
             b [out] or [B, out], or None where the rule has no bias. Inputs of the first layer are ordered
             filter by filter: index f * C + c. Finite (looked at on the CPU only: a GPU would have to wait for it).
@@ -65,14 +65,15 @@ def rollout(
         canvas_height: Rows of the whole canvas, where x wraps around it: after its last row x goes on with its row 0.
             For a strip of a torus with some rows above the first; None where x does not wrap.
         fire_rate: A map [H, W] in [0, 1] instead of the rule's single number: parts of a canvas at different speeds.
-        backend: "reference", "cpu" or "triton"; None picks the fused kernel of x's device, or the reference, saying so
-            once.
+        backend: "reference", "convolutions", "cpu" or "triton"; None picks the fused kernel of x's device. Where that
+            cannot serve (a GPU older than Ampere, a rule too wide, float64) it says so once and picks "convolutions":
+            PyTorch's own operations, in no more passes over memory than an automaton written in them takes.
         precision: What the matrix products multiply: "fp32", "tf32", "fp16" or "bf16", see above. Accumulation is
             float32, the state keeps the type of x, and autocast changes neither. None gives what stock convolutions
             give: on a CPU "fp32"; on a GPU, where they use TF32, "fp16", which has as many bits after the point and
             costs a third of it in our kernels, or "fp32" if TF32 is forbidden to convolutions
-            (`torch.backends.cudnn.conv.fp32_precision`, `torch.backends.cudnn.allow_tf32`). The reference takes None
-            as "fp32" on every device.
+            (`torch.backends.cudnn.conv.fp32_precision`, `torch.backends.cudnn.allow_tf32`). The reference and
+            convolutions take None as "fp32" on every device.
         checkpoint_every: For the gradient keep only every k-th state and recompute those between; None keeps all.
         bptt_steps: Truncates: only the last k steps pass gradient, and x receives none. None passes it through all.
 
@@ -91,8 +92,8 @@ def rollout(
     where = arguments.check(x, weights, rule, fire_rate, steps=steps, **where, **saved)
     steps, saved = where.pop("steps"), {name: where.pop(name) for name in saved}
     backend, precision = backends.choose(backend, rule, x, precision)
-    if backend == "reference":
-        return _by_reference(x, weights, rule, steps, fire_rate=fire_rate, precision=precision, **where, **saved)
+    if backend in backends.PLAIN:
+        return _plainly(backend, x, weights, rule, steps, fire_rate=fire_rate, precision=precision, **where, **saved)
     params, drawn, fire, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
     checkpoint_every, bptt_steps = saved.values()
     passed = steps if bptt_steps is None else min(bptt_steps, steps)
@@ -137,8 +138,8 @@ def advance(
     where = arguments.check(x, weights, rule, fire_rate, steps=steps, **where)
     steps = where.pop("steps")
     backend, precision = backends.choose(backend, rule, x, precision)
-    if backend == "reference":
-        y = _by_reference(x, weights, rule, steps, fire_rate=fire_rate, precision=precision, **where)
+    if backend in backends.PLAIN:
+        y = _plainly(backend, x, weights, rule, steps, fire_rate=fire_rate, precision=precision, **where)
         return spare.copy_(y), x
     params, drawn, fire, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
     place = operators.seeded(place, drawn)
@@ -154,10 +155,10 @@ def advance(
     return x, spare
 
 
-def _by_reference(x, weights, rule, steps, **options):
+def _plainly(backend, x, weights, rule, steps, **options):
     kind = "cpu" if x.is_meta else x.device.type
     with torch.autocast(kind, enabled=False):  # which would round what `precision` leaves alone
-        return reference.rollout(x, weights, rule, steps, **options)
+        return backends.PLAIN[backend].rollout(x, weights, rule, steps, **options)
 
 
 def _kernel_inputs(x, weights, rule, fire_rate, *, seed, first_step, origin, canvas_height, first_sample=0):

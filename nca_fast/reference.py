@@ -3,22 +3,27 @@
 Every kernel is judged by its distance from this file run in float64 with the same fire masks.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from nca_fast.fire_mask import drawn_seed, fire_mask
+from nca_fast.fire_mask import drawn_seed, fire_masks
 from nca_fast.rule import KernelRule, Rule
 
 
-def _pad(x, reach, padding, value=0.0):
-    if padding == "zero":
-        return F.pad(x, (reach,) * 4, value=value)
+def wrapped(x: Tensor, reach: int) -> Tensor:
+    """Continues a torus by so many rows and columns on each side. [B, C, H, W] -> [B, C, H + 2 reach, W + 2 reach]."""
     # By index, because F.pad(mode="circular") refuses a reach larger than the canvas.
     rows = torch.arange(-reach, x.shape[2] + reach, device=x.device) % x.shape[2]
     columns = torch.arange(-reach, x.shape[3] + reach, device=x.device) % x.shape[3]
     return x[:, :, rows][:, :, :, columns]
+
+
+def _pad(x, reach, padding, value=0.0):
+    return F.pad(x, (reach,) * 4, value=value) if padding == "zero" else wrapped(x, reach)
 
 
 def _local_maximum(x, window, padding):
@@ -38,7 +43,7 @@ def perceive(x: Tensor, rule: Rule) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _rounded(t, precision):
+def rounded(t: Tensor, precision: str) -> Tensor:
     """Rounds to what a matrix unit of that precision multiplies; the gradient passes through unchanged."""
     if precision == "fp32":
         return t
@@ -53,7 +58,7 @@ def _rounded(t, precision):
 def _layer(y, weight, bias, precision):
     """Applies a 1x1 convolution whose weight [out, in] or [B, out, in] may differ from sample to sample."""
     equation = "oi,bihw->bohw" if weight.ndim == 2 else "boi,bihw->bohw"
-    u = torch.einsum(equation, _rounded(weight, precision), _rounded(y, precision))
+    u = torch.einsum(equation, rounded(weight, precision), rounded(y, precision))
     return u if bias is None else u + bias.reshape(-1, bias.shape[-1], 1, 1)
 
 
@@ -97,16 +102,42 @@ def rollout(
     Computes in float64 when x is float64, else in float32, and rounds the state to x's type after each step. A
     precision of None is "fp32".
     """
+    weights, dtype = computed(weights, x)
+
+    def take(x, mask):
+        return step(x.to(dtype), weights, rule, mask, precision or "fp32").to(x.dtype)
+
+    where = (seed, first_step, origin, first_sample, canvas_height, rule.fire_rate if fire_rate is None else fire_rate)
+    return run(take, x, steps, *where, checkpoint_every, bptt_steps)
+
+
+def computed(weights, x: Tensor) -> tuple[list[tuple[Tensor, Tensor | None]], torch.dtype]:
+    """Gives weights in the type that computes, and that type: float64 when x is float64, else float32."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    weights = [(weight.to(dtype), None if bias is None else bias.to(dtype)) for weight, bias in weights]
+    return [(weight.to(dtype), None if bias is None else bias.to(dtype)) for weight, bias in weights], dtype
+
+
+def run(
+    take: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    steps: int,
+    seed: int | Tensor | None,
+    first_step: int,
+    origin: tuple[int, int],
+    first_sample: int,
+    canvas_height: int | None,
+    fire_rate: float | Tensor,
+    checkpoint_every: int | None,
+    bptt_steps: int | None,
+) -> Tensor:
+    """Runs steps, each of which `take` takes, given a state and a fire mask; the others as in `rollout`."""
     B, _, H, W = x.shape
-    rate = rule.fire_rate if fire_rate is None else fire_rate
-    seed = drawn_seed(rate) if seed is None else seed
+    seed = drawn_seed(fire_rate) if seed is None else seed
 
     def advance(x, start, count):
-        for n in range(start, start + count):
-            mask = fire_mask(seed, first_step + n, B, H, W, rate, origin, first_sample, canvas_height, x.device)
-            x = step(x.to(dtype), weights, rule, mask, precision or "fp32").to(x.dtype)
+        where = (fire_rate, origin, first_sample, canvas_height, x.device)
+        for mask in fire_masks(seed, first_step + start, count, B, H, W, *where):
+            x = take(x, mask)
         return x
 
     if bptt_steps is not None and bptt_steps < steps:

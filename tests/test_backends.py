@@ -55,6 +55,7 @@ def test_bytes_per_cell():
     alive = Rule(channels=5, hidden=(8,), alive_channel=3)
     assert [backends.bytes_per_cell("cpu", rule) for rule in (RULE, alive)] == [0, 1]
     assert backends.bytes_per_cell("triton", RULE) == 64
+    assert backends.bytes_per_cell("reference", RULE) == backends.bytes_per_cell("convolutions", RULE)
     assert backends.bytes_per_cell("reference", RULE) == 4 * (2 * 16 + 3 * 6 + 8 * 4)
 
 
@@ -102,16 +103,17 @@ def test_precision_goes_with_the_backend_that_serves(monkeypatch):
     assert choose(None, RULE, OnAGPU, None) == ("triton", "fp16")
     assert choose("triton", RULE, OnAGPU, "fp32") == ("triton", "fp32")
     assert choose("reference", RULE, OnAGPU, None) == ("reference", "fp32")
+    assert choose("convolutions", RULE, OnAGPU, None) == ("convolutions", "fp32")
     assert choose("reference", RULE, OnAGPU, "tf32") == ("reference", "tf32")
     backends._said.clear()
-    with pytest.warns(UserWarning, match="slow reference: .*at most 64 channels"):
-        assert choose(None, Rule(channels=65, hidden=(6,)), OnAGPU, None) == ("reference", "fp32")
+    with pytest.warns(UserWarning, match="stock convolutions, .*: .*at most 64 channels"):
+        assert choose(None, Rule(channels=65, hidden=(6,)), OnAGPU, None) == ("convolutions", "fp32")
 
 
-def test_devices_without_kernels_are_served_by_the_reference():
+def test_devices_without_kernels_are_served_by_convolutions():
     backends._said.clear()
-    with pytest.warns(UserWarning, match="slow reference: there are no kernels for states on meta"):
-        assert choose(None, RULE, torch.empty(1, 4, 5, 6, device="meta"), None) == ("reference", "fp32")
+    with pytest.warns(UserWarning, match="stock convolutions, .*: there are no kernels for states on meta"):
+        assert choose(None, RULE, torch.empty(1, 4, 5, 6, device="meta"), None) == ("convolutions", "fp32")
 
 
 def test_on_the_cpu_no_precision_is_float32():

@@ -121,7 +121,8 @@ def test_every_command_says_where_it_computes(capsys, command):
     shown = " ".join(capsys.readouterr().out.split())
     assert end.value.code == 0
     assert "--device STR" in shown and "auto (a GPU when there is one that" in shown
-    assert "--precision {None,fp32,tf32,fp16,bf16}" in shown and "--backend {None,reference,cpu,triton}" in shown
+    assert "--precision {None,fp32,tf32,fp16,bf16}" in shown
+    assert "--backend {None,reference,convolutions,cpu,triton}" in shown
 
 
 @pytest.mark.parametrize("options", ["--device cuda", "--device gpu", "--backend cpu --precision fp16"])

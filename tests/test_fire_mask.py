@@ -1,5 +1,7 @@
 """The fire mask: known answers for Philox, statistics, and that parts agree with the whole."""
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -90,6 +92,22 @@ def test_a_part_is_cut_from_the_whole(seed, step, row, column, sample):
     whole = fire_mask(seed, step, 3, 48, 50, 0.5)
     part = fire_mask(seed, step, 3 - sample, 48 - row, 50 - column, 0.5, (row, column), sample)
     assert torch.equal(part, whole[sample:, :, row:, column:])
+
+
+@pytest.mark.parametrize("rows, cells", [(1, 1), (40, 30), (45, 200), (1000, 700)])
+@pytest.mark.parametrize("rate", ["map", 0.5, 1.0])
+def test_masks_of_many_steps_are_those_of_each(rate, rows, cells, monkeypatch):
+    """In however many blocks they are drawn."""
+    rate = torch.rand(7, 9, dtype=torch.float64) if rate == "map" else rate
+    where = (rate, (2**32 - 3, 2), 1, 11)
+    want = [fire_mask(2**64 - 5, 2**32 - 9 + n, 2, 7, 9, *where) for n in range(6)]
+    module = sys.modules["nca_fast.fire_mask"]
+    monkeypatch.setattr(module, "_ROWS", rows)
+    monkeypatch.setattr(module, "_CELLS", cells)
+    found = list(module.fire_masks(2**64 - 5, 2**32 - 9, 6, 2, 7, 9, *where))
+    assert len(found) == 6 and all(
+        torch.equal(a, b) and a.dtype == torch.bool for a, b in zip(found, want, strict=True)
+    )
 
 
 def test_map_equals_number_where_it_is_constant():

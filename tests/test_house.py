@@ -18,7 +18,7 @@ ROOMS = (
     ("media",),
     ("nca", "presets", "convert", "checkpoint"),
     ("ops", "operators", "backends", "devices"),
-    ("reference", "rule", "filters", "fire_mask", "arguments"),
+    ("reference", "convolutions", "rule", "filters", "fire_mask", "arguments"),
     ("processes", "files"),
     ("kernels",),
 )

@@ -77,22 +77,22 @@ UNSERVED = [
 
 
 @pytest.mark.parametrize("rule, how, reason", UNSERVED, ids=[reason for _, _, reason in UNSERVED])
-def test_what_the_cpu_kernel_does_not_do_is_refused_by_name_and_else_served_by_the_reference(rule, how, reason):
+def test_what_the_cpu_kernel_does_not_do_is_refused_by_name_and_else_served_by_convolutions(rule, how, reason):
     x = torch.randn(2, rule.channels, 5, 6, dtype=how.get("dtype", torch.float32))
     weights = random_weights(rule)
     options = {"precision": how.get("precision", "fp32")}
     with pytest.raises(ValueError, match=f'backend="cpu" cannot serve: .*{reason}'):
         rollout(x, weights, rule, 2, backend="cpu", **options)
     backends._said.clear()
-    with pytest.warns(UserWarning, match=f"slow reference: .*{reason}"):
+    with pytest.warns(UserWarning, match=f"stock convolutions, .*: .*{reason}"):
         y = rollout(x, weights, rule, 2, seed=0, **options)
-    assert torch.equal(y, rollout(x, weights, rule, 2, seed=0, backend="reference", **options))
+    assert torch.equal(y, rollout(x, weights, rule, 2, seed=0, backend="convolutions", **options))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # said once
         rollout(x, weights, rule, 2, **options)
 
 
-def test_default_backend_is_the_kernel_for_float32_and_the_reference_for_float64(monkeypatch):
+def test_default_backend_is_the_kernel_for_float32_and_not_for_float64(monkeypatch):
     ran = []
     kernels = backends.kernels("cpu")
     advance = kernels.advance

@@ -104,13 +104,15 @@ def cache(tmp_path, monkeypatch):
 X, WEIGHTS, RULE = torch.zeros(1, 4, 5, 6), random_weights(Rule(channels=4, hidden=(3,))), Rule(channels=4, hidden=(3,))
 
 
-def test_without_a_compiler_there_is_one_warning_and_the_reference(cache, monkeypatch):
+def test_without_a_compiler_there_is_one_warning_and_convolutions(cache, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.warns(UserWarning, match="slow reference: the C.. kernel needs a compiler.*apt install g..") as caught:
+    with pytest.warns(
+        UserWarning, match="stock convolutions, .*: the C.. kernel needs a compiler.*apt install g.."
+    ) as caught:
         y = rollout(X, WEIGHTS, RULE, 2, seed=0)
         rollout(X, WEIGHTS, RULE, 2)
     assert len(caught) == 1
-    assert torch.equal(y, rollout(X, WEIGHTS, RULE, 2, seed=0, backend="reference"))
+    assert torch.equal(y, rollout(X, WEIGHTS, RULE, 2, seed=0, backend="convolutions"))
     with pytest.raises(RuntimeError, match="needs a compiler, but there is no 'no-such-compiler'"):
         rollout(X, WEIGHTS, RULE, 2, backend="cpu")
 
@@ -191,7 +193,7 @@ def test_an_unwritable_cache_is_one_clear_refusal(tmp_path, monkeypatch):
     backends._said.clear()
     with pytest.raises(RuntimeError, match="cannot be kept in .*XDG_CACHE_HOME"):
         rollout(X, WEIGHTS, RULE, 2, backend="cpu")
-    with pytest.warns(UserWarning, match="slow reference"):
+    with pytest.warns(UserWarning, match="stock convolutions"):
         rollout(X, WEIGHTS, RULE, 2)
     build.load.cache_clear()
 
@@ -268,12 +270,14 @@ def test_default_backend_serves_16_bits_without_a_warning():
             )
 
 
-def test_float64_is_the_references_with_one_warning():
+def test_float64_is_served_by_convolutions_with_one_warning():
     backends._said.clear()
     x = torch.randn(1, 4, 5, 6, dtype=torch.float64)
-    with pytest.warns(UserWarning, match=r"slow reference: the C.. kernel takes.*but x is torch.float64: use x.float"):
+    with pytest.warns(
+        UserWarning, match=r"stock convolutions, .*: the C.. kernel takes.*but x is torch.float64: use x.float"
+    ):
         y = rollout(x, WEIGHTS, RULE, 2, seed=0)
-    assert torch.equal(y, rollout(x, WEIGHTS, RULE, 2, seed=0, backend="reference"))
+    assert torch.equal(y, rollout(x, WEIGHTS, RULE, 2, seed=0, backend="convolutions"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rollout(x, WEIGHTS, RULE, 2)

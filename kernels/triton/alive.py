@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .cells import beside, own_cells
+from .launch import launch
 from .memory import Scratch
 
 _CELLS = 128  # of a program: one for each of its threads
@@ -100,6 +101,5 @@ class AliveMask:
         """out = values times the mask of the states before and after the update; see `apply_alive_mask`."""
         B, H, W, C = before.shape
         blocks, group = B * triton.cdiv(H * W, _CELLS), 8 if C % 8 == 0 else 4
-        apply_alive_mask[(blocks,)](
-            before, after, values, out, H * W, H, W, C=C, GROUP=group, **self.constants, BM=_CELLS
-        )
+        constants = {"C": C, "GROUP": group, **self.constants, "BM": _CELLS}
+        launch(apply_alive_mask, (blocks,), before, after, values, out, H * W, H, W, **constants)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .fire import RowKeys, word
 from .graphs import SAVED_STEPS, replayed_advance, replayed_backward, runs
+from .launch import RepeatedStep
 from .steps import RolloutWeights, backward_step, forward_step, gradient_buffer, reduce_gradients
 
 __all__ = [
@@ -53,6 +54,7 @@ def _row_keys(x, place, steps):
     """Returns a function n -> row keys of the n-th step, int32 [B, H, 2], from a table of up to 64 steps."""
     block = min(64, steps, max(1, _KEY_ROWS // (x.shape[0] * x.shape[1])))
     keys, made = RowKeys(block, x), None
+    of_steps = keys.table.unbind()
 
     def keys_of(n):
         nonlocal made
@@ -60,7 +62,7 @@ def _row_keys(x, place, steps):
             made = n // block
             keys.put(place.after(made * block))
             keys.make(block)
-        return keys.table[n % block]
+        return of_steps[n % block]
 
     return keys_of
 
@@ -72,12 +74,13 @@ def advance(x: Tensor, weights: RolloutWeights, fire: Tensor, rule, place, state
     with _on_device(x):
         if replayed_advance(x, weights, fire, rule, place, states, every):
             return
-        keys_of = _row_keys(x, place, len(states) * every)
+        keys_of, column = _row_keys(x, place, len(states) * every), word(place.column)
+        step = RepeatedStep(lambda x, out, keys: forward_step(x, out, weights, keys, fire, column))
         scratch = torch.empty_like(x) if every > 1 else None
-        for j in range(len(states)):
+        for j, state in enumerate(states.unbind()):
             for n in range(every):
-                out = scratch if (every - 1 - n) % 2 else states[j]
-                forward_step(x, out, weights, keys_of(j * every + n), fire, word(place.column))
+                out = scratch if (every - 1 - n) % 2 else state
+                step(x, out, keys_of(j * every + n))
                 x = out
 
 
@@ -90,11 +93,15 @@ def backward(
     with _on_device(grad):
         if replayed_backward(states, grad, weights, fire, rule, place, buffer):
             return grad
-        keys_of, other = _row_keys(grad, place, len(states)), torch.empty_like(grad)
+        keys_of, column, other = _row_keys(grad, place, len(states)), word(place.column), torch.empty_like(grad)
+
+        def step_back(x, grad, grad_x, scale, keys):
+            backward_step(x, grad, grad_x, buffer, weights, scale, keys, fire, column)
+
+        step, states = RepeatedStep(step_back), states.unbind()
         for start, count in reversed(runs(len(states), SAVED_STEPS)):
             scale = weights.gradient_scale(grad)
             for n in reversed(range(start, start + count)):
-                column = word(place.column)
-                backward_step(states[n], grad, other, buffer, weights, scale, keys_of(n), fire, column)
+                step(states[n], grad, other, scale, keys_of(n))
                 grad, other = other, grad
         return grad

@@ -7,6 +7,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..launch import launch
 from ..products import product_constants
 from ..weights import PackedWeights
 from .backward import step_bwd
@@ -153,7 +154,9 @@ class SinglePass:
         """Launches a kernel, whose programs write so many of a tile's columns, on the tensors that are its own."""
         B, H, W, _ = tensors[0].shape
         weights = self.weights
-        kernel[(_programs(tile, columns, B, H, W),)](
+        launch(
+            kernel,
+            (_programs(tile, columns, B, H, W),),
             *tensors,
             keys,
             fire,

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import triton
 from torch import Tensor
 
+from ..launch import launch
 from .packing import LayerPacking
 from .perception_backward import perception_bwd
 from .perception_forward import perception_fwd
@@ -50,7 +51,9 @@ class Perception:
         grid, program_rows, sizes = self._launch(
             x, rows, self.filters.carried[-1] + 2 * max(0, self.constants["MAXIMUM"] - 1)
         )
-        perception_fwd[grid](
+        launch(
+            perception_fwd,
+            grid,
             x,
             y,
             y if winners is None else winners,
@@ -70,7 +73,9 @@ class Perception:
         """grad_x = grad + what perception returns; see `perception_bwd`. scale: None where there is none."""
         B, H, W, _ = grad.shape
         grid, program_rows, sizes = self._launch(grad, Rows(0, B, 0, H), 2 * self.filters.reach)
-        perception_bwd[grid](
+        launch(
+            perception_bwd,
+            grid,
             grad,
             grad_y,
             grad_y if winners is None else winners,

@@ -16,6 +16,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..launch import launch
 from ..memory import Scratch
 from ..products import DTYPES, product_constants
 from ..weights import PackedWeights
@@ -90,7 +91,9 @@ class ThroughMemory:
         }
 
     def _network_forward(self, x, y, out, keys, fire, origin_column, part):
-        network_fwd[self._network_grid(x, part)](
+        launch(
+            network_fwd,
+            self._network_grid(x, part),
             x,
             y,
             out,
@@ -165,7 +168,9 @@ class ThroughMemory:
 
     def _network_backward(self, grad, y, between, grad_y, scale, keys, fire, origin_column, part):
         h1, h, grad_h1, grad_h, grad_u = between
-        network_bwd[self._network_grid(grad, part)](
+        launch(
+            network_bwd,
+            self._network_grid(grad, part),
             grad,
             y,
             h1,
@@ -193,7 +198,9 @@ class ThroughMemory:
         for a, g, layer in zip(inputs, outputs, self.weights.packing.layers, strict=True):
             rows, columns, tiles = self._tiles(layer)
             out, width, at_weights, at_bias = layer
-            network_weights[(rules * parts * tiles,)](
+            launch(
+                network_weights,
+                (rules * parts * tiles,),
                 g,
                 a,
                 buffer,

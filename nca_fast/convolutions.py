@@ -1,0 +1,172 @@
+"""The cellular automaton in stock operations: what serves where there are no kernels, as on a GPU older than Ampere.
+
+The same function as the reference, with its fire masks bit for bit, in as few passes over memory as PyTorch's own
+operations allow: no more than the automaton that everybody writes takes (bench/fallback_ops.py counts them). Autograd
+differentiates it, as often as asked.
+
+    y     = all filters in one convolution of each channel by itself     index c * n + f, not the reference's f * C + c
+    h     = relu(b1 + W1 y)                                              bias and product in one operation
+    x'    = x + m * W2 h
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nca_fast.reference import bytes_per_cell, computed, rounded, run, wrapped
+from nca_fast.rule import Rule
+
+__all__ = ["bytes_per_cell", "rollout"]
+
+
+class _Continued(torch.autograd.Function):
+    """Continues a torus on each side, whose backward pass adds the copies up in one pass and eight thin ones.
+
+    That of F.pad makes gradients of the whole state for each of its copies: a quarter of all bytes of a training step.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, reach):
+        return F.pad(x, (reach,) * 4, mode="circular")
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, ctx.reach = inputs
+
+    @staticmethod
+    def backward(ctx, grad):
+        (rows, columns), reach = grad.shape[-2:], ctx.reach
+        height, width = rows - 2 * reach, columns - 2 * reach
+        total = grad[..., reach : reach + height, reach : reach + width].clone(memory_format=torch.contiguous_format)
+        for below, row, h in _copies(height, reach):
+            for right, column, w in _copies(width, reach):
+                if (h, w) != (height, width) or (below, right) != (reach, reach):
+                    copy = grad[..., below : below + h, right : right + w]
+                    total[..., row : row + h, column : column + w].add_(copy)
+        return total, None
+
+    @staticmethod
+    def jvp(ctx, tangent, _):
+        return F.pad(tangent, (ctx.reach,) * 4, mode="circular")
+
+
+def _copies(size, reach):
+    """Lists the parts of a line that is continued on both sides: (where they lie, what they copy, cells)."""
+    return (0, size - reach, reach), (reach, 0, size), (reach + size, 0, reach)
+
+
+def _padded(x, reach, padding):
+    if reach == 0:
+        return x
+    if padding == "zero":
+        return F.pad(x, (reach,) * 4)
+    return wrapped(x, reach) if reach > min(x.shape[2:]) else _Continued.apply(x, reach)
+
+
+def _local_maximum(x, window, padding):
+    """Takes the maximum around each cell, as the reference does; outside of a canvas max_pool2d sees -inf."""
+    reach = window // 2
+    if padding == "zero":
+        return F.max_pool2d(x, window, stride=1, padding=reach)
+    return F.max_pool2d(_padded(x, reach, padding), window, stride=1)
+
+
+def _stencils(rule, x):
+    """Makes the filters of all channels, of the size of the largest one. [C * n, 1, S, S], index c * n + f"""
+    reach = max(filter.size for filter in rule.filters) // 2
+    stencils = [F.pad(x.new_tensor(f.kernel), (reach - f.size // 2,) * 4) for f in rule.filters]
+    return torch.stack(stencils)[:, None].repeat(rule.channels, 1, 1, 1), reach
+
+
+def _channel_major(weight, rule):
+    """Permutes the columns of the first layer from f * C + c to c * n + f; those of local maxima stay the last."""
+    C, n = rule.channels, len(rule.filters)
+    by_filter = weight[..., : n * C].unflatten(-1, (n, C)).transpose(-1, -2).flatten(-2)
+    return torch.cat([by_filter, weight[..., n * C :]], dim=-1)
+
+
+def _product(bias, weight, y, precision):
+    """Computes W y + b of all cells [B, in, cells]; weight [out, in] or [B, out, in], bias [out], [B, out] or None."""
+    weight, y = rounded(weight, precision).expand(len(y), *weight.shape[-2:]), rounded(y, precision)
+    if bias is None:
+        return torch.bmm(weight, y)
+    return torch.baddbmm(bias.reshape(-1, bias.shape[-1], 1), weight, y)
+
+
+class _Step:
+    """A step of an automaton, prepared once for a rollout.
+
+    Args:
+        weights: Pairs (W, b) of every layer, in the type of x.
+        x: A state.
+        masked: Whether there are cells that do not fire.
+    """
+
+    def __init__(self, weights, rule: Rule, x: Tensor, precision: str, masked: bool):
+        self.rule, self.precision, self.masked = rule, precision, masked
+        self.stencils, self.zero = None, x.new_zeros(())
+        if rule.filters:
+            self.stencils, self.reach = _stencils(rule, x)
+            (first, bias), *others = weights
+            weights = [(_channel_major(first, rule), bias), *others]
+        self.weights = weights
+
+    def perceive(self, x):
+        rule, parts = self.rule, []
+        if rule.filters:
+            parts.append(F.conv2d(_padded(x, self.reach, rule.padding), self.stencils, groups=rule.channels))
+        if rule.maximum_window is not None:
+            parts.append(_local_maximum(x, rule.maximum_window, rule.padding))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def alive(self, state):
+        alpha = state[:, self.rule.alive_channel, None]
+        return _local_maximum(alpha, 3, self.rule.padding) > self.rule.alive_threshold
+
+    def __call__(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Updates the cells in `mask` [B, 1, H, W]. [B, C, H, W] -> [B, C, H, W]."""
+        rule, precision = self.rule, self.precision
+        *hidden, (weight, bias) = self.weights
+        y = self.perceive(x).flatten(2)
+        for w, b in hidden:
+            y = _product(b, w, y, precision).relu_()
+        old = x[:, rule.frozen :] if rule.frozen else x
+        u = _product(bias, weight, y, precision)
+        if self.masked:
+            u = torch.where(mask.flatten(2), u, self.zero)  # multiplied, a number that blew up would become NaN
+        new = old + u.view(old.shape)
+        after = torch.cat([x[:, : rule.frozen], new], dim=1) if rule.frozen else new
+        if rule.alive_channel is None:
+            return after
+        new = new * (self.alive(x) & self.alive(after))
+        return torch.cat([x[:, : rule.frozen], new], dim=1) if rule.frozen else new
+
+
+def rollout(
+    x: Tensor,
+    weights: list[tuple[Tensor, Tensor | None]],
+    rule: Rule,
+    steps: int,
+    *,
+    seed: int | Tensor | None = None,
+    first_step: int = 0,
+    origin: tuple[int, int] = (0, 0),
+    first_sample: int = 0,
+    canvas_height: int | None = None,
+    fire_rate: Tensor | None = None,
+    precision: str | None = None,
+    checkpoint_every: int | None = None,
+    bptt_steps: int | None = None,
+) -> Tensor:
+    """Runs `steps` updates; all as in `reference.rollout`. [B, C, H, W] -> same."""
+    weights, dtype = computed(weights, x)
+    rate = rule.fire_rate if fire_rate is None else fire_rate
+    step = _Step(weights, rule, x.detach().to(dtype), precision or "fp32", isinstance(rate, Tensor) or rate != 1)
+
+    def take(x, mask):
+        return step(x.to(dtype), mask).to(x.dtype)
+
+    where = (seed, first_step, origin, first_sample, canvas_height, rate)
+    return run(take, x, steps, *where, checkpoint_every, bptt_steps)

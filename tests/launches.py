@@ -1,0 +1,160 @@
+"""A program for test_triton_launch: what Triton is told to launch, by its front end and repeated, with a fake driver.
+
+    PYTHONPATH=.:tests python tests/launches.py
+
+It runs without the interpreter, in which nothing is compiled, so not in the process of the tests.
+"""
+
+from unittest import mock
+
+import torch
+import triton
+import triton.language as tl
+from nca_fast.kernels.triton import steps
+from nca_fast.kernels.triton.launch import RepeatedStep, launch
+from nca_fast.kernels.triton.rollout import pack_weights
+
+from bench.launch_cost import Launcher, use_the_fake_driver
+from nca_fast import Rule
+from nca_fast.fire_mask import threshold
+
+
+@triton.jit
+def shift(x, out, count, shift_by, BLOCK: tl.constexpr, SCALE: tl.constexpr = 2):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(x + i, mask=i < count) * SCALE + shift_by, mask=i < count)
+
+
+def told(take, calls):
+    """All that the launcher is given in these calls, with addresses in the place of tensors."""
+    Launcher.noted = []
+    for tensors in calls:
+        take(*tensors)
+    address = [tuple(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in n[-1]) for n in Launcher.noted]
+    return [(*n[:-1], a) for n, a in zip(Launcher.noted, address, strict=True)]
+
+
+def same(step, calls):
+    """Launches steps in both ways, checks that they are told the same, and returns that and the repeated step."""
+    by_front_end, repeated = told(step, calls), RepeatedStep(step)
+    assert told(repeated, calls) == by_front_end and len(by_front_end) >= len(calls)
+    return by_front_end, repeated
+
+
+def functions(launches):
+    return {function for _, _, function, *_ in launches}
+
+
+def step_of_a_rule():
+    """Forward and backward, float16 states and keys of which every other one is not aligned to 16 bytes."""
+    rule = Rule(channels=4, hidden=(8,), filters=("identity", "sobel_x"), alive_channel=3)
+    weights = pack_weights(torch.zeros(sum(o * (i + b) for o, i, b in rule.layers)), rule.kernel_rule, "fp16")
+    states, keys = torch.zeros(7, 1, 3, 5, 4, dtype=torch.float16), torch.zeros(7, 1, 3, 2, dtype=torch.int32)
+    fire, scales = threshold(0.5), torch.ones(7, 1)
+    buffer = steps.gradient_buffer(weights, states[0])
+
+    def forward(x, out, keys):
+        steps.forward_step(x, out, weights, keys, fire, 3)
+
+    def backward(x, grad, grad_x, scale, keys):
+        steps.backward_step(x, grad, grad_x, buffer, weights, scale, keys, fire, 3)
+
+    grads = torch.zeros(2, 1, 3, 5, 4, dtype=torch.float16)
+    for step, calls in (
+        (forward, [(states[n], states[n + 1], keys[n]) for n in range(6)]),
+        (backward, [(states[n], grads[n % 2], grads[1 - n % 2], scales[n], keys[n]) for n in range(6)]),
+    ):
+        launches, repeated = same(step, calls)
+        assert not repeated.plain and 1 < len(repeated.of_kinds) < len(calls)
+        assert len(functions(launches)) > len(launches) // len(calls)  # of either kind of addresses another one
+
+
+def ints_and_defaults():
+    """Numbers keep what they were compiled for; constants may come after the arguments in any order."""
+    x = torch.zeros(64)
+    for count, by in ((1, 16), (16, 1), (17, 2**33), (2, -3)):
+
+        def step(a, b, count=count, by=by):
+            launch(shift, (2, 3), a, b, count, by, SCALE=3, BLOCK=16)
+
+        calls = [(x[i:], x[j:]) for i, j in ((0, 4), (1, 4), (8, 0), (2, 4), (4, 8), (5, 5))]
+        launches, repeated = same(step, calls)
+        assert not repeated.plain and len(functions(launches)) == len(repeated.of_kinds) == 3
+        assert launches[0][0] == (2, 3, 1) and launches[0][-1][2:] == (count, by, 16, 3)
+
+
+def what_cannot_be_repeated():
+    """Each step goes through the front end, where a default is left out or a launch takes a part of a tensor."""
+    x = torch.zeros(64)
+    calls = [(x[:8], x[8:16]), (x[16:24], x[24:])]
+
+    def default(a, b):
+        launch(shift, (1,), a, b, 8, 1, BLOCK=16)
+
+    def part(a, b):
+        launch(shift, (1,), a, b[4:], 8, 1, BLOCK=16, SCALE=3)
+
+    for step in (default, part):
+        assert same(step, calls)[1].plain
+
+
+def another_triton():
+    """A function that launches with another signature, or none."""
+    x = torch.zeros(64)
+    calls = [(x[:8], x[8:16]), (x[16:24], x[24:])]
+
+    def step(a, b):
+        launch(shift, (1,), a, b, 8, 1, BLOCK=16, SCALE=3)
+
+    compiled = triton.compiler.CompiledKernel
+    others = (
+        lambda self, grid: None,
+        lambda self, grid: lambda *arguments: None,
+        lambda self, grid: lambda *arguments, stream: self.run(grid, stream, *arguments),
+        lambda self, grid: lambda *arguments, stream: self.run(*grid, stream, self.function, *arguments[:-2]),
+    )
+    for other in others:
+        with mock.patch.object(compiled, "__getitem__", other):
+            assert same(step, calls)[1].plain
+    assert not same(step, calls)[1].plain
+
+
+def a_profiler():
+    """Is told of each launch."""
+    x, names = torch.zeros(64), []
+    calls = [(x[:8], x[8:16]), (x[16:24], x[24:])]
+
+    def step(a, b):
+        launch(shift, (1,), a, b, 8, 1, BLOCK=16, SCALE=3)
+
+    def hook(metadata):
+        names.append(metadata.get()["name"])
+
+    for hooks in (triton.knobs.runtime.launch_enter_hook, triton.knobs.runtime.launch_exit_hook):
+        hooks.add(hook)
+        repeated = RepeatedStep(step)
+        told(repeated, calls)
+        hooks.remove(hook)
+        assert names == ["shift", "shift"] and not repeated.plain
+        names.clear()
+
+
+def nothing_changing_is_kept():
+    """A step holds on to what stays the same, and to nothing else."""
+    x, fixed = torch.zeros(64), torch.zeros(8)
+
+    def step(a):
+        launch(shift, (1,), a, fixed, 8, 1, BLOCK=16, SCALE=3)
+
+    repeated = RepeatedStep(step)
+    repeated(x)
+    ((_, _, _, kept),) = next(iter(repeated.of_kinds.values()))
+    assert len(kept) == 1 and kept[0] is fixed
+
+
+if __name__ == "__main__":
+    use_the_fake_driver()
+    cases = (step_of_a_rule, ints_and_defaults, what_cannot_be_repeated, another_triton, a_profiler)
+    for case in (*cases, nothing_changing_is_kept):
+        case()
+        print(case.__name__, flush=True)

@@ -1,0 +1,150 @@
+"""Stock operations give the numbers of the reference, and cost no more than the automaton that everybody writes."""
+
+import pytest
+import torch
+from rollouts import masked, random_weights, relative_error, values_and_gradients
+from torch.testing import assert_close
+
+from nca_fast import NCA, Rule, backends, fire_mask, rollout
+
+RULES = {
+    "texture": (Rule(channels=5, hidden=(7,)), (2, 6, 7)),
+    "growing": (Rule(channels=6, hidden=(8,), padding="zero", alive_channel=3, output_bias=True), (2, 5, 6)),
+    "frozen and alive": (Rule(channels=6, hidden=(8,), frozen=2, alive_channel=1, hidden_bias=False), (1, 5, 6)),
+    "maxima, two layers": (Rule(channels=3, hidden=(5, 4), maximum_window=3, alive_channel=2), (2, 4, 5)),
+    "maxima alone": (Rule(channels=3, hidden=(5,), filters=(), maximum_window=3, padding="zero"), (1, 4, 5)),
+    "sizes mixed": (
+        Rule(channels=3, hidden=(5,), filters=("identity", "sobel_x5", ((0.5,),), ((0.1,) * 7,) * 7)),
+        (1, 7, 8),
+    ),
+    "wider than the canvas": (Rule(channels=2, hidden=(5,), filters=("sobel_x", ((0.1,) * 9,) * 9)), (1, 2, 3)),
+    "one cell": (Rule(channels=4, hidden=(5,)), (2, 1, 1)),
+    "all cells fire": (Rule(channels=4, hidden=(5,), fire_rate=1.0), (1, 4, 5)),
+}
+OPTIONS = {
+    "plain": {},
+    "places": {"first_step": 2**32 - 9, "origin": (2**32 - 2, 7), "first_sample": 3, "canvas_height": 2**32 - 1},
+    "checkpoints": {"checkpoint_every": 2},
+    "truncated": {"bptt_steps": 2, "checkpoint_every": 1},
+}
+
+
+def both(name, dtype=torch.float64, batch=False, steps=4, **options):
+    """Values and gradients of the reference and of convolutions."""
+    rule, (B, H, W) = RULES[name]
+    torch.manual_seed(3)
+    weights = random_weights(rule, B if batch else None)
+    x, grad_y = (torch.randn(B, rule.channels, H, W) * 0.5 for _ in "ab")
+    x -= 0.4  # maxima beside an edge are negative, and some cells are dead
+    kinds = ("reference", "convolutions")
+    return [values_and_gradients(rule, weights, x, grad_y, steps, backend=k, dtype=dtype, **options) for k in kinds]
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("batch", [False, True], ids=["shared", "per sample"])
+def test_values_and_gradients_are_the_references(name, batch):
+    for want, got in zip(*both(name, batch=batch), strict=True):
+        assert_close(got, want, rtol=1e-10, atol=1e-12)  # order of sums in float64; worst seen: 4e-14 absolute
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_all_ways_through_a_rollout(name):
+    for want, got in zip(*both("texture", **OPTIONS[name]), strict=True):
+        assert (want is None) == (got is None)
+        assert want is None or torch.equal(want == 0, got == 0)
+        assert_close(got, want, rtol=1e-10, atol=1e-12)  # as above
+
+
+def test_maps_of_fire_rates():
+    rule, (_, H, W) = RULES["texture"]
+    rates = torch.rand(H, W, dtype=torch.float64)
+    rates[0], rates[-1] = 0, 1
+    for want, got in zip(*both("texture", fire_rate=rates), strict=True):
+        assert_close(got, want, rtol=1e-10, atol=1e-12)  # as above
+    rule = Rule(channels=2, hidden=(3,), output_bias=True)
+    drawn = masked(rule, (2, 2, H, W), seed=5, fire_rate=rates, backend="convolutions")
+    assert torch.equal(drawn == 1, fire_mask(5, 0, 2, H, W, rates).expand(2, 2, H, W))
+
+
+# Of a single cell filters that cancel leave rounding alone.
+@pytest.mark.parametrize("name", sorted(RULES.keys() - {"one cell"}))
+def test_errors_in_float32_are_those_of_the_reference(name):
+    """At most twice its error, for values and every gradient; the floor as in test_rollout."""
+    exact, _ = both(name)
+    for e, r, c in zip(exact, *both(name, torch.float32), strict=True):
+        assert relative_error(c, e) <= max(2 * relative_error(r, e), 5e-7)  # worst seen 2.6e-7
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16", "bf16"])
+def test_products_are_rounded_as_the_references(precision):
+    for want, got in zip(*both("texture", torch.float32, steps=1, precision=precision), strict=True):
+        assert relative_error(got, want) < 5e-7  # what is rounded is the same; worst seen 2e-7
+
+
+def test_states_of_16_bits_are_rounded_after_each_step():
+    rule, (B, H, W) = RULES["texture"]
+    weights, x = random_weights(rule), torch.randn(B, rule.channels, H, W, dtype=torch.bfloat16)
+    want, got = (rollout(x, weights, rule, 3, seed=1, backend=b) for b in ("reference", "convolutions"))
+    assert got.dtype == torch.bfloat16 and (got != want).double().mean() < 0.02  # a sum just beside a middle
+
+
+def test_cells_that_do_not_fire_stay_as_they_are_beside_one_that_blew_up():
+    rule = Rule(channels=2, hidden=(3,))
+    x = torch.randn(1, 2, 8, 8)
+    x[0, 0, 4, 4] = torch.inf
+    want, got = (rollout(x, random_weights(rule), rule, 1, seed=1, backend=b) for b in ("reference", "convolutions"))
+    assert torch.equal(want.isfinite(), got.isfinite()) and not want.isfinite().all()
+
+
+def test_second_derivatives_and_transforms():
+    rule, (B, H, W) = RULES["texture"]
+    weights = [tuple(None if t is None else t.double() for t in pair) for pair in random_weights(rule)]
+    x = torch.randn(B, rule.channels, H, W, dtype=torch.float64)
+
+    def of(backend, x):
+        return rollout(x, weights, rule, 2, seed=1, backend=backend).square().sum()
+
+    def penalty(backend):
+        y = x.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(of(backend, y), y, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), y)[0]
+
+    def along(backend):
+        return torch.func.jvp(lambda x: of(backend, x), (x,), (torch.ones_like(x),))[1]
+
+    def of_many(backend):
+        return torch.func.vmap(torch.func.grad(lambda x: of(backend, x)))(torch.stack([x, 2 * x]))
+
+    for what in (penalty, along, of_many):
+        assert_close(what("convolutions"), what("reference"), rtol=1e-10, atol=1e-10)  # order of sums in float64
+
+
+def test_compiled_without_a_break():
+    rule, (B, H, W) = RULES["texture"]
+    weights, x = random_weights(rule), torch.randn(B, rule.channels, H, W)
+
+    def run(x):
+        return rollout(x, weights, rule, 2, seed=1, backend="convolutions")
+
+    assert torch.equal(torch.compile(run, fullgraph=True, backend="eager")(x), run(x))
+
+
+def test_a_step_moves_no_more_bytes_than_the_automaton_that_everybody_writes():
+    """Counted, with what its cheaper padding gives back: forward and with gradients."""
+    from bench.fallback_ops import count
+
+    rule = NCA.preset("texture").rule
+    for gradients, share in ((False, 1.0), (True, 0.9)):
+        stock, ours = (count(rule, (4, 64, 64), kind, gradients, 8) for kind in ("stock", "convolutions"))
+        assert ours["bytes_per_cell_beyond_a_cache"] <= share * stock["bytes_per_cell_beyond_a_cache"]
+
+
+def test_it_serves_where_there_are_no_kernels():
+    backends._said.clear()
+    rule = Rule(channels=65, hidden=(6,))
+    weights, x = random_weights(rule), torch.randn(1, 65, 3, 4)
+    with pytest.warns(
+        UserWarning, match="runs stock convolutions, no faster than PyTorch alone: .*at most 64 channels"
+    ):
+        y = rollout(x, weights, rule, 1, seed=0)
+    assert torch.equal(y, rollout(x, weights, rule, 1, seed=0, backend="convolutions"))
