@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     who = "nca-fast"
     try:
-        with processes.process_group():
+        with processes.process_group(), run_folder.cpu_threads(None):
             who = f"nca-fast, process {processes.rank()}" if processes.rank() else who
             command = _parse(arguments)
             if processes.count() > 1 and arguments[0] not in (*SYSTEMS, "render"):

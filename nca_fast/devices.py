@@ -1,15 +1,17 @@
 """The device that computes, and how numbers get there without making the host wait for it."""
 
+import os
 import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from nca_fast import backends, processes
+from nca_fast import backends, control_groups, processes
 from nca_fast.backends import BackendName, PrecisionName
 from nca_fast.rule import Rule
 
@@ -114,6 +116,24 @@ def _best(rules, backend, precision):
 def describe(device: torch.device) -> str | None:
     """Says in one line which GPU computes; None for a CPU, which goes without saying."""
     return f"computing on {torch.cuda.get_device_name(device)} ({device})" if device.type == "cuda" else None
+
+
+def default_threads(root: Path = control_groups.ROOT) -> int:
+    """Chooses the CPU threads of those who name no number: PyTorch's, but no more than the CPUs that may be taken.
+
+    Those are what `sched_setaffinity` leaves (Slurm, taskset), and the whole CPUs of a quota (containers): 1.5 CPUs are
+    one thread, because of two threads one is stopped for a part of every period while the other spins, waiting for it,
+    and uses up the time of both. OMP_NUM_THREADS is a number that somebody named.
+
+    Args:
+        root: Folder in which proc and sys lie.
+    """
+    threads = torch.get_num_threads()
+    if "OMP_NUM_THREADS" in os.environ:
+        return threads
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        threads = min(threads, len(os.sched_getaffinity(0)))
+    return max(1, min([threads, *(int(quota.cpus) for quota in control_groups.cpu_quotas(root))]))
 
 
 def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
