@@ -66,11 +66,7 @@ def pick(
     device = _best(rules, backend, precision) if name == "auto" else _named(name)
     for rule in rules if backend in backends.BACKENDS else ():
         reason = _refusal(backend, rule, device, precision)
-        if reason is None:
-            try:
-                backends.BACKENDS[backend].load()
-            except RuntimeError as error:
-                reason = str(error)
+        reason = reason or backends.trouble(backend)
         if reason is not None:
             raise ValueError(f"backend {backend} must serve on device {device}, but cannot: {reason}")
     return device
@@ -111,6 +107,15 @@ def _best(rules, backend, precision):
             warnings.warn(f"{torch.cuda.get_device_name(device)} is not used: {reason}", stacklevel=4)
             return torch.device("cpu")
     return device
+
+
+def available() -> list[torch.device]:
+    """Lists the devices of this machine: the CPU, and each GPU that PyTorch can use, of whatever maker."""
+    found = [torch.device("cpu")]
+    if torch.accelerator.is_available():
+        kind = torch.accelerator.current_accelerator().type
+        found += [torch.device(kind, index) for index in range(torch.accelerator.device_count())]
+    return found
 
 
 def describe(device: torch.device) -> str | None:

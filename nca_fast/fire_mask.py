@@ -44,6 +44,13 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     return c0, c1, c2, c3
 
 
+def hashed(z: Tensor) -> Tensor:
+    """Mixes the bits of int64 words of 32 bits in two rounds, so that words that are alike become unlike."""
+    z = ((z ^ (z >> 16)) * _MIX_1) & _WORD
+    z = ((z ^ (z >> 15)) * _MIX_2) & _WORD
+    return z ^ (z >> 15)
+
+
 def drawn_seed(fire_rate: float | Tensor) -> int | Tensor:
     """Draws a seed as dropout draws its mask, from PyTorch's default generator; the CPU's, so that no GPU must wait.
 
@@ -99,7 +106,5 @@ def fire_mask(
     k0, k1, _, _ = philox(counter, (seed & _WORD, (seed >> 32) & _WORD))
     columns = (origin[1] + torch.arange(width, device=device)) & _WORD
     z = (columns * _COLUMN_STEP + k0[..., None]) & _WORD
-    z = ((z ^ (z >> 16)) * _MIX_1) & _WORD
-    z = ((z ^ (z >> 15)) * _MIX_2) & _WORD
-    z = z ^ (z >> 15) ^ k1[..., None]
+    z = hashed(z) ^ k1[..., None]
     return (z < threshold(fire_rate, device))[:, None]

@@ -134,7 +134,11 @@ class TestMemory:
     def test_a_container_sees_its_own_group_at_the_top(self, machine, group, top):
         """With a namespace of its own, without one, and where path and mount are not of the same namespace."""
         mount = V2.replace(" / /sys", f" {top} /sys")
-        assert free(machine([f"0::{group}"], [mount], **group2(".", 2 * GIB, GIB))) == GIB
+        assert free(machine([f"0::{group}"], [mount], **group2(".", 2 * GIB, GIB), **group2("../x", 1))) == GIB
+
+    def test_groups_inside_a_container(self, machine):
+        mount = V2.replace(" / /sys", " /docker/abc /sys")
+        assert free(machine(["0::/docker/abc/inner"], [mount], **group2("."), **group2("inner", GIB))) == GIB
 
     def test_a_container_of_version_1(self, machine):
         root = machine(["4:memory:/docker/abc"], [v1("memory", "/docker/abc")], **group1("memory", 2 * GIB, GIB))

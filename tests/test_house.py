@@ -16,7 +16,7 @@ ROOMS = (
     ("canvas",),
     ("losses", "features"),
     ("media",),
-    ("nca", "presets", "convert", "checkpoint"),
+    ("nca", "presets", "convert", "checkpoint", "conformance"),
     ("ops", "operators", "backends", "devices"),
     ("reference", "rule", "filters", "fire_mask", "arguments"),
     ("processes", "files", "control_groups"),
