@@ -20,7 +20,7 @@ VECTORS = dict(zip(NAMES, conformance.load_all(), strict=True))
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_backends_on_the_cpu(name, backend):
-    """Worst seen: 0.29 of a tolerance by the reference, 0.21 by the C++ kernel."""
+    """Worst seen: 0.29 of a tolerance by the reference, 0.38 by the C++ kernel."""
     outcome = conformance.check(VECTORS[name], backend, CPU)
     assert outcome.trouble is None and outcome.share <= 1, outcome
 

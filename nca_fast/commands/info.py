@@ -74,13 +74,14 @@ def guarded(probe: Callable[[], Any]) -> Any:
 
 
 def lines(name: str, value: Any) -> list[str]:
-    """Writes a value as lines: what it holds lies below it, two columns to the right."""
+    """Writes a value as lines: what a mapping holds lies below its name, two columns to the right."""
     if isinstance(value, Mapping) and value:
         return [name, *(f"  {line}" for key, inner in value.items() for line in lines(key, inner))]
-    if isinstance(value, list) and value:
-        inner = [lines(f"{name} {i + 1}" if len(value) > 1 else name, v) for i, v in enumerate(value)]
-        return [line for part in inner for line in part]
-    return [f"{name:<18} {'none' if value in (None, [], {}) else value}"]
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+        return [line for inner in value for line in lines(name, inner)]
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
+    return [f"{name:<18} {value or 'none'}"]
 
 
 def _package() -> dict[str, str]:
@@ -145,13 +146,14 @@ def served() -> list[dict[str, Any]]:
                 if reason is not None:
                     reasons[name] = reason
             serves = own if own is not None and own not in reasons else "reference"
-            group = {"device": str(device), "backend": serves, "precision": backends.default_precision(device)}
-            group["others"] = reasons
-            same = next((other for other in found if other | {"presets": 0} == group | {"presets": 0}), None)
+            group = {"device": str(device), "serves": serves, "presets": [preset]}
+            group["precision"] = "fp32" if serves == "reference" else backends.default_precision(device)
+            group |= {f"not {name}": reason for name, reason in reasons.items()}
+            same = next((other for other in found if other | {"presets": [preset]} == group), None)
             if same is None:
-                found.append(group | {"presets": preset})
+                found.append(group)
             else:
-                same["presets"] += f", {preset}"
+                same["presets"].append(preset)
     return found
 
 
