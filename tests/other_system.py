@@ -36,7 +36,7 @@ import tyro  # noqa: E402, F401
 POSIX_ONLY = ("fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty", "posix")
 NOT_ON_MACOS = (
     *("posix_fadvise", "posix_fallocate", "copy_file_range", "eventfd", "memfd_create", "pipe2", "fdatasync"),
-    *("sched_getaffinity", "sched_setaffinity", "splice", "getrandom", "setresuid", "getresuid"),
+    *("sched_getaffinity", "sched_setaffinity", "splice", "getrandom", "setresuid", "getresuid", "ST_NOEXEC"),
 )
 NOT_ON_WINDOWS = (
     *(
@@ -103,9 +103,10 @@ def take_away() -> None:
         del time.tzset
         shutil.disk_usage = lambda path: usage  # is another function there
         os.cpu_count = lambda: 2
-    for name in (*(POSIX_ONLY if windows else ()), "triton"):
+    for name in (*(POSIX_ONLY if windows else ()), "triton", "open_clip", "sklearn", "skimage"):
         sys.modules[name] = None  # as if it were not there
-    shutil.which = lambda name, *args, **options: None
+    if windows:
+        shutil.which = lambda name, *args, **options: None
     read_text = pathlib.Path.read_text
 
     def read(path, *args, **options):
