@@ -85,7 +85,11 @@ def lines(name: str, value: Any) -> list[str]:
 
 
 def _package() -> dict[str, str]:
-    return {"version": nca_fast.__version__, "folder": str(Path(nca_fast.__file__).parent)}
+    folder = Path(nca_fast.__file__).parent
+    facts = {"version": nca_fast.__version__, "folder": str(folder)}
+    if (folder.parent / ".git").exists():
+        facts["commit"] = guarded(lambda: _first_line("git", "-C", str(folder), "describe", "--always", "--dirty"))
+    return facts
 
 
 def _system() -> dict[str, str]:
@@ -158,10 +162,11 @@ def served() -> list[dict[str, Any]]:
 
 
 def _kernel() -> dict[str, Any]:
-    facts = build.status()._asdict()
-    facts["compiler"] = " ".join(facts["compiler"])
-    facts["compiler is"] = guarded(lambda: _first_line(*build.status().compiler, "--version"))
-    facts["trouble"] = backends.trouble("cpu")
+    trouble = backends.trouble("cpu")  # first, because it compiles what is not there yet
+    status = build.status()
+    facts = status._asdict() | {"compiler": " ".join(status.compiler)}
+    facts["compiler is"] = guarded(lambda: _first_line(*status.compiler, "--version"))
+    facts["trouble"] = trouble
     return {name: value if isinstance(value, str) else str(value) for name, value in facts.items() if value is not None}
 
 
