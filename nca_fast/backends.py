@@ -150,7 +150,7 @@ def choose(backend: str | None, rule: Rule, x: Tensor, precision: str | None) ->
         return "reference", exact
     name = backend or of_device(x.device)
     precision = precision or default_precision(x.device)
-    reason = f"there are no kernels for states on {x.device.type}: move model and state to the CPU, which has some."
+    reason = f"there are no kernels for states on {x.device.type}: move model and state to the CPU, which has kernels."
     if name is not None:
         reason = refusal(name, rule, x, precision)
     if reason is not None and backend is not None:
