@@ -152,7 +152,7 @@ def choose(backend: str | None, rule: Rule, x: Tensor, precision: str | None) ->
         return backend, exact
     name = backend or of_device(x.device)
     precision = precision or default_precision(x.device)
-    reason = f"there are no kernels for states on {x.device.type}."
+    reason = f"there are no kernels for states on {x.device.type}: move model and state to the CPU, which has kernels."
     if name is not None:
         reason = refusal(name, rule, x, precision)
     if reason is not None and backend is not None:
@@ -181,6 +181,15 @@ def of_device(device: torch.device) -> str | None:
 def refusal(backend: str, rule: Rule, x: Tensor, precision: str | None) -> str | None:
     """Says why a backend cannot run a rule on states of x's type and device, or None where it can."""
     return BACKENDS[backend].refusal(rule.kernel_rule, x, precision or default_precision(x.device))
+
+
+def trouble(backend: str) -> str | None:
+    """Builds what a backend has to have built, and says why that fails; None where it does not."""
+    try:
+        BACKENDS[backend].load()
+    except Exception as error:  # of a library that does not load, too
+        return " ".join(str(error).split())
+    return None
 
 
 def default_precision(device: torch.device) -> str:

@@ -1,4 +1,5 @@
-"""The command line: `nca-fast texture`, `style`, `clip`, `vae` and `grow` learn, `nca-fast render` and `apply` show.
+"""The command line: `nca-fast texture`, `style`, `clip`, `vae` and `grow` learn, `nca-fast render` and `apply` show,
+`nca-fast info` and `check` look at the machine.
 
 The options are the fields of the dataclasses in `commands` and `systems`, read by tyro. Only `commands` and this print.
 """
@@ -18,8 +19,10 @@ import tyro
 
 import nca_fast
 from nca_fast import checkpoint, processes
+from nca_fast.commands.check import Check
 from nca_fast.commands.draw import Apply, Render
 from nca_fast.commands.help import join_help
+from nca_fast.commands.info import Info
 from nca_fast.commands.train import TRAIN, Train
 from nca_fast.commands.vae import VaeFuse, VaeOutpaint, VaeRepair
 from nca_fast.systems import SYSTEMS
@@ -39,10 +42,12 @@ COMMANDS = TRAIN | {
     "vae-fuse": VaeFuse,
     "vae-repair": VaeRepair,
     "vae-outpaint": VaeOutpaint,
+    "info": Info,
+    "check": Check,
 }
 
 
-def _parse(arguments: Sequence[str]) -> Train | Render | Apply | VaeFuse | VaeRepair | VaeOutpaint:
+def _parse(arguments: Sequence[str]) -> Train | Render | Apply | VaeFuse | VaeRepair | VaeOutpaint | Info | Check:
     """The command that the arguments ask for; tyro prints help and errors, and exits."""
     chosen = arguments[0] if arguments else None
     subcommands = []
@@ -93,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the name of the program; None takes those of the process.
 
     Returns:
-        The exit code: 0, 2 after an error that the user can mend, 130 after Ctrl-C, 141 when nobody reads the output.
+        The exit code: 0, 1 where `check` found something wrong, 2 after an error that the user can mend, 130 after
+        Ctrl-C, 141 when nobody reads the output.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments[:1] == ["vae"] and f"vae-{''.join(arguments[1:2])}" in COMMANDS:
@@ -103,13 +109,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     who = "nca-fast"
     try:
-        with processes.process_group():
+        with processes.process_group(), run_folder.cpu_threads(None):
             who = f"nca-fast, process {processes.rank()}" if processes.rank() else who
             command = _parse(arguments)
             if processes.count() > 1 and arguments[0] not in (*SYSTEMS, "render"):
                 raise ValueError(f"{arguments[0]} must be one process, but torchrun started {processes.count()}.")
             with contextlib.redirect_stdout(io.StringIO()) if processes.rank() else contextlib.nullcontext():
-                command.run(shlex.join(["nca-fast", *arguments]))
+                status = command.run(shlex.join(["nca-fast", *arguments]))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of the output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
@@ -126,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"{who}: error: {_one_line(error)}", file=sys.stderr)
         return 2
-    return 0
+    return status or 0
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -5,12 +5,13 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from nca_fast import backends, processes
+from nca_fast import backends, control_groups, processes
 from nca_fast.backends import BackendName, PrecisionName
 from nca_fast.rule import Rule
 
@@ -67,11 +68,7 @@ def pick(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     for rule in rules if backend in backends.BACKENDS else ():
         reason = _refusal(backend, rule, device, precision)
-        if reason is None:
-            try:
-                backends.BACKENDS[backend].load()
-            except RuntimeError as error:
-                reason = str(error)
+        reason = reason or backends.trouble(backend)
         if reason is not None:
             raise ValueError(f"backend {backend} must serve on device {device}, but cannot: {reason}")
     return device
@@ -114,9 +111,36 @@ def _best(rules, backend, precision):
     return device
 
 
+def available() -> list[torch.device]:
+    """Lists the devices of this machine: the CPU, and each GPU that PyTorch can use, of whatever maker."""
+    found = [torch.device("cpu")]
+    if torch.accelerator.is_available():
+        kind = torch.accelerator.current_accelerator().type
+        found += [torch.device(kind, index) for index in range(torch.accelerator.device_count())]
+    return found
+
+
 def describe(device: torch.device) -> str | None:
     """Says in one line which GPU computes; None for a CPU, which goes without saying."""
     return f"computing on {torch.cuda.get_device_name(device)} ({device})" if device.type == "cuda" else None
+
+
+def default_threads(root: Path = control_groups.ROOT) -> int:
+    """Chooses the CPU threads of those who name no number: PyTorch's, but no more than the CPUs that may be taken.
+
+    Those are what `sched_setaffinity` leaves (Slurm, taskset), and the whole CPUs of a quota (containers): 1.5 CPUs are
+    one thread, because of two threads one is stopped for a part of every period while the other spins, waiting for it,
+    and uses up the time of both. OMP_NUM_THREADS is a number that somebody named.
+
+    Args:
+        root: Folder in which proc and sys lie.
+    """
+    threads = torch.get_num_threads()
+    if "OMP_NUM_THREADS" in os.environ:
+        return threads
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        threads = min(threads, len(os.sched_getaffinity(0)))
+    return max(1, min([threads, *(int(quota.cpus) for quota in control_groups.cpu_quotas(root))]))
 
 
 def moved(tensor: Tensor, device: torch.device | str) -> Tensor:

@@ -119,7 +119,7 @@ def fire_masks(
         device = fire_rate.device
     seed = seed if isinstance(seed, Tensor) else operator.index(seed)
     below = threshold(fire_rate) if isinstance(fire_rate, Tensor) else math.ceil(fire_rate * 2**32)
-    columns = _signed((origin[1] + torch.arange(width, device=device)) * _COLUMN_STEP)
+    columns = signed((origin[1] + torch.arange(width, device=device)) * _COLUMN_STEP)
     rows = ((origin[0] + torch.arange(height, device=device)) % (canvas_height or 2**32)).expand(batch, height)
     samples = (first_sample + torch.arange(batch, device=device))[:, None].expand(batch, height)
     many, few = (max(1, most // n) for most, n in ((_ROWS, batch * height), (_CELLS, batch * height * width)))
@@ -128,14 +128,27 @@ def fire_masks(
         numbers = numbers[:, None, None].expand(-1, batch, height)
         counter = (rows.expand_as(numbers), samples.expand_as(numbers), numbers, torch.zeros_like(numbers))
         k0, k1, _, _ = philox(counter, (seed & _WORD, (seed >> 32) & _WORD))
-        keys = zip(_signed(k0).split(few), _signed(k1 ^ _SIGN).split(few), strict=True)
+        keys = zip(signed(k0).split(few), signed(k1 ^ _SIGN).split(few), strict=True)
         for k0, k1 in keys:
             yield from _fires(columns, k0[..., None], k1[..., None], below)[:, :, None]
 
 
-def _signed(word):
+def signed(word: Tensor) -> Tensor:
     """Returns the int32 of the low 32 bits of an int64."""
     return (((word + _SIGN) & _WORD) - _SIGN).to(torch.int32)
+
+
+def mixed(z: Tensor) -> Tensor:
+    """Mixes the bits of int32 words in place, so that words that are alike become unlike.
+
+    A shift copies the sign down, so those bits are cleared after it.
+    """
+    z ^= (z >> 16).bitwise_and_(0xFFFF)
+    z *= _MIX_1
+    z ^= (z >> 15).bitwise_and_(0x1FFFF)
+    z *= _MIX_2
+    z ^= (z >> 15).bitwise_and_(0x1FFFF)
+    return z
 
 
 def _fires(columns, k0, k1, below):
@@ -155,7 +168,8 @@ def _fires(columns, k0, k1, below):
     height, rows = shape[-2], max(1, _CELLS * shape[-2] // math.prod(shape))
     blocks = []
     for i in range(0, height, rows):
-        z = _hash(columns, k0[..., i : i + rows, :], k1[..., i : i + rows, :])
+        z = mixed(columns + k0[..., i : i + rows, :])
+        z ^= k1[..., i : i + rows, :]
         # Compared as signed numbers, whose order is that of unsigned ones with flipped highest bits.
         if isinstance(below, Tensor):
             some = below[i : i + rows]
@@ -163,15 +177,3 @@ def _fires(columns, k0, k1, below):
         else:
             blocks.append(z <= below - 1 - _SIGN)
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=-2)
-
-
-def _hash(columns, k0, k1):
-    """Computes z of every cell, int32. A shift copies the sign down, so those bits are cleared after it."""
-    z = columns + k0
-    z ^= (z >> 16).bitwise_and_(0xFFFF)
-    z *= _MIX_1
-    z ^= (z >> 15).bitwise_and_(0x1FFFF)
-    z *= _MIX_2
-    z ^= (z >> 15).bitwise_and_(0x1FFFF)
-    z ^= k1
-    return z

@@ -48,7 +48,7 @@ class Journal:
         page = {"settings": self.settings, "stage": stage, "position": asdict(position)}
         page["plans"] = [asdict(plan) for plan in plans]
         temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text(json.dumps(page))
+        temporary.write_text(json.dumps(page), encoding="utf-8")
         os.replace(temporary, self.path)
 
     def load(self) -> tuple[int, list[Plan], Position]:
@@ -59,7 +59,7 @@ class Journal:
             ValueError: It had other settings, or the page is damaged.
         """
         try:
-            page = json.loads(self.path.read_text())
+            page = json.loads(self.path.read_text(encoding="utf-8"))
             settings, stage = page["settings"], page["stage"]
             plans, position = [Plan(**plan) for plan in page["plans"]], Position(**page["position"])
         except FileNotFoundError:

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nca_fast import control_groups
+
 UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -38,26 +40,30 @@ def in_words(size: float) -> str:
     return f"{size / 1024:.1f} KiB"
 
 
-def free_memory() -> int:
+def free_memory(root: Path = control_groups.ROOT) -> int:
     """Counts the bytes that a program may take now: seven eighths of what nothing else needs.
 
-    Linux knows; on other systems it is half of what the machine has, and 2 GiB where even that is unknown (Windows).
+    Linux knows, of the machine and of the control groups by which containers, Slurm and systemd limit a process; what
+    is kept of files in memory is not needed. On other systems it is half of what the machine has, and 2 GiB where even
+    that is unknown (Windows).
+
+    Args:
+        root: Folder in which proc and sys lie.
     """
+    free = [machine_memory(root), *(group.free for group in control_groups.memory_limits(root))]
+    return min(free) * 7 // 8
+
+
+def machine_memory(root: Path = control_groups.ROOT) -> int:
+    """Counts the bytes of the machine that nothing else needs; see `free_memory`."""
     try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
+        words = (root / "proc/meminfo").read_text(encoding="ascii").split()
+        return int(words[words.index("MemAvailable:") + 1]) * 1024
+    except (OSError, IndexError, ValueError):
         try:
-            free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
         except (AttributeError, ValueError, OSError):
             return 2**31
-    try:  # of a container (control groups, version 2)
-        group = Path("/sys/fs/cgroup")
-        limit, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
-        free = min(free, max(int(limit) - int(used), 0))
-    except (OSError, ValueError):
-        pass
-    return free * 7 // 8
 
 
 def zeros(shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Tensor:

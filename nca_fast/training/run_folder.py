@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nca_fast import checkpoint, processes
+from nca_fast.devices import default_threads
 from nca_fast.files import MODEL_FILE
 
 TRAINING_FILE = "training.safetensors"
@@ -116,9 +117,9 @@ def resolved_config(system: Any, given: Any, saved: SavedRun | None, folder: Pat
 
 @contextlib.contextmanager
 def cpu_threads(number: int | None) -> Iterator[None]:
-    """Runs a block with so many CPU threads; None leaves PyTorch's choice."""
+    """Runs a block with so many CPU threads; None is `devices.default_threads`."""
     before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
+    torch.set_num_threads(number or default_threads())
     try:
         yield
     finally:

@@ -44,7 +44,7 @@ class RunConfig(ComputeConfig):
     seed: int = 0
     """Fixes all randomness: the same seed gives the same result on the same CPU with the same threads."""
     threads: int | None = None
-    """CPU threads. None: as many as PyTorch chooses."""
+    """CPU threads. None: as many as PyTorch chooses, and not more than the whole CPUs of a container's quota."""
     checkpoint_every: int | None = None
     """Save the state of training after so many iterations. None: only by time."""
     checkpoint_seconds: float = 60.0

@@ -1,0 +1,89 @@
+"""The command that asks every backend of this machine known questions."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import torch
+import tyro
+
+import nca_fast
+from nca_fast import backends, conformance, devices
+from nca_fast.conformance import Outcome, Vector
+
+
+@dataclass(frozen=True)
+class Check:
+    """Ask every backend of this machine questions with known answers: fire masks, rollouts and their gradients.
+
+    A line for each question says, for each backend, whether all its numbers are right, and the largest error as a share
+    of what rounding allows. The exit status is 1 when one is wrong. For example, after a new driver:
+        nca-fast check
+    """
+
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print JSON, for programs."""
+
+    def run(self, command: str) -> int:
+        """Asks, says what was right and wrong, and returns the exit status."""
+        vectors = conformance.load_all()
+        asked, passed_over = _backends(vectors)
+        if not self.json:
+            print(" " * 32 + "".join(f"{f'{backend} on {device}':<24}" for backend, device in asked))
+        outcomes = []
+        for vector in vectors:
+            row = [conformance.check(vector, *pair) for pair in asked]
+            outcomes += row
+            if not self.json:
+                print(f"{vector.name:<32}" + "".join(f"{_said(outcome):<24}" for outcome in row).rstrip())
+        wrong = [outcome for outcome in outcomes if not outcome.right]
+        if self.json:
+            page = {"nca_fast": nca_fast.__version__, "right": not wrong, "not_asked": passed_over}
+            page["outcomes"] = [{"right": outcome.right} | _finite(asdict(outcome)) for outcome in outcomes]
+            print(json.dumps(page, indent=2))
+            return int(bool(wrong))
+        for outcome in wrong:
+            print(f"{outcome.vector}, {outcome.backend} on {outcome.device}: {_trouble(outcome)}")
+        for name, reason in passed_over.items():
+            print(f"{name} was not asked: {reason}")
+        print(f"{len(outcomes) - len(wrong)} of {len(outcomes)} are right.")
+        return int(bool(wrong))
+
+
+def _backends(vectors: list[Vector]) -> tuple[list[tuple[str, torch.device]], dict[str, str]]:
+    """Lists who can be asked, as (backend, device), and says of the other backends why they cannot."""
+    asked, reasons = [], {}
+    for device in devices.available():
+        asked.append(("reference", device))
+        for name in backends.BACKENDS:
+            reason = next(_refusals(name, vectors, device), None) or backends.trouble(name)
+            if reason is None:
+                asked.append((name, device))
+            else:
+                reasons.setdefault(name, reason)
+    found = {name for name, _ in asked}
+    return asked, {name: reason for name, reason in reasons.items() if name not in found}
+
+
+def _refusals(name: str, vectors: list[Vector], device: torch.device) -> Iterator[str | None]:
+    for vector in vectors:
+        yield backends.refusal(name, vector.rule, torch.empty(0, device=device), "fp32")
+
+
+def _said(outcome: Outcome) -> str:
+    if outcome.trouble is not None:
+        return "WRONG (no answer)"
+    return f"{'right' if outcome.right else 'WRONG'} ({outcome.share:.0%})"
+
+
+def _trouble(outcome: Outcome) -> str:
+    if outcome.trouble is not None:
+        return outcome.trouble
+    return f"{outcome.answer} must be within its tolerance, but is {outcome.share:.3g} times as far off."
+
+
+def _finite(fields: dict) -> dict:
+    """JSON knows no infinity."""
+    return {name: None if value == math.inf else value for name, value in fields.items()}
