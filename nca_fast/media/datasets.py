@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nca_fast.devices import moved
-from nca_fast.media.images import load_image, picture_files
+from nca_fast.media.decoding import picture_files
+from nca_fast.media.images import load_image
 
 BUNDLED = ("digits", "faces")
 CIFAR_RECORD = 1 + 3 * 32 * 32  # label, then red, green and blue planes

@@ -1,10 +1,11 @@
-"""PNG written row by row, so that a picture of any size needs little memory.
+"""PNG written row by row, so that a picture of any size needs little memory; and read without what hangs on it.
 
 Pillow wants the whole picture at once, and pypng (0.20220715) writes rows without filters, one Python call each.
 
 Source: Portable Network Graphics (PNG) Specification, Third Edition, W3C 2025.
 """
 
+import io
 import struct
 import zlib
 from collections.abc import Iterable
@@ -21,6 +22,59 @@ UP = 2  # the filter: each byte less the one above it
 # On textures of trained automata (bench/NOTES.md) the filter "up" with level 1 is within 4 % of the smallest file that
 # any one filter and level reached, at 60 MB/s; Paeth with level 6 gains those 4 % at 10 MB/s.
 LEVEL = 1
+
+# What Pillow is shown of a PNG. It would refuse a picture for the checksum, length or size of any other chunk.
+PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
+LARGEST_PROFILE = 2**24  # bytes; the largest that people use have 4 MB
+
+
+def pixels_and_profile(file: BinaryIO) -> tuple[BinaryIO, bytes | None]:
+    """Leaves out the chunks of a PNG that do not make its pixels, and those that are broken, as viewers do.
+
+    Args:
+        file: At its beginning.
+
+    Returns:
+        A PNG in memory, of the first picture where there are several, and its colour profile, if it has one.
+    """
+    kept, profile, header = io.BytesIO(), None, b""
+    kept.write(file.read(8))
+    while len(start := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", start)
+        if kind not in (*PIXELS, b"iCCP"):
+            file.seek(length + 4, io.SEEK_CUR)
+            continue
+        content, checksum = file.read(length), file.read(4)
+        whole = checksum == struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
+        if kind == b"IHDR":
+            header = content
+        if kind == b"iCCP" and whole:
+            profile = _profile(content)
+        elif kind == b"tRNS" and whole:
+            _chunk(kept, kind, _transparent(content, *header[8:10]))
+        elif kind not in (b"iCCP", b"tRNS") and (whole or kind != b"eXIf"):  # Pillow says what is wrong with the rest
+            kept.write(start + content + checksum)
+    kept.seek(0)
+    return kept, profile
+
+
+def _profile(content: bytes) -> bytes:
+    """Unpacks a profile (name, 0, method, deflated bytes); one that cannot be is returned as it is, broken."""
+    packed = content.partition(b"\0")[2][1:]
+    try:
+        return zlib.decompressobj().decompress(packed, LARGEST_PROFILE)
+    except zlib.error:
+        return packed
+
+
+def _transparent(content: bytes, depth: int, color: int) -> bytes:
+    """Brings the value that is transparent to the 8 bits that Pillow makes of 2, 4 and (in color) 16."""
+    values = struct.unpack(f">{len(content) // 2}H", content[: len(content) // 2 * 2])
+    if color == 0 and depth in (2, 4):
+        return struct.pack(">H", values[0] * (255 // (2**depth - 1))) if values else content
+    if color == 2 and depth == 16:
+        return struct.pack(f">{len(values)}H", *(value >> 8 for value in values))
+    return content
 
 
 def write_png(path: Path, height: int, width: int, blocks: Iterable[np.ndarray]) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from nca_fast import checkpoint
 from nca_fast.canvas.scene import Scene
 from nca_fast.files import MODEL_FILE, check_writable
+from nca_fast.media.decoding import picture_files
 from nca_fast.media.film import FILMS
-from nca_fast.media.images import load_image, picture_files
+from nca_fast.media.images import load_image
 from nca_fast.nca import NCA
 from nca_fast.rendering.film import film
 from nca_fast.rendering.picture import picture
