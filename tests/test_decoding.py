@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from nca_fast.media.decoding import picture_files
-from nca_fast.media.images import load_alpha, load_image, load_rgba
+from nca_fast.media.images import load_image, load_rgba, load_with_alpha
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 WHOLE = torch.from_numpy(PIXELS.astype(np.float32) / np.float32(255)).permute(2, 0, 1)
@@ -123,11 +123,11 @@ def test_png_transparency_of_one_value(tmp_path):
     grey, color = struct.Struct(">H"), struct.Struct(">3H")
     for depth, row, value in ((2, b"\x80", 2), (4, b"\xa0", 10), (8, b"\xaa\0", 170), (16, b"\xaa\xaa\0\0", 43690)):
         (tmp_path / "a.png").write_bytes(png(2, 1, depth, 0, [row], chunk(b"tRNS", grey.pack(value))))
-        assert load_alpha(tmp_path / "a.png").tolist() == [[0, 1]], depth
+        assert load_with_alpha(tmp_path / "a.png")[1].tolist() == [[0, 1]], depth
         assert load_image(tmp_path / "a.png")[0].tolist() == [[1, 0]], depth
     row = struct.pack(">6H", 300, 500, 700, 3000, 500, 700)
     (tmp_path / "a.png").write_bytes(png(2, 1, 16, 2, [row], chunk(b"tRNS", color.pack(300, 500, 700))))
-    assert load_alpha(tmp_path / "a.png").tolist() == [[0, 1]]
+    assert load_with_alpha(tmp_path / "a.png")[1].tolist() == [[0, 1]]
 
 
 def both(path):

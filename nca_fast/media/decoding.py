@@ -17,7 +17,7 @@ from nca_fast.media.png import pixels_and_profile
 
 # Pillow starts Ghostscript for EPS, draws WMF with Windows, and only names the content of the others.
 _NO_PICTURES = {"BUFR", "EPS", "FPX", "GRIB", "HDF5", "IPTC", "MIC", "MPEG", "PDF", "WMF"}
-_HEIF_ENDINGS = (".heic", ".heif", ".hif")
+HEIF_ENDINGS = (".heic", ".heif", ".hif")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -47,7 +47,7 @@ def picture_files(folder: str | os.PathLike) -> list[Path]:
     """Lists the files of a folder whose names end as those of pictures do, in order; not hidden ones."""
     Image.init()
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in _formats()}
-    endings.update(_HEIF_ENDINGS)  # so that they are named, and not passed over in silence
+    endings.update(HEIF_ENDINGS)  # so that they are named, and not passed over in silence
     return sorted(
         path
         for path in Path(folder).iterdir()
@@ -135,7 +135,7 @@ def _unidentified(name: str) -> str:
     """Says why Pillow does not know a file, and what would help."""
     with open(name, "rb") as file:
         start = file.read(16)
-    if Path(name).suffix.lower() in _HEIF_ENDINGS or (start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS):
+    if Path(name).suffix.lower() in HEIF_ENDINGS or (start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS):
         return (
             f"{name!r} must be a picture that Pillow reads, but is HEIC: convert it to JPEG (pip install pillow-heif "
             "reads it in Python; phones and viewers can export it)."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,11 @@ SKIMAGE_PICTURES = (
 )  # fmt: skip
 
 
-def _pillow_format(name: str, largest_side: int, bytes_a_pixel: int, **options) -> PictureFormat:
+def _pillow_format(name: str, largest_side: int, bytes_a_pixel: int, alpha: bool, **options) -> PictureFormat:
     """Describes a format of Pillow, which takes the whole picture, and holds so many bytes of each pixel of it."""
 
-    def write(path: Path, height: int, width: int, blocks: Iterable[np.ndarray]) -> None:
-        pixels, row = np.empty((height, width, 3), np.uint8), 0
+    def write(path: Path, height: int, width: int, blocks: Iterable[np.ndarray], channels: int = 3) -> None:
+        pixels, row = np.empty((height, width, channels), np.uint8), 0
         for block in blocks:
             pixels[row : row + len(block)] = block
             row += len(block)
@@ -38,17 +39,18 @@ def _pillow_format(name: str, largest_side: int, bytes_a_pixel: int, **options) 
         # Noise stays as large as it is (tests/test_formats.py).
         bytes_needed=lambda height, width: 3 * height * width + height * width // 10 + 65536,
         bytes_held=lambda height, width: bytes_a_pixel * height * width,
+        write_rgba=one_file(partial(write, channels=4)) if alpha else None,
     )
 
 
 # JPEG has 16 bits for a side, and libjpeg-turbo stops at 65500; WebP has 14 bits. Pillow has a copy of 4 bytes a pixel,
 # WebP three more.
-_JPEG = _pillow_format("JPEG", 65500, 8, quality=95, subsampling=0)
+_JPEG = _pillow_format("JPEG", 65500, 8, False, quality=95, subsampling=0)
 PILLOW_FORMATS = {
-    ".png": _pillow_format("PNG", 2**31 - 1, 8),
+    ".png": _pillow_format("PNG", 2**31 - 1, 8, True),
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
-    ".webp": _pillow_format("WEBP", 16383, 16, lossless=True),
+    ".webp": _pillow_format("WEBP", 16383, 16, True, lossless=True),
 }
 
 
@@ -69,24 +71,24 @@ def load_image(path_or_name: str | os.PathLike, max_size: int | None = None) -> 
         ValueError: missing, unreadable, damaged, empty or suspiciously large file; unknown name; max_size below 1.
         ImportError: `skimage:` without scikit-image.
     """
+    return load_with_alpha(path_or_name, max_size)[0]
+
+
+def load_with_alpha(
+    path_or_name: str | os.PathLike, max_size: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Does as `load_image`, and says how opaque the picture is: [H, W] in [0, 1], None where nothing is transparent."""
     _check_max_size(max_size)
     picture = _read(os.fspath(path_or_name))
     if picture.alpha is None:
-        color = picture.color
-    elif picture.color.mode == "F":
+        return _tensor(_shrunk(picture.color, max_size)), None
+    if picture.color.mode == "F":
         alpha = np.asarray(picture.alpha, dtype=np.float32) / 255
         color = Image.fromarray(np.asarray(picture.color) * alpha + (1 - alpha))
     else:
         layers = Image.new("RGBA", picture.color.size, "white"), _rgba(picture)
         color = Image.alpha_composite(*layers).convert("RGB")
-    return _tensor(_shrunk(color, max_size))
-
-
-def load_alpha(path_or_name: str | os.PathLike, max_size: int | None = None) -> torch.Tensor | None:
-    """Reads how opaque a picture is, [H, W] in [0, 1]; None where nothing of it is transparent. As `load_image`."""
-    _check_max_size(max_size)
-    alpha = _read(os.fspath(path_or_name)).alpha
-    return None if alpha is None else _tensor(_shrunk(alpha, max_size))[0]
+    return _tensor(_shrunk(color, max_size)), _tensor(_shrunk(picture.alpha, max_size))[0]
 
 
 def source_name(source: str | os.PathLike | torch.Tensor | None) -> str | None:

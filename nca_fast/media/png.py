@@ -9,6 +9,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -77,24 +78,25 @@ def _transparent(content: bytes, depth: int, color: int) -> bytes:
     return content
 
 
-def write_png(path: Path, height: int, width: int, blocks: Iterable[np.ndarray]) -> None:
-    """Writes a picture of 8-bit RGB; the same bytes however it is cut into blocks.
+def write_png(path: Path, height: int, width: int, blocks: Iterable[np.ndarray], channels: int = 3) -> None:
+    """Writes a picture of 8-bit RGB or RGBA; the same bytes however it is cut into blocks.
 
     Args:
         path: The file.
         height: Rows of the picture, in pixels.
         width: Columns of the picture, in pixels.
         blocks: See `row_blocks.checked`.
+        channels: 4 with transparency.
     """
-    compressor = zlib.compressobj(LEVEL)
-    rows_at_once = max(1, PIECE // (3 * width))
-    above = np.zeros(3 * width, np.uint8)
+    compressor, line = zlib.compressobj(LEVEL), channels * width
+    rows_at_once = max(1, PIECE // line)
+    above = np.zeros(line, np.uint8)
     with open(path, "wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n")
-        _chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        _chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2 if channels == 3 else 6, 0, 0, 0))
         for rows in regrouped(blocks, rows_at_once):
-            rows = rows.reshape(-1, 3 * width)
-            filtered = np.empty((len(rows), 1 + 3 * width), np.uint8)
+            rows = rows.reshape(-1, line)
+            filtered = np.empty((len(rows), 1 + line), np.uint8)
             filtered[:, 0] = UP
             np.subtract(rows[0], above, out=filtered[0, 1:])
             np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
@@ -121,6 +123,7 @@ def _chunk(file: BinaryIO, kind: bytes, content: bytes) -> None:
 PNG = PictureFormat(
     largest_side=2**31 - 1,  # the specification's limit
     write=one_file(write_png),
+    write_rgba=one_file(partial(write_png, channels=4)),
     bytes_needed=_bytes_needed,
     bytes_held=lambda height, width: 5 * max(PIECE, 3 * width) + 2**20,
 )
