@@ -50,7 +50,7 @@ def test_transparency_stays(tmp_path, model, logo):
     on_white = (color * ALPHA[..., None] + 255.0 * (255 - ALPHA[..., None])) / 255
     apply(model, logo, tmp_path / "a.jpg", 3, **how)
     Image.fromarray(on_white.round().astype(np.uint8)).save(tmp_path / "b.jpg", quality=95, subsampling=0)
-    assert np.abs(read(tmp_path / "a.jpg") - read(tmp_path / "b.jpg")).max() <= 4  # roundings; worst seen 1
+    assert np.abs(read(tmp_path / "a.jpg") - read(tmp_path / "b.jpg")).max() <= 1  # another way to round; worst seen 0
     apply(model, logo, tmp_path / "a.gif", 3, steps_per_frame=3, **how)
     with Image.open(tmp_path / "a.gif") as film:
         film.seek(1)
