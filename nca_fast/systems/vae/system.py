@@ -91,6 +91,11 @@ class VAE:
             )
         self.facts = {"dataset": dataset, "fingerprint": fingerprint}
 
+    @classmethod
+    def opening(cls, sources: VAESources) -> list[str]:
+        """Nothing."""
+        return []
+
     def model(self) -> VAENCA:
         """Makes the model with fresh weights."""
         return VAENCA(ARCHITECTURES[self.config.preset], deterministic=self.config.deterministic)
