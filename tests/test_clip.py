@@ -174,7 +174,7 @@ def test_quick_gelu_goes_with_the_tag(monkeypatch):
 
 
 def test_quick_gelu_of_a_file(tmp_path, monkeypatch):
-    """OpenAI's weights were trained with it: by the file's digest, its place, or its tensors; else it is asked for."""
+    """OpenAI's weights were trained with it: by the file's digest or its place; else both kinds are named."""
     import_torchvision()
     import open_clip
 
@@ -194,6 +194,8 @@ def test_quick_gelu_of_a_file(tmp_path, monkeypatch):
     unknown, openai = tmp_path / "a.pt", tmp_path / "b.pt"
     torch.save(weights, unknown)
     torch.save(weights | dict.fromkeys(("input_resolution", "context_length", "vocab_size"), torch.tensor(1)), openai)
+    with pytest.raises(ValueError, match="b.pt' must hold the weights of ViT-B-32 alone, .* give pretrained openai"):
+        ClipModel("ViT-B-32", openai)
     with pytest.warns(UserWarning, match="a.pt' does not say .* model ViT-B-32 is without.*take model ViT-B-32-quick"):
         assert quick("ViT-B-32", unknown) is False
     cache = tmp_path / "models--timm--vit_base_patch32_clip_224.openai" / "snapshots" / "1"
@@ -202,7 +204,6 @@ def test_quick_gelu_of_a_file(tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert quick("ViT-B-32-quickgelu", unknown) is True
-        assert quick("ViT-B-32", openai) is True
         assert quick("ViT-B-32", cache / "open_clip_model.safetensors") is True
         digest = hashlib.sha256(unknown.read_bytes()).hexdigest()
         offered = open_clip.pretrained._PRETRAINED["ViT-B-32"]

@@ -21,6 +21,7 @@ from nca_fast.features.torchvision_compat import import_torchvision
 
 # A small model that this project trained (bench/small_clip/train.py), in the layout of open_clip's "local-dir:".
 SMALL_CLIP = Path(__file__).parent / "small_clip"
+_OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")  # of its published models, beside the weights
 _OTHERWISE = "or leave the model out for the small one that comes with nca_fast"
 
 
@@ -32,7 +33,7 @@ class ClipModel(nn.Module):
             small model that comes with nca_fast, which knows a hundred words about colours and patterns.
         pretrained: For a name: the tag of weights ("openai", "laion2b_s34b_b79k"), from open_clip's cache or its
             download, or a file of weights. Whether they were trained with QuickGELU open_clip knows of a tag, and of a
-            file that is one of its own or OpenAI's; of others the model's name says it (ViT-B-32-quickgelu).
+            file that it offers itself; of others the model's name says it (ViT-B-32-quickgelu).
 
     Attributes:
         size: (rows, columns) of the pictures that it takes.
@@ -198,7 +199,7 @@ def _quick_gelu_of_file(open_clip, name: str, file: str) -> bool:
     """Says whether a file of weights wants QuickGELU; with a warning where only the model's name can tell.
 
     Raises:
-        ValueError: The file is known, and wants the other; or it is a program of TorchScript, as OpenAI publishes.
+        ValueError: The file is known, and wants the other; or it is of a kind of OpenAI's that open_clip does not load.
     """
     plain = name.removesuffix("-quickgelu")
     named = bool(open_clip.get_model_config(name).get("quick_gelu", False))
@@ -207,7 +208,12 @@ def _quick_gelu_of_file(open_clip, name: str, file: str) -> bool:
     if _is_torchscript(file):
         raise ValueError(
             f"the weights file {file!r} must hold tensors, but is a TorchScript program, as OpenAI publishes: give "
-            "pretrained openai instead, or save its state_dict() with torch.save."
+            f"pretrained openai instead, or save its state_dict() with torch.save, without {', '.join(_OPENAI_ONLY)}."
+        )
+    if set(_OPENAI_ONLY) <= _tensor_names(file):
+        raise ValueError(
+            f"the weights file {file!r} must hold the weights of {plain} alone, but holds OpenAI's "
+            f"{', '.join(_OPENAI_ONLY)} too: give pretrained openai instead, or save it without these."
         )
     known = _known_quick_gelu(open_clip, plain, file)
     if known is not None:
@@ -223,7 +229,7 @@ def _quick_gelu_of_file(open_clip, name: str, file: str) -> bool:
 
 
 def _known_quick_gelu(open_clip, plain: str, file: str) -> bool | None:
-    """Compares a file with what open_clip offers: by its digest, its place in the hub's cache, and OpenAI's tensors."""
+    """Compares a file with what open_clip offers: by its digest, and its place in the hub's cache."""
     with open(file, "rb") as opened:
         digest = hashlib.sha256()
         while piece := opened.read(2**20):
@@ -237,7 +243,7 @@ def _known_quick_gelu(open_clip, plain: str, file: str) -> bool | None:
             hub = (settings.get("hf_hub") or "").strip("/").replace("/", "--")
             if offered or (hub and f"models--{hub}/" in os.path.abspath(file).replace(os.sep, "/")):
                 return bool(settings.get("quick_gelu", False))
-    return True if {"input_resolution", "context_length", "vocab_size"} <= _tensor_names(file) else None
+    return None
 
 
 def _tensor_names(file: str) -> set[str]:
