@@ -5,10 +5,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import platform
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed process leaves stays there
+    fcntl = None
+
+# Locks are good for one machine, so its name is in that of every temporary file, and no other touches it.
+_MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
 
 MODEL_FILE = "model.safetensors"  # of a trained model in its folder
 
@@ -19,7 +30,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
     A reader sees the old file or the new one, never a part. On any error, Ctrl-C included, the temporary file is
     removed and `path` is as it was. The temporary name keeps the ending of `path`, so that writers which go by the
-    ending work; only a process that is killed outright can leave one behind (a hidden file, `.name.<hex>.tmp.ending`).
+    ending work; only a process that is killed outright can leave one behind (a hidden file, `.name.<hex>.tmp.ending`),
+    and the next that writes `path` on the same machine removes it.
 
     Args:
         path: the file to write; its folder must exist. A symbolic link is followed, not replaced.
@@ -31,23 +43,22 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         OSError: of the same kind as the failed operation, naming `path`.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
+    temporary = None
     try:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder, name a file inside it")
-        # 0o666 less the umask, as open() does; tempfile.mkstemp would leave the finished file unreadable to others.
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        yield temporary
-        # Some file systems report a full disk only when data really goes out; that must be before the old file is gone.
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+        temporary, lock = _made(target, target.stem, target.suffix, _empty_file)
+        with lock:
+            yield temporary
+            # Some file systems report a full disk only when data really goes out: before the old file is gone, please.
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
     except OSError as error:
-        _remove(temporary)
         raise _explained(error, f"cannot write {os.fspath(path)!r}", "nothing was left half-written") from error
-    except BaseException:
-        _remove(temporary)
-        raise
+    finally:
+        if temporary is not None:
+            _remove(temporary)
 
 
 @contextlib.contextmanager
@@ -65,25 +76,27 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         OSError: of the same kind as the failed operation, naming `path`.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    old = temporary.with_suffix(".old")
+    temporary = old = None
     try:
-        temporary.mkdir()
-        yield temporary
-        if target.exists():
-            target.rename(old)  # no system swaps folders everywhere, so for a moment there is none
-        try:
-            temporary.rename(target)
-        except BaseException:
-            if old.exists():
-                old.rename(target)
-            raise
+        temporary, lock = _made(target, target.name, "", Path.mkdir)
+        old = temporary.with_suffix(".old")
+        with lock:
+            yield temporary
+            if target.exists():
+                target.rename(old)  # no system swaps folders everywhere, so for a moment there is none
+            try:
+                temporary.rename(target)
+            except BaseException:
+                if old.exists():
+                    old.rename(target)
+                raise
     except OSError as error:
         raise _explained(error, f"cannot write {os.fspath(path)!r}", "nothing was left half-written") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if target.exists():
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def check_writable(folder: str | os.PathLike) -> Path:
@@ -109,6 +122,64 @@ def check_writable(folder: str | os.PathLike) -> Path:
     finally:
         _remove(probe)
     return folder
+
+
+def _made(target: Path, stem: str, ending: str, make: Callable[[Path], None]) -> tuple[Path, contextlib.ExitStack]:
+    """Makes a temporary file or folder beside `target`, and removes those that killed processes left of it.
+
+    Returns:
+        Its path, and what holds its lock, by which other processes see that this one is alive.
+    """
+    _remove_leftovers(target.parent, stem, ending)
+    while True:
+        path = target.with_name(f".{stem}.{_MACHINE}{secrets.token_hex(4)}.tmp{ending}")
+        make(path)
+        lock = contextlib.ExitStack()
+        try:
+            _hold(path, lock)
+        except (BlockingIOError, FileNotFoundError):  # another process took it for a leftover before it was locked
+            lock.close()
+            continue
+        if path.exists():
+            return path, lock
+        lock.close()
+
+
+def _empty_file(path: Path) -> None:
+    # 0o666 less the umask, as open() does; tempfile.mkstemp would leave the finished file unreadable to others.
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+
+
+def _hold(path: Path, stack: contextlib.ExitStack) -> bool:
+    """Locks a file or folder until the stack is left, or the process ends in whatever way.
+
+    Returns:
+        Whether it is locked; some file systems have no locks.
+
+    Raises:
+        BlockingIOError: Another process holds it.
+    """
+    if fcntl is None:
+        return False
+    descriptor = os.open(path, os.O_RDONLY)
+    stack.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def _remove_leftovers(folder: Path, stem: str, ending: str) -> None:
+    """Removes the temporary files or folders that no living process of this machine holds."""
+    leftover = re.compile(rf"\.{re.escape(stem)}\.{_MACHINE}[0-9a-f]{{8}}\.tmp{re.escape(ending)}")
+    with contextlib.suppress(OSError):
+        for path in [path for path in folder.iterdir() if leftover.fullmatch(path.name)]:
+            with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+                if _hold(path, stack):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _explained(error: OSError, subject: str, remedy: str) -> OSError:

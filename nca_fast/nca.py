@@ -1,5 +1,6 @@
 """The neural cellular automaton as a module: the drop-in layer."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -231,7 +232,7 @@ class NCA(nn.Module):
         path = Path(model)
         if path.is_dir():
             path = path / MODEL_FILE
-        elif not path.exists() and str(model).count("/") == 1 and not path.suffix and not path.parent.exists():
+        elif _names_a_repository(str(model)) and not path.exists() and not path.parent.exists():
             from huggingface_hub import hf_hub_download
 
             path = Path(hf_hub_download(str(model), MODEL_FILE))
@@ -242,6 +243,11 @@ class NCA(nn.Module):
         return (
             f"{rule.channels} channels, {len(rule.filters)} filters, hidden {rule.hidden}, fire rate {rule.fire_rate}"
         )
+
+
+def _names_a_repository(model: str) -> bool:
+    """Tells "user/name" from a path: one slash, letters and digits and "-_.", and not the ending of a file."""
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model) is not None and not model.endswith(Path(MODEL_FILE).suffix)
 
 
 def _weight_and_bias(name, layer):

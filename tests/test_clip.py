@@ -1,6 +1,8 @@
 """CLIP: the real open_clip code, with the small model and with a ViT-B-32 of random weights; distances and cutouts."""
 
+import hashlib
 import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -169,6 +171,52 @@ def test_quick_gelu_goes_with_the_tag(monkeypatch):
             ClipModel("ViT-B-32-quickgelu", "laion2b")
         finally:
             del open_clip.pretrained._PRETRAINED["ViT-B-32-quickgelu"]["laion2b"]
+
+
+def test_quick_gelu_of_a_file(tmp_path, monkeypatch):
+    """OpenAI's weights were trained with it: by the file's digest or its place; else both kinds are named."""
+    import_torchvision()
+    import open_clip
+
+    asked = {}
+
+    def create_model(name, **options):
+        asked.update(options)
+        raise OSError("stopped here")
+
+    def quick(model, path):
+        with pytest.raises(ValueError, match="stopped here"):
+            ClipModel(model, path)
+        return asked["force_quick_gelu"]
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    weights = {"visual.proj": torch.zeros(2)}
+    unknown, openai = tmp_path / "a.pt", tmp_path / "b.pt"
+    torch.save(weights, unknown)
+    torch.save(weights | dict.fromkeys(("input_resolution", "context_length", "vocab_size"), torch.tensor(1)), openai)
+    with pytest.raises(ValueError, match="b.pt' must hold the weights of ViT-B-32 alone, .* give pretrained openai"):
+        ClipModel("ViT-B-32", openai)
+    with pytest.warns(UserWarning, match="a.pt' does not say .* model ViT-B-32 is without.*take model ViT-B-32-quick"):
+        assert quick("ViT-B-32", unknown) is False
+    cache = tmp_path / "models--timm--vit_base_patch32_clip_224.openai" / "snapshots" / "1"
+    cache.mkdir(parents=True)
+    (cache / "open_clip_model.safetensors").write_bytes(unknown.read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert quick("ViT-B-32-quickgelu", unknown) is True
+        assert quick("ViT-B-32", cache / "open_clip_model.safetensors") is True
+        digest = hashlib.sha256(unknown.read_bytes()).hexdigest()
+        offered = open_clip.pretrained._PRETRAINED["ViT-B-32"]
+        for url in (f"https://x/clip/models/{digest}/ViT-B-32.pt", f"https://x/vit-{digest[:8]}.pt"):
+            for wanted in (True, False):
+                monkeypatch.setitem(offered, "test", {"url": url, "quick_gelu": wanted})
+                assert quick("ViT-B-32", unknown) is wanted
+        with pytest.raises(ValueError, match="a.pt' must go with a model without QuickGELU.*Take model ViT-B-32"):
+            ClipModel("ViT-B-32-quickgelu", unknown)
+        monkeypatch.delitem(offered, "test")
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), openai)
+    with pytest.raises(ValueError, match="is a TorchScript program, as OpenAI publishes: give pretrained openai"):
+        ClipModel("ViT-B-32", openai)
 
 
 def test_absent_weights_say_what_to_do(tmp_path, monkeypatch):

@@ -300,3 +300,9 @@ def test_a_batch_must_be_shared_evenly(monkeypatch):
     assert processes.share(6) == slice(3, 6)
     with pytest.raises(ValueError, match="batch_size must be a multiple of the 2 processes, but got 3"):
         processes.share(3)
+
+
+def test_prompts_are_said_as_they_were_understood(capsys, tmp_path):
+    """The number after the last colon is a weight, wherever a text means the time."""
+    assert cli.main(["clip", "red dots at 12:30", "noise:-0.3", "--model", "none", "--out", str(tmp_path / "a")]) == 2
+    assert capsys.readouterr().out == "prompt 'red dots at 12', weight 30\nprompt 'noise', weight -0.3\n"

@@ -1,10 +1,16 @@
+import contextlib
 import errno
 import os
+import signal
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from nca_fast.files import atomic_path, check_writable
+from nca_fast import files
+from nca_fast.files import atomic_folder, atomic_path, check_writable
 
 
 def names(folder):
@@ -88,3 +94,97 @@ def test_check_writable_refuses(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.write_bytes", denied)
     with pytest.raises(PermissionError, match="must be writable.*Permission denied"):
         check_writable(tmp_path)
+
+
+WRITER = """
+import sys
+from files import atomic_folder, atomic_path  # without the package, which imports torch
+with atomic_path(sys.argv[1]) as file, atomic_folder(sys.argv[2]) as folder:
+    file.write_text("half")
+    (folder / "half").write_text("half")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def writer(folder):
+    """Another process in the midst of writing a.txt and a_files."""
+    command = [sys.executable, "-c", WRITER, str(folder / "a.txt"), str(folder / "a_files")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(
+        command, env=os.environ | {"PYTHONPATH": str(Path(files.__file__).parent)}, **pipes
+    ) as process:
+        try:
+            assert process.stdout.readline() == b"writing\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="needs locks")
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    others = (".a.txt", ".a.0123456789abcdef.tmp.txt", ".b.0123456789abcdef.tmp.txt", "a.tmp.txt")
+    for name in others:
+        (tmp_path / name).write_text("")
+    with writer(tmp_path) as process:
+        held = set(names(tmp_path)) - set(others)
+        assert len(held) == 2
+        for _ in range(2):
+            with atomic_path(tmp_path / "a.txt"), atomic_folder(tmp_path / "a_files"):
+                pass
+            assert held < set(names(tmp_path))  # it is alive
+        with atomic_path(tmp_path / "b.txt"):
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert held < set(names(tmp_path))
+        with atomic_path(tmp_path / "a.txt"), atomic_folder(tmp_path / "a_files"):
+            assert not held & set(names(tmp_path))
+    assert names(tmp_path) == sorted([*others, "a.txt", "a_files", "b.txt"])
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="needs locks")
+def test_a_living_process_finishes_beside_another(tmp_path):
+    with writer(tmp_path) as process:
+        with atomic_path(tmp_path / "a.txt") as temporary:
+            temporary.write_text("ours")
+        process.stdin.close()
+        assert process.wait() == 0
+    assert (tmp_path / "a.txt").read_text() == "half" and (tmp_path / "a_files" / "half").exists()
+    assert names(tmp_path) == ["a.txt", "a_files"]
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_temporary_file_that_is_taken_before_it_is_locked(tmp_path, monkeypatch, opened):
+    """Another process may see it unlocked, and remove it."""
+    hold, taken = files._hold, []
+
+    def late(path, stack):
+        if taken:
+            return hold(path, stack)
+        taken.append(path)
+        if opened:
+            hold(path, stack)
+        path.unlink()
+        return opened or hold(path, stack)
+
+    monkeypatch.setattr(files, "_hold", late)
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    assert names(tmp_path) == ["a.txt"] and (tmp_path / "a.txt").read_text() == "new" and taken
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, error):
+    """Nothing is removed where nobody can tell whether it is in use."""
+
+    def none(*arguments):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(files.fcntl, "flock", none)
+    left = f".a.{files._MACHINE}01234567.tmp.txt"
+    (tmp_path / left).write_text("")
+    with atomic_path(tmp_path / "a.txt"):
+        pass
+    assert names(tmp_path) == [left, "a.txt"]

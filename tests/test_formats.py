@@ -71,12 +71,15 @@ def test_jpeg_keeps_the_picture(tmp_path):
         assert np.abs(np.asarray(image).astype(int) - pixels).max() <= 8  # flat blocks at quality 95; worst seen 3
 
 
-def test_tiff_is_big_tiled_and_compressed(tmp_path):
+@pytest.mark.parametrize("big", [False, True])
+def test_tiff_is_tiled_and_compressed_and_big_where_4_gigabytes_need_it(tmp_path, monkeypatch, big):
     pixels = np.repeat(picture(50, 1), 700, axis=1)
+    needed = FORMATS[".tif"].bytes_needed(50, 700)
+    monkeypatch.setattr(tiff, "CLASSIC", needed if big else needed + 1)
     write_picture(tmp_path / "a.tif", 50, 700, cut(pixels, [7]))
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         page = file.pages[0]
-        assert file.is_bigtiff and page.is_tiled and page.tile == (256, 256)
+        assert file.is_bigtiff == big and page.is_tiled and page.tile == (256, 256)
         assert page.compression.name == "ADOBE_DEFLATE"
         assert np.array_equal(page.asarray(), pixels)
     assert (tmp_path / "a.tif").stat().st_size < pixels.nbytes / 5

@@ -136,7 +136,7 @@ def test_command(tmp_path, capsys):
     [
         ({"damage": 3}, "damage must be below batch_size=3, but got 3"),
         ({"image_size": 0}, "image_size must be at least 1"),
-        ({"video_steps": 3}, "video_steps must be at least 4"),
+        ({"video_steps": -1}, "video_steps must be at least 0"),
     ],
 )
 def test_bad_settings(change, message):

@@ -1,5 +1,6 @@
 """Canvases in strips: the bits of the canvas in one piece, whatever the memory, and after a kill at any moment."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -427,3 +428,20 @@ def test_runs_without_room_for_a_state_beside_them_are_whole(monkeypatch):
         canvas.go()
         state = canvas.state()
     assert torch.equal(state[0], rolled_out(nca, 12, 9, 5))
+
+
+@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSPC])
+def test_a_file_system_that_cannot_reserve(tmp_path, monkeypatch, error):
+    """Some say so of posix_fallocate (ZFS, FUSE, NFS): the file then grows as it is written. A full disk is another."""
+
+    def refuse(*arguments):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    with open(tmp_path / "a", "wb+") as file:
+        if error == errno.ENOSPC:
+            with pytest.raises(OSError, match="No space left"):
+                band_module._reserve(file, 1000)
+        else:
+            band_module._reserve(file, 1000)
+            assert os.fstat(file.fileno()).st_size == 1000

@@ -1,5 +1,8 @@
 """The five systems: one contract, one iteration on any device, and two on the Triton kernels."""
 
+import re
+import sys
+import warnings
 from dataclasses import fields
 
 import pytest
@@ -10,6 +13,7 @@ from nca_fast import checkpoint
 from nca_fast.rule import Rule
 from nca_fast.systems import SYSTEMS
 from nca_fast.systems.vae.architecture import ARCHITECTURES, Architecture
+from nca_fast.training import session
 from nca_fast.training.descent import DELAY, Descent, adam
 from nca_fast.training.settings import FREE_ON_RESUME
 
@@ -154,3 +158,31 @@ def test_a_run_goes_on_elsewhere(tmp_path, cases):
     assert train(system, later, tmp_path / "run", resume=True).iterations == 3
     stored = checkpoint.load_metadata(tmp_path / "run" / "training.safetensors")["config"]
     assert stored["backend"] == "cpu" and stored["device"] == "auto"
+
+
+@pytest.mark.parametrize("name", ["texture w2", "clip content", "grow", "vae"])
+def test_a_training_ends_well_without_an_encoder_and_says_so_before(cases, tmp_path, monkeypatch, name):
+    system, settings, sources = cases[name]
+    config = SYSTEMS[system].Config(**settings | {"iterations": 1, "video_steps": 2})
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    seen = []
+    monkeypatch.setattr(session, "_train", lambda *arguments: seen.append(len(caught)) or (1.0, 1.0))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = train(system, config, tmp_path / "run", **sources)
+    (film,) = [file for file in SYSTEMS[system].files if file.endswith(".mp4")]
+    assert seen == [1] and len(caught) == 1
+    assert re.match(rf"{film} will not be made. MP4 needs ffmpeg: pip install imageio-ffmpeg", str(caught[0].message))
+    assert result.files and not (tmp_path / "run" / film).exists()
+
+
+@pytest.mark.parametrize("name", ["texture w2", "style", "clip", "grow", "vae"])
+def test_video_steps(cases, tmp_path, monkeypatch, name):
+    """So many steps are filmed, and 0 asks for no film, in every system."""
+    system, settings, sources = cases[name]
+    monkeypatch.setattr(session, "_train", lambda *arguments: (1.0, 1.0))
+    (film,) = [file for file in SYSTEMS[system].files if file.endswith(".mp4")]
+    for steps in (0, 2):
+        config = SYSTEMS[system].Config(**settings | {"video_steps": steps})
+        result = train(system, config, tmp_path / f"run {steps}", **sources)
+        assert [file.name for file in result.files if file.suffix == ".mp4"] == [film] * (steps > 0)

@@ -13,6 +13,7 @@ rows of a strip, those of the strip itself stay whole too, so that where a proce
 moment, another can compute the strip again: that is how a file is kept.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -214,6 +215,9 @@ def _read_exactly(file, values, at):
 def _reserve(file, size):
     """Makes a file of that many zeros, at once on the disk where the system can."""
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, size)
-    else:
-        file.truncate(size)
+        try:
+            return os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # the file system cannot
+                raise
+    file.truncate(size)

@@ -22,6 +22,7 @@ class Train:
 
     def run(self, command: str) -> None:
         """Trains, and says what was written and how to go on."""
+        print("".join(f"{line}\n" for line in self.system.opening(self.sources)), end="", flush=True)
         with resume_training(self.system.name, self.out):
             result = run_training(self.system, self.sources, self.out, self.config, resume=self.resume, command=command)
         print_result(result)

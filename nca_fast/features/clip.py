@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import hashlib
 import logging
 import os
+import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from nca_fast.features.torchvision_compat import import_torchvision
 
 # A small model that this project trained (bench/small_clip/train.py), in the layout of open_clip's "local-dir:".
 SMALL_CLIP = Path(__file__).parent / "small_clip"
+_OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")  # of its published models, beside the weights
 _OTHERWISE = "or leave the model out for the small one that comes with nca_fast"
 
 
@@ -27,8 +32,8 @@ class ClipModel(nn.Module):
         model: A name of `open_clip.list_models()` ("ViT-B-32"), "local-dir:FOLDER" or "hf-hub:OWNER/NAME". None: the
             small model that comes with nca_fast, which knows a hundred words about colours and patterns.
         pretrained: For a name: the tag of weights ("openai", "laion2b_s34b_b79k"), from open_clip's cache or its
-            download, or a file of weights. With a file, the model's name says whether they were trained with QuickGELU
-            (ViT-B-32-quickgelu) or not; with a tag open_clip knows, and a mismatch is mended.
+            download, or a file of weights. Whether they were trained with QuickGELU open_clip knows of a tag, and of a
+            file that it offers itself; of others the model's name says it (ViT-B-32-quickgelu).
 
     Attributes:
         size: (rows, columns) of the pictures that it takes.
@@ -175,15 +180,89 @@ def _weights(open_clip, name: str, pretrained: str | None) -> dict:
                 f"pretrained must be a tag of {name} ({', '.join(tags) or 'it has none'}) or a file, but "
                 f"{pretrained!r} is neither."
             )
-        return {"pretrained": pretrained}
+        return {"pretrained": pretrained, "force_quick_gelu": _quick_gelu_of_file(open_clip, name, pretrained)}
     quick = bool(settings.get("quick_gelu", False))
-    config = open_clip.get_model_config(name)
-    if bool(config.get("quick_gelu", False)) and not quick:
+    _check_quick_gelu(open_clip, name, pretrained, quick)
+    return {"pretrained": pretrained, "force_quick_gelu": quick}
+
+
+def _check_quick_gelu(open_clip, name: str, pretrained: str, quick: bool) -> None:
+    """Refuses a model with QuickGELU for weights without; the other way round it is mended."""
+    if bool(open_clip.get_model_config(name).get("quick_gelu", False)) and not quick:
         raise ValueError(
             f"the weights {pretrained!r} must go with a model without QuickGELU, but {name} has it, and its vectors "
             f"would be wrong. Take model {name.removesuffix('-quickgelu')}."
         )
-    return {"pretrained": pretrained, "force_quick_gelu": quick}
+
+
+def _quick_gelu_of_file(open_clip, name: str, file: str) -> bool:
+    """Says whether a file of weights wants QuickGELU; with a warning where only the model's name can tell.
+
+    Raises:
+        ValueError: The file is known, and wants the other; or it is of a kind of OpenAI's that open_clip does not load.
+    """
+    plain = name.removesuffix("-quickgelu")
+    named = bool(open_clip.get_model_config(name).get("quick_gelu", False))
+    if not {plain, f"{plain}-quickgelu"} <= set(open_clip.list_models()):
+        return named  # there is one kind only
+    if _is_torchscript(file):
+        raise ValueError(
+            f"the weights file {file!r} must hold tensors, but is a TorchScript program, as OpenAI publishes: give "
+            f"pretrained openai instead, or save its state_dict() with torch.save, without {', '.join(_OPENAI_ONLY)}."
+        )
+    if set(_OPENAI_ONLY) <= _tensor_names(file):
+        raise ValueError(
+            f"the weights file {file!r} must hold the weights of {plain} alone, but holds OpenAI's "
+            f"{', '.join(_OPENAI_ONLY)} too: give pretrained openai instead, or save it without these."
+        )
+    known = _known_quick_gelu(open_clip, plain, file)
+    if known is not None:
+        _check_quick_gelu(open_clip, name, file, known)
+        return known
+    if not named:
+        warnings.warn(
+            f"the weights file {file!r} does not say whether it was trained with QuickGELU: model {plain} is without. "
+            f"For OpenAI's weights, and others with it, take model {plain}-quickgelu, or the vectors are wrong.",
+            stacklevel=2,
+        )
+    return named
+
+
+def _known_quick_gelu(open_clip, plain: str, file: str) -> bool | None:
+    """Compares a file with what open_clip offers: by its digest, and its place in the hub's cache."""
+    with open(file, "rb") as opened:
+        digest = hashlib.sha256()
+        while piece := opened.read(2**20):
+            digest.update(piece)
+    for name in (plain, f"{plain}-quickgelu"):
+        for tag in open_clip.list_pretrained_tags_by_model(name):
+            settings = open_clip.get_pretrained_cfg(name, tag)
+            # The address ends in NAME-DIGEST.pt, eight digits of it, or is OpenAI's .../DIGEST/NAME.pt.
+            marks = re.findall(r"-([0-9a-f]{8})\.pt$|/([0-9a-f]{64})/", settings.get("url") or "")
+            offered = any(digest.hexdigest().startswith(mark) for pair in marks for mark in pair if mark)
+            hub = (settings.get("hf_hub") or "").strip("/").replace("/", "--")
+            if offered or (hub and f"models--{hub}/" in os.path.abspath(file).replace(os.sep, "/")):
+                return bool(settings.get("quick_gelu", False))
+    return None
+
+
+def _tensor_names(file: str) -> set[str]:
+    """Lists the tensors of a file of weights; none where it cannot be read, which `create_model` will say better."""
+    try:
+        if file.endswith(".safetensors"):
+            with safe_open(file, framework="pt") as opened:
+                return set(opened.keys())
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        return set(content.get("state_dict", content))
+    except Exception:  # torch.load has many kinds
+        return set()
+
+
+def _is_torchscript(file: str) -> bool:
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _no_weights(model: str, pretrained: str | None, error: Exception) -> OSError:

@@ -8,7 +8,7 @@ import numpy as np
 from nca_fast.media.images import PILLOW_FORMATS
 from nca_fast.media.png import PNG
 from nca_fast.media.pyramid import PYRAMID
-from nca_fast.media.row_blocks import PictureFormat, checked
+from nca_fast.media.row_blocks import PictureFormat, checked, over_white, with_alpha
 from nca_fast.media.tiff import TIFF
 
 # The rows of the table, by ending; Pillow's PNG gives way to one that is written row by row.
@@ -37,14 +37,17 @@ def check_picture(path: Path, height: int, width: int) -> None:
     FORMATS[suffix].check(path)
 
 
-def write_picture(path: Path, height: int, width: int, blocks: Iterable[np.ndarray]) -> list[Path]:
+def write_picture(
+    path: Path, height: int, width: int, blocks: Iterable[np.ndarray], alpha: np.ndarray | None = None
+) -> list[Path]:
     """Writes a picture; the ending of the name decides how. It appears when it is complete, and not otherwise.
 
     Args:
-        path: .png, .tif (BigTIFF in tiles), .dzi (Deep Zoom pyramid, with a page for browsers), .jpg or .webp.
+        path: .png, .tif (in tiles), .dzi (Deep Zoom pyramid, with a page for browsers), .jpg or .webp.
         height: Rows of the picture, in pixels.
         width: Columns of the picture, in pixels.
         blocks: Its rows from top to bottom, any number at a time. Each uint8 [rows, width, 3]
+        alpha: How opaque it is, uint8 [height, width]; a format without transparency shows it on white. None: all.
 
     Returns:
         The files, in the order in which a user looks at them.
@@ -55,4 +58,10 @@ def write_picture(path: Path, height: int, width: int, blocks: Iterable[np.ndarr
     """
     path = Path(path)
     check_picture(path, height, width)
-    return FORMATS[path.suffix.lower()].write(path, height, width, checked(blocks, height, width))
+    kind, blocks = FORMATS[path.suffix.lower()], checked(blocks, height, width)
+    if alpha is None:
+        return kind.write(path, height, width, blocks)
+    blocks = with_alpha(blocks, alpha)
+    if kind.write_rgba is None:
+        return kind.write(path, height, width, over_white(blocks))
+    return kind.write_rgba(path, height, width, blocks)

@@ -1,17 +1,18 @@
-"""Pictures in and out, through Pillow. A picture is a float32 tensor [3, H, W] in [0, 1], sRGB as stored."""
+"""Pictures in and out, through Pillow. A picture is a float32 tensor [3, H, W] in [0, 1], sRGB."""
 
 from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from nca_fast.media.decoding import Decoded, decoded, decoded_file
 from nca_fast.media.row_blocks import PictureFormat, one_file
 
 # The pictures inside scikit-image's wheel; its other names would start a download.
@@ -21,15 +22,12 @@ SKIMAGE_PICTURES = (
     "rocket", "text",
 )  # fmt: skip
 
-# What counts as a picture in a folder; a file that is named outright may have any ending.
-_PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
-
-def _pillow_format(name: str, largest_side: int, bytes_a_pixel: int, **options) -> PictureFormat:
+def _pillow_format(name: str, largest_side: int, bytes_a_pixel: int, alpha: bool, **options) -> PictureFormat:
     """Describes a format of Pillow, which takes the whole picture, and holds so many bytes of each pixel of it."""
 
-    def write(path: Path, height: int, width: int, blocks: Iterable[np.ndarray]) -> None:
-        pixels, row = np.empty((height, width, 3), np.uint8), 0
+    def write(path: Path, height: int, width: int, blocks: Iterable[np.ndarray], channels: int = 3) -> None:
+        pixels, row = np.empty((height, width, channels), np.uint8), 0
         for block in blocks:
             pixels[row : row + len(block)] = block
             row += len(block)
@@ -41,25 +39,26 @@ def _pillow_format(name: str, largest_side: int, bytes_a_pixel: int, **options) 
         # Noise stays as large as it is (tests/test_formats.py).
         bytes_needed=lambda height, width: 3 * height * width + height * width // 10 + 65536,
         bytes_held=lambda height, width: bytes_a_pixel * height * width,
+        write_rgba=one_file(partial(write, channels=4)) if alpha else None,
     )
 
 
 # JPEG has 16 bits for a side, and libjpeg-turbo stops at 65500; WebP has 14 bits. Pillow has a copy of 4 bytes a pixel,
 # WebP three more.
-_JPEG = _pillow_format("JPEG", 65500, 8, quality=95, subsampling=0)
+_JPEG = _pillow_format("JPEG", 65500, 8, False, quality=95, subsampling=0)
 PILLOW_FORMATS = {
-    ".png": _pillow_format("PNG", 2**31 - 1, 8),
+    ".png": _pillow_format("PNG", 2**31 - 1, 8, True),
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
-    ".webp": _pillow_format("WEBP", 16383, 16, lossless=True),
+    ".webp": _pillow_format("WEBP", 16383, 16, True, lossless=True),
 }
 
 
 def load_image(path_or_name: str | os.PathLike, max_size: int | None = None) -> torch.Tensor:
     """Reads a picture as a viewer would show it.
 
-    EXIF rotation is applied, transparency is laid over white, grey, palette, CMYK and 16-bit pictures become RGB, and
-    of an animation the first frame is taken.
+    EXIF rotation and colour profiles are applied, transparency is laid over white, grey, palette, CMYK and 16-bit
+    pictures become RGB, and of an animation the first frame is taken. A broken profile is ignored, with a warning.
 
     Args:
         path_or_name: a file, or `skimage:NAME` for a picture that comes with scikit-image (`skimage:brick`).
@@ -72,17 +71,24 @@ def load_image(path_or_name: str | os.PathLike, max_size: int | None = None) -> 
         ValueError: missing, unreadable, damaged, empty or suspiciously large file; unknown name; max_size below 1.
         ImportError: `skimage:` without scikit-image.
     """
+    return load_with_alpha(path_or_name, max_size)[0]
+
+
+def load_with_alpha(
+    path_or_name: str | os.PathLike, max_size: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Does as `load_image`, and says how opaque the picture is: [H, W] in [0, 1], None where nothing is transparent."""
     _check_max_size(max_size)
-    name = os.fspath(path_or_name)
-    with _open_skimage(name) if name.startswith("skimage:") else _open_file(name) as opened:
-        image = _shrunk(_to_plain_mode(opened, name), max_size)
-    array = np.asarray(image, dtype=np.float32)
-    if image.mode == "F":
-        # The Lanczos filter overshoots at edges; Pillow clips that for 8-bit pictures only.
-        array = np.repeat(array[:, :, None].clip(0, 1), 3, axis=2)
+    picture = _read(os.fspath(path_or_name))
+    if picture.alpha is None:
+        return _tensor(_shrunk(picture.color, max_size)), None
+    if picture.color.mode == "F":
+        alpha = np.asarray(picture.alpha, dtype=np.float32) / 255
+        color = Image.fromarray(np.asarray(picture.color) * alpha + (1 - alpha))
     else:
-        array = array / np.float32(255)
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+        layers = Image.new("RGBA", picture.color.size, "white"), _rgba(picture)
+        color = Image.alpha_composite(*layers).convert("RGB")
+    return _tensor(_shrunk(color, max_size)), _tensor(_shrunk(picture.alpha, max_size))[0]
 
 
 def source_name(source: str | os.PathLike | torch.Tensor | None) -> str | None:
@@ -104,21 +110,14 @@ def load_rgba(path: str | os.PathLike, max_size: int) -> torch.Tensor:
         ValueError: missing, unreadable, damaged, empty or suspiciously large file; max_size below 1.
     """
     _check_max_size(max_size)
-    with _open_file(os.fspath(path)) as opened:
-        image = ImageOps.exif_transpose(opened).convert("RGBA")
-    if 0 in image.size:
-        raise ValueError(f"a picture must have at least one pixel, but {os.fspath(path)!r} has none.")
-    pixels = torch.from_numpy(np.asarray(_shrunk(image, max_size), dtype=np.float32) / 255).permute(2, 0, 1)
-    return torch.cat([pixels[:3] * pixels[3:], pixels[3:]]).contiguous()
-
-
-def picture_files(folder: str | os.PathLike) -> list[Path]:
-    """Lists the files of a folder whose names end as those of pictures do, in order; not hidden ones."""
-    return sorted(
-        path
-        for path in Path(folder).iterdir()
-        if path.suffix.lower() in _PICTURE_ENDINGS and not path.name.startswith(".") and path.is_file()
-    )
+    picture = _read(os.fspath(path))
+    if picture.color.mode == "RGB":  # Pillow multiplies by alpha while it shrinks
+        pixels = torch.from_numpy(np.asarray(_shrunk(_rgba(picture), max_size), dtype=np.float32) / 255)
+        pixels = pixels.permute(2, 0, 1)
+        return torch.cat([pixels[:3] * pixels[3:], pixels[3:]]).contiguous()
+    alpha = picture.alpha or Image.new("L", picture.color.size, 255)
+    held = np.asarray(picture.color) * (np.asarray(alpha, dtype=np.float32) / 255)
+    return torch.cat([_tensor(_shrunk(Image.fromarray(held), max_size)), _tensor(_shrunk(alpha, max_size))[:1]])
 
 
 def save_image(image: torch.Tensor, path: str | os.PathLike) -> None:
@@ -210,29 +209,25 @@ def _shrunk(image: Image.Image, max_size: int | None) -> Image.Image:
     return image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
 
 
-def _open_file(name: str) -> Image.Image:
-    if not os.path.exists(name):
-        raise ValueError(f"the picture must be an existing file or 'skimage:NAME', but there is no {name!r}.")
-    if os.path.isdir(name):
-        raise ValueError(f"the picture must be a file, but {name!r} is a folder.")
-    try:
-        with warnings.catch_warnings():
-            # Pillow only warns up to twice its pixel limit.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(name)
-            image.load()
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"a picture must have at most {Image.MAX_IMAGE_PIXELS} pixels, but {name!r} has more "
-            "(a decompression bomb?); if you trust it, shrink it with another program first."
-        ) from error
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            f"{name!r} must be a picture (PNG, JPEG, WebP, GIF, TIFF, ...), but its content is none."
-        ) from error
-    except Exception as error:  # decoders raise SyntaxError, EOFError, struct.error and more for damaged files
-        raise ValueError(f"the picture {name!r} cannot be read; it may be damaged or cut short: {error}.") from error
-    return image
+def _read(name: str) -> Decoded:
+    return decoded(_open_skimage(name), name) if name.startswith("skimage:") else decoded_file(name)
+
+
+def _rgba(picture: Decoded) -> Image.Image:
+    rgba = picture.color.convert("RGBA")
+    if picture.alpha is not None:
+        rgba.putalpha(picture.alpha)
+    return rgba
+
+
+def _tensor(image: Image.Image) -> torch.Tensor:
+    """Makes float32 [3, H, W] in [0, 1] of a picture of mode RGB, L or F."""
+    array = np.asarray(image, dtype=np.float32)
+    # The Lanczos filter overshoots at edges; Pillow clips that for 8-bit pictures only.
+    array = array.clip(0, 1) if image.mode == "F" else array / np.float32(255)
+    if array.ndim == 2:
+        array = np.repeat(array[:, :, None], 3, axis=2)
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
 
 
 def _open_skimage(name: str) -> Image.Image:
@@ -245,24 +240,3 @@ def _open_skimage(name: str) -> Image.Image:
         raise ImportError(f"{name!r} needs scikit-image: pip install 'nca-fast[examples]'.") from error
     array = getattr(skimage.data, picture)()
     return Image.fromarray(array.astype(np.uint8) * 255 if array.dtype == bool else array)
-
-
-def _to_plain_mode(image: Image.Image, name: str) -> Image.Image:
-    """Reduces Pillow's many modes to RGB, or to F in [0, 1] for grey pictures of more than 8 bits."""
-    if 0 in image.size:
-        raise ValueError(f"a picture must have at least one pixel, but {name!r} is {image.width}x{image.height}.")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        array = np.asarray(image, dtype=np.float32)
-        top = 1.0 if image.mode == "F" else 65535.0
-        if not (array.min() >= 0 and array.max() <= top):
-            raise ValueError(
-                f"grey values of {name!r} must lie in [0, {top:g}] (mode {image.mode}), but they span "
-                f"[{array.min():g}, {array.max():g}]; rescale the picture first."
-            )
-        return Image.fromarray(array / np.float32(top))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")

@@ -20,6 +20,7 @@ class PictureFormat:
         bytes_needed: (height, width) -> upper bound of the room on the disk, whatever the picture shows.
         bytes_held: (height, width) -> upper bound of the memory that `write` takes beside the blocks.
         check: (path) raises FileExistsError where something lies that must not be replaced.
+        write_rgba: As `write`, of blocks with transparency, uint8 [rows, width, 4]; None where the format has none.
     """
 
     largest_side: int
@@ -27,6 +28,7 @@ class PictureFormat:
     bytes_needed: Callable[[int, int], int]
     bytes_held: Callable[[int, int], int]
     check: Callable[[Path], None] = lambda path: None
+    write_rgba: Callable[[Path, int, int, Iterable[np.ndarray]], list[Path]] | None = None
 
 
 def one_file(write: Callable[[Path, int, int, Iterable[np.ndarray]], None]) -> Callable[..., list[Path]]:
@@ -60,6 +62,21 @@ def checked(blocks: Iterable[np.ndarray], height: int, width: int) -> Iterator[n
             yield block
     if rows < height:
         raise ValueError(f"row blocks must have {height} rows together, but got {rows}.")
+
+
+def with_alpha(blocks: Iterable[np.ndarray], alpha: np.ndarray) -> Iterator[np.ndarray]:
+    """Adds transparency, uint8 [height, width], to the blocks of a picture."""
+    row = 0
+    for block in blocks:
+        yield np.concatenate([block, alpha[row : row + len(block), :, None]], 2)
+        row += len(block)
+
+
+def over_white(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Lays blocks with transparency, uint8 [rows, width, 4], over white."""
+    for block in blocks:
+        color, alpha = block[..., :3].astype(np.uint16), block[..., 3:].astype(np.uint16)
+        yield ((color * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def regrouped(blocks: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:

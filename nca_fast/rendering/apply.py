@@ -6,8 +6,9 @@ from pathlib import Path
 from nca_fast import checkpoint
 from nca_fast.canvas.scene import Scene
 from nca_fast.files import MODEL_FILE, check_writable
+from nca_fast.media.decoding import HEIF_ENDINGS, picture_files
 from nca_fast.media.film import FILMS
-from nca_fast.media.images import load_image, picture_files
+from nca_fast.media.images import load_with_alpha
 from nca_fast.nca import NCA
 from nca_fast.rendering.film import film
 from nca_fast.rendering.picture import picture
@@ -48,6 +49,7 @@ def apply(
         source: Picture file, "skimage:NAME", or a folder: the picture files in it, not those of its folders.
         out: For a picture, the file to write: .png, .tif, .dzi, .jpg, .webp, or .mp4 or .gif for a film that begins
             with the picture as it was. For a folder, the folder to write to: a .png for each picture, of the same name.
+            What is transparent stays so in .png, .tif and .webp; the others show it on white.
         steps: Updates of every cell.
         max_size: Longest side in pixels, to which larger pictures are shrunk; None: as large as they are.
         seed: Fixes the noise of the start state and all fire masks.
@@ -57,7 +59,7 @@ def apply(
         progress: Show progress bars on stderr.
 
     Returns:
-        The files written, and for each picture of a folder that could not be read, why.
+        The files written, and for each picture of a folder that was passed over, why.
 
     Raises:
         ValueError: The automaton does not start from a picture; the picture cannot be read, or does not fit into
@@ -69,29 +71,29 @@ def apply(
     out, how = Path(out), {"seed": seed, "backend": backend, "precision": precision}
     if not os.path.isdir(source):
         check_writable(out.parent)
-        image = load_image(source, max_size=max_size)
+        image, alpha = load_with_alpha(source, max_size)
         scene = Scene(nca, *image.shape[1:], steps, image=image, **how)
         if out.suffix.lower() in FILMS:
-            return film(scene, out, steps_per_frame=steps_per_frame, fps=fps, progress=progress), []
-        return picture(scene, out, progress=progress), []
+            return film(scene, out, alpha=alpha, steps_per_frame=steps_per_frame, fps=fps, progress=progress), []
+        return picture(scene, out, alpha=alpha, progress=progress), []
 
     files = picture_files(source)
     targets = [out / f"{file.stem}.png" for file in files]
     if not files:
         raise ValueError(f"the folder must hold pictures, but {os.fspath(source)!r} holds none.")
-    if len(set(targets)) < len(targets):
-        twice = sorted({target.stem for target in targets if targets.count(target) > 1})
+    names = [file.stem for file in files if file.suffix.lower() not in HEIF_ENDINGS]  # they are passed over
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"pictures must differ in more than the endings of their names, unlike {', '.join(twice)}.")
     if out.resolve() == Path(source).resolve():
         raise ValueError(f"out must be another folder than that of the pictures, but both are {os.fspath(source)!r}.")
     check_writable(out)
-    written, unread = [], []
+    written, passed_over = [], []
     for file, target in zip(files, targets, strict=True):
         try:
-            image = load_image(file, max_size=max_size)
-        except ValueError as error:
-            unread.append(str(error))
-            continue
-        picture(Scene(nca, *image.shape[1:], steps, image=image, **how), target, progress=progress)
-        written.append(target)
-    return written, unread
+            image, alpha = load_with_alpha(file, max_size)
+            scene = Scene(nca, *image.shape[1:], steps, image=image, **how)
+            written += picture(scene, target, alpha=alpha, progress=progress)
+        except ValueError as error:  # not to be read, or too large for the memory
+            passed_over.append(str(error) if str(file) in str(error) else f"{file}: {error}")
+    return written, passed_over

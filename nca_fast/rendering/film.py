@@ -21,6 +21,7 @@ def film(
     fps: int = 30,
     zoom: int = 1,
     save_state: Path | None = None,
+    alpha: Tensor | None = None,
     progress: bool = False,
 ) -> list[Path]:
     """Writes a film of a scene from its start state on.
@@ -32,6 +33,8 @@ def film(
         fps: Frames per second.
         zoom: Pixels along the side of a cell. (An mp4 keeps colours at half its resolution: 2 shows every cell.)
         save_state: File to write the last state to, too.
+        alpha: How opaque the picture is that the canvas starts from, [height, width] in [0, 1]; a film shows it on
+            white. None: all of it.
         progress: Show a progress bar on stderr.
 
     Returns:
@@ -56,7 +59,8 @@ def film(
             video.add(enlarged(canvas.start.image, zoom))
         for portion in frames:
             canvas.go(canvas.done + portion)
-            video.add(enlarged(_shown(canvas), zoom))
+            shown = _shown(canvas) if alpha is None else torch.lerp(torch.ones(()), _shown(canvas).cpu(), alpha)
+            video.add(enlarged(shown, zoom))
         return [path, *saved(canvas, save_state)]
 
 

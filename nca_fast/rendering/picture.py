@@ -16,6 +16,7 @@ from nca_fast.canvas.plan import Reserve
 from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.state_file import state_bytes
 from nca_fast.media.formats import FORMATS, check_picture, write_picture
+from nca_fast.media.images import enlarged
 
 
 def picture(
@@ -24,6 +25,7 @@ def picture(
     *,
     zoom: int = 1,
     save_state: Path | None = None,
+    alpha: Tensor | None = None,
     resume: bool | None = None,
     shared: bool = False,
     progress: bool = False,
@@ -35,6 +37,7 @@ def picture(
         path: .png, .tif, .dzi, .jpg or .webp; it appears when the picture is complete.
         zoom: Pixels along the side of a cell.
         save_state: File to write the state to, too.
+        alpha: How opaque the picture is, [height, width] in [0, 1]. None: all of it.
         resume: As in `Canvas`.
         shared: Whether all processes of torchrun draw it together, each by this call. Then every band lies in a file
             beside the picture, so that all can resume when one is killed; on GPUs, to which a disk is slow, only with
@@ -52,8 +55,10 @@ def picture(
     check_zoom(zoom)
     size = (scene.height * zoom, scene.width * zoom)
     check_picture(path, *size)
-    kind = FORMATS[path.suffix.lower()]
-    reserve = Reserve(0, kind.bytes_held(*size), kind.bytes_needed(*size) + saved_bytes(scene, save_state))
+    kind, more = FORMATS[path.suffix.lower()], size[0] * size[1] if alpha is not None else 0  # a byte for each pixel
+    room = kind.bytes_needed(*size) + more + saved_bytes(scene, save_state)
+    reserve = Reserve(0, 2 * more + kind.bytes_held(*size), room)
+    opaque = None if alpha is None else (enlarged(alpha, zoom) * 255).round().to(torch.uint8).numpy()
     kept, neighbours, share = path, Alone(circular), 1.0
     if shared and processes.count() > 1:
         neighbours, kept, resume = BandExchange(scene.height, circular), band_path(path), bool(resume)
@@ -71,7 +76,9 @@ def picture(
             canvas.go()
             canvas.release()
             pixels = map(torch.from_numpy, canvas.pixels(zoom))
-            files = neighbours.together(lambda blocks: write_picture(path, *size, map(Tensor.numpy, blocks)), pixels)
+            files = neighbours.together(
+                lambda blocks: write_picture(path, *size, map(Tensor.numpy, blocks), opaque), pixels
+            )
             return files + saved(canvas, save_state)
 
 

@@ -105,6 +105,12 @@ class Clip(PoolSystem):
         self.kept = {"targets": targets, "target_weights": weights}
         self.distance = PromptDistance(targets, weights, config.distance)
 
+    @classmethod
+    def opening(cls, sources: ClipSources) -> list[str]:
+        """The prompts as they were understood: "clock at 12:30" is a text with a weight of 30."""
+        texts, weights = weights_of(sources.prompts)
+        return [f"prompt {text!r}, weight {weight:g}" for text, weight in zip(texts, weights, strict=True)]
+
     def size(self) -> tuple[int, int]:
         """Rows and columns of the canvas."""
         return self.config.image_size, self.config.image_size

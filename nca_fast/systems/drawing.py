@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from nca_fast.canvas.scene import Scene
+from nca_fast.media.film import missing_encoder
 from nca_fast.rendering.film import film
 from nca_fast.rendering.picture import picture
 from nca_fast.rendering.render import render
@@ -28,7 +29,7 @@ def draw_grown(system: PoolSystem, out: Path, progress: bool) -> None:
     (still, moving), config = system.files, system.config
     height, width = system.size()
     picture(_scene(system, 4 * height, 4 * width, config.picture_steps), out / still, progress=progress)
-    if config.video_steps:
+    if config.video_steps and not missing_encoder(out / moving):
         scene = _scene(system, 2 * height, 2 * width, config.video_steps)
         film(scene, out / moving, zoom=2, progress=progress)
 
@@ -39,7 +40,7 @@ def draw_redrawn(
     """Writes what an automaton makes of a picture [3, h, w], and a film of it."""
     (still, moving), config = system.files, system.config
     picture(_scene(system, *image.shape[1:], steps, image), out / still, progress=progress)
-    if config.video_steps:
+    if config.video_steps and not missing_encoder(out / moving):
         scene = _scene(system, *image.shape[1:], config.video_steps, image)
         film(scene, out / moving, steps_per_frame=steps_per_frame, progress=progress)
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from nca_fast.devices import moved
 from nca_fast.losses import regularizers, weighted
-from nca_fast.media.film import VideoWriter
+from nca_fast.media.film import VideoWriter, missing_encoder
 from nca_fast.media.images import enlarged, load_rgba, save_image, source_name
 from nca_fast.nca import NCA, over_white
 from nca_fast.systems.drawing import next_render
@@ -65,11 +65,11 @@ class GrowingConfig(PoolConfig):
     overflow_weight: float = 0.0
     """Weight of a loss that keeps all channels of all cells between -1 and 1. The notebook has none."""
     video_steps: int = 512
-    """Length of growing.mp4, in which the picture grows, is wounded and regrows."""
+    """Steps shown in growing.mp4, in which the picture grows, is wounded and regrows. 0: no video."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_least(image_size=1, image_margin=0, damage=0, video_steps=4)
+        self.check_least(image_size=1, image_margin=0, damage=0, video_steps=0)
         if self.damage >= self.batch_size:
             raise ValueError(f"damage must be below batch_size={self.batch_size}, but got {self.damage}.")
 
@@ -171,6 +171,8 @@ class Growing(PoolSystem):
         mended = regrowth(nca, self.target, left, seed=config.seed, **self.config.how)
         pictures = [on_white(self.target), *(nca.to_rgb(state)[0] for state in mended.states)]
         save_image(enlarged(torch.cat(pictures, dim=2), ZOOM), out / "regrowth.png")
+        if not config.video_steps or missing_encoder(out / "growing.mp4"):
+            return
         half, state = config.video_steps // 2, nca.initial_state(1, *self.size())
         with torch.no_grad(), VideoWriter(out / "growing.mp4", fps=30) as video:
             for step in range(config.video_steps):

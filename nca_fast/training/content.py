@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nca_fast.devices import moved
-from nca_fast.media.images import load_image, picture_files
+from nca_fast.media.decoding import picture_files
+from nca_fast.media.images import load_image
 from nca_fast.nca import NCA
 
 SMALLEST_PICTURE = 16  # pixels on the shorter side; less shows nothing that could be recognised

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from nca_fast import checkpoint, processes
 from nca_fast.files import check_writable
+from nca_fast.media.film import FILMS, missing_encoder
 from nca_fast.training import run_folder
 from nca_fast.training.descent import adam
 from nca_fast.training.listeners import Checkpoints, JsonLog, PreviewStrip, ProgressBar
@@ -84,6 +86,7 @@ def run_training(
     work = system(config, sources, saved, out)
     config = work.config
     check_writable(out)
+    _announce_missing_films(work)
     with run_folder.cpu_threads(config.threads), contextlib.ExitStack() as stack:
         model = _fresh_model(work)
         device = config.pick(model.rule)
@@ -99,6 +102,14 @@ def run_training(
     files = tuple(out / name for name in names if (out / name).exists())  # a short run may have no preview
     notes = tuple(work.notes(out, figures))
     return TrainingResult(run.model, files, run.iteration, seconds, speed, figures, notes)
+
+
+def _announce_missing_films(work: System) -> None:
+    """Warns, before all the work, of films that cannot be made at its end; it ends well without them."""
+    for name in work.files:
+        reason = missing_encoder(name) if Path(name).suffix in FILMS and work.config.video_steps != 0 else None
+        if reason is not None and processes.rank() == 0:
+            warnings.warn(f"{name} will not be made. {reason} (--video-steps 0 asks for none.)", stacklevel=3)
 
 
 def _fresh_model(work: System) -> nn.Module:

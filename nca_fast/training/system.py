@@ -60,6 +60,10 @@ class System(Protocol):
             ValueError: Something is missing, unreadable, or differs from the run to resume.
         """
 
+    @classmethod
+    def opening(cls, sources: Any) -> list[str]:
+        """Says in some lines, before all work, how a `Sources` was understood."""
+
     def model(self) -> nn.Module:
         """Makes the model with fresh weights, on the CPU. It has a `rule`, a `device`,
         `config()` and `save_pretrained()`."""
@@ -112,6 +116,11 @@ class PoolSystem(ABC):
     @abstractmethod
     def size(self) -> tuple[int, int]:
         """Rows and columns of the canvas, in cells."""
+
+    @classmethod
+    def opening(cls, sources: Any) -> list[str]:
+        """Nothing."""
+        return []
 
     def model(self) -> NCA:
         """Makes the automaton with fresh weights."""

@@ -73,10 +73,10 @@ def growth_strip(vae: VAENCA, pictures: Tensor, path: Path, **how: Any) -> None:
     _save([frame[i] for i in range(len(pictures)) for frame in seen], path)
 
 
-def growth_film(vae: VAENCA, pictures: Tensor, path: Path, **how: Any) -> None:
-    """A film of pictures that grow side by side, twice as long as the training, a step a frame."""
+def growth_film(vae: VAENCA, pictures: Tensor, steps: int, path: Path, **how: Any) -> None:
+    """A film of pictures that grow side by side, a step a frame."""
     with VideoWriter(path, fps=24) as video:
-        for frame in growth(vae, pictures, range(2 * vae.architecture.steps + 1), **how):
+        for frame in growth(vae, pictures, range(steps + 1), **how):
             video.add(enlarged(image_grid(list(frame), columns=6), ZOOM))
 
 

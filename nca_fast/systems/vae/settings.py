@@ -37,10 +37,12 @@ class VAEConfig(RunConfig):
     """Erase so many circles from each picture that the encoder sees, so that the model learns to repair pictures."""
     damage_radius: float = 0.3
     """Radius of the largest of them; 1 is half the side of the picture."""
+    video_steps: int | None = None
+    """Steps shown in growth.mp4. None: twice as many as in training. 0: no video."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_least(damage=0, beta=0)
+        self.check_least(damage=0, beta=0, video_steps=0)
         self.check_positive("gradient_limit")
         if not 0 < self.damage_radius <= 1:
             raise ValueError(f"damage_radius must be above 0 and at most 1, but got {self.damage_radius}.")

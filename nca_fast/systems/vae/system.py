@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from nca_fast import processes
 from nca_fast.devices import moved
 from nca_fast.media.datasets import Pictures, load_pictures
+from nca_fast.media.film import missing_encoder
 from nca_fast.media.images import image_grid
 from nca_fast.systems.vae import drawing
 from nca_fast.systems.vae.architecture import ARCHITECTURES
@@ -74,7 +75,7 @@ class VAE:
     Sources, Config = VAESources, VAEConfig
     recipes: Mapping[str, VAEConfig] = {}
     recipe_help = ""
-    free_on_resume = FREE_ON_RESUME
+    free_on_resume = (*FREE_ON_RESUME, "video_steps")
     files = ("reconstructions.png", "samples.png", "interpolation.png", "growth.png", "growth.mp4")
     remedy = "a lower learning rate"
 
@@ -90,6 +91,11 @@ class VAE:
                 f"the data set must be that of the run in {out}, but the pictures in {dataset} are others."
             )
         self.facts = {"dataset": dataset, "fingerprint": fingerprint}
+
+    @classmethod
+    def opening(cls, sources: VAESources) -> list[str]:
+        """Nothing."""
+        return []
 
     def model(self) -> VAENCA:
         """Makes the model with fresh weights."""
@@ -143,7 +149,9 @@ class VAE:
         drawing.samples(vae, 48, out / "samples.png", **same)
         drawing.interpolation(vae, several, out / "interpolation.png", **same)
         drawing.growth_strip(vae, pictures.test[:6], out / "growth.png", **same)
-        drawing.growth_film(vae, pictures.test[:12], out / "growth.mp4", **same)
+        steps = 2 * vae.architecture.steps if self.config.video_steps is None else self.config.video_steps
+        if steps and not missing_encoder(out / "growth.mp4"):
+            drawing.growth_film(vae, pictures.test[:12], steps, out / "growth.mp4", **same)
 
     def figures(self) -> dict[str, float]:
         """Measures the error of test pictures; see `errors`."""
