@@ -170,7 +170,7 @@ def test_bands_that_were_left_at_different_moments_go_on_together(first_of_two, 
     first_of_two((other[0], other[1] > 0))
     BandExchange(90, True).align(position, Path("x"))
     assert position == Position(step=mine[0], pass_steps=0 if anew else mine[1], row=mine[2])
-    with pytest.raises(OSError, match="x.state does not go with the others"):
+    with pytest.raises(ValueError, match="x.state does not go with the others"):
         BandExchange(90, True).align(Position(step=20, pass_steps=4, row=3), Path("x"))
 
 

@@ -19,7 +19,7 @@ ROOMS = (
     ("nca", "presets", "convert", "checkpoint"),
     ("ops", "operators", "backends", "devices"),
     ("reference", "rule", "filters", "fire_mask", "arguments"),
-    ("processes", "files"),
+    ("processes", "files", "fields"),
     ("kernels",),
 )
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -96,7 +96,8 @@ class Clip(PoolSystem):
                 if value and value != self.facts[key]:
                     raise ValueError(f"{key} must be that of the run in {out}, {self.facts[key]}. Leave it out.")
             self.clip = ClipModel(config.model, config.pretrained)
-            targets, weights = saved.tensors["targets"], saved.tensors["target_weights"]
+            targets = saved.tensors.tensor("targets", (None, None))
+            weights = saved.tensors.tensor("target_weights", targets.shape[:1])
             if self.facts["content"]:
                 stored, _ = checkpoint.load(out / PICTURES_FILE)
                 self.pictures = ContentPictures.restored(stored, config.image_size)

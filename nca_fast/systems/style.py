@@ -85,7 +85,8 @@ class Style(PoolSystem):
             if sources.content and asked["content"] != self.facts["content"]:
                 raise ValueError(f"content must be that of the run in {out}, {self.facts['content']}. Leave it out.")
             tensors, _ = checkpoint.load(out / PICTURES_FILE)
-            self.pictures, self.first = ContentPictures.restored(tensors, config.content_size), tensors["first"]
+            self.pictures = ContentPictures.restored(tensors, config.content_size)
+            self.first = tensors.tensor("first", (3, None, None), torch.uint8)
         self.kept = {"target": target}
 
     def size(self) -> tuple[int, int]:

@@ -112,11 +112,19 @@ def _begin(work: System, model: nn.Module, saved: run_folder.SavedRun | None) ->
     config = work.config
     run = TrainingRun(model, adam(model, config.learning_rate))
     if saved is not None:
-        run.load(saved.tensors, saved.metadata["iteration"], saved.metadata["seconds"])
+        saved.check_run(model)
+        run.load(saved.tensors, saved.iteration, saved.seconds)
         if run.iteration > config.iterations:
             raise ValueError(f"iterations must be at least the {run.iteration} done, but got {config.iterations}.")
     work.begin(model, saved)
     return run
+
+
+def _previews(saved: run_folder.SavedRun | None) -> torch.Tensor | None:
+    """The previews of the run to resume, uint8 [N, 3, H, W], or None."""
+    if saved is None or "previews" not in saved.tensors:
+        return None
+    return saved.tensors.tensor("previews", (None, 3, None, None), torch.uint8)
 
 
 def _train(
@@ -132,7 +140,7 @@ def _train(
         draw=work.preview,
         every=config.preview_every or -(-config.iterations // PREVIEWS),
         first=first_planned,
-        pictures=saved and saved.tensors.get("previews"),
+        pictures=_previews(saved),
     )
 
     def save() -> None:
