@@ -82,10 +82,11 @@ def as_dataclass(cls: type[Kind], values: Any, where: str, *, complete: bool = T
     if unknown:
         raise ValueError(f"{where} must have the fields {', '.join(known)} alone, but has {', '.join(unknown)}.")
     wanted = [name for name, free in known.items() if complete or not free or name in values]
+    values = {name: field(values, name, hints[name], where) for name in wanted}
     try:
-        return cls(**{name: field(values, name, hints[name], where) for name in wanted})
-    except TypeError as error:
-        raise ValueError(f"{where} must hold, but does not: {error}") from error
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} cannot be used: {error}") from error
 
 
 def typed(kind: Any, value: Any, name: str) -> Any:

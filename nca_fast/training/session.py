@@ -115,7 +115,10 @@ def _begin(work: System, model: nn.Module, saved: run_folder.SavedRun | None) ->
         saved.check_run(model)
         run.load(saved.tensors, saved.iteration, saved.seconds)
         if run.iteration > config.iterations:
-            raise ValueError(f"iterations must be at least the {run.iteration} done, but got {config.iterations}.")
+            raise ValueError(
+                f"iterations must be at least the {run.iteration} done, but got {config.iterations}, in "
+                f"{saved.metadata.where}."
+            )
     work.begin(model, saved)
     return run
 
