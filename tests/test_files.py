@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from nca_fast.files import atomic_path, check_writable
+from nca_fast.files import atomic_folder, atomic_path, check_writable, remove_leftovers
 
 
 def names(folder):
@@ -88,3 +88,29 @@ def test_check_writable_refuses(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.write_bytes", denied)
     with pytest.raises(PermissionError, match="must be writable.*Permission denied"):
         check_writable(tmp_path)
+
+
+def test_leftovers_of_the_dead_are_removed_and_nothing_else(tmp_path):
+    others = [".b.0123abcd.tmp.png", ".a.0123abc.tmp.png", ".a.0123abcd.png", "a.0123abcd.tmp.png"]
+    for name in [".a.0123abcd.tmp.png", ".a.89abcdef.tmp.safetensors", *others]:
+        (tmp_path / name).write_text("half")
+    for name in (".a_files.0123abcd.tmp", ".a_files.89abcdef.old"):
+        (tmp_path / name / "0").mkdir(parents=True)
+    (tmp_path / "a_files").mkdir()
+    remove_leftovers(tmp_path / "a.png", tmp_path / "a_files", tmp_path / "none" / "a.png")
+    assert names(tmp_path) == sorted([*others, "a_files"])
+
+
+def test_what_is_being_written_is_left_alone(tmp_path):
+    with atomic_path(tmp_path / "a.png") as file, atomic_folder(tmp_path / "a_files") as folder:
+        remove_leftovers(tmp_path / "a.png", tmp_path / "a_files")
+        assert file.exists() and folder.exists()
+    assert names(tmp_path) == ["a.png", "a_files"]
+
+
+def test_a_folder_that_was_moved_away_for_its_successor_comes_back(tmp_path):
+    """A process was killed between the two moves: the old folder is all there is."""
+    (tmp_path / ".a_files.0123abcd.old" / "0").mkdir(parents=True)
+    (tmp_path / ".a_files.0123abcd.tmp").mkdir()
+    remove_leftovers(tmp_path / "a_files")
+    assert names(tmp_path) == ["a_files"] and names(tmp_path / "a_files") == ["0"]
