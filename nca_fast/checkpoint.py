@@ -158,9 +158,7 @@ def load_module(path: Path, key: str, what: str, make: Callable[[dict], Module])
         if key not in metadata:
             raise ValueError(f"{path} must hold {what}, but its metadata has only {sorted(metadata)}.")
         try:
-            with torch.device(
-                "meta"
-            ):  # a few bytes can ask for any amount of memory, which the tensors then do not fill
+            with torch.device("meta"):  # without memory, of which a few bytes can ask for any amount
                 expected = {name: list(tensor.shape) for name, tensor in make(metadata[key]).state_dict().items()}
         except Exception as error:  # whatever the description makes the constructor trip over
             said = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""

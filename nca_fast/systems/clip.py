@@ -110,11 +110,9 @@ class Clip(PoolSystem):
 
     def begin(self, model: NCA, saved: SavedRun | None) -> None:
         """Moves the content pictures to the device first."""
-        self.shown = None
-        if self.pictures is not None:
-            self.pictures = self.pictures.to(model.device)
-            self.shown = self.pictures.squares(1, self.generator("preview"))[0]
+        self.pictures = None if self.pictures is None else self.pictures.to(model.device)
         super().begin(model, saved)
+        self.shown = None if self.pictures is None else self.pictures.squares(1, self.generator("preview"))[0]
 
     def start(self, count: int, seed: int) -> Tensor:
         """Makes states of random squares of content pictures, if there are any."""

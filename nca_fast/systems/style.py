@@ -103,8 +103,8 @@ class Style(PoolSystem):
     def begin(self, model: NCA, saved: SavedRun | None) -> None:
         """Moves the content pictures to the device first."""
         self.pictures = self.pictures.to(model.device)
-        self.shown = self.pictures.squares(1, self.generator("preview"))[0]
         super().begin(model, saved)
+        self.shown = self.pictures.squares(1, self.generator("preview"))[0]
 
     def start(self, count: int, seed: int) -> Tensor:
         """Makes states of random squares of content pictures."""

@@ -135,14 +135,14 @@ class PoolSystem(ABC):
         """As `System.begin`."""
         self.nca, config = model, self.config
         self.kept = {name: moved(tensor, self.nca.device) for name, tensor in self.kept.items()}
+        states = None
+        if saved is not None:  # before anything of that size is made
+            shape = (config.pool_size, model.rule.channels, *self.size())
+            states = moved(saved.tensors.tensor("pool", shape), self.nca.device)
         # The first rollout and its gradient compile the kernels, or say why the backend cannot serve.
         self.nca(self.start(1, 0), steps=1, seed=0, **self.config.how).sum().backward()
         self.nca.zero_grad(set_to_none=True)
-        if saved is None:
-            states = self.start(config.pool_size, derived_seed(config.seed, "pool"))
-        else:
-            shape = (config.pool_size, model.rule.channels, *self.size())
-            states = moved(saved.tensors.tensor("pool", shape), self.nca.device)
+        states = self.start(config.pool_size, derived_seed(config.seed, "pool")) if states is None else states
         self.step = PoolStep(
             model,
             Pool(states),
