@@ -126,7 +126,25 @@ def stored_config(system: Any, metadata: Mapping[str, Any], folder: Path) -> Any
             f"the run in {folder} must have settings of {system.Config.__name__}, but it has {', '.join(unknown)}. "
             "Resume it with the version of nca_fast that began it."
         )
+    for name, value in values.items():
+        if type(value) is int and value >= 2**31 and name != "seed":
+            raise ValueError(f"{name!r} of {where} must be below {2**31}, but is {value}.")
     return as_dataclass(system.Config, values, where, complete=False)
+
+
+@contextlib.contextmanager
+def refused_by(saved: SavedRun | None) -> Iterator[None]:
+    """Names the file of a run to resume in what a block refuses.
+
+    Raises:
+        ValueError: As the block.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if saved is None or saved.metadata.where in str(error):
+            raise
+        raise ValueError(f"the run of {saved.metadata.where} cannot go on: {error}") from error
 
 
 def resolved_config(system: Any, given: Any, saved: SavedRun | None, folder: Path) -> Any:

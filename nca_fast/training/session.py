@@ -85,7 +85,8 @@ def run_training(
     config = work.config
     check_writable(out)
     with run_folder.cpu_threads(config.threads), contextlib.ExitStack() as stack:
-        model = _fresh_model(work)
+        with run_folder.refused_by(saved):
+            model = _fresh_model(work)
         device = config.pick(model.rule)
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
