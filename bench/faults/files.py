@@ -215,6 +215,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    facts = {"header": header()}
     counts, failures, begin, slowest = {}, [], time.perf_counter(), 0.0
     with tempfile.TemporaryDirectory() as folder:
         made = {name: s for name, s in specimens(Path(folder)).items() if options.only in (None, name)}
@@ -235,11 +236,13 @@ def main() -> None:
             if happened not in ("read", "refused", "long", "memory"):
                 failures.append({"case": number, "file": name, "what": happened, "said": said[:300]})
                 print(failures[-1], flush=True)
-    result = {"header": header(), "cases": options.cases, "first": options.first, "counts": counts}
-    result |= {"failures": failures, "seconds": round(time.perf_counter() - begin), "slowest": round(slowest, 2)}
+            done = number + 1 - options.first
+            if done % 250 == 0 or done == options.cases:  # what an interrupted run leaves
+                result = facts | {"first": options.first, "cases": done, "counts": counts, "failures": failures}
+                result |= {"seconds": round(time.perf_counter() - begin), "slowest": round(slowest, 2)}
+                if options.out is not None:
+                    options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
-    if options.out is not None:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
