@@ -28,11 +28,18 @@ def parsed(text: str | bytes, where: str) -> Any:
         ValueError: It is no text or no JSON, or nested so deeply that it cannot be read.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=_finite, parse_constant=_finite)
     except RecursionError:
         raise ValueError(f"{where} must be JSON, but is nested too deeply to be read.") from None
     except ValueError as error:  # of its grammar, its bytes, or an integer of thousands of digits
         raise ValueError(f"{where} must be JSON, but is not: {error}.") from None
+
+
+def _finite(text):
+    """Refuses NaN and Infinity, which Python's JSON has and JSON has not, and numbers that are as large."""
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return float(text)
 
 
 def parsed_object(text: str | bytes, where: str) -> dict[str, Any]:

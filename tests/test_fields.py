@@ -71,7 +71,7 @@ def test_all_fields_must_be_there_unless_it_is_said():
         as_dataclass(Outer, {name: WHOLE[name] for name in WHOLE if name != "on"}, "x")
 
 
-@pytest.mark.parametrize("text", ["", "{", b"\xcf", "9" * 5000])
+@pytest.mark.parametrize("text", ["", "{", b"\xcf", "9" * 5000, "NaN", "-Infinity", "1e999"])
 def test_what_is_no_json_is_named(text):
     with pytest.raises(ValueError, match="x must be JSON, but is not: "):
         parsed(text, "x")
