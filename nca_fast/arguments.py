@@ -23,7 +23,7 @@ def check(x: Tensor, weights, rule: Rule, fire_rate: Tensor | None, **numbers: A
     _check_weights(x, weights, rule)
     if fire_rate is not None:
         _check_fire_rate(x, fire_rate)
-    return _checked_numbers(**numbers)
+    return _checked_numbers(x.shape[0], **numbers)
 
 
 def _holds(condition):
@@ -91,17 +91,17 @@ def checked_integer(name: str, value: Any, low: int, high: int | None = None) ->
     return number
 
 
-def _checked_numbers(*, steps, first_step, origin, **others):
+def _checked_numbers(batch, *, steps, first_step, origin, **others):
     """Returns integers that are all in their ranges; None, where it is allowed, stays None."""
     steps = checked_integer("steps", steps, 1, 2**32 - 1)
     first_step = checked_integer("first_step", first_step, 0, 2**32 - steps)
-    if len(origin) != 2:
+    if not hasattr(origin, "__len__") or len(origin) != 2:
         raise ValueError(f"origin must be (row, column), but got {origin!r}.")
     row = checked_integer("origin row", origin[0], 0, 2**32 - 1)
     column = checked_integer("origin column", origin[1], 0, 2**32 - 1)
     ranges = {
         "seed": (0, 2**64 - 1),
-        "first_sample": (0, 2**32 - 1),
+        "first_sample": (0, 2**32 - batch),  # a word of the counter that draws the masks, as first_step
         "canvas_height": (1, 2**32),
         "checkpoint_every": (1, 2**32 - 1),
         "bptt_steps": (1, 2**32 - 1),

@@ -4,7 +4,9 @@ A backend is a folder under kernels/ and a row of `BACKENDS`; those of `PLAIN` n
 Kernels import nothing of nca_fast: they are given tensors, a `KernelRule` and a `Place`, and read those by attribute.
 """
 
+import os
 import warnings
+from functools import cache
 from importlib import import_module
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
@@ -127,7 +129,16 @@ _said = set()  # why no kernels were taken, each reason told once
 
 def kernels(backend: str) -> Kernels:
     """Imports the module that runs a backend's kernels."""
+    if backend == "cpu":
+        _forks_take_one_thread()
     return import_module(f"{BACKENDS[backend].__name__}.rollout")
+
+
+@cache
+def _forks_take_one_thread():
+    """Lets processes that are forked from now on take one thread, for OpenMP would wait for those of its parent."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def choose(backend: str | None, rule: Rule, x: Tensor, precision: str | None) -> tuple[str, str]:

@@ -7,7 +7,7 @@ there, whose JSON says all that the tensors do not: what the automaton is, how i
 import datetime
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,11 +16,46 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from nca_fast.fields import parsed, typed
 from nca_fast.files import atomic_path
 
 Module = TypeVar("Module", bound=nn.Module)
 
 HEADER_KEY = "nca_fast"
+FLOATS = ("F64", "F32", "F16", "BF16")
+INTEGERS = ("I64", "I32", "I16", "I8", "U8", "BOOL")
+
+
+class Contents(dict):
+    """What a file holds, by name; asked for what it has not, it says so.
+
+    Args:
+        values: Tensors or facts by name.
+        where: What errors call the file.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: str):
+        super().__init__(values)
+        self.where = where
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(f"{self.where} must hold {name!r}, but does not: it is damaged, or of another version.")
+
+    def tensor(self, name: str, shape: Sequence[int | None], like: torch.dtype = torch.float32) -> Tensor:
+        """Takes a tensor of a shape, None where any number will do, and a kind: floating point, or exactly `like`.
+
+        Raises:
+            ValueError: It is missing, or another.
+        """
+        tensor, sizes = self[name], ", ".join("any" if size is None else str(size) for size in shape)
+        fits = len(shape) == tensor.ndim and all(a in (None, b) for a, b in zip(shape, tensor.shape, strict=True))
+        if not fits or not (tensor.is_floating_point() if like.is_floating_point else tensor.dtype == like):
+            kind = "floating point" if like.is_floating_point else str(like)
+            raise ValueError(
+                f"tensor {name!r} of {self.where} must be [{sizes}] in {kind}, but is {list(tensor.shape)} in "
+                f"{tensor.dtype}."
+            )
+        return tensor
 
 
 def provenance() -> dict[str, str]:
@@ -60,7 +95,7 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
         temporary.write_bytes(content)
 
 
-def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load(path: str | Path) -> tuple[Contents, Contents]:
     """Reads a file that `save` wrote.
 
     Args:
@@ -73,18 +108,14 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         FileNotFoundError: There is no such file.
         OSError: The file cannot be read.
         ValueError: It is not a safetensors file, or is truncated, or was not written by nca_fast, or holds NaN or
-            infinity.
+            infinity, or tensors of a kind that nca_fast does not write.
     """
     path = Path(path)
     with opened(path) as file:
-        metadata = _metadata(file, path)
-        # Copies, because safetensors maps the file into memory and a tensor must survive what happens to the file.
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (file is no dict)
-    _check_finite(tensors, f"in {path}", "The file is damaged or its training diverged: use another one")
-    return tensors, metadata
+        return _tensors(file, path), _metadata(file, path)
 
 
-def load_metadata(path: str | Path) -> dict[str, Any]:
+def load_metadata(path: str | Path) -> Contents:
     """The metadata of a file that `save` wrote, without reading its tensors. Raises what `load` raises."""
     path = Path(path)
     with opened(path) as file:
@@ -122,31 +153,65 @@ def load_module(path: Path, key: str, what: str, make: Callable[[dict], Module])
     Raises:
         OSError, ValueError: There is no such file, or it does not hold such a module.
     """
-    tensors, metadata = load(path)
-    if key not in metadata:
-        raise ValueError(f"{path} must hold {what}, but its metadata has only {sorted(metadata)}.")
+    with opened(path) as file:
+        metadata = _metadata(file, path)
+        if key not in metadata:
+            raise ValueError(f"{path} must hold {what}, but its metadata has only {sorted(metadata)}.")
+        try:
+            with torch.device("meta"):  # without memory, of which a few bytes can ask for any amount
+                expected = {name: list(tensor.shape) for name, tensor in make(metadata[key]).state_dict().items()}
+        except Exception as error:  # whatever the description makes the constructor trip over
+            said = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""
+            raise ValueError(f"model file {path} must describe {what}, but does not: {said}{error}") from error
+        _check_header(file, path, expected)
+        tensors = _tensors(file, path)
     module = make(metadata[key])
-    expected = {name: tuple(t.shape) for name, t in module.state_dict().items()}
-    found = {name: tuple(t.shape) for name, t in tensors.items()}
-    if expected != found:
-        raise ValueError(f"{path} must hold the tensors {expected}, but holds {found}.")
     module.load_state_dict(tensors)
     return module
 
 
-def _metadata(file: safe_open, path: Path) -> dict[str, Any]:
+def _check_header(file, path, expected):
+    """Compares names, shapes and kinds of tensors before any of them is read."""
+    names = file.keys()
+    for name in sorted(expected.keys() | set(names)):
+        want = expected.get(name)
+        if want is None or name not in names:
+            found = "is missing" if want else "is there too"
+        else:
+            entry = file.get_slice(name)
+            shape, kind = entry.get_shape(), entry.get_dtype()
+            if shape == want and kind in FLOATS:
+                continue
+            found = f"is {shape} in {kind}"
+        rule = f"hold the tensor {name!r} {want} in one of {', '.join(FLOATS)}" if want else "hold no others"
+        raise ValueError(f"model file {path} must {rule}, by what it says of itself, but {name!r} {found}.")
+
+
+def _tensors(file: safe_open, path: Path) -> Contents:
+    """Reads all tensors. Copies, because safetensors maps the file into memory and a tensor must survive what happens
+    to the file."""
+    tensors = {}
+    for name in file.keys():  # noqa: SIM118 (file is no dict)
+        kind = file.get_slice(name).get_dtype()
+        if kind not in FLOATS + INTEGERS:
+            raise ValueError(f"tensor {name!r} in {path} must be of {', '.join(FLOATS + INTEGERS)}, but is of {kind}.")
+        tensors[name] = file.get_tensor(name).clone()
+    _check_finite(tensors, f"in {path}", "The file is damaged or its training diverged: use another one")
+    return Contents(tensors, str(path))
+
+
+def _metadata(file: safe_open, path: Path) -> Contents:
     text = (file.metadata() or {}).get(HEADER_KEY)
     try:
-        metadata = None if text is None else json.loads(text)
-    except json.JSONDecodeError:
-        metadata = None
-    if not isinstance(metadata, dict):
+        metadata = typed(dict, parsed(text or "", "it"), "it")
+    except ValueError:
         found = "none" if text is None else f"{text[:40]!r}"
         raise ValueError(
             f"model file {path} must carry the JSON of nca_fast (its rule), but it carries {found}. Name a file that "
             "nca_fast saved; the weights of other projects come in through nca_fast.convert."
-        )
-    return metadata
+        ) from None
+    typed(dict, metadata.get("provenance") or {}, f"'provenance' of {path}")
+    return Contents(metadata, str(path))
 
 
 def _check_finite(tensors: Mapping[str, Tensor], where: str, remedy: str) -> None:

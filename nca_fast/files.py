@@ -99,6 +99,33 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
                 shutil.rmtree(old, ignore_errors=True)
 
 
+def remove_leftovers(*paths: str | os.PathLike) -> None:
+    """Removes what processes of this machine that were killed left half-written of files and folders, and brings a
+    folder back that one had moved away for its successor. What a process is still writing stays.
+
+    Args:
+        paths: The files and folders; they need not exist.
+    """
+    for path in map(Path, map(os.path.realpath, paths)):
+        file, folder = (
+            rf"{re.escape(path.stem)}\.%s\.tmp{re.escape(path.suffix)}",
+            rf"{re.escape(path.name)}\.%s\.(tmp|old)",
+        )
+        leftover = re.compile(rf"\.({file}|{folder})".replace("%s", rf"{_MACHINE}[0-9a-f]{{8}}"))
+        with contextlib.suppress(OSError):
+            for left in [left for left in path.parent.iterdir() if leftover.fullmatch(left.name)]:
+                with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+                    writing = left.with_suffix(".tmp") if left.suffix == ".old" else left
+                    if writing.exists() and not _hold(writing, stack):
+                        continue
+                    if left.suffix == ".old" and not path.exists():
+                        left.rename(path)
+                    elif left.is_dir():
+                        shutil.rmtree(left)
+                    else:
+                        left.unlink()
+
+
 def check_writable(folder: str | os.PathLike) -> Path:
     """Create `folder` if need be and try a small file in it, so that long work fails before it starts, not at its end.
 
@@ -130,7 +157,7 @@ def _made(target: Path, stem: str, ending: str, make: Callable[[Path], None]) ->
     Returns:
         Its path, and what holds its lock, by which other processes see that this one is alive.
     """
-    _remove_leftovers(target.parent, stem, ending)
+    remove_leftovers(target)
     while True:
         path = target.with_name(f".{stem}.{_MACHINE}{secrets.token_hex(4)}.tmp{ending}")
         make(path)
@@ -170,16 +197,6 @@ def _hold(path: Path, stack: contextlib.ExitStack) -> bool:
     except OSError:
         return False
     return True
-
-
-def _remove_leftovers(folder: Path, stem: str, ending: str) -> None:
-    """Removes the temporary files or folders that no living process of this machine holds."""
-    leftover = re.compile(rf"\.{re.escape(stem)}\.{_MACHINE}[0-9a-f]{{8}}\.tmp{re.escape(ending)}")
-    with contextlib.suppress(OSError):
-        for path in [path for path in folder.iterdir() if leftover.fullmatch(path.name)]:
-            with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-                if _hold(path, stack):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _explained(error: OSError, subject: str, remedy: str) -> OSError:

@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from nca_fast.fields import as_dataclass
+
 _SMOOTH, _DIFFERENCE = (1, 2, 1), (-1, 0, 1)
 
 
@@ -110,5 +112,5 @@ def as_filter(value) -> Filter:
     if isinstance(value, str):
         return named(value)
     if isinstance(value, dict):
-        return Filter(value["name"], value["taps"], value["scale"])
+        return as_dataclass(Filter, value, "a filter")
     return Filter("custom", value)

@@ -44,6 +44,9 @@ def rollout(
     and so do their neighbours, step by step: a state that blows up is seen sooner than in the others, which go on to
     1e37. The reference in "fp16" rounds as it is told and overflows at 65504.
 
+    A process that is forked after a rollout on a CPU takes one thread, because OpenMP does not survive a fork; for more
+    threads start it with "spawn" or "forkserver".
+
     On a GPU steps on small states are replayed as CUDA graphs. Inside a capture of the caller they are launched one by
     one, and the caller's replays repeat the seed of the capture, given or drawn, and so its masks.
 

@@ -13,6 +13,8 @@ process, and nothing here does anything.
 import contextlib
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -21,7 +23,9 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+MEETING = timedelta(minutes=5)  # so long the first process waits for the last, whose imports may be slow
 PATIENCE = timedelta(days=7)  # a process that ends is missed at once; one that has more to do is waited for
+GRACE = 10.0  # seconds in which a process ends whose torchrun is gone, before it is ended
 
 
 @contextlib.contextmanager
@@ -29,24 +33,80 @@ def process_group() -> Iterator[None]:
     """Joins the processes that torchrun started, for the length of a block.
 
     When one of them ends, torchrun sends SIGTERM to the others: here a KeyboardInterrupt, after which nothing is left
-    half-written.
+    half-written. A process whose torchrun was killed ends in the same way.
+
+    Raises:
+        ConnectionError: The processes did not meet.
     """
     if not dist.is_available() or not dist.is_torchelastic_launched():
         yield
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if have_gpus() else "gloo", timeout=PATIENCE)
-    before = signal.signal(signal.SIGTERM, _stopped)
+    with _ended_with_its_parent():
+        _meet()
+        before = signal.signal(signal.SIGTERM, _stopped)
+        try:
+            yield
+        except BaseException:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this process is about to end, and has to say why first
+            raise
+        else:
+            signal.signal(signal.SIGTERM, before)
+        finally:
+            dist.destroy_process_group()
+
+
+def _meet() -> None:
+    """Joins the other processes: minutes for finding each other, days for the work that follows.
+
+    Raises:
+        ConnectionError: They did not all come, or cannot talk to each other.
+    """
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    try:
+        store, rank, count = next(dist.rendezvous("env://", timeout=MEETING))
+        store.set(f"here/{rank}", "")
+        store.wait([f"here/{other}" for other in range(count)], MEETING)
+    except (RuntimeError, ValueError) as error:
+        raise ConnectionError(
+            f"all processes must meet at {where} within {MEETING.total_seconds():g} s, but did not. Check that "
+            "address and port are those of the first process (--master-addr, --master-port or --rdzv-endpoint of "
+            f"torchrun), that no other program has the port, and that no process ended before. ({_first_line(error)})"
+        ) from error
+    store.set_timeout(PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if have_gpus() else "gloo"
+    try:
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+    except RuntimeError as error:
+        raise ConnectionError(
+            "processes must have a network interface to talk to each other, but found none that serves. Name one, on "
+            f"a single machine GLOO_SOCKET_IFNAME=lo, in the environment. ({_first_line(error)})"
+        ) from error
+
+
+@contextlib.contextmanager
+def _ended_with_its_parent() -> Iterator[None]:
+    """Sees to it that this process does not outlive the torchrun that started it, for the length of a block.
+
+    A torchrun that is killed stops nobody, and a process that waits for another one hears no signal.
+    """
+    parent, over = os.getppid(), threading.Event()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            if over.wait(1.0):
+                return
+        os.kill(os.getpid(), signal.SIGTERM)
+        if not over.wait(GRACE):
+            print(f"nca-fast, process {rank()}: ended, because torchrun has ended", file=sys.stderr, flush=True)
+            os._exit(1)
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()
     try:
         yield
-    except BaseException:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this process is about to end, and has to say why first
-        raise
-    else:
-        signal.signal(signal.SIGTERM, before)
     finally:
-        dist.destroy_process_group()
+        over.set()
 
 
 def _stopped(number: int, frame: object) -> None:
@@ -54,6 +114,10 @@ def _stopped(number: int, frame: object) -> None:
     raise KeyboardInterrupt(
         "torchrun stopped this process, because another one has ended or torchrun itself was stopped"
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 @contextlib.contextmanager
@@ -68,7 +132,7 @@ def peer_errors() -> Iterator[None]:
     except RuntimeError as error:
         raise ConnectionError(
             f"all {count()} processes must go on, but one has ended. If it gave no reason, it was killed (for want of "
-            f"memory?). What was saved is whole, and --resume goes on from there. ({str(error).splitlines()[0][:200]})"
+            f"memory?). What was saved is whole, and --resume goes on from there. ({_first_line(error)})"
         ) from error
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from nca_fast.fields import as_dataclass, parsed, typed
 from nca_fast.filters import Filter, as_filter
 
 PADDINGS = ("circular", "zero")
@@ -163,6 +164,8 @@ class Rule:
         if self.alive_channel is not None:
             put("alive_channel", _integer("alive_channel", self.alive_channel, 0, self.channels - 1))
         put("alive_threshold", _number("alive_threshold", self.alive_threshold, "a number"))
+        if not abs(self.alive_threshold) < float("inf"):  # false for NaN too
+            raise ValueError(f"alive_threshold must be finite, but got {self.alive_threshold}.")
         # Once, because every rollout asks for them, and torch.compile cannot trace json.
         put("_json", json.dumps(asdict(self)))
         put("kernel_rule", KernelRule.of(self))
@@ -202,14 +205,11 @@ class Rule:
         """Reads the rule that `to_json` wrote.
 
         Raises:
-            ValueError: not JSON, or fields missing or unknown.
+            ValueError: not JSON, or fields missing, unknown, or such as `Rule` refuses.
         """
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"a rule must be JSON, but got {text[:60]!r} ({error}).") from None
+        values = parsed(typed(str, text, "a rule"), "a rule")
         known = {f.name for f in fields(cls)}
         if not isinstance(values, dict) or set(values) != known:
             got = sorted(values) if isinstance(values, dict) else values
             raise ValueError(f"a rule must have the fields {sorted(known)}, but got {got}.")
-        return cls(**values)
+        return as_dataclass(cls, values, "a rule")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import nca_fast
 from nca_fast import NCA, Rule, cli, processes
-from nca_fast.canvas import memory
+from nca_fast.canvas import exchange, memory
 from nca_fast.canvas.band import Position
 from nca_fast.canvas.canvas import Canvas
 from nca_fast.canvas.exchange import BandExchange, bands, check_other_counts
@@ -60,6 +60,12 @@ CASES = {  # height, width, steps, name of the picture, settings, options
     "alive": (alive, 47, 20, 7, "c.png", CanvasConfig(steps_per_pass=3, start="noise"), {}),
     "maps": (torus, 40, 30, 8, "d.png", CanvasConfig(steps_per_pass=5, graft=(folder / "other",), **maps), {}),
     "pyramid": (torus, 300, 300, 2, "e.dzi", CanvasConfig(), {}),
+    # Every format at a height, doubled, that its tiles of 256 or 512 divide: a writer may stop at its last row.
+    "whole tiles": (torus, 256, 20, 2, "h.tif", CanvasConfig(), {}),
+    "whole levels": (torus, 256, 20, 2, "i.dzi", CanvasConfig(), {}),
+    "whole pieces": (torus, 256, 20, 2, "j.png", CanvasConfig(), {}),
+    "held": (torus, 256, 20, 2, "k.webp", CanvasConfig(), {}),
+    "held, too": (torus, 50, 20, 2, "l.jpg", CanvasConfig(), {}),
     "whole torus": (torus, 41, 40, 11, "f.png", CanvasConfig(steps_per_pass=4), {}),
     "whole edges": (zero, 50, 33, 7, "g.png", CanvasConfig(steps_per_pass=2), {"image": photo}),
 }
@@ -115,7 +121,21 @@ def test_bands_are_the_canvas_bit_for_bit(models, tmp_path, count):
     (tmp_path / "draw.py").write_text(SCRIPT)
     done = torchrun(count, tmp_path / "draw.py", models)
     assert sorted(done.stdout.split("\n")[:-1]) == [f"{rank} of {count}" for rank in range(count)]
-    for name in ("a.png", "b.tif", "c.png", "d.png", "e.dzi", "f.png", "g.png"):
+    names = (
+        "a.png",
+        "b.tif",
+        "c.png",
+        "d.png",
+        "e.dzi",
+        "f.png",
+        "g.png",
+        "h.tif",
+        "i.dzi",
+        "j.png",
+        "k.webp",
+        "l.jpg",
+    )
+    for name in names:
         assert contents(models / name) == contents(models / "alone" / name), name
     assert not [path.name for path in models.iterdir() if "-of-" in path.name or path.name.startswith(".")]
 
@@ -152,6 +172,16 @@ def test_passes_of_all_bands_are_as_long_as_the_least_memory_allows(first_of_two
         BandExchange(90, True).agree(plans)
 
 
+def test_a_writer_may_stop_at_the_last_row(first_of_two, monkeypatch):
+    """What the others send behind it is received all the same, or they would wait for ever."""
+    sent = iter([torch.tensor([2, 3, 3]), torch.ones(2, 3, 3), torch.zeros(3, dtype=torch.int64)])
+    monkeypatch.setattr(exchange, "_received", lambda peer, shape, dtype: next(sent))
+    monkeypatch.setattr(processes, "broadcast", lambda value: value)
+    write = BandExchange(8, True).together
+    assert write(lambda blocks: [next(blocks).shape[0], next(blocks).shape[0]], [torch.zeros(1, 3, 3)]) == [1, 2]
+    assert next(sent, None) is None
+
+
 # (step, steps of the pass whose halo is stored, next row) of two bands, and whether the first must store its halo anew.
 LEFT = {
     "both between passes": ((8, 0, 0), (8, 0, 0), False),
@@ -170,7 +200,7 @@ def test_bands_that_were_left_at_different_moments_go_on_together(first_of_two, 
     first_of_two((other[0], other[1] > 0))
     BandExchange(90, True).align(position, Path("x"))
     assert position == Position(step=mine[0], pass_steps=0 if anew else mine[1], row=mine[2])
-    with pytest.raises(OSError, match="x.state does not go with the others"):
+    with pytest.raises(ValueError, match="x.state does not go with the others"):
         BandExchange(90, True).align(Position(step=20, pass_steps=4, row=3), Path("x"))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nca_fast import files
-from nca_fast.files import atomic_folder, atomic_path, check_writable
+from nca_fast.files import atomic_folder, atomic_path, check_writable, remove_leftovers
 
 
 def names(folder):
@@ -188,3 +188,37 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, error):
     with atomic_path(tmp_path / "a.txt"):
         pass
     assert names(tmp_path) == [left, "a.txt"]
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="needs locks")
+def test_leftovers_of_the_dead_are_removed_and_nothing_else(tmp_path):
+    this = files._MACHINE
+    others = [
+        f".b.{this}0123abcd.tmp.png",
+        ".a.0123abcd.tmp.png",
+        f".a.{this}0123abcd.png",
+        f"a.{this}0123abcd.tmp.png",
+    ]
+    for name in [f".a.{this}0123abcd.tmp.png", *others]:
+        (tmp_path / name).write_text("half")
+    for name in (f".a_files.{this}0123abcd.tmp", f".a_files.{this}89abcdef.old"):
+        (tmp_path / name / "0").mkdir(parents=True)
+    (tmp_path / "a_files").mkdir()
+    remove_leftovers(tmp_path / "a.png", tmp_path / "a_files", tmp_path / "none" / "a.png")
+    assert names(tmp_path) == sorted([*others, "a_files"]) and names(tmp_path / "a_files") == []
+
+
+def test_what_is_being_written_is_left_alone(tmp_path):
+    with atomic_path(tmp_path / "a.png") as file, atomic_folder(tmp_path / "a_files") as folder:
+        remove_leftovers(tmp_path / "a.png", tmp_path / "a_files")
+        assert file.exists() and folder.exists()
+    assert names(tmp_path) == ["a.png", "a_files"]
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="needs locks")
+def test_a_folder_that_was_moved_away_for_its_successor_comes_back(tmp_path):
+    """A process was killed between the two moves: the old folder is all there is."""
+    for name in (".old", ".tmp"):
+        (tmp_path / f".a_files.{files._MACHINE}0123abcd{name}" / "0").mkdir(parents=True)
+    remove_leftovers(tmp_path / "a_files")
+    assert names(tmp_path) == ["a_files"] and names(tmp_path / "a_files") == ["0"]

@@ -19,7 +19,7 @@ ROOMS = (
     ("nca", "presets", "convert", "checkpoint", "conformance"),
     ("ops", "operators", "backends", "devices"),
     ("reference", "convolutions", "rule", "filters", "fire_mask", "arguments"),
-    ("processes", "files", "control_groups"),
+    ("processes", "files", "fields", "control_groups"),
     ("kernels",),
 )
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

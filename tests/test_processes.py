@@ -1,9 +1,12 @@
 """Trainings on two processes under torchrun: the same automaton as on one. (CLIP has a test in test_clip_guided.py.)"""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from test_vae import TINY
 from trainings import train_growing, train_vae
 
 import nca_fast
-from nca_fast import checkpoint
+from nca_fast import checkpoint, processes
 from nca_fast.systems.vae.architecture import ARCHITECTURES
 
 ROOT = Path(nca_fast.__file__).parents[1]
@@ -76,3 +79,82 @@ def test_two_processes_train_the_same_automaton(folders, task):
     assert len(logged(one)) == 4
     for a, b in zip(logged(one), logged(two), strict=True):
         assert b == pytest.approx(a, rel=1e-5)  # worst seen 7e-8
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """What torchrun tells the first of two processes, whose master is on a port where nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}
+    for name, value in (variables | {"MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}).items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(processes, "MEETING", timedelta(seconds=1))
+    return port
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_that_do_not_meet_say_where(launched, monkeypatch, rank):
+    """The first waits for the others, the others for the first; both say so in the end."""
+    monkeypatch.setenv("RANK", str(rank))
+    before = signal.getsignal(signal.SIGTERM)
+    with (
+        pytest.raises(ConnectionError, match=f"must meet at 127.0.0.1:{launched} within 1 s, but did not"),
+        processes.process_group(),
+    ):
+        pass
+    assert processes.count() == 1 and signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_port_that_is_taken_is_named(launched, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        with pytest.raises(ConnectionError, match="that no other program has the port"), processes.process_group():
+            pass
+
+
+def test_processes_without_a_network_say_how_to_name_one(launched, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "none0")
+    with pytest.raises(ConnectionError, match="network interface .* GLOO_SOCKET_IFNAME=lo"), processes.process_group():
+        pass
+
+
+def test_the_meeting_is_short_and_the_work_long(launched, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with processes.process_group():
+        backend = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+        assert backend.options._timeout == processes.PATIENCE
+        assert torch.distributed.distributed_c10d._get_default_store().timeout == processes.PATIENCE
+
+
+ORPHAN = """
+import signal, sys, threading, time
+from nca_fast import processes
+processes.GRACE = 0.5
+with processes._ended_with_its_parent():
+    if sys.argv[1] == "deaf":  # as in an exchange with another process, where no signal is heard
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        signal.signal(signal.SIGTERM, processes._stopped)
+    print("here", flush=True)
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt as interrupt:
+        print(interrupt, flush=True)
+    print("left", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("how", "said"), [("deaf", ""), ("hearing", "torchrun itself was stopped\nleft\n")])
+def test_a_process_does_not_outlive_its_torchrun(how, said):
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {ORPHAN!r}, {how!r}])"
+    started = subprocess.Popen([sys.executable, "-c", parent], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    with started:
+        assert started.stdout.readline() == "here\n"
+        started.kill()
+        rest = started.stdout.read()  # until the last process that has it has ended
+    assert rest.endswith(said) and ("left" in rest) == (how == "hearing")

@@ -1,5 +1,7 @@
 """Picture and film files: the right cells, the right size, and nothing at all after an interruption."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -82,3 +84,15 @@ def test_triton_renders_and_applies(tmp_path, monkeypatch):
     torch.testing.assert_close(*states, rtol=1e-6, atol=1e-6)  # sums in another order; worst seen 6e-8
     torch.testing.assert_close(*shown, rtol=0, atol=1.01 / 255)
     assert not torch.equal(shown[0], load_image(tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.dzi", "a.gif"])
+def test_a_killed_rendering_leaves_its_halves_to_the_next(nca, tmp_path, name):
+    suffix = Path(name).suffix
+    half = [f".a.0123abcd.tmp{suffix}", ".a.0123abcd.tmp.html", ".state.0123abcd.tmp.safetensors"]
+    for file in half:
+        (tmp_path / file).write_text("half")
+    (tmp_path / ".a_files.0123abcd.tmp").mkdir()
+    draw = film if suffix == ".gif" else picture
+    draw(Scene(nca, 8, 8, 2), tmp_path / name, save_state=tmp_path / "state.safetensors")
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -17,6 +17,7 @@ from trainings import killed_while_writing, train_style
 
 import nca_fast
 from nca_fast import checkpoint, cli
+from nca_fast.checkpoint import Contents
 from nca_fast.commands import train as commands
 from nca_fast.media.images import load_image, save_image
 from nca_fast.presets import style_filters
@@ -102,7 +103,7 @@ def test_pictures_are_kept_as_large_as_their_squares_need(pictures):
     pool = ContentPictures.read([noise(1, 100, 60), pictures / "content"], size=16, zoom=1.5)
     # Shorter sides of at most 24; 16 x 40 is not enlarged.
     assert [tuple(picture.shape) for picture in pool.pictures] == [(3, 40, 24), (3, 24, 20), (3, 16, 40)]
-    restored = ContentPictures.restored(pool.tensors() | {"other": torch.zeros(1)}, 16)
+    restored = ContentPictures.restored(Contents(pool.tensors() | {"other": torch.zeros(1)}, "x"), 16)
     assert all(torch.equal(a, b) for a, b in zip(pool.pictures, restored.pictures, strict=True))
 
 

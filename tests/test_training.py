@@ -268,6 +268,26 @@ def test_log_forgets_what_came_after_the_checkpoint(tmp_path):
     assert lines[0]["cell_steps_per_second"] == 100_000
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"\xcf", r"line 2 of .*log.jsonl must be JSON, but is not.* Move the log away"),
+        (b'{"iteration": "2"}', "'iteration' of line 2 of .*log.jsonl must be an integer"),
+        (b"{}", "line 2 of .*log.jsonl must have the field 'iteration'"),
+        (b"[" * 3000, "line 2 of .*log.jsonl must be JSON, but is nested too deeply"),
+    ],
+)
+def test_a_damaged_line_within_the_log_is_named(tmp_path, line, message):
+    """Only the last line can be torn by a kill; what comes after another one would be lost without a word."""
+    path, whole = tmp_path / "log.jsonl", b'{"iteration": 1}'
+    path.write_bytes(b"\n".join([whole, line, whole]) + b"\n")
+    with pytest.raises(ValueError, match=message):
+        listeners.JsonLog(path, first=3)
+    path.write_bytes(whole + b"\n" + line)
+    with listeners.JsonLog(path, first=3):
+        assert path.read_bytes() == whole + b"\n"
+
+
 def test_checkpoints_come_by_iterations_or_by_time():
     saved = []
     by_number = listeners.Checkpoints(lambda: saved.append("number"), every=3, seconds=1e9)
@@ -475,6 +495,68 @@ def test_folder_with_a_model_is_refused(tmp_path, picture):
     nca_fast.NCA.preset("texture").save_pretrained(tmp_path)
     with pytest.raises(FileExistsError, match="must not hold another model"):
         train_texture(TINY, picture, tmp_path, resume=True, progress=False)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["preview.png", "log.jsonl", "texture.png", "texture.mp4", "pictures.safetensors"])
+def test_files_of_others_with_names_of_a_run_are_left_alone(tmp_path, picture, name, resume):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=f"would replace, but has {name}"):
+        train_texture(TINY, picture, tmp_path, resume=resume, progress=False)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path, picture):
+    checkpoint.save(tmp_path / "pictures.safetensors", {"first": torch.zeros(3, 2, 2)}, {})
+    assert run_folder.open_run(tmp_path, False, Texture.files) is None
+
+
+DAMAGE = {  # of the tensors of a finished run -> what is said
+    "optimizer.layers.0.weight.exp_avg_sq": "must hold 'optimizer.layers.0.weight.exp_avg_sq', but does not",
+    "optimizer.layers.1.weight.step": "must hold 'optimizer.layers.1.weight.step'",
+    "pool": "must hold 'pool'",
+    "model.layers.0.bias": "must hold 'model.layers.0.bias'",
+    "target": "must hold 'target'",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+@pytest.mark.parametrize("way", ["renamed", "other shape", "other kind"])
+def test_damaged_tensors_of_a_run_are_named(tmp_path, whole_run, name, way):
+    tensors, metadata = checkpoint.load(whole_run / "training.safetensors")
+    changed = dict(tensors)
+    if way == "renamed":
+        changed[f"{name}_"] = changed.pop(name)
+        message = DAMAGE[name]
+    else:
+        changed[name] = tensors[name].flatten()[:0] if way == "other shape" else tensors[name].to(torch.int32)
+        message = f"tensor '{name}' of .*training.safetensors must be .* in floating point, but is"
+    checkpoint.save(tmp_path / "training.safetensors", changed, metadata)
+    with pytest.raises(ValueError, match=message):
+        train_texture(None, None, tmp_path, resume=True, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"iteration": -1}, "'iteration' of .*training.safetensors must be at least 0, but is -1"),
+        ({"iteration": True}, "'iteration' of .*training.safetensors must be an integer"),
+        ({"seconds": "x"}, "'seconds' of .*training.safetensors must be a finite number"),
+        ({"config": []}, "'config' of the run in .* must be a JSON object"),
+        ({"config": {"pool_size": "6"}}, "'pool_size' of 'config' of the run in .* must be an integer"),
+        ({"config": {"features": 1}}, "'features' of 'config' of the run in .* must be one of"),
+        ({"config": {"pool_size": 0}}, "'config' of the run in .* cannot be used: pool_size must be at least 1"),
+        ({"config": {"none": 0}}, "must have settings of TextureConfig, but it has none"),
+        ({"system": "grow"}, "must be one of nca-fast texture, but it is one of nca-fast grow"),
+    ],
+)
+def test_damaged_facts_of_a_run_are_named(tmp_path, whole_run, change, message):
+    tensors, metadata = checkpoint.load(whole_run / "training.safetensors")
+    if isinstance(change.get("config"), dict):
+        change = {"config": metadata["config"] | change["config"]}
+    checkpoint.save(tmp_path / "training.safetensors", tensors, metadata | change)
+    with pytest.raises(ValueError, match=message):
+        train_texture(None, None, tmp_path, resume=True, progress=False)
 
 
 @pytest.mark.parametrize(

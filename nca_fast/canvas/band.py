@@ -65,6 +65,7 @@ class Band:
         device: Of the memory; None is the CPU.
 
     Raises:
+        EOFError: The file that another process left is gone, or of another size.
         OSError: The file cannot be made that large, or opened.
     """
 
@@ -88,8 +89,12 @@ class Band:
         if path is None:
             self.memory = zeros((channels, self.places, width), dtype, device)
             return
-        self._file = open(path, "r+b" if base is not None else "w+b", buffering=0)  # noqa: SIM115 (see close)
         size = channels * self._plane()
+        if base is not None:
+            found = path.stat().st_size if path.exists() else None
+            if found != size:
+                raise EOFError("there is none." if found is None else f"it has {found} bytes and not {size}.")
+        self._file = open(path, "r+b" if base is not None else "w+b", buffering=0)  # noqa: SIM115 (see close)
         if base is None:
             try:
                 _reserve(self._file, size)

@@ -20,7 +20,7 @@ from torch import Tensor
 from nca_fast.canvas.band import Band, Position
 from nca_fast.canvas.colony import Colony
 from nca_fast.canvas.exchange import Alone, Neighbours
-from nca_fast.canvas.journal import Journal, fingerprint, journal_path
+from nca_fast.canvas.journal import Extent, Journal, fingerprint, journal_path
 from nca_fast.canvas.memory import check_disk
 from nca_fast.canvas.plan import Plan, Reserve, disk_bytes, plan_stages
 from nca_fast.canvas.scene import Scene, Stage
@@ -269,12 +269,28 @@ class Canvas:
         """Opens what an interrupted run left."""
         if self.journal is None:
             raise ValueError("resume must be False for a run without a path, which leaves nothing behind.")
-        self.stage, self.plans, self.position = self.journal.load()
+        self.stage, self.plans, self.position = self.journal.load(self._extents())
         self.neighbours.align(self.position, self.path)
-        self.band = self._open(self.stage, self.position.base)
+        try:
+            self.band = self._open(self.stage, self.position.base)
+        except EOFError as error:
+            raise ValueError(
+                f"{self._state_path(self.stage)} must be the state of the interrupted run, but {error} Remove "
+                f"{self.journal.path} and begin anew, without --resume."
+            ) from error
         for number in range(self.stage):  # of a process that was killed while the canvas grew
             self._state_path(number).unlink(missing_ok=True)
         self._continue()
+
+    def _extents(self):
+        """Lists what bounds the numbers of a journal."""
+        extents, begin = [], 0
+        for colony, stage in zip(self._colonies, self.stages, strict=True):
+            steps = self.first_step + begin, self.first_step + stage.until
+            rows = self._rows or stage.height
+            extents.append(Extent(rows, colony.cost().reach, *steps, alone=self._rows is None))
+            begin = stage.until
+        return extents
 
     def _state_path(self, number):
         return self.path.with_name(f"{self.path.name}.state{number or ''}")

@@ -141,15 +141,15 @@ class BandExchange:
         their pass yet: they exchange its halo once more, with the others.
 
         Raises:
-            OSError: The states cannot be of one run.
+            ValueError: The states cannot be of one run.
         """
         all_of_them = processes.all_gather_object((position.step, position.pass_steps > 0))
         step = min(step for step, _ in all_of_them)
         if position.step > step or (step, False) in all_of_them:
             if position.pass_steps and position.row > 0:
-                raise OSError(
+                raise ValueError(
                     f"states of an interrupted run must go together, but {path}.state does not go with the others. "
-                    "Remove them and begin anew."
+                    "Remove them and their journals, and begin anew without --resume."
                 )
             position.pass_steps = 0
 
@@ -168,7 +168,11 @@ class BandExchange:
             What `write` returned, in every process.
         """
         if processes.rank() == 0:
-            return processes.broadcast(write(_from_all(blocks)))
+            coming = _from_all(blocks)
+            written = write(coming)
+            for _ in coming:  # a writer may stop at its last row, while the others still say that it was theirs
+                pass
+            return processes.broadcast(written)
         for block in blocks:
             _send(torch.tensor(block.shape))
             _send(block.contiguous())

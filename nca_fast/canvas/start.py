@@ -55,6 +55,11 @@ class Start:
                     f"the state in {state.path} must be {rule.channels} channels of {scene.height} x {scene.width} "
                     f"cells, but it is {state.channels} of {state.height} x {state.width}."
                 )
+            if state.step + scene.steps > 2**32:
+                raise ValueError(
+                    f"the state in {state.path} must have taken at most {2**32 - scene.steps} steps for {scene.steps} "
+                    f"to follow, but 'step' says {state.step}."
+                )
             if len(scene.stages()) > 1:
                 raise ValueError("a canvas that grows cannot start from a saved state: leave grow_every out.")
 

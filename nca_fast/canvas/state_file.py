@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from nca_fast import checkpoint
+from nca_fast.fields import field, parsed_object
 from nca_fast.files import atomic_path
 
 DTYPES = ("F32", "BF16", "F16")
@@ -36,14 +37,15 @@ class StateFile:
                 shape, dtype = state.get_shape(), state.get_dtype()
             except SafetensorError:
                 shape, dtype = [], "none"
-            metadata = json.loads((file.metadata() or {}).get(checkpoint.HEADER_KEY, "{}"))
-        if len(shape) != 3 or dtype not in DTYPES:
+            text = (file.metadata() or {}).get(checkpoint.HEADER_KEY, "{}")
+        if len(shape) != 3 or 0 in shape or dtype not in DTYPES:
             raise ValueError(
                 f"a state must be a safetensors file with a tensor 'state' [C, H, W] of {', '.join(DTYPES)}, but "
                 f"{path} has {shape} of {dtype}. --save-state writes one."
             )
         self.channels, self.height, self.width = shape
-        self.step = metadata.get("step", 0)
+        where = f"{checkpoint.HEADER_KEY!r} of state {path}"
+        self.step = field({"step": 0} | parsed_object(text, where), "step", int, where, 0, 2**32 - 1)
 
     def rows(self, first: int, count: int) -> Tensor:
         """Reads rows first to first + count - 1. float32 [C, count, W]"""

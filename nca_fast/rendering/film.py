@@ -10,7 +10,7 @@ from nca_fast.canvas.plan import Reserve
 from nca_fast.canvas.scene import Scene
 from nca_fast.media.film import VideoWriter, check_film, even_speed, speed_ramp
 from nca_fast.media.images import enlarged
-from nca_fast.rendering.picture import check_zoom, progress_bar, saved, saved_bytes
+from nca_fast.rendering.picture import check_zoom, progress_bar, remove_half_written, saved, saved_bytes
 
 
 def film(
@@ -47,6 +47,7 @@ def film(
     check_zoom(zoom)
     check_film(path, scene.height * zoom, scene.width * zoom)
     frames = speed_ramp(scene.steps) if steps_per_frame is None else even_speed(scene.steps, steps_per_frame)
+    remove_half_written(path, save_state)
     # A frame, enlarged, and on its way to bytes.
     reserve = Reserve(held=cells * (24 + 48 * zoom * zoom), disk=saved_bytes(scene, save_state))
     with (

@@ -15,6 +15,7 @@ from nca_fast.canvas.exchange import Alone, BandExchange, band_path, check_other
 from nca_fast.canvas.plan import Reserve
 from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.state_file import state_bytes
+from nca_fast.files import remove_leftovers
 from nca_fast.media.formats import FORMATS, check_picture, write_picture
 from nca_fast.media.images import enlarged
 
@@ -68,6 +69,8 @@ def picture(
         progress = progress and processes.rank() == 0
         if scene.nca.device.type == "cpu":
             scene = replace(scene, config=replace(scene.config, resumable=True))
+    if processes.rank() == 0:
+        remove_half_written(path, save_state)
     with progress_bar(path, progress) as bar:
         options = {"path": kept, "resume": resume, "reserve": reserve, "neighbours": neighbours}
         with Canvas(scene, on_cells=lambda cells: bar.update(cells / share), **options) as canvas:
@@ -80,6 +83,12 @@ def picture(
                 lambda blocks: write_picture(path, *size, map(Tensor.numpy, blocks), opaque), pixels
             )
             return files + saved(canvas, save_state)
+
+
+def remove_half_written(path: Path, save_state: Path | None) -> None:
+    """Removes what renderings to the same names, which were killed, left half-written."""
+    names = (path, path.with_suffix(".html"), path.with_name(f"{path.stem}_files"), save_state)
+    remove_leftovers(*(name for name in names if name is not None))
 
 
 @contextmanager

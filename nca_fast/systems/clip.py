@@ -98,7 +98,8 @@ class Clip(PoolSystem):
                 if value and value != self.facts[key]:
                     raise ValueError(f"{key} must be that of the run in {out}, {self.facts[key]}. Leave it out.")
             self.clip = ClipModel(config.model, config.pretrained)
-            targets, weights = saved.tensors["targets"], saved.tensors["target_weights"]
+            targets = saved.tensors.tensor("targets", (None, None))
+            weights = saved.tensors.tensor("target_weights", targets.shape[:1])
             if self.facts["content"]:
                 stored, _ = checkpoint.load(out / PICTURES_FILE)
                 self.pictures = ContentPictures.restored(stored, config.image_size)
@@ -117,11 +118,9 @@ class Clip(PoolSystem):
 
     def begin(self, model: NCA, saved: SavedRun | None) -> None:
         """Moves the content pictures to the device first."""
-        self.shown = None
-        if self.pictures is not None:
-            self.pictures = self.pictures.to(model.device)
-            self.shown = self.pictures.squares(1, self.generator("preview"))[0]
+        self.pictures = None if self.pictures is None else self.pictures.to(model.device)
         super().begin(model, saved)
+        self.shown = None if self.pictures is None else self.pictures.squares(1, self.generator("preview"))[0]
 
     def start(self, count: int, seed: int) -> Tensor:
         """Makes states of random squares of content pictures, if there are any."""

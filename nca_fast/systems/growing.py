@@ -110,7 +110,7 @@ class Growing(PoolSystem):
         def read(image: str | Path | Tensor) -> Tensor:
             return read_target(image, config)
 
-        self.kept = {"target": given_or_saved("image", sources.image, read, saved, out)}
+        self.kept = {"target": given_or_saved("image", sources.image, read, saved, out, 4)}
         self.facts = {"image": saved.metadata["image"] if saved else source_name(sources.image)}
 
     @property

@@ -87,7 +87,8 @@ class Style(PoolSystem):
             if sources.content and asked["content"] != self.facts["content"]:
                 raise ValueError(f"content must be that of the run in {out}, {self.facts['content']}. Leave it out.")
             tensors, _ = checkpoint.load(out / PICTURES_FILE)
-            self.pictures, self.first = ContentPictures.restored(tensors, config.content_size), tensors["first"]
+            self.pictures = ContentPictures.restored(tensors, config.content_size)
+            self.first = tensors.tensor("first", (3, None, None), torch.uint8)
         self.kept = {"target": target}
 
     def size(self) -> tuple[int, int]:
@@ -104,8 +105,8 @@ class Style(PoolSystem):
     def begin(self, model: NCA, saved: SavedRun | None) -> None:
         """Moves the content pictures to the device first."""
         self.pictures = self.pictures.to(model.device)
-        self.shown = self.pictures.squares(1, self.generator("preview"))[0]
         super().begin(model, saved)
+        self.shown = self.pictures.squares(1, self.generator("preview"))[0]
 
     def start(self, count: int, seed: int) -> Tensor:
         """Makes states of random squares of content pictures."""

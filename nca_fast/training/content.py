@@ -7,13 +7,14 @@ and what is learned holds at every scale of it.
 import contextlib
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nca_fast.checkpoint import Contents
 from nca_fast.devices import moved
 from nca_fast.media.decoding import picture_files
 from nca_fast.media.images import load_image
@@ -111,9 +112,10 @@ class ContentPictures:
         return {f"{_PREFIX}{index:06}": picture for index, picture in enumerate(self.pictures)}
 
     @classmethod
-    def restored(cls, tensors: Mapping[str, Tensor], size: int) -> "ContentPictures":
-        """The pictures among these tensors that `tensors()` named."""
-        return cls([tensors[name] for name in sorted(tensors) if name.startswith(_PREFIX)], size)
+    def restored(cls, tensors: Contents, size: int) -> "ContentPictures":
+        """The pictures among the tensors of a file that `tensors()` named. Raises ValueError for none, or others."""
+        names = sorted(name for name in tensors if name.startswith(_PREFIX)) or [f"{_PREFIX}{0:06}"]
+        return cls([tensors.tensor(name, (3, None, None), torch.uint8) for name in names], size)
 
 
 def first_picture(sources: Sequence[str | Path | Tensor], size: int) -> Tensor:

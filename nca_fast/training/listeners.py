@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nca_fast.devices import describe
+from nca_fast.fields import field, parsed_object
 from nca_fast.files import atomic_path
 from nca_fast.media.images import image_grid, save_image
 from nca_fast.training.loop import Report
@@ -52,6 +53,9 @@ class JsonLog:
         path: The file. Lines of iterations after `first` (a killed run wrote them after its last checkpoint) and a
             torn last line are dropped.
         first: Iterations that were finished before.
+
+    Raises:
+        ValueError: A line but the last is damaged.
     """
 
     def __init__(self, path: Path, first: int = 0):
@@ -86,14 +90,17 @@ class JsonLog:
 
 def _lines_until(path: Path, last: int) -> list[str]:
     """The whole lines of a log up to iteration `last`."""
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    kept, lines = [], path.read_bytes().splitlines()
+    for number, line in enumerate(lines, 1):
+        where = f"line {number} of {path}"
         try:
-            if json.loads(line)["iteration"] > last:
+            if field(parsed_object(line, where), "iteration", int, where) > last:
                 break
-        except (ValueError, KeyError, TypeError):
-            break
-        kept.append(line)
+        except ValueError as error:
+            if number == len(lines):  # torn by the end of the process that wrote it
+                break
+            raise ValueError(f"{error} Move the log away, and the run goes on with a new one.") from error
+        kept.append(line.decode())
     return kept
 
 

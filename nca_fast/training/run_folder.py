@@ -1,18 +1,19 @@
 """The folder of a training run: what may begin or go on in it, and with which settings."""
 
 import contextlib
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from nca_fast import checkpoint, processes
+from nca_fast.checkpoint import Contents
 from nca_fast.devices import default_threads
-from nca_fast.files import MODEL_FILE
+from nca_fast.fields import as_dataclass, field
+from nca_fast.files import MODEL_FILE, remove_leftovers
 
 TRAINING_FILE = "training.safetensors"
 PICTURES_FILE = "pictures.safetensors"
@@ -24,8 +25,36 @@ LOG_FILE = "log.jsonl"
 class SavedRun:
     """A training checkpoint as it was read."""
 
-    tensors: dict[str, Tensor]
-    metadata: dict[str, Any]
+    tensors: Contents
+    metadata: Contents
+
+    @property
+    def iteration(self) -> int:
+        """Iterations that were finished."""
+        return field(self.metadata, "iteration", int, self.metadata.where, 0)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of them."""
+        return field(self.metadata, "seconds", float, self.metadata.where, 0)
+
+    def check_run(self, model: nn.Module) -> None:
+        """Compares weights and the state of Adam with a model.
+
+        Raises:
+            ValueError: A tensor is missing or of another shape or kind, or there is one too many.
+        """
+        shapes = {f"model.{name}": list(weight.shape) for name, weight in model.state_dict().items()}
+        moments = {"step": False, "exp_avg": True, "exp_avg_sq": True}
+        if self.iteration:  # there is none before the first
+            for name, parameter in model.named_parameters():
+                same = {f"optimizer.{name}.{moment}": full for moment, full in moments.items()}
+                shapes |= {key: list(parameter.shape) if full else [] for key, full in same.items()}
+        for name, shape in shapes.items():
+            self.tensors.tensor(name, shape)
+        others = [name for name in self.tensors if name.startswith(("model.", "optimizer.")) and name not in shapes]
+        if others:
+            raise ValueError(f"{self.tensors.where} must hold no others of its model, but has {others[0]!r}.")
 
 
 def open_run(folder: Path, resume: bool, files: Iterable[str] = ()) -> SavedRun | None:
@@ -37,10 +66,12 @@ def open_run(folder: Path, resume: bool, files: Iterable[str] = ()) -> SavedRun 
         files: Names that the run writes beside the usual ones; what a killed run left of them half-written is removed.
 
     Raises:
-        FileExistsError: The folder holds a run and `resume` is False, or a model without a run.
+        FileExistsError: The folder holds a run and `resume` is False, or a model without a run, or a file that is none
+            of a run's but has the name of one.
     """
     if resume and processes.rank() == 0:
-        _remove_leftovers(folder, files)
+        names = (TRAINING_FILE, MODEL_FILE, PICTURES_FILE, PREVIEW_FILE, LOG_FILE, *files)
+        remove_leftovers(*(folder / name for name in names))
     if (folder / TRAINING_FILE).exists():
         if resume:
             return SavedRun(*checkpoint.load(folder / TRAINING_FILE))
@@ -52,16 +83,24 @@ def open_run(folder: Path, resume: bool, files: Iterable[str] = ()) -> SavedRun 
         )
     if (folder / MODEL_FILE).exists():
         raise FileExistsError(f"folder {folder} must not hold another model, but it does. Choose another folder.")
+    others = [folder / name for name in (PICTURES_FILE, PREVIEW_FILE, LOG_FILE, *files) if (folder / name).exists()]
+    others = [path.name for path in others if not _made_by_a_run(path)]
+    if others:
+        raise FileExistsError(
+            f"folder {folder} must not hold files that the run would replace, but has {', '.join(others)}, which no "
+            "run of nca_fast left there that could go on. Choose another folder, or move them away."
+        )
     return None
 
 
-def _remove_leftovers(folder: Path, files: Iterable[str]) -> None:
-    """Removes the temporary files of a run that was killed while it wrote (see `files.atomic_path`)."""
-    files = (TRAINING_FILE, MODEL_FILE, PICTURES_FILE, PREVIEW_FILE, LOG_FILE, *files)
-    written = "|".join(re.escape(Path(name).stem) for name in files)
-    for path in folder.glob(".*.tmp.*"):
-        if re.fullmatch(rf"\.({written})\.[0-9a-f]+\.tmp\.\w+", path.name):
-            path.unlink(missing_ok=True)
+def _made_by_a_run(path: Path) -> bool:
+    """Sees whether a file is what a run that was killed in its first moment left: pictures.safetensors, alone."""
+    if path.name != PICTURES_FILE:
+        return False
+    try:
+        return set(checkpoint.load_metadata(path)) == {"provenance"}
+    except (OSError, ValueError):
+        return False
 
 
 def stored_config(system: Any, metadata: Mapping[str, Any], folder: Path) -> Any:
@@ -80,14 +119,33 @@ def stored_config(system: Any, metadata: Mapping[str, Any], folder: Path) -> Any
             f"the run in {folder} must be one of nca-fast {system.name}, but it is one of nca-fast "
             f"{metadata.get('system')}. Resume it with that command."
         )
-    known, values = {field.name for field in fields(system.Config)}, metadata["config"]
-    unknown = sorted(values.keys() - known)
+    where = f"'config' of the run in {folder}"
+    values = field(metadata, "config", dict, f"the run in {folder}")
+    unknown = sorted(values.keys() - system.Config.__dataclass_fields__.keys())
     if unknown:
         raise ValueError(
             f"the run in {folder} must have settings of {system.Config.__name__}, but it has {', '.join(unknown)}. "
             "Resume it with the version of nca_fast that began it."
         )
-    return system.Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    for name, value in values.items():
+        if type(value) is int and value >= 2**31 and name != "seed":
+            raise ValueError(f"{name!r} of {where} must be below {2**31}, but is {value}.")
+    return as_dataclass(system.Config, values, where, complete=False)
+
+
+@contextlib.contextmanager
+def refused_by(saved: SavedRun | None) -> Iterator[None]:
+    """Names the file of a run to resume in what a block refuses.
+
+    Raises:
+        ValueError: As the block.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if saved is None or saved.metadata.where in str(error):
+            raise
+        raise ValueError(f"the run of {saved.metadata.where} cannot go on: {error}") from error
 
 
 def resolved_config(system: Any, given: Any, saved: SavedRun | None, folder: Path) -> Any:

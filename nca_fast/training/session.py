@@ -88,7 +88,8 @@ def run_training(
     check_writable(out)
     _announce_missing_films(work)
     with run_folder.cpu_threads(config.threads), contextlib.ExitStack() as stack:
-        model = _fresh_model(work)
+        with run_folder.refused_by(saved):
+            model = _fresh_model(work)
         device = config.pick(model.rule)
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
@@ -123,11 +124,22 @@ def _begin(work: System, model: nn.Module, saved: run_folder.SavedRun | None) ->
     config = work.config
     run = TrainingRun(model, adam(model, config.learning_rate))
     if saved is not None:
-        run.load(saved.tensors, saved.metadata["iteration"], saved.metadata["seconds"])
+        saved.check_run(model)
+        run.load(saved.tensors, saved.iteration, saved.seconds)
         if run.iteration > config.iterations:
-            raise ValueError(f"iterations must be at least the {run.iteration} done, but got {config.iterations}.")
+            raise ValueError(
+                f"iterations must be at least the {run.iteration} done, but got {config.iterations}, in "
+                f"{saved.metadata.where}."
+            )
     work.begin(model, saved)
     return run
+
+
+def _previews(saved: run_folder.SavedRun | None) -> torch.Tensor | None:
+    """The previews of the run to resume, uint8 [N, 3, H, W], or None."""
+    if saved is None or "previews" not in saved.tensors:
+        return None
+    return saved.tensors.tensor("previews", (None, 3, None, None), torch.uint8)
 
 
 def _train(
@@ -143,7 +155,7 @@ def _train(
         draw=work.preview,
         every=config.preview_every or -(-config.iterations // PREVIEWS),
         first=first_planned,
-        pictures=saved and saved.tensors.get("previews"),
+        pictures=_previews(saved),
     )
 
     def save() -> None:

@@ -144,10 +144,13 @@ class PoolSystem(ABC):
         """As `System.begin`."""
         self.nca, config = model, self.config
         self.kept = {name: moved(tensor, self.nca.device) for name, tensor in self.kept.items()}
+        states = None
+        if saved is not None:  # before anything of that size is made
+            shape = (config.pool_size, model.rule.channels, *self.size())
+            states = moved(saved.tensors.tensor("pool", shape), self.nca.device)
         # The first rollout and its gradient compile the kernels, or say why the backend cannot serve.
         self.nca(self.start(1, 0), steps=1, seed=0, **self.config.how).sum().backward()
         self.nca.zero_grad(set_to_none=True)
-        states = None if saved is None else moved(saved.tensors["pool"], self.nca.device)
         states = self.start(config.pool_size, derived_seed(config.seed, "pool")) if states is None else states
         self.step = PoolStep(
             model,
@@ -194,7 +197,12 @@ Given = TypeVar("Given")
 
 
 def given_or_saved(
-    what: str, given: Given | None, read: Callable[[Given], Tensor], saved: SavedRun | None, out: Path
+    what: str,
+    given: Given | None,
+    read: Callable[[Given], Tensor],
+    saved: SavedRun | None,
+    out: Path,
+    channels: int = 3,
 ) -> Tensor:
     """The picture to learn: the one that is given, or that of the run to resume, which a given one must equal.
 
@@ -204,15 +212,19 @@ def given_or_saved(
         read: Opens what is given.
         saved: The run to resume, which has it as "target", or None.
         out: The run's folder, for errors.
+        channels: Of the picture.
+
+    Returns:
+        [channels, h, w].
 
     Raises:
-        ValueError: There is none, or it is not that of the run.
+        ValueError: There is none, or it is not that of the run, or that of the run is damaged.
     """
     if saved is None:
         if given is None:
             raise ValueError(f"{what} must be given to begin a run, and folder {out} holds none to resume.")
         return read(given)
-    target = saved.tensors["target"]
+    target = saved.tensors.tensor("target", (channels, None, None))
     if given is not None and not torch.equal(read(given), target):
         raise ValueError(
             f"{what} must be that of the run in {out}, but {source_name(given) or 'the one given'} shows something "
