@@ -14,10 +14,32 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
 
 _FOLDER = Path(__file__).parent
+
+
+class Status(NamedTuple):
+    """Which library serves this process, or would.
+
+    Args:
+        source: "prebuilt" came with the wheel; "compiled" lies in the cache; "not compiled yet" will be compiled at the
+            first call; "none" there can be no library, and the reference serves.
+        isa: Instruction set as the compiler's -march names it.
+        library: The file, also where it is not there yet; None where there can be none.
+        cache: The folder of compiled kernels.
+        compiler: The command that compiles, in words; $CXX or c++.
+        reason: Why there is no library, in a sentence; None unless source is "none".
+    """
+
+    source: Literal["prebuilt", "compiled", "not compiled yet", "none"]
+    isa: str
+    library: Path | None
+    cache: Path
+    compiler: tuple[str, ...]
+    reason: str | None = None
 
 
 def cache_folder() -> Path:
@@ -43,6 +65,15 @@ def _flags(isa):
     if isa != "native":
         return [f"-march={isa}"]
     return ["-mcpu=native"] if platform.machine() in ("aarch64", "arm64") else ["-march=native"]
+
+
+def status(isa: str | None = None) -> Status:
+    """Finds out what `load` would load, without compiling or loading anything; takes milliseconds."""
+    isa = isa or os.environ.get("NCA_FAST_ISA", "native")
+    compiler = (os.environ.get("CXX", "c++"),)
+    if shutil.which(compiler[0]) is None:
+        return Status("none", isa, None, cache_folder(), compiler, f"there is no {compiler[0]!r} on this machine.")
+    return Status("not compiled yet", isa, None, cache_folder(), compiler)
 
 
 @cache
