@@ -34,7 +34,7 @@ class Status(NamedTuple):
             first call; "none" there can be no library, and the reference serves.
         isa: Instruction set as the compiler's -march names it.
         library: The file; None where it is not there yet, or cannot be.
-        cache: The folder of compiled kernels.
+        cache: The folder of compiled kernels; None where there is no place for one.
         compiler: The command that compiles, in words; $CXX or c++.
         reason: Why there is no library, in a sentence; None unless source is "none".
     """
@@ -42,7 +42,7 @@ class Status(NamedTuple):
     source: Literal["prebuilt", "compiled", "not compiled yet", "none"]
     isa: str
     library: Path | None
-    cache: Path
+    cache: Path | None
     compiler: tuple[str, ...]
     reason: str | None = None
 
@@ -61,23 +61,38 @@ class _Plan(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """Gives the folder of compiled kernels: $XDG_CACHE_HOME/nca_fast, by default ~/.cache/nca_fast."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nca_fast"
+    """Gives the folder of compiled kernels: $XDG_CACHE_HOME/nca_fast, by default ~/.cache/nca_fast.
+
+    Raises:
+        RuntimeError: this user has no home.
+    """
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache) / "nca_fast"
+    try:
+        return Path.home() / ".cache" / "nca_fast"
+    except RuntimeError as error:
+        raise RuntimeError(
+            "compiled C++ kernels have no place, for this user has no home: set XDG_CACHE_HOME to a folder."
+        ) from error
 
 
 def status(isa: str | None = None) -> Status:
     """Finds out what `load` would load, without compiling or loading a library; takes milliseconds."""
     words = tuple(compiler.command())
+    try:
+        folder, reason = cache_folder(), None
+    except RuntimeError as error:
+        folder, reason = None, str(error)
     variant, library = _prebuilt(isa)
     if library is not None:
-        return Status("prebuilt", variant, library, cache_folder(), words)
+        return Status("prebuilt", variant, library, folder, words)
     isa = _named(isa) or "native"
-    plan = _plan(isa)
-    library = compiler.find(cache_folder(), plan.name)
-    if library is not None:
-        return Status("compiled", isa, library, cache_folder(), words)
-    reason = _refusal(plan)
-    return Status("none" if reason else "not compiled yet", isa, None, cache_folder(), words, reason)
+    if reason is None:
+        plan = _plan(isa)
+        if library := compiler.find(folder, plan.name):
+            return Status("compiled", isa, library, folder, words)
+        reason = _refusal(plan)
+    return Status("none" if reason else "not compiled yet", isa, None, folder, words, reason)
 
 
 @cache
@@ -105,8 +120,10 @@ def load(isa: str | None = None) -> Library:
         try:
             return Library(library, torch_threads())
         except OSError as error:
-            if reason := _refusal(plan):
+            if _refusal(plan):
                 raise RuntimeError(_not_loaded(error)) from error
+            with suppress(OSError):
+                library.unlink()  # it would be found again
     if reason := _refusal(plan):
         raise RuntimeError(reason)
     return _compile(plan)

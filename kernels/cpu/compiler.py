@@ -37,7 +37,11 @@ def variants() -> dict[str, tuple[str, ...]]:
 
 def command() -> list[str]:
     """Gives the compiler as the words of a command: $CXX, which may have several, or c++."""
-    return shlex.split(os.environ.get("CXX", "")) or ["c++"]
+    words = os.environ.get("CXX", "")
+    try:
+        return shlex.split(words) or ["c++"]
+    except ValueError:  # a quotation without an end
+        return [words]
 
 
 def identity() -> list[str]:
