@@ -81,6 +81,8 @@ class Library:
                 setattr(self, f"_{name}", function)
             if threads is not None:
                 binary.nca_fast_threads(*map(c_void_p, threads))
+            elif hasattr(binary, "nca_fast_threads"):
+                raise OSError("it wants the threads of PyTorch 2.10 or later")
         except AttributeError as error:
             raise OSError(str(error)) from error
 
