@@ -1,9 +1,60 @@
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 from setuptools import find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_py import build_py
+
+sys.path.insert(0, str(Path(__file__).parent / "kernels" / "cpu"))
+import compiler  # noqa: E402 - alone: its package needs torch, which the environment of a build has not
+
+
+class BuildKernel(build_py):
+    """Adds the C++ kernel, compiled for every instruction set of this machine's kind; a checkout compiles its own."""
+
+    @property
+    def prebuilt(self):
+        return Path(self.build_lib) / "nca_fast" / "kernels" / "cpu" / "prebuilt"
+
+    def run(self):
+        super().run()
+        shutil.rmtree(self.prebuilt, ignore_errors=True)
+        if self.editable_mode:
+            return
+        if reason := compiler.missing():
+            self.warn(f"the wheel will compile on first use: {reason}")
+            return
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(self.compile_for, compiler.variants()))
+
+    def compile_for(self, isa):
+        try:
+            compiler.compile_library(compiler.flags(isa), [], self.prebuilt, isa)
+        except compiler.CompilerError as error:  # a compiler that does not know this instruction set, perhaps
+            self.warn(f"the wheel has no kernel for {isa}: {error}")
+
+
+class KernelWheel(bdist_wheel):
+    """For this platform, and any Python, if it holds the kernel; for every platform if not."""
+
+    def run(self):
+        self.run_command("build_py")
+        if any(self.get_finalized_command("build_py").prebuilt.glob("*.so")):
+            self.distribution.has_ext_modules = lambda: True
+            self.root_is_pure = False
+        super().run()
+
+    def get_tag(self):
+        return "py3", "none", super().get_tag()[2]
+
 
 setup(
     name="nca-fast",
     version="0.1.0",
     description="Fast neural cellular automata in PyTorch",
+    cmdclass={"build_py": BuildKernel, "bdist_wheel": KernelWheel},
     packages=find_packages(include=["nca_fast", "nca_fast.*"])
     + ["nca_fast.kernels", *(f"nca_fast.kernels.{name}" for name in find_packages("kernels"))],
     package_dir={"nca_fast.kernels": "kernels"},  # never a top-level "kernels": that name is taken

@@ -43,8 +43,7 @@ def test_what_it_says(capsys, monkeypatch):
     assert page["packages"]["numpy"] == metadata.version("numpy")
     kernel = page.pop("C++ kernel")
     assert not re.search("cannot be told|broken", json.dumps(page))
-    if hasattr(build, "status"):  # which comes with the work on the kernel's library
-        assert kernel["isa"] == "native" and kernel["source"] in ("prebuilt", "compiled", "not compiled yet")
+    assert kernel["isa"] == "native" and kernel["source"] in ("prebuilt", "compiled", "not compiled yet")
     if not torch.cuda.is_available():
         assert page["GPU"] == []
         (group,) = page["backend"]
@@ -79,9 +78,8 @@ def test_a_kernel_that_cannot_be_compiled(capsys, monkeypatch):
     monkeypatch.setattr(backends.BACKENDS["cpu"], "load", fail)
     page = json.loads(shown(capsys, "--json"))
     assert page["backend"][0]["not cpu"] == "the C++ kernel did not compile: error"
-    if hasattr(build, "status"):
-        assert page["C++ kernel"]["trouble"] == "the C++ kernel did not compile: error"
-    assert page["backend"][0]["serves"] == "reference" and page["backend"][0]["presets"] == list(PRESETS)
+    assert page["C++ kernel"]["trouble"] == "the C++ kernel did not compile: error"
+    assert page["backend"][0]["serves"] == "convolutions" and page["backend"][0]["presets"] == list(PRESETS)
 
 
 def test_packages_that_are_missing_or_broken(capsys, monkeypatch):

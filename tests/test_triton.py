@@ -170,7 +170,7 @@ def test_gpus_that_are_too_old_or_too_small_are_refused(monkeypatch):
     on_a_gpu(monkeypatch, "H100", (9, 0), 227)
     assert refusal(wide, "fp16") is None
     on_a_gpu(monkeypatch, "Radeon RX 7900 XTX", gcn="gfx1100")
-    assert "but Radeon RX 7900 XTX is gfx1100: stay with the reference" in refusal(SMALL, "fp16")
+    assert "but Radeon RX 7900 XTX is gfx1100: stay with convolutions" in refusal(SMALL, "fp16")
     on_a_gpu(monkeypatch, "MI300X", gcn="gfx942:sramecc+:xnack-")
     assert refusal(SMALL, "fp16") is None
 

@@ -5,11 +5,12 @@
 // profile and a sum along the row, and a Sobel filter of 7x7 has three or four in place of seven columns.
 #pragma once
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <vector>
+
+#include "interface.h"
 
 namespace nca_fast {
 
@@ -30,12 +31,12 @@ struct Profile {
 };
 
 struct Filters {
-  explicit Filters(const at::Tensor& stencils) : reach(int(stencils.size(1) / 2)) {
-    const int64_t taps = stencils.size(1) * stencils.size(2);
-    for (int64_t f = 0; f < stencils.size(0); ++f) {
+  explicit Filters(const Rule& rule) : reach(int(rule.size / 2)) {
+    for (int64_t f = 0; f < rule.filters; ++f) {
+      const float* taps = rule.stencils + f * rule.size * rule.size;
       of.emplace_back();
-      if (reach > 1) wide(stencils.data_ptr<float>() + taps * f);
-      else narrow(stencils.data_ptr<float>() + taps * f);
+      if (reach > 1) wide(taps);
+      else narrow(taps);
     }
     uses.resize(reach > 1 ? profiles.size() : 3);
     for (size_t f = 0; f < of.size(); ++f)

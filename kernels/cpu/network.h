@@ -1,14 +1,15 @@
 // The network on packed cells: products of a small matrix with a chunk of cells, blocked in registers.
 #pragma once
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
+#include "interface.h"
 #include "simd.h"
 
 namespace nca_fast {
@@ -20,7 +21,7 @@ inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; 
 
 struct Buffer {  // 64-byte aligned, uninitialised
   explicit Buffer(int64_t n) : data(static_cast<float*>(std::aligned_alloc(64, round_up(std::max<int64_t>(n, 1) * 4, 64)))) {
-    TORCH_CHECK(data, "nca_fast: out of memory for ", n * 4, " bytes of scratch");
+    if (!data) throw std::runtime_error("nca_fast: out of memory for " + std::to_string(n * 4) + " bytes of scratch");
   }
   operator float*() const { return data.get(); }
   struct Free { void operator()(float* p) const { std::free(p); } };
@@ -63,18 +64,24 @@ struct Layer {
   const float* bias;
 };
 
-// The layers of one rule; `shapes` holds out, in and whether there is a bias for each of them.
+// The layers of one rule.
 using Network = std::vector<Layer>;
 
-inline int64_t packed_size(at::IntArrayRef shapes) {
+// visit(out, in, has bias) for every layer.
+template <class Visit>
+void for_layers(const Rule& rule, const Visit& visit) {
+  for (const int64_t* at = rule.shapes; at < rule.shapes + 3 * rule.layers; at += 3) visit(at[0], at[1], at[2]);
+}
+
+inline int64_t packed_size(const Rule& rule) {
   int64_t size = 0;
-  for (size_t i = 0; i < shapes.size(); i += 3) size += Layer::size(shapes[i], shapes[i + 1]);
+  for_layers(rule, [&](int64_t out, int64_t in, int64_t) { size += Layer::size(out, in); });
   return size;
 }
 
-inline int64_t parameter_count(at::IntArrayRef shapes) {
+inline int64_t parameter_count(const Rule& rule) {
   int64_t count = 0;
-  for (size_t i = 0; i < shapes.size(); i += 3) count += shapes[i] * (shapes[i + 1] + shapes[i + 2]);
+  for_layers(rule, [&](int64_t out, int64_t in, int64_t has_bias) { count += out * (in + has_bias); });
   return count;
 }
 

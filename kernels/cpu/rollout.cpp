@@ -9,10 +9,7 @@
 // alive.h says which cells need not be computed. A chunk holds cells of one sample, so samples may have networks of their
 // own. Weight gradients are one partial sum per share of the rows and rule, added in the order of the shares: same inputs
 // and same thread count give the same bits.
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
-#include <torch/library.h>
-
+#include <exception>
 #include <optional>
 #ifdef __linux__
 #include <sys/mman.h>
@@ -21,10 +18,8 @@
 #include "alive.h"
 #include "backward.h"
 #include "forward.h"
-
-#ifndef NCA_FAST_NAMESPACE
-#define NCA_FAST_NAMESPACE nca_fast_cpu
-#endif
+#include "interface.h"
+#include "threads.h"
 
 namespace nca_fast {
 namespace {
@@ -32,42 +27,34 @@ namespace {
 // f(share, first row, end row) in parallel. The cut depends on the sizes and the thread count alone.
 template <class Visit>
 void for_shares(const Step& s, int64_t shares, const Visit& visit) {
-  at::parallel_for(0, shares, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) visit(i, i * s.B * s.H / shares, (i + 1) * s.B * s.H / shares);
-  });
+  parallel_for(shares, [&](int64_t i) { visit(i, i * s.B * s.H / shares, (i + 1) * s.B * s.H / shares); });
 }
 
 int64_t share_count(const Step& s) {
   const int64_t enough = std::max<int64_t>(1, s.B * s.H * s.W / 512);  // fewer cells are not worth a thread
-  return std::min({int64_t(at::get_num_threads()), enough, s.B * s.H});
+  return std::min({thread_count(), enough, s.B * s.H});
 }
 
-// Asks for large pages before a tensor is first written: fewer page faults, and rows of many channels lie in many pages.
-void prefer_large_pages(const at::Tensor& t) {
+// Asks for large pages before memory is first written: fewer page faults, and rows of many channels lie in many pages.
+void prefer_large_pages(const float* memory, int64_t size) {
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t PAGE = uintptr_t(1) << 21;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(t.data_ptr()), end = begin + t.nbytes();
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(memory), end = begin + size * sizeof(float);
   const uintptr_t first = (begin + PAGE - 1) / PAGE * PAGE, last = end / PAGE * PAGE;
   if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // advice: may be refused
 #endif
 }
 
 // The weights of every rule, params [rules][parameters], in the order in which the network reads them.
-at::Tensor pack(const at::Tensor& params, at::IntArrayRef shapes) {
-  const int64_t rules = params.dim() == 2 ? params.size(0) : 1, size = packed_size(shapes), count = parameter_count(shapes);
-  const at::Tensor networks = at::empty({rules, size}, params.options());
-  at::parallel_for(0, rules, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t rule = begin; rule < end; ++rule) {
-      const float* from = params.data_ptr<float>() + rule * count;
-      float* to = networks.data_ptr<float>() + rule * size;
-      for (size_t i = 0; i < shapes.size(); i += 3) {
-        const int64_t out = shapes[i], in = shapes[i + 1];
-        Layer::pack(from, shapes[i + 2] ? from + out * in : nullptr, out, in, to);
-        from += out * (in + shapes[i + 2]), to += Layer::size(out, in);
-      }
-    }
+void pack(const Rule& rule, const float* params, int64_t rules, float* networks) {
+  parallel_for(rules, [&](int64_t n) {
+    const float* from = params + n * parameter_count(rule);
+    float* to = networks + n * packed_size(rule);
+    for_layers(rule, [&](int64_t out, int64_t in, int64_t has_bias) {
+      Layer::pack(from, has_bias ? from + out * in : nullptr, out, in, to);
+      from += out * (in + has_bias), to += Layer::size(out, in);
+    });
   });
-  return networks;
 }
 
 // f(first row, end row) in parallel, for all rows of all samples.
@@ -79,9 +66,7 @@ void for_rows(const Step& s, const Visit& visit) {
 // f(sample) for all samples, in parallel.
 template <class Visit>
 void for_all_samples(const Step& s, const Visit& visit) {
-  at::parallel_for(0, s.B, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t sample = begin; sample < end; ++sample) visit(sample);
-  });
+  parallel_for(s.B, visit);
 }
 
 // One step of all samples, each in shares: `to` from `from`.
@@ -104,29 +89,25 @@ void step_sample(const Step& s, Forward& forward, Alive* alive, const float* fro
   for (int64_t row = 0; row < s.H; ++row) alive->apply_mask(to, sample, row);
 }
 
-// states[j] = x after (j + 1) * every steps.
-void advance(const at::Tensor& x, const at::Tensor& networks, const at::Tensor& fire, const at::Tensor& stencils, at::IntArrayRef layers,
-             int64_t frozen, bool circular, int64_t window, int64_t alive_channel, double alive_threshold, int64_t seed, int64_t origin_row,
-             int64_t origin_column, int64_t first_sample, int64_t canvas_height, int64_t first_step, at::Tensor states, int64_t every) {
-  Step s(x, networks, fire, {stencils, layers, frozen, circular, window, alive_channel, alive_threshold},
-         {seed, origin_row, origin_column, first_sample, canvas_height});
-  const int64_t size = x.numel(), steps = states.size(0) * every;
-  const at::Tensor scratch = every > 1 ? at::empty_like(x) : at::Tensor();
-  prefer_large_pages(states);
-  if (scratch.defined()) prefer_large_pages(scratch);
+// states[j] = x after (j + 1) * every steps, for `count` states; scratch is another one, null when every is 1.
+void advance(const Rule& rule, const Canvas& canvas, int64_t first_step, const float* x, float* states, int64_t count, int64_t every, float* scratch) {
+  Step s(rule, canvas);
+  const int64_t size = s.B * s.C * s.plane(), steps = count * every;
+  prefer_large_pages(states, count * size);
+  if (scratch) prefer_large_pages(scratch, size);
   const auto each_step = [&](Step& own, const auto& visit) {  // visit(from, to) in the order of the steps
-    const float* from = x.data_ptr<float>();
+    const float* from = x;
     for (int64_t n = 0; n < steps; ++n) {
       own.step = uint32_t(first_step + n);
-      float* state = states.data_ptr<float>() + n / every * size;
-      float* to = (every - 1 - n % every) % 2 ? scratch.data_ptr<float>() : state;  // the last of `every` lands in states
+      float* state = states + n / every * size;
+      float* to = (every - 1 - n % every) % 2 ? scratch : state;  // the last of `every` lands in states
       visit(from, to);
       from = to;
     }
   };
   const auto mask = [&](const Step& own) {
     std::optional<Alive> alive;
-    if (alive_channel >= 0) alive.emplace(own);
+    if (rule.alive_channel >= 0) alive.emplace(own);
     return alive;
   };
   const int64_t shares = share_count(s);
@@ -145,58 +126,79 @@ void advance(const at::Tensor& x, const at::Tensor& networks, const at::Tensor& 
 }
 
 // grad_x = gradient of x when one step is taken from x and `grad` is that of its result; grad_params is added to.
-void backward(const at::Tensor& x, const at::Tensor& grad, const at::Tensor& networks, const at::Tensor& fire, const at::Tensor& stencils,
-             at::IntArrayRef layers, int64_t frozen, bool circular, int64_t window, int64_t alive_channel, double alive_threshold, int64_t seed,
-             int64_t origin_row, int64_t origin_column, int64_t first_sample, int64_t canvas_height, int64_t step, at::Tensor grad_x, at::Tensor grad_params) {
-  Step s(x, networks, fire, {stencils, layers, frozen, circular, window, alive_channel, alive_threshold},
-         {seed, origin_row, origin_column, first_sample, canvas_height});
+void backward(const Rule& rule, const Canvas& canvas, int64_t step, const float* x, const float* grad, float* grad_x, double* grad_params) {
+  Step s(rule, canvas);
   s.step = uint32_t(step);
-  float* out = grad_x.data_ptr<float>();
   const int64_t shares = share_count(s), columns = std::min(s.W, TILE);
   std::optional<Alive> alive;
-  if (alive_channel >= 0) alive.emplace(s);
+  if (rule.alive_channel >= 0) alive.emplace(s);
   const auto update = [&](int64_t begin, int64_t end) {  // grad_x is not written yet: room for a state
-    Forward(s, columns, &alive->cells).rows(x.data_ptr<float>(), out, begin, end);
+    Forward(s, columns, &alive->cells).rows(x, grad_x, begin, end);
   };
   const bool whole = s.B % shares == 0;  // as in `advance`
   if (alive && !whole) {
-    for_all_samples(s, [&](int64_t sample) { alive->before_step(x.data_ptr<float>(), sample, true); });
+    for_all_samples(s, [&](int64_t sample) { alive->before_step(x, sample, true); });
     for_rows(s, update);
-    for_all_samples(s, [&](int64_t sample) { alive->after_step(out, sample); });
+    for_all_samples(s, [&](int64_t sample) { alive->after_step(grad_x, sample); });
   }
-  double* const sums = grad_params.data_ptr<double>();
   std::vector<std::unique_ptr<Partial>> partials(shares);
   for_shares(s, shares, [&](int64_t i, int64_t begin, int64_t end) {
     if (alive && whole) {
-      for (int64_t sample = begin / s.H; sample < end / s.H; ++sample) alive->before_step(x.data_ptr<float>(), sample, true);
+      for (int64_t sample = begin / s.H; sample < end / s.H; ++sample) alive->before_step(x, sample, true);
       update(begin, end);
-      for (int64_t sample = begin / s.H; sample < end / s.H; ++sample) alive->after_step(out, sample);
+      for (int64_t sample = begin / s.H; sample < end / s.H; ++sample) alive->after_step(grad_x, sample);
     }
-    partials[i] = std::make_unique<Partial>(s, begin, end, sums);
+    partials[i] = std::make_unique<Partial>(s, begin, end, grad_params);
     const int64_t group_rows = std::clamp<int64_t>(GROUP / columns, 1, end - begin);
-    Backward(s, *partials[i], columns, group_rows, alive ? &*alive : nullptr).rows(x.data_ptr<float>(), grad.data_ptr<float>(), out, begin, end);
+    Backward(s, *partials[i], columns, group_rows, alive ? &*alive : nullptr).rows(x, grad, grad_x, begin, end);
   });
   for (const auto& partial : partials) {
     for (const auto& row : partial->outside)
       for (int64_t c = 0; c < s.C; ++c) {
-        float* to = out + (row.sample * s.C + c) * s.plane() + row.row * s.W;
+        float* to = grad_x + (row.sample * s.C + c) * s.plane() + row.row * s.W;
         const float* from = *row.grad + c * s.W;
         for (int64_t i = 0; i < s.W; ++i) to[i] += from[i];
       }
     for (const auto& total : partial->totals)
-      for (int64_t i = 0; i < s.parameters; ++i) sums[total.rule * s.parameters + i] += total.sums[i];
+      for (int64_t i = 0; i < s.parameters; ++i) grad_params[total.rule * s.parameters + i] += total.sums[i];
+  }
+}
+
+// Runs f and gives null, or what it threw, in words that stay until this thread's next call.
+template <class Function>
+const char* guarded(const Function& f) {
+  static thread_local std::string message;
+  try {
+    f();
+    return nullptr;
+  } catch (const std::exception& error) {
+    message = error.what();
+    return message.c_str();
   }
 }
 
 }  // namespace
 }  // namespace nca_fast
 
-TORCH_LIBRARY(NCA_FAST_NAMESPACE, m) {
-  m.def("pack(Tensor params, int[] layers) -> Tensor", &nca_fast::pack);
-  m.def("advance(Tensor x, Tensor networks, Tensor fire, Tensor stencils, int[] layers, int frozen, bool circular, int window, "
-        "int alive_channel, float alive_threshold, int seed, int origin_row, int origin_column, int first_sample, int canvas_height, int first_step, "
-        "Tensor(a!) states, int every) -> ()", &nca_fast::advance);
-  m.def("backward(Tensor x, Tensor grad, Tensor networks, Tensor fire, Tensor stencils, int[] layers, int frozen, bool circular, int window, "
-        "int alive_channel, float alive_threshold, int seed, int origin_row, int origin_column, int first_sample, int canvas_height, int step, "
-        "Tensor(a!) grad_x, Tensor(b!) grad_params) -> ()", &nca_fast::backward);
+#define NCA_FAST_EXPORT extern "C" __attribute__((visibility("default")))
+using namespace nca_fast;
+
+#ifndef NCA_FAST_ATEN
+NCA_FAST_EXPORT void nca_fast_threads(decltype(Threads::parallel_for) parallel_for, decltype(Threads::count) count) { threads = {parallel_for, count}; }
+#endif
+
+NCA_FAST_EXPORT int64_t nca_fast_packed_size(const Rule* rule) { return packed_size(*rule); }
+
+NCA_FAST_EXPORT const char* nca_fast_pack(const Rule* rule, const float* params, int64_t rules, float* networks) {
+  return guarded([&] { pack(*rule, params, rules, networks); });
+}
+
+NCA_FAST_EXPORT const char* nca_fast_advance(const Rule* rule, const Canvas* canvas, int64_t first_step, const float* x, float* states, int64_t count,
+                                             int64_t every, float* scratch) {
+  return guarded([&] { advance(*rule, *canvas, first_step, x, states, count, every, scratch); });
+}
+
+NCA_FAST_EXPORT const char* nca_fast_backward(const Rule* rule, const Canvas* canvas, int64_t step, const float* x, const float* grad, float* grad_x,
+                                              double* grad_params) {
+  return guarded([&] { backward(*rule, *canvas, step, x, grad, grad_x, grad_params); });
 }

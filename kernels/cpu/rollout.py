@@ -4,6 +4,7 @@ States are laid out as PyTorch has them, [B, C, H, W], and go in and come out as
 in float32; a state of bfloat16 or float16 is converted for each step, and rounded after it, as the reference does.
 """
 
+import ctypes
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import build
+from .library import Canvas, Rule
 
 # Steps of one call into C++ are limited to about this many cell-steps, a second or two, so that Ctrl-C is heard.
 _CELL_STEPS_PER_CALL = 50_000_000
@@ -35,7 +37,10 @@ def from_layout(state: Tensor, channels: int) -> Tensor:
 
 def pack_weights(params: Tensor, rule, precision: str) -> Weights:
     """Packs the weights; the only precision is "fp32"."""
-    return Weights(build.load().pack(params, _shapes(rule)), params)
+    library, rule = build.load(), _rule(rule)
+    networks = params.new_empty(len(params) if params.ndim == 2 else 1, library.packed_size(rule))
+    library.pack(rule, params, networks)
+    return Weights(networks, params)
 
 
 def gradient_buffer(weights: Weights, x: Tensor) -> Tensor:
@@ -48,52 +53,64 @@ def reduce_gradients(buffer: Tensor, weights: Weights) -> Tensor:
     return buffer.to(weights.params.dtype)
 
 
-def _shapes(rule):
-    return [int(v) for layer in rule.layers for v in layer]
-
-
 @lru_cache(maxsize=256)
-def _rule_arguments(rule):
-    """Lists what the operators are told of a rule."""
-    alive = -1 if rule.alive_channel is None else rule.alive_channel
-    # Kept, so whatever type and device are PyTorch's defaults at the first call.
-    stencils = torch.tensor(rule.stencils or [], dtype=torch.float32, device="cpu")
-    stencils = stencils if rule.stencils else stencils.reshape(0, 3, 3)
-    window = rule.maximum_window or 0
-    return stencils, _shapes(rule), rule.frozen, rule.circular, window, alive, rule.alive_threshold
+def _rule(rule):
+    """Tells C++ of a rule."""
+    stencils = [value for stencil in rule.stencils for row in stencil for value in row]
+    stencils = (ctypes.c_float * len(stencils))(*stencils)
+    shapes = [int(value) for layer in rule.layers for value in layer]
+    shapes = (ctypes.c_int64 * len(shapes))(*shapes)
+    told = Rule(
+        stencils=ctypes.addressof(stencils),
+        filters=len(rule.stencils),
+        size=len(rule.stencils[0]) if rule.stencils else 3,
+        shapes=ctypes.addressof(shapes),
+        layers=len(rule.layers),
+        frozen=rule.frozen,
+        circular=rule.circular,
+        window=rule.maximum_window or 0,
+        alive_channel=-1 if rule.alive_channel is None else rule.alive_channel,
+        alive_threshold=rule.alive_threshold,
+    )
+    told.memory = stencils, shapes  # kept, for it points there
+    return told
 
 
-def _arguments(weights, fire, rule, place):
-    """Lists what both operators take after the states, but for the step."""
+def _canvas(x, weights, fire, place):
+    """Tells C++ of a canvas."""
     where = (place.seed, place.row, place.column, place.sample, place.height)
-    return (weights.networks, fire, *_rule_arguments(rule), *where)
+    networks = weights.networks
+    return Canvas(*x.shape, networks.data_ptr(), len(networks), fire.data_ptr(), fire.ndim == 2, *where)
 
 
 def advance(x: Tensor, weights: Weights, fire: Tensor, rule, place, states: Tensor, every: int) -> None:
     """Takes the steps, in calls of limited length."""
-    operators, arguments = build.load(), _arguments(weights, fire, rule, place)
+    library, rule, canvas = build.load(), _rule(rule), _canvas(x, weights, fire, place)
     if x.dtype != torch.float32:
         before, after = x.float(), torch.empty_like(x, dtype=torch.float32)
         for n in range(len(states) * every):
-            operators.advance(before, *arguments, place.first_step + n, after[None], 1)
+            library.advance(rule, canvas, place.first_step + n, before, after[None], 1, None)
             before.copy_(states[n // every].copy_(after))
         return
     cells = x.numel() // x.shape[1]
     # An even number, because a call that starts from states[j] must not write there in its first step.
     most = max(2, _CELL_STEPS_PER_CALL // cells // 2 * 2)
+    scratch = torch.empty_like(x) if every > 1 else None
     for j in range(len(states)):
         done = 0
         while done < every:
             count = (every - done) % most or most
-            operators.advance(x, *arguments, place.first_step + j * every + done, states[j : j + 1], count)
+            first = place.first_step + j * every + done
+            library.advance(rule, canvas, first, x, states[j : j + 1], count, scratch)
             x, done = states[j], done + count
 
 
 def backward(states: Tensor, grad: Tensor, weights: Weights, fire: Tensor, rule, place, buffer: Tensor) -> Tensor:
     """Goes back step by step; two gradients, of float32, take turns."""
-    operators, arguments, given, grad = build.load(), _arguments(weights, fire, rule, place), grad, grad.float()
+    library, rule, canvas = build.load(), _rule(rule), _canvas(grad, weights, fire, place)
+    given, grad = grad, grad.float()
     other = torch.empty_like(grad)
     for n in reversed(range(len(states))):
-        operators.backward(states[n].float(), grad, *arguments, place.first_step + n, other, buffer)
+        library.backward(rule, canvas, place.first_step + n, states[n].float(), grad, other, buffer)
         grad, other = other, grad
     return grad if given.dtype == torch.float32 else given.copy_(grad)

@@ -1,8 +1,6 @@
 // One step of a canvas as the kernels see it: the rule, the networks, the place in the canvas, and which cells fire.
 #pragma once
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <vector>
 
@@ -14,23 +12,18 @@ namespace nca_fast {
 constexpr int64_t TILE = 1024;  // columns of a tile: three rows of all channels stay in L2
 
 struct Step {
-  // The static description of the rule: stencils [F, S, S]; shapes (out, in, has bias) of every layer; a window of 0 for no
-  // local maximum; an alive channel below 0 for no alive mask.
-  struct KernelRule { const at::Tensor& stencils; at::IntArrayRef shapes; int64_t frozen; bool circular; int64_t window, alive_channel; double alive_threshold; };
-  struct Place { int64_t seed, row, column, sample, height; };  // of the first cell, in the whole canvas and batch; rows of that canvas
-
-  Step(const at::Tensor& x, const at::Tensor& networks, const at::Tensor& fire, const KernelRule& rule, const Place& place)
-      : B(x.size(0)), C(x.size(1)), H(x.size(2)), W(x.size(3)), F(rule.stencils.size(0)), frozen(rule.frozen), circular(rule.circular),
-        window(int(rule.window)), alive_channel(rule.alive_channel), alive_threshold(float(rule.alive_threshold)), seed(place.seed),
-        canvas_height(place.height), row0(place.row), column0(place.column), sample0(place.sample), fire(fire.data_ptr<int64_t>()), fire_map(fire.dim() == 2),
-        filters(rule.stencils), reach(std::max(filters.reach, window / 2)), parameters(parameter_count(rule.shapes)), rules(networks.size(0)) {
+  Step(const Rule& rule, const Canvas& canvas)
+      : B(canvas.B), C(canvas.C), H(canvas.H), W(canvas.W), F(rule.filters), frozen(rule.frozen), circular(rule.circular),
+        window(int(rule.window)), alive_channel(rule.alive_channel), alive_threshold(float(rule.alive_threshold)), seed(canvas.seed),
+        canvas_height(canvas.height), row0(canvas.row), column0(canvas.column), sample0(canvas.sample), fire(canvas.fire), fire_map(canvas.fire_map),
+        filters(rule), reach(std::max(filters.reach, window / 2)), parameters(parameter_count(rule)), rules(canvas.rules) {
+    const float* at = canvas.networks;
     for (int64_t n = 0; n < rules; ++n) {
-      const float* at = networks.data_ptr<float>() + n * networks.size(1);
-      this->networks.emplace_back();
-      for (size_t i = 0; i < rule.shapes.size(); i += 3) {
-        this->networks.back().emplace_back(at, rule.shapes[i], rule.shapes[i + 1], rule.shapes[i + 2]);
-        at += Layer::size(rule.shapes[i], rule.shapes[i + 1]);
-      }
+      networks.emplace_back();
+      for_layers(rule, [&](int64_t out, int64_t in, int64_t has_bias) {
+        networks.back().emplace_back(at, out, in, has_bias);
+        at += Layer::size(out, in);
+      });
     }
   }
 

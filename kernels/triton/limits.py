@@ -84,7 +84,7 @@ def _refusal_of_nvidia(rule, device, precision):
         return (
             "the Triton kernels need a GPU of compute capability 8.0 (Ampere: A100, L4, RTX 30) or later, because "
             f"Triton does not use the matrix units of older ones (Turing, such as T4), but {name} has "
-            f"{'.'.join(map(str, capability))}: choose a later one, stay with the reference, or move model and state "
+            f"{'.'.join(map(str, capability))}: choose a later one, stay with convolutions, or move model and state "
             "to the CPU, which has kernels."
         )
     needed = _shared_kib(rule, precision)

@@ -1,0 +1,111 @@
+"""The compiled library as Python sees it: plain C, called with the addresses of tensors.
+
+Nothing in it depends on the version of Python, and of PyTorch it calls two functions of the stable interface in C,
+which run its loops on PyTorch's own threads. (What that interface has beside them, tensors and the registration of
+operators, would want PyTorch's headers where a wheel is made, and gain nothing: operators are registered in Python.)
+"""
+
+import ctypes
+from ctypes import byref, c_char_p, c_double, c_int64, c_void_p
+from pathlib import Path
+
+import torch
+
+
+class Rule(ctypes.Structure):
+    """`Rule` of interface.h. The tensor and the array that it points to must outlive it."""
+
+    _fields_ = [
+        ("stencils", c_void_p),
+        ("filters", c_int64),
+        ("size", c_int64),
+        ("shapes", c_void_p),
+        ("layers", c_int64),
+        ("frozen", c_int64),
+        ("circular", c_int64),
+        ("window", c_int64),
+        ("alive_channel", c_int64),
+        ("alive_threshold", c_double),
+    ]
+
+
+class Canvas(ctypes.Structure):
+    """`Canvas` of interface.h."""
+
+    _fields_ = [
+        *((name, c_int64) for name in "BCHW"),
+        ("networks", c_void_p),
+        ("rules", c_int64),
+        ("fire", c_void_p),
+        ("fire_map", c_int64),
+        *((name, c_int64) for name in ("seed", "row", "column", "sample", "height")),
+    ]
+
+
+_RULE, _CANVAS = ctypes.POINTER(Rule), ctypes.POINTER(Canvas)
+_FUNCTIONS = {
+    "packed_size": ([_RULE], c_int64),
+    "pack": ([_RULE, c_void_p, c_int64, c_void_p], c_char_p),
+    "advance": ([_RULE, _CANVAS, c_int64, c_void_p, c_void_p, c_int64, c_int64, c_void_p], c_char_p),
+    "backward": ([_RULE, _CANVAS, c_int64, c_void_p, c_void_p, c_void_p, c_void_p], c_char_p),
+}
+
+
+def torch_threads() -> tuple[int, int] | None:
+    """Gives the addresses of torch_parallel_for and torch_get_num_threads; None before PyTorch 2.10."""
+    try:
+        # A handle finds what the libraries behind it hold, wherever those lie.
+        binary = ctypes.CDLL(torch._C.__file__)
+        return tuple(
+            ctypes.cast(getattr(binary, name), c_void_p).value
+            for name in ("torch_parallel_for", "torch_get_num_threads")
+        )
+    except (OSError, AttributeError):
+        return None
+
+
+class Library:
+    """The functions of a library that was built from rollout.cpp; see there for what each one does.
+
+    Raises:
+        OSError: the system does not load the file, or it is another library.
+    """
+
+    def __init__(self, path: Path, threads: tuple[int, int] | None):
+        self.path = path
+        binary = ctypes.CDLL(str(path))
+        try:
+            for name, (arguments, result) in _FUNCTIONS.items():
+                function = getattr(binary, f"nca_fast_{name}")
+                function.argtypes, function.restype = arguments, result
+                setattr(self, f"_{name}", function)
+            if threads is not None:
+                binary.nca_fast_threads(*map(c_void_p, threads))
+            elif hasattr(binary, "nca_fast_threads"):
+                raise OSError("it wants the threads of PyTorch 2.10 or later")
+        except AttributeError as error:
+            raise OSError(str(error)) from error
+
+    def packed_size(self, rule: Rule) -> int:
+        """Counts the numbers of a packed network."""
+        return self._packed_size(byref(rule))
+
+    def pack(self, rule: Rule, params: torch.Tensor, networks: torch.Tensor) -> None:
+        """Packs params [rules, parameters] into networks [rules, packed_size]."""
+        _raise(self._pack(byref(rule), params.data_ptr(), len(networks), networks.data_ptr()))
+
+    def advance(self, rule: Rule, canvas: Canvas, first_step: int, x, states, every: int, scratch) -> None:
+        """Makes states[j] the state after (j + 1) * every steps from x; scratch is like x, or None if every is 1."""
+        spare = None if scratch is None else scratch.data_ptr()
+        counts = len(states), every
+        _raise(self._advance(byref(rule), byref(canvas), first_step, x.data_ptr(), states.data_ptr(), *counts, spare))
+
+    def backward(self, rule: Rule, canvas: Canvas, step: int, x, grad, grad_x, grad_params) -> None:
+        """Writes the gradient of x, the state before a step, from that of its result; adds that of the weights."""
+        tensors = (t.data_ptr() for t in (x, grad, grad_x, grad_params))
+        _raise(self._backward(byref(rule), byref(canvas), step, *tensors))
+
+
+def _raise(message):
+    if message is not None:
+        raise RuntimeError(message.decode())
