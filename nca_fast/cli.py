@@ -20,6 +20,7 @@ import nca_fast
 from nca_fast import checkpoint, processes
 from nca_fast.commands.draw import Apply, Render
 from nca_fast.commands.help import join_help
+from nca_fast.commands.score import ScoreCommand
 from nca_fast.commands.train import TRAIN, Train
 from nca_fast.commands.vae import VaeFuse, VaeOutpaint, VaeRepair
 from nca_fast.systems import SYSTEMS
@@ -36,6 +37,7 @@ The version: nca-fast --version"""
 COMMANDS = TRAIN | {
     "render": Render,
     "apply": Apply,
+    "score": ScoreCommand,
     "vae-fuse": VaeFuse,
     "vae-repair": VaeRepair,
     "vae-outpaint": VaeOutpaint,
