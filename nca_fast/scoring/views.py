@@ -116,6 +116,6 @@ def _transport(target: Sequence[Cloud]) -> Distance:
 
 
 def _mean(distances: Iterable[float]) -> float:
-    """The squared mean of the roots, so that one scale that is far off, as in a blurred picture, does not drown others."""
+    """The squared mean of roots, so that one scale that is far off, as in a blurred picture, does not drown others."""
     roots = [max(0.0, distance) ** 0.5 for distance in distances]
     return (sum(roots) / len(roots)) ** 2
