@@ -16,7 +16,7 @@ from nca_fast.scoring.views import pattern_view, vgg_view, vgg_weights, wave_vie
 
 SMALLEST = 32  # pixels on the shorter side
 _SCALES = 4  # of waves, at most
-_TILE = 16  # cells of the coarsest scale along the shorter side of a sample
+_PIECE = 16  # cells of the coarsest scale along the shorter side of a piece
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def score(pictures: Sequence[Tensor], reference: Tensor, *, weights: str | Path 
         raise ValueError("pictures must be at least one, but there are none.")
     smallest = tuple(min(picture.shape[axis] for picture in pictures) for axis in (1, 2))
     sample = min(min(side // 2, small) for side, small in zip(reference.shape[1:], smallest, strict=True))
-    scales = max(1, min(_SCALES, (sample // _TILE).bit_length()))
+    scales = max(1, min(_SCALES, (sample // _PIECE).bit_length()))
     views = [wave_view(scales), pattern_view(reference, min(3, scales))]
     shipped = {}
     for view in views:

@@ -26,7 +26,7 @@ class View:
     """One way to look at pictures.
 
     Args:
-        maps: rgb [3, H, W] in [0, 1] -> maps [C_l, H_l, W_l], H_l and W_l about proportional to H and W.
+        maps: rgb [3, H, W] in [0, 1] -> maps [C_l, H_l, W_l].
         distances: By name: (clouds of the target) -> the distance from it.
     """
 
