@@ -82,15 +82,16 @@ def score(pictures: Sequence[Tensor], reference: Tensor, *, weights: str | Path 
     sample = min(min(side // 2, small) for side, small in zip(reference.shape[1:], smallest, strict=True))
     scales = max(1, min(_SCALES, (sample // _PIECE).bit_length()))
     views = [wave_view(scales), pattern_view(reference, min(3, scales))]
+    weights = vgg_weights() if weights is None else weights
+    trained = None if weights is None else vgg_view(weights)
     shipped = {}
     for view in views:
         shipped |= Scale(view, reference, smallest).measure(pictures)
     measures, missing = dict(shipped), []
-    weights = vgg_weights() if weights is None else weights
-    if weights is None:
+    if trained is None:
         missing.append("vgg16, which has no weights in torchvision's cache: --weights FILE names them.")
     else:
-        measures |= Scale(vgg_view(weights), reference, smallest).measure(pictures)
+        measures |= Scale(trained, reference, smallest).measure(pictures)
     return Score(
         total=scaled(together(shipped)),
         measures={name: scaled(distances) for name, distances in measures.items()},
