@@ -92,15 +92,19 @@ def do(kind: str, name: str, folder: Path, asked: Asked) -> dict:
     return row
 
 
-def _train(kind: str, sources: Any, folder: Path, asked: Asked, **settings) -> tuple[TrainingResult, dict]:
-    """Trains within the budget; the result, and what a row says of it. Drawing the end is not in the budget."""
+def _train(
+    kind: str, sources: Any, folder: Path, asked: Asked, **settings
+) -> tuple[TrainingResult, dict, SimpleNamespace]:
+    """Trains within the budget (drawing the end is not in it): the result, what a row says of it, and the settings that
+    it had in the end."""
     system = SYSTEMS[kind]
     config = system.Config(**(settings | {"threads": 1, "checkpoint_seconds": 1e9} | asked.settings))
     config = replace(config, time_limit=asked.cpu_seconds, iterations=ENDLESS)
     with cpu_clock():
         result = run_training(system, sources, folder / "run", config, progress=False)
-    seconds = checkpoint.load_metadata(folder / "run" / TRAINING_FILE)["seconds"]  # by the loop's clock
-    return result, {"iterations": result.iterations, "training_cpu_seconds": round(seconds, 1)}
+    saved = checkpoint.load_metadata(folder / "run" / TRAINING_FILE)
+    row = {"iterations": result.iterations, "training_cpu_seconds": round(saved["seconds"], 1)}  # by the loop's clock
+    return result, row, SimpleNamespace(**saved["config"])
 
 
 def _flat(found: Score) -> dict:
@@ -147,8 +151,7 @@ def texture(name: str, folder: Path, asked: Asked) -> tuple[dict, Tensor]:
     """Learns a texture; 0 to 1 is the score of three canvases."""
     original = TEXTURES[name]()
     save_image(original, folder / "original.png")
-    result, row = _train("textures", TextureSources(str(folder / "original.png")), folder, asked, video_steps=0)
-    config = Texture.Config(**asked.settings)
+    result, row, config = _train("textures", TextureSources(str(folder / "original.png")), folder, asked, video_steps=0)
     wanted = as_learned(original, config.image_size, config.image_crop)
     drawings, away, largest = watch(result.model, None, asked.seeds, config.picture_steps)
     row |= _flat(score(drawings, wanted, weights=asked.weights))
@@ -162,8 +165,7 @@ def style(name: str, folder: Path, asked: Asked) -> tuple[dict, Tensor]:
     original = STYLES[name]()
     save_image(original, folder / "original.png")
     sources = StyleSources(str(folder / "original.png"), CONTENT)
-    result, row = _train("styles", sources, folder, asked, video_steps=0)
-    config = Style.Config(**asked.settings)
+    result, row, config = _train("styles", sources, folder, asked, video_steps=0)
     wanted, pairs, shown, away, largest = as_learned(original, config.style_size), {}, [], 0, 0.0
     for photo, read in PHOTOGRAPHS.items():
         image = shrunk(read(), PHOTO_SIDE)
@@ -175,7 +177,8 @@ def style(name: str, folder: Path, asked: Asked) -> tuple[dict, Tensor]:
         shown.append(_fitted(drawings[0], PHOTO_SIDE))
     row |= {"pairs": pairs, "run_away": away, "of": len(PHOTOGRAPHS) * max(1, asked.seeds // 4)}
     for key in ("score", "times", "content_kept"):
-        row[key] = fmean(pair[key] for pair in pairs.values()) if pairs["china"][key] is not None else None
+        values = [pair[key] for pair in pairs.values()]
+        row[key] = None if None in values else fmean(values)
     row |= {"says": all(pair["says"] for pair in pairs.values()), "largest": largest}
     return row, image_grid([_fitted(wanted, PHOTO_SIDE), *shown], 5, 4)
 
@@ -184,7 +187,7 @@ def growing(name: str, folder: Path, asked: Asked) -> tuple[dict, Tensor]:
     """Learns a sprite of 40 pixels: its error after growing, after damage and regrowth, and after 2,000 steps."""
     file = folder / "original.png"
     sprite(name).save(file)
-    result, row = _train("sprites", GrowingSources(str(file)), folder, asked, image_size=40, video_steps=4)
+    result, row, _ = _train("sprites", GrowingSources(str(file)), folder, asked, image_size=40, video_steps=4)
     nca, target = result.model, checkpoint.load(folder / "run" / TRAINING_FILE)[0]["target"]
     left = wound(*target.shape[1:])
     mended = [regrowth(nca, target, left, seed=seed) for seed in range(asked.seeds)]
@@ -208,8 +211,7 @@ def growing(name: str, folder: Path, asked: Asked) -> tuple[dict, Tensor]:
 def sentence(name: str, folder: Path, asked: Asked) -> tuple[dict, Tensor]:
     """Learns what a sentence says; whether hue, direction, period and contrast are what it says."""
     promise = next(promise for promise in SENTENCES if promise.prompt == name)
-    result, row = _train("sentences", ClipSources((name,)), folder, asked, video_steps=0)
-    config = Clip.Config(**asked.settings)
+    result, row, config = _train("sentences", ClipSources((name,)), folder, asked, video_steps=0)
     drawings, away, largest = watch(result.model, None, asked.seeds, config.picture_steps)
     side = 2 * config.image_size
     seen = measure(drawings[0][:, :side, :side])
@@ -221,7 +223,7 @@ def sentence(name: str, folder: Path, asked: Asked) -> tuple[dict, Tensor]:
 
 def vae(name: str, folder: Path, asked: Asked) -> tuple[dict, Tensor]:
     """Learns a set of pictures; the error of test pictures, and as a share of that of the mean picture."""
-    result, row = _train("pictures", VAESources(name), folder, asked)
+    result, row, _ = _train("pictures", VAESources(name), folder, asked)
     test, mean = result.figures["test_error"], result.figures["mean_error"]
     row |= {"test_error": test, "of_the_mean_picture": test / mean}
     return row, load_image(folder / "run" / "reconstructions.png")
