@@ -181,6 +181,15 @@ def test_noise_is_its_own_spectrum_and_the_score_says_so():
     assert found.total.distance < 2
 
 
+@pytest.mark.parametrize("original", [(waves(16, height=64, width=64) > 0.5).float(), torch.full((3, 64, 64), 0.4)])
+def test_originals_whose_halves_are_the_same(original):
+    """Stripes, and a single colour: halves do not differ, and nothing is divided by that."""
+    same, other = (score([picture], original) for picture in (original, noise(side=64)))
+    assert same.total.times <= 1.01 and other.total.times > 100
+    assert "nan" not in "".join(same.lines() + other.lines())
+    assert math.isfinite(other.total.times)
+
+
 def test_grey_stays_grey():
     """A tint that no wave sees is in the colours."""
     original, tint = waves(), torch.tensor([0.1, 0.0, -0.1])[:, None, None]

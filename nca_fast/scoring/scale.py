@@ -24,6 +24,7 @@ _APART = 2.0  # 0 and 1 are told apart by so many standard deviations, or the sc
 # Of what real parts differ by. Three numbers may agree by chance; and a phase-randomised picture lacks the jump at the
 # border, which alone takes white noise 9 to 16 % further from white noise than another one is.
 _LEAST_SPREAD = 0.125
+_LEAST_UNIT = 1e-4
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Distances:
     real: list[float]
     phase: list[float]
 
+    def unit(self) -> float:
+        """What halves of the original differ by: the unit of `times`. Those of a checkerboard do not differ at all."""
+        return max(fmean(self.real), _LEAST_UNIT * fmean(self.phase), 1e-9)
+
 
 @dataclass(frozen=True)
 class Scaled:
@@ -50,6 +55,7 @@ class Scaled:
         score: (distance - real) / (phase - real); NaN where that is no scale, because phase is below real.
         error: Its standard deviation, by how much single parts of original and picture differ from each other.
         says: Whether 0 and 1 are further apart than parts of the original.
+        times: distance / real: how many times as far from the original as another half of it.
     """
 
     distance: float
@@ -58,6 +64,7 @@ class Scaled:
     score: float
     error: float
     says: bool
+    times: float
 
 
 def scaled(distances: Distances) -> Scaled:
@@ -68,8 +75,9 @@ def scaled(distances: Distances) -> Scaled:
     one = phase - real
     says = one > _APART * math.hypot(spread, stdev(distances.phase) / len(distances.phase) ** 0.5)
     if one <= 0:
-        return Scaled(distance, real, phase, math.nan, math.nan, False)
-    return Scaled(distance, real, phase, (distance - real) / one, math.hypot(spread, own) / one, says)
+        return Scaled(distance, real, phase, math.nan, math.nan, False, distance / distances.unit())
+    score, error = (distance - real) / one, math.hypot(spread, own) / one
+    return Scaled(distance, real, phase, score, error, says, distance / distances.unit())
 
 
 def together(measured: Mapping[str, Distances]) -> Distances:
@@ -77,10 +85,12 @@ def together(measured: Mapping[str, Distances]) -> Distances:
 
     1 is another half of the original.
     """
-    real = {name: fmean(distances.real) for name, distances in measured.items()}
 
     def merged(part: str) -> list[float]:
-        lists = [[max(d, 1e-9) / real[name] for d in getattr(measured[name], part)] for name in measured]
+        lists = []
+        for distances in measured.values():
+            unit = distances.unit()
+            lists.append([max(d, _LEAST_UNIT * unit) / unit for d in getattr(distances, part)])
         return [math.exp(fmean(map(math.log, each))) for each in zip(*lists, strict=True)]
 
     return Distances(merged("picture"), merged("real"), merged("phase"))

@@ -53,7 +53,7 @@ class Score:
         found = [first, f"{times} (its spectrum only: {total.phase:.2f})"]
         for name, measure in self.measures.items():
             says = f"{measure.score:.2f} +- {measure.error:.2f}" if measure.says else "says nothing here"
-            found.append(f"  {name:<16} {says:<18} {measure.distance / measure.real:.2f} times another half")
+            found.append(f"  {name:<16} {says:<18} {measure.times:.2f} times another half")
         units = {"spectrum": "dB", "autocorrelation": "of 1", "color": "levels"}
         for name, difference in self.differences.items():
             shown = f"{difference.value:.3g} {units[name]}"
