@@ -244,7 +244,7 @@ def main() -> None:
         rows = [{"original": p.original, "better": p.better, "worse": p.worse} for p in PAIRS]
         sheet(rows, blind=True).save(options.blind)
         return
-    rows = []
+    rows, facts = [], header()
     for index, pair in enumerate(PAIRS, 1):
         row = measured(pair, options.weights)
         rows.append(row)
@@ -254,7 +254,7 @@ def main() -> None:
     right = {name: sum(row["measures_ordered"].get(name, False) for row in rows) for name in rows[0]["measures"]}
     right = {"together": sum(row["ordered"] for row in rows), **right}
     print(f"of {len(rows)} pairs in the order of the eye: {right}")
-    write_result(RESULTS / "score_pairs.json", {"header": header(), "pairs": len(rows), "ordered": right, "rows": rows})
+    write_result(RESULTS / "score_pairs.json", {"header": facts, "pairs": len(rows), "ordered": right, "rows": rows})
     sheet(rows, blind=False).save(RESULTS / "score_pairs.jpg", quality=88)
 
 
