@@ -11,6 +11,7 @@ from nca_fast.scoring.patterns import hellinger, histograms, pattern_codes
 from nca_fast.scoring.scale import Distances, scaled, together
 from nca_fast.scoring.score import score
 from nca_fast.scoring.spectrum import autocorrelation, periodic, phase_randomised, seam, spectrum
+from nca_fast.scoring.views import wave_view
 from nca_fast.scoring.wavelets import opponent, wavelet_maps
 
 SIDE = 64
@@ -179,6 +180,19 @@ def test_noise_is_its_own_spectrum_and_the_score_says_so():
     assert not found.total.says
     assert "says nothing" in found.lines()[0]
     assert found.total.distance < 2
+
+
+def test_halves_that_do_not_differ_have_a_unit():
+    exact = Distances(picture=[1.0], real=[0.0, 0.0, 0.0], phase=[10.0])
+    assert exact.unit() == pytest.approx(1e-3)
+    assert together({"exact": exact}).picture == pytest.approx([1000.0])
+
+
+def test_transport_compares_ranks_of_clouds_of_any_size():
+    against = wave_view(1).distances["waves-transport"]
+    many, few = (torch.linspace(0, 1, n).expand(5, n).contiguous() for n in (1000, 250))
+    assert against([many])([few]) < 1e-5  # a quarter of a step of the few, squared
+    assert against([many])([few + 0.5]) == pytest.approx(against([many])([many + 0.5]), rel=0.02)
 
 
 @pytest.mark.parametrize("original", [(waves(16, height=64, width=64) > 0.5).float(), torch.full((3, 64, 64), 0.4)])
