@@ -1,7 +1,9 @@
 """Does the score see what eyes see? Pairs of pictures that were judged by eye. `python -m bench.score_pairs`
 
 Each pair is two pictures that shall be what one original is; which is better was judged on the sheet without numbers
-(`--blind`), before the score was computed. Grown pictures come from trainings of this script with fixed iterations and
+(`--blind`, which does name what was done to them), before this script computed a score. But the constants of the score
+had been chosen on such changes of brick, gravel and coins, whose scores were known then; the other originals are new.
+Grown pictures come from trainings of this script with fixed iterations and
 seeds, which it keeps in --runs; the others are parts of the original, changed. Writes bench/results/score_pairs.json
 and the sheet, score_pairs.jpg. `--weights F` adds what VGG-16's held-out layers say.
 """
@@ -151,7 +153,7 @@ def picture(name: str, how: str) -> Tensor:
     return change(*map(float, values)).contiguous()
 
 
-# Judged by eye on the blind sheet, before any score was looked at.
+# Judged by eye on the sheet without numbers, before this script computed them.
 PAIRS = (
     Pair("brick", "grown 900 0", "grown 150 0", "bricks, if bent; the other is coloured smears"),
     Pair("brick", "grown 900 0", "phase", "bricks, if bent; the other is cloth"),
