@@ -126,6 +126,7 @@ def measure(rgb: Tensor) -> Seen:
     parallel = float((power * torch.exp(2j * torch.deg2rad(direction))).sum().abs() / total)
     order = frequency.flatten().argsort()
     middle = int(torch.searchsorted(power.flatten()[order].cumsum(0), total / 2))
+    middle = min(middle, len(order) - 1)  # a picture of one colour has no power
     period = 1 / float(frequency.flatten()[order[middle]].clamp(min=1e-9))
     return Seen(
         hue=round(hue, 1),

@@ -23,6 +23,7 @@ from nca_fast.commands.check import Check
 from nca_fast.commands.draw import Apply, Render
 from nca_fast.commands.help import join_help
 from nca_fast.commands.info import Info
+from nca_fast.commands.score import ScoreCommand
 from nca_fast.commands.train import TRAIN, Train
 from nca_fast.commands.vae import VaeFuse, VaeOutpaint, VaeRepair
 from nca_fast.systems import SYSTEMS
@@ -39,6 +40,7 @@ The version: nca-fast --version"""
 COMMANDS = TRAIN | {
     "render": Render,
     "apply": Apply,
+    "score": ScoreCommand,
     "vae-fuse": VaeFuse,
     "vae-repair": VaeRepair,
     "vae-outpaint": VaeOutpaint,

@@ -12,6 +12,7 @@ ROOMS = (
     ("commands",),
     ("systems",),
     ("training",),
+    ("scoring",),
     ("rendering",),
     ("canvas",),
     ("losses", "features"),

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from nca_fast.kernels.cpu import build
 
 import nca_fast
 from nca_fast import Rule, backends, cli, control_groups, devices

@@ -74,7 +74,7 @@ def _refusal_of_amd(device):
     return (
         "the Triton kernels need an AMD GPU of the Instinct series (MI200 or later: gfx90a, gfx942, gfx950), because "
         f"on others they do not fit into the registers, but {torch.cuda.get_device_name(device)} is {name}: stay with "
-        "the reference, or move model and state to the CPU, which has kernels."
+        "convolutions, or move model and state to the CPU, which has kernels."
     )
 
 
