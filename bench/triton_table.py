@@ -131,7 +131,7 @@ class _Recorder:
     def __getitem__(self, grid):
         return self.launch
 
-    def launch(self, *arguments, num_warps=4, num_stages=3, **constants):
+    def launch(self, *arguments, num_warps=4, num_stages=3, enable_fp_fusion=None, **constants):
         named = dict(zip(self.kernel.arg_names, arguments, strict=False))
         self.launches.append(Launch(self.kernel, named, constants, num_warps, num_stages))
 

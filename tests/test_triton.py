@@ -192,17 +192,18 @@ def test_keys_of_more_steps_than_their_table_holds(monkeypatch, poisoned):
 
 
 def test_two_rows_per_turn_where_there_are_registers_for_them(monkeypatch):
+    from nca_fast.kernels.triton.single_pass import plan
     from nca_fast.kernels.triton.single_pass import steps as single_pass
 
     cards = {(8, 0): True, (8, 6): True, (8, 9): True, (9, 0): False, (10, 0): False, (12, 0): True}
     for found, older in cards.items():
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=found: found)
-        assert single_pass.weights_in_registers(torch.device("cuda:0")) is older
-        assert not single_pass.weights_in_registers(torch.device("cpu"))
+        assert plan.weights_in_registers(torch.device("cuda:0")) is older
+        assert not plan.weights_in_registers(torch.device("cpu"))
     params = torch.cat([t.flatten() for pair in random_weights(Rule()) for t in pair if t is not None])
     way = single_pass.SinglePass(params, Rule().kernel_rule, "fp16")
     assert way._forward_constants(False)["UNROLL"] == 2
-    monkeypatch.setattr(single_pass, "weights_in_registers", lambda device: True)
+    monkeypatch.setattr(plan, "weights_in_registers", lambda device: True)
     assert way._forward_constants(False)["UNROLL"] == 1
 
 
