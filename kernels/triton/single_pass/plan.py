@@ -19,15 +19,16 @@ COLUMNS = {"fp32": 16, "tf32": 64, "fp16": 64, "bf16": 64}
 # A ring of twice as many columns, for products of 16 bits in one launch: warps, and whether profiles are carried down,
 # by the first number of the compute capability. On other cards it spills more than the strips that it replaces.
 _WIDE_RING = {9: (8, True), 10: (4, False)}
-# Where the compiler keeps less in registers than on (8, 0): loading rows again is 2 % more instructions than the 30
-# registers that it would spill. In the one launch of a ring it is the other way round.
-_FEWER_CARRIED = ((8, 6), (8, 9))
-# Where a program stays in one strip, because a loop around the loop over rows would spill there.
+# Whether the launch for grad_x alone loads the profiles of two rows again, in place of carrying them down, because it
+# would spill more: for rules of up to 12 channels, and of more.
+_RELOADS = {(8, 0): (False, True), (8, 6): (True, True), (8, 9): (True, True), (12, 0): (True, False)}
+# One launch for everything loads them again, but not where that spills more.
+_CARRIES = ((8, 6), (8, 9))
+# Where a program stays in one strip, because a loop around the loop over rows would spill: cards before Hopper (and
+# products of float32 everywhere).
 _ONE_STRIP = (8,)
 
 _PROGRAMS = 1024  # of a forward step, if there are rows enough: several per multiprocessor of any GPU
-# Registers hold eight warps of the backward kernel on a multiprocessor of NVIDIA, four on AMD's compute unit.
-_RESIDENT_WARPS = {"nvidia": 8, "amd": 4}
 # KiB of shared memory of a backward program, at most.
 SHARED_KIB = {"fp32": 48, "tf32": 81, "fp16": 48, "bf16": 48}
 _INTERPRETED_PLACES = 6
@@ -105,8 +106,6 @@ def passes(weights: PackedWeights, per_cell: bool, W: int) -> tuple[Pass, ...]:
         warps, carried = _WIDE_RING[found[0]]
         return (launches[0]._replace(columns=W, RING=True, CARRIED=carried, warps=warps),)
     if circular and columns == W:
-        if len(launches) == 1 and found in _FEWER_CARRIED:
-            launches = (launches[0]._replace(CARRIED=True),)
         return tuple(p._replace(columns=columns, RING=p.GRAD_X) for p in launches)
     return tuple(p._replace(columns=columns) for p in launches)
 
@@ -120,21 +119,29 @@ def _launches(weights, per_cell, found):
     if weights.precision == "tf32":
         return Pass(True, False, False, False), Pass(False, True, True, False)
     if few_sums and few_channels:
-        return (Pass(True, True, True, False),)
+        return (Pass(True, True, True, found in _CARRIES),)
     if few_sums and constants["C"] > 12:
         return Pass(True, False, False, True), Pass(False, True, False, True), Pass(False, False, True, True)
-    carried = found not in _FEWER_CARRIED
+    carried = not _RELOADS.get(found, (False, False))[constants["C"] > 12]
     return Pass(True, False, False, carried), Pass(False, True, True, carried and few_sums)
 
 
-def places(device: torch.device, precision: str, warps: int) -> int:
-    """Counts the backward programs that a device runs at once."""
+def places(device: torch.device, precision: str, launch: Pass) -> int:
+    """Counts the backward programs of a launch that a device runs at once."""
     if device.type != "cuda":
         return _INTERPRETED_PLACES
     facts = torch.cuda.get_device_properties(device)
-    resident = _RESIDENT_WARPS["amd" if torch.version.hip else "nvidia"] // warps
     by_shared_memory = facts.shared_memory_per_block_optin // (SHARED_KIB[precision] << 10)
-    return facts.multi_processor_count * max(1, min(resident, by_shared_memory))
+    return facts.multi_processor_count * max(1, min(resident(launch, torch.version.hip), by_shared_memory))
+
+
+def resident(launch: Pass, hip: str | None) -> int:
+    """Counts the programs of a launch whose registers a multiprocessor holds.
+
+    Eight warps on NVIDIA, four on AMD's compute unit; and on both no more columns than two programs of 64 have, because
+    more programs of fewer rows compute more rows at their ends.
+    """
+    return max(1, (4 if hip else 8) // max(launch.warps, launch.columns // 16))
 
 
 @lru_cache(maxsize=512)
@@ -181,10 +188,11 @@ def backward_plan(weights: PackedWeights, B: int, H: int, W: int, per_cell: bool
     """
     device, rules = weights.matrices.device, B if weights.per_sample else 1
     found = capability(device)
-    several, dealt = found is None or found[0] not in _ONE_STRIP, {}
+    several = weights.matrices.element_size() == 2 and (found is None or found[0] not in _ONE_STRIP)
+    dealt = {}
     for kind in (False, True):
         dealt[kind] = [
-            (p, deal(rules, B // rules * -(-W // p.written), H, places(device, weights.precision, p.warps), several))
+            (p, deal(rules, B // rules * -(-W // p.written), H, places(device, weights.precision, p), several))
             for p in passes(weights, kind, W)
         ]
     sums = max(bands.programs for kind in dealt.values() for _, bands in kind)
