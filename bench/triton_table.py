@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -111,6 +112,7 @@ class Launch(NamedTuple):
     constants: dict
     warps: int
     stages: int
+    fused: bool | None  # whether multiplications and additions are to be fused; None: as Triton likes
     canvas: bool  # whether the variant names its size
 
     @property
@@ -154,7 +156,9 @@ class _Recorder:
 
     def launch(self, *arguments, num_warps=4, num_stages=3, enable_fp_fusion=None, **constants):
         named = dict(zip(self.kernel.arg_names, arguments, strict=False))
-        self.launches.append(Launch(self.kernel, named, constants, num_warps, num_stages, self.canvas))
+        self.launches.append(
+            Launch(self.kernel, named, constants, num_warps, num_stages, enable_fp_fusion, self.canvas)
+        )
 
 
 def launches(name: str, direction: str, target: str) -> list[Launch]:
@@ -206,7 +210,6 @@ def launches(name: str, direction: str, target: str) -> list[Launch]:
 
 def compiled(launch: Launch, target: str):
     """Triton's kernel of a launch, compiled ahead of time for one of TARGETS."""
-    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # the default, which triton 3.9 warns will change
     import triton
     from nca_fast.kernels.triton.products import product
     from triton.backends.compiler import GPUTarget
@@ -225,9 +228,12 @@ def compiled(launch: Launch, target: str):
     aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n in pointers or n in multiples}
     source = ASTSource(launch.kernel, signature=signature, constexprs=constants, attrs=aligned)
     options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    if launch.fused is not None:
+        options["enable_fp_fusion"] = launch.fused
     return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
 
 
+@lru_cache
 def _sources(kernel):
     """Program texts, without comments, of a kernel and of all functions that it calls."""
     from triton.runtime.jit import JITFunction

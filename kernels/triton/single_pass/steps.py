@@ -27,9 +27,8 @@ class SinglePass:
         weights = self.weights
         constants = weights.packing.constants
         small = constants["C"] * len(constants["TERMS"]) <= 64 and not constants["HIDDEN2"]
-        two_rows = (
-            small and weights.matrices.element_size() == 2 and not plan.weights_in_registers(weights.matrices.device)
-        )
+        in_registers = plan.weights_in_registers(weights.matrices.device)
+        two_rows = small and weights.matrices.element_size() == 2 and not in_registers
         unroll = 2 if two_rows else 1  # as many as there are registers for
         return constants | product_constants(weights.precision) | {"MAP": per_cell, "UNROLL": unroll}
 
