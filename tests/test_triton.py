@@ -263,6 +263,21 @@ def test_every_row_is_dealt_out_once(several):
         assert rules > 1 or not several or programs <= at_once
 
 
+def test_programs_of_a_sample_without_a_band_are_told_that_there_may_be_none(monkeypatch):
+    """Else the kernel assumes a row. Of the later launches, without a halo, one strip is dealt out to three of four."""
+    from nca_fast.kernels.triton.single_pass.steps import SinglePass
+
+    rule = Rule(channels=16, padding="zero")
+    params = torch.cat([t.flatten(1) for pair in random_weights(rule, 3) for t in pair if t is not None], 1)
+    weights = SinglePass(params, rule.kernel_rule, "fp16").weights
+    planned, sums = as_on(monkeypatch, (8, 0), 12).backward_plan(weights, 3, 5, 64, False)
+    for p, dealt in planned:
+        bands = -(-64 // p.written) * -(-5 // dealt.rows)
+        assert sums == 3 * dealt.programs and dealt.programs * dealt.bands >= bands
+        assert dealt.several or (dealt.programs - 1) * dealt.bands < bands
+    assert [dealt.several for _, dealt in planned] == [False, True, True]
+
+
 def test_programs_at_once_are_those_that_registers_and_shared_memory_hold(monkeypatch):
     from nca_fast.kernels.triton.single_pass import plan
 

@@ -54,13 +54,13 @@ def test_fused_float16_backward_of_several_samples_and_bands(poisoned):
 
 @pytest.mark.parametrize("columns", [16], indirect=True)
 @pytest.mark.parametrize("W", [16, 17])
-def test_one_program_for_all_strips(W, columns, monkeypatch):
-    """A ring, and two strips of each sample of which the second is one column wide."""
+def test_three_programs_for_all_strips(W, columns, monkeypatch):
+    """Five samples, so that the last program has fewer bands: each a ring, or two strips of which one is ragged."""
     from nca_fast.kernels.triton.single_pass import plan
 
-    monkeypatch.setattr(plan, "places", lambda *a: 1)
-    with watched():
-        check(Rule(hidden=(16,)), (2, 3, W), 1, precision="fp16")
+    monkeypatch.setattr(plan, "places", lambda *a: 3)
+    with watched():  # factor: of 16 sums one may be rounded unluckily, however bands are dealt out; worst seen 2.7
+        check(Rule(hidden=(16,)), (5, 2, W), 1, precision="fp16", factor=4)
 
 
 def test_a_map_and_a_rule_per_sample():
