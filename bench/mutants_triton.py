@@ -17,6 +17,7 @@ FORWARD, BACKWARD, HOST, FIRE = (
     "triton/fire.py",
 )
 FILTERS, PRODUCTS, PACKING = "triton/single_pass/filters.py", "triton/products.py", "triton/single_pass/packing.py"
+PLAN = "triton/single_pass/plan.py"
 OPERANDS, WEIGHTS = "triton/single_pass/operands.py", "triton/weights.py"
 
 # (file, what stands there, what is put there)
@@ -58,8 +59,14 @@ MUTANTS = [
     (PRODUCTS, "tl.store(at, tl.load(at) + scale * tiles", "tl.store(at, scale * tiles"),
     (BACKWARD, "(a * down)", "a"),
     (BACKWARD, "add_layer(partial, grad_w1, down,", "add_layer(partial, grad_w1, 1.0,"),
-    (BACKWARD, "biases += sample.to(tl.int64) * biases_stride", "biases += 0"),
-    (BACKWARD, "sample * (tl.cdiv(W, BW - 2) * programs_down)", "sample"),
+    (BACKWARD, "biases += rule.to(tl.int64) * biases_stride", "biases += 0"),
+    (BACKWARD, "partial += program.to", "partial += (program % programs).to"),
+    (BACKWARD, "HALO: tl.constexpr = 0 if RING else EDGE", "HALO: tl.constexpr = EDGE"),
+    (BACKWARD, "tl.maximum(first_band - strip * bands_down, 0) * R", "first_band % bands_down * R"),
+    (BACKWARD, "tl.cdiv(end_band, bands_down) - first_strip if SEVERAL else 1", "1"),
+    (BACKWARD, "tl.minimum((end_band - strip * bands_down) * R, H)", "H"),
+    (PLAN, "if circular and columns == W:", "if columns == W:"),
+    (PLAN, "several=bands.several or bands.programs < sums", "several=bands.several"),
     (BACKWARD, "tl.where((m & mine)[:, None], g, 0.0)", "tl.where(m[:, None], g, 0.0)"),
     (
         BACKWARD,
@@ -165,13 +172,10 @@ GUARD_MUTANTS = [
     (FORWARD, "x += sample.to(tl.int64) * H * stride", "x += sample * H * (W * C)"),
     (FORWARD, "out += sample.to(tl.int64) * H * stride", "out += sample * H * (W * C)"),
     (FILTERS, "base = x + wrapped(row, H).to(tl.int64) * stride", "base = x + wrapped(row, H) * stride.to(tl.int32)"),
-    (BACKWARD, "to = grad_x + (row - 1).to(tl.int64) * stride", "to = grad_x + (row - 1) * (W * C)"),
-    (
-        BACKWARD,
-        "grad += sample.to(tl.int64) * H * stride",
-        "grad += sample.to(tl.int64) * tl.minimum(H, 4) * stride",
-    ),
-    (BACKWARD, "grad_x += sample.to(tl.int64) * H * stride", "grad_x += sample * H * (W * C)"),
+    (BACKWARD, "to = grad_x_of + (row - 1).to(tl.int64) * stride", "to = grad_x_of + (row - 1) * (W * C)"),
+    (BACKWARD, "grad_of = grad + sample * H * stride", "grad_of = grad + sample * tl.minimum(H, 4) * stride"),
+    (BACKWARD, "grad_x_of = grad_x + sample * H * stride", "grad_x_of = grad_x + sample.to(tl.int32) * H * (W * C)"),
+    (BACKWARD, "end_band = tl.minimum(first_band + bands, all_bands)", "end_band = first_band + bands"),
     (BACKWARD, "cell = (column + W) % W", "cell = column"),
     (BACKWARD, "cell = tl.minimum(tl.maximum(column, 0), W - 1)", "cell = column"),
     (CELLS, "cell = first_cell + tl.minimum(begin + i, cells - 1)", "cell = first_cell + begin + i"),

@@ -1,12 +1,13 @@
 """What the compilers make of the Triton kernels, without a GPU: registers, spills, shared memory, instructions.
 
     python -m bench.triton_table                    every variant for every target, half an hour; writes
-                                                    bench/results/triton_table.json; goes on where it was cut off
+                                                    bench/results/triton_table.json; rows whose kernels and launches
+                                                    are as they were stay
     python -m bench.triton_table sm_90 texture      prints the variants of one target whose names hold a word
 
 Instructions are what one warp issues for its share, per cell: everything outside loops, and all turns of the loop: 32
-rows or blocks of cells, or the chunks of a layer. Those of several launches are added up. They say nothing about time,
-but a spill or a growth shows here first.
+rows or blocks of cells, or the chunks of a layer; where a variant names the size of a canvas, the rows of a program
+there. Those of several launches are added up. They say nothing about time, but a spill or a growth shows here first.
 """
 
 import ast
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
-from importlib import import_module
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -33,7 +34,6 @@ from nca_fast.fire_mask import threshold
 from nca_fast.presets import PRESETS
 
 TABLE = RESULTS / "triton_table.json"
-KERNELS = Path(__file__).parents[1] / "kernels"
 ROWS = 32
 
 _GROWING = PRESETS["growing"]["rule"]
@@ -69,6 +69,13 @@ VARIANTS = {
     "the widest fp32": (_WIDEST, "fp32", "fp32"),
     "the deepest fp16": (_DEEPEST, "fp16", "fp32"),
 }
+# Backward steps of canvases on which programs are cut in other ways than at the edge of a large one.
+SHAPES = {
+    "texture fp16, 4 x 128 x 128": (4, 128, 128),
+    "texture fp16, 16 x 64 x 64": (16, 64, 64),
+    "texture fp16, 2048 x 2048": (1, 2048, 2048),
+}
+VARIANTS |= {name: (Rule(), "fp16", "fp32") for name in SHAPES}
 STATES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 POINTERS = {dtype: name for name, dtype in STATES.items()} | {torch.int8: "i8", torch.int32: "i32", torch.int64: "i64"}
 TARGETS = {
@@ -80,6 +87,8 @@ TARGETS = {
     "sm_89": ("cuda", 89, 32),
     "sm_120": ("cuda", 120, 32),
 }
+# Of the GPUs for which canvases are cut: H200, A100, B200, MI300X, RTX 3090, 4090 and 5090.
+MULTIPROCESSORS = dict(zip(TARGETS, (132, 108, 148, 304, 82, 128, 170), strict=True))
 # Of consumer cards the named automata in the precision that is the default there.
 _CONSUMER = ("sm_86", "sm_89", "sm_120")
 _PRESETS = ("texture", "clip", "growing", "style", "style-two-filters", "vae-mnist", "vae-cifar", "vae-face")
@@ -87,7 +96,12 @@ _PRESETS = ("texture", "clip", "growing", "style", "style-two-filters", "vae-mni
 
 def variants_of(target: str) -> list[str]:
     """Names of the variants that are compiled for a target."""
-    return [f"{name} fp16" for name in _PRESETS] if target in _CONSUMER else list(VARIANTS)
+    return [*(f"{name} fp16" for name in _PRESETS), *SHAPES] if target in _CONSUMER else list(VARIANTS)
+
+
+def kinds_of(target: str) -> list[tuple[str, str]]:
+    """Names and directions of the rows of a target."""
+    return [(n, d) for n in variants_of(target) for d in ("forward", "backward") if d == "backward" or n not in SHAPES]
 
 
 class Launch(NamedTuple):
@@ -98,13 +112,21 @@ class Launch(NamedTuple):
     constants: dict
     warps: int
     stages: int
+    fused: bool | None  # whether multiplications and additions are to be fused; None: as Triton likes
+    canvas: bool  # whether the variant names its size
+
+    @property
+    def rows(self) -> int:
+        """Of a program of the single pass."""
+        return self.arguments["R"] * self.arguments["bands"] if self.canvas else ROWS
 
     @property
     def turns(self) -> float:
         """Of the loop, in a program of ROWS rows, or blocks of cells, or with all chunks of a layer."""
         c = self.constants
         if "BW" in c:
-            return (ROWS + 2 * c.get("GRAD_X", False)) / c.get("UNROLL", 1)
+            strips = 1 + self.rows // self.arguments["H"] if c.get("SEVERAL") else 1
+            return (self.rows + 2 * strips * c.get("GRAD_X", False)) / c.get("UNROLL", 1)
         if "REACH" in c:
             return ROWS + 2 * c["REACH"]
         return ROWS if "BO" in c else c["UNITS"] / c["BN"] if "BN" in c else 0
@@ -114,7 +136,8 @@ class Launch(NamedTuple):
         """Of a program; tiles of a layer's weights share theirs."""
         c = self.constants
         if "BW" in c:
-            return ROWS * (c["BW"] - 2 * c.get("GRAD_X", False))
+            whole = c["BW"] - 2 * (c.get("GRAD_X", False) and not c["RING"])
+            return self.rows * (self.arguments["W"] / self.arguments["columns"] if self.canvas else whole)
         if "BO" in c:
             return ROWS * c["BM"] / (math.ceil(c["OUT"] / c["BO"]) * math.ceil(c["IN"] / c["BI"]))
         if "REACH" in c:  # of a group of channels
@@ -125,15 +148,17 @@ class Launch(NamedTuple):
 class _Recorder:
     """Stands for a kernel and keeps what it is launched with."""
 
-    def __init__(self, kernel, launches):
-        self.kernel, self.launches = kernel, launches
+    def __init__(self, kernel, launches, canvas):
+        self.kernel, self.launches, self.canvas = kernel, launches, canvas
 
     def __getitem__(self, grid):
         return self.launch
 
-    def launch(self, *arguments, num_warps=4, num_stages=3, **constants):
+    def launch(self, *arguments, num_warps=4, num_stages=3, enable_fp_fusion=None, **constants):
         named = dict(zip(self.kernel.arg_names, arguments, strict=False))
-        self.launches.append(Launch(self.kernel, named, constants, num_warps, num_stages))
+        self.launches.append(
+            Launch(self.kernel, named, constants, num_warps, num_stages, enable_fp_fusion, self.canvas)
+        )
 
 
 def launches(name: str, direction: str, target: str) -> list[Launch]:
@@ -147,6 +172,7 @@ def launches(name: str, direction: str, target: str) -> list[Launch]:
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise RuntimeError("kernels must be compiled without the interpreter, but TRITON_INTERPRET=1: unset it.")
     from nca_fast.kernels.triton import alive, rollout, steps
+    from nca_fast.kernels.triton.single_pass import plan
     from nca_fast.kernels.triton.single_pass import steps as single_pass
     from nca_fast.kernels.triton.through_memory import perception
     from nca_fast.kernels.triton.through_memory import steps as through_memory
@@ -156,17 +182,21 @@ def launches(name: str, direction: str, target: str) -> list[Launch]:
     params = torch.zeros(sum(out * (inputs + has_bias) for out, inputs, has_bias in rule.layers))
     fire = threshold(torch.zeros(2, 2) if name.endswith("map") else rule.fire_rate)
     x = rollout.to_layout(torch.zeros(1, rule.channels, 2, 130, dtype=STATES[state]))
+    if name in SHAPES:
+        x = x[:1, :1, :1].expand(*SHAPES[name], -1)  # takes no memory
     with contextlib.ExitStack() as stack:
         kind, number, _ = TARGETS[target]
         capability = (number // 10, number % 10) if kind == "cuda" else None
-        stack.enter_context(mock.patch.object(single_pass, "capability", return_value=capability))
+        hip, count = None if capability else "6", MULTIPROCESSORS[target]
+        changes = {"places": lambda device, precision, p: count * plan.resident(p, hip)}
+        stack.enter_context(mock.patch.multiple(plan, capability=lambda device: capability, **changes))
         for module, kernels in (
             (single_pass, ("step_fwd", "step_bwd")),
             (perception, ("perception_fwd", "perception_bwd")),
             (through_memory, ("network_fwd", "network_bwd", "network_weights")),
             (alive, ("apply_alive_mask",)),
         ):
-            recorders = {kernel: _Recorder(getattr(module, kernel), found) for kernel in kernels}
+            recorders = {k: _Recorder(getattr(module, k), found, name in SHAPES) for k in kernels}
             stack.enter_context(mock.patch.multiple(module, **recorders))
         weights = rollout.pack_weights(params, rule.kernel_rule, precision)
         out, keys = torch.empty_like(x), torch.empty(*x.shape[:2], 2, dtype=torch.int32)
@@ -180,7 +210,6 @@ def launches(name: str, direction: str, target: str) -> list[Launch]:
 
 def compiled(launch: Launch, target: str):
     """Triton's kernel of a launch, compiled ahead of time for one of TARGETS."""
-    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # the default, which triton 3.9 warns will change
     import triton
     from nca_fast.kernels.triton.products import product
     from triton.backends.compiler import GPUTarget
@@ -199,25 +228,41 @@ def compiled(launch: Launch, target: str):
     aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n in pointers or n in multiples}
     source = ASTSource(launch.kernel, signature=signature, constexprs=constants, attrs=aligned)
     options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    if launch.fused is not None:
+        options["enable_fp_fusion"] = launch.fused
     return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
 
 
-def digest() -> str:
-    """Changes with whatever the table depends on: the kernels, but for their comments, and what the host launches."""
+@lru_cache
+def _sources(kernel):
+    """Program texts, without comments, of a kernel and of all functions that it calls."""
     from triton.runtime.jit import JITFunction
 
-    modules = [
-        import_module(".".join(["nca_fast.kernels", *path.relative_to(KERNELS).with_suffix("").parts]))
-        for path in sorted((KERNELS / "triton").rglob("*.py"))
-    ]
-    sources = {f.src for module in modules for f in vars(module).values() if isinstance(f, JITFunction)}
-    parts = sorted(ast.unparse(_without_docstrings(ast.parse(source))) for source in sources)
-    kinds = [(n, d, t) for t in TARGETS for n in variants_of(t) for d in ("forward", "backward")]
-    for name, direction, target in kinds:
-        for launch in launches(name, direction, target):
-            types = {n: str(v.dtype) if isinstance(v, torch.Tensor) else v for n, v in launch.arguments.items()}
-            parts.append(repr((name, target, types, sorted(launch.constants.items()), launch.warps, launch.stages)))
+    found, waiting = {}, [kernel]
+    while waiting:
+        function = waiting.pop()
+        if function not in found:
+            tree = _without_docstrings(ast.parse(function.src))
+            found[function] = ast.unparse(tree)
+            named = [function.fn.__globals__.get(n.id) for n in ast.walk(tree) if isinstance(n, ast.Name)]
+            waiting += [f for f in named if isinstance(f, JITFunction)]
+    return sorted(found.values())
+
+
+def row_digest(name: str, direction: str, target: str) -> str:
+    """Changes with whatever a row depends on: the kernels, but for their comments, and what the host launches."""
+    parts = []
+    for launch in launches(name, direction, target):
+        types = {n: str(v.dtype) if isinstance(v, torch.Tensor) else v for n, v in launch.arguments.items()}
+        numbers = launch.warps, launch.stages, launch.turns, launch.cells
+        parts += [*_sources(launch.kernel), repr((target, types, sorted(launch.constants.items()), numbers))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def digest() -> str:
+    """Changes with whatever the table depends on."""
+    rows = [row_digest(name, direction, target) for target in TARGETS for name, direction in kinds_of(target)]
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
 
 
 def _without_docstrings(tree):
@@ -303,20 +348,23 @@ def _figures(launch, target):
 
 def main(arguments: list[str]) -> None:
     target, word = (*arguments, "", "")[:2]
-    rows, facts = [], header() | {"digest": digest()}
-    if not arguments and TABLE.exists():  # goes on where a run of the same kernels was cut off
-        earlier = json.loads(TABLE.read_text())
-        same = all(earlier["header"].get(key) == facts[key] for key in ("digest", "triton"))
-        rows = earlier["rows"] if same else []
-    done = {(r["variant"], r["direction"], r["target"]) for r in rows}
-    for t in [target] if target else TARGETS:
-        for name in variants_of(t):
-            for direction in ("forward", "backward"):
-                if word in name and (name, direction, t) not in done:
-                    rows.append(row(name, direction, t))
-                    print(*(f"{v:>7}" if n > 2 else f"{v:<30}" for n, v in enumerate(rows[-1].values())), flush=True)
-                    if not arguments:
-                        write_result(TABLE, {"header": facts, "rows": rows})
+    earlier, facts = {}, header() | {"digest": digest()}
+    if not arguments and TABLE.exists():
+        table = json.loads(TABLE.read_text())
+        if table["header"]["triton"] == facts["triton"]:
+            earlier = {(r["variant"], r["direction"], r["target"], r["digest"]): r for r in table["rows"]}
+    wanted = [(name, d, t) for t in ([target] if target else TARGETS) for name, d in kinds_of(t) if word in name]
+    rows = []
+    for key in wanted:
+        of_now = row_digest(*key)
+        kept = earlier.pop((*key, of_now), None)
+        rows.append(kept or row(*key) | {"digest": of_now})
+        if kept is None:
+            print(*(f"{v:>7}" if n > 2 else f"{v:<30}" for n, v in enumerate(rows[-1].values())), flush=True)
+            if not arguments:  # with those that are not looked at yet, so that a run that is cut off goes on
+                write_result(TABLE, {"header": facts, "rows": rows + list(earlier.values())})
+    if not arguments:
+        write_result(TABLE, {"header": facts, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -93,46 +93,68 @@ class Step:
         return [self.out.clone(), *gradients]
 
 
-def rows_to_try(shape, columns, direction) -> list[int]:
+def rows_to_try(shape, columns) -> list[int]:
     """Rows per program so that the programs fill the GPU once, twice or three times; and powers of two."""
     B, H, W = shape
-    multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count if torch.cuda.is_available() else 1
-    strips = B * -(-W // (columns - 2 * (direction == "backward")))
+    strips = B * -(-W // columns)
     # Programs of a strip are as many as rows of programs: rounded so that all of them fit into a wave.
     found = set(FIXED_ROWS)
     for resident in RESIDENT:
         for waves in (1, 2, 3):
-            down = max(1, multiprocessors * resident * waves // strips)
+            down = max(1, _multiprocessors() * resident * waves // strips)
             found.add(-(-H // down))
     return sorted(rows for rows in found if 1 <= rows <= max(H, 4))
 
 
-def variants(single_pass, products, direction, precision, shape, smoke):
+def _multiprocessors():
+    return torch.cuda.get_device_properties(0).multi_processor_count if torch.cuda.is_available() else 1
+
+
+def _bands_of(rows):
+    """Makes every program one band of so many rows, in place of `plan.deal`."""
+    from nca_fast.kernels.triton.single_pass.plan import Bands
+
+    return lambda rules, strips, H, *rest: Bands(rows, 1, strips * -(-H // rows), False)
+
+
+def variants(plan, products, direction, precision, shape, smoke):
     """(description, {module of kernels.triton: names to patch}) of what is tried, what matters most first."""
-    tile = single_pass._forward_tile if direction == "forward" else single_pass._backward_tile
-    columns = single_pass.COLUMNS[precision]
+    forward, columns = direction == "forward", plan.COLUMNS[precision]
+    written, tile, passes_of = columns - 2 * (not forward), plan.forward_tile, plan.passes
     yield {}, {}
-    for count in rows_to_try(shape, columns, direction)[: 1 if smoke else None]:
-        patched = {tile.__name__: lambda *a, count=count: tile(*a)._replace(rows=count)}
-        yield {"rows": count}, {single_pass: patched}
+    for count in rows_to_try(shape, written)[: 1 if smoke else None]:
+        if forward:
+            yield {"rows": count}, {plan: {"forward_tile": lambda *a, count=count: tile(*a)._replace(rows=count)}}
+        else:
+            yield {"rows": count}, {plan: {"deal": _bands_of(count)}}
     if smoke:
         return
-    passes_of = single_pass.passes
+    if not forward:
+        for resident in RESIDENT:  # programs of several bands
+            count = resident * _multiprocessors()
+            yield {"programs": count}, {plan: {"places": lambda *a, count=count: count}}
+        yield {"ring": "none of twice the columns"}, {plan: {"_WIDE_RING": {}}}
     for columns, warps in ((32, 4), (64, 2), (64, 8), (128, 4), (128, 8)):
-        for count in rows_to_try(shape, columns, direction)[::3]:
-            patched = {tile.__name__: lambda *a, c=columns, r=count: single_pass.Tile(c, r), "WARPS": warps}
-            if direction == "backward":
-                patched["passes"] = lambda *a, w=warps: tuple(p._replace(warps=w) for p in passes_of(*a))
-            yield {"columns": columns, "warps": warps, "rows": count}, {single_pass: patched}
-    if direction == "backward":
-        split = (single_pass.Pass(True, False, False, True), single_pass.Pass(False, True, True, True))
-        fused = (single_pass.Pass(True, True, True, False),)
-        carried = (single_pass.Pass(True, True, True, True),)
+        for count in rows_to_try(shape, columns - 2 * (not forward))[::3]:
+            patched = {"forward_tile": lambda *a, c=columns, r=count: plan.Tile(c, r), "WARPS": warps}
+            if not forward:
+                sizes = {"columns": columns, "warps": warps, "RING": False}
+                patched = {
+                    "passes": lambda *a, sizes=sizes: tuple(p._replace(**sizes) for p in passes_of(*a)),
+                    "deal": _bands_of(count),
+                }
+            yield {"columns": columns, "warps": warps, "rows": count}, {plan: patched}
+    if not forward:
+        columns = plan.COLUMNS[precision]
+        split = (plan.Pass(True, False, False, True), plan.Pass(False, True, True, True))
+        fused = (plan.Pass(True, True, True, False),)
+        carried = (plan.Pass(True, True, True, True),)
         for what, passes in (("split", split), ("fused", fused), ("fused, carried", carried)):
-            yield {"passes": what}, {single_pass: {"passes": lambda *a, passes=passes: passes}}
+            passes = tuple(p._replace(columns=columns) for p in passes)
+            yield {"passes": what}, {plan: {"passes": lambda *a, passes=passes: passes}}
     if precision == "fp32":
         for columns in (16, 32, 64):
-            patches = {products: {"product": lambda *a: "tf32x3"}, single_pass: {"COLUMNS": {"fp32": columns}}}
+            patches = {products: {"product": lambda *a: "tf32x3"}, plan: {"COLUMNS": {"fp32": columns}}}
             yield {"product": "tf32x3", "columns": columns}, patches
 
 
@@ -286,7 +308,7 @@ def main() -> None:
     options, gpu = parsed_for_gpu(parser)
     from nca_fast.kernels.triton import products
     from nca_fast.kernels.triton import rollout as kernels
-    from nca_fast.kernels.triton.single_pass import steps as single_pass
+    from nca_fast.kernels.triton.single_pass import plan
 
     if options.launch:
         return launch(kernels, options.launch)
@@ -299,7 +321,7 @@ def main() -> None:
 
     def variants_of(precisions):
         for precision, shape, direction in itertools.product(precisions, sizes, ("forward", "backward")):
-            for change, patches in variants(single_pass, products, direction, precision, shape, options.smoke):
+            for change, patches in variants(plan, products, direction, precision, shape, options.smoke):
                 make = partial(try_out, kernels, direction, precision, shape, patches)
                 facts = {"direction": direction, "precision": precision, "shape": shape, "change": change}
                 # One that does not compile, or does not fit, is a finding and no failure.

@@ -103,13 +103,13 @@ def graphs(graphs_of_kernels, monkeypatch):
 def graphs_of_kernels(monkeypatch):
     """The module, without frames; `replayed` lists the runs that were replays."""
     from nca_fast.kernels.triton import graphs
-    from nca_fast.kernels.triton.single_pass import steps as single_pass
+    from nca_fast.kernels.triton.single_pass import plan
 
     if INTERPRETED:
         monkeypatch.setattr(graphs, "Graphs", Recorder)
         monkeypatch.setattr(graphs, "_replays", lambda x: True)
-        for precision in single_pass.COLUMNS:
-            monkeypatch.setitem(single_pass.COLUMNS, precision, 16)
+        for precision in plan.COLUMNS:
+            monkeypatch.setitem(plan.COLUMNS, precision, 16)
     run = graphs.Frame.run
     replayed = []
 

@@ -53,11 +53,11 @@ if INTERPRETED and find_spec("triton"):
 
 def small_programs(monkeypatch, count=None):
     """Programs of `count` columns or cells; None: in the interpreter 64, the fastest, on a GPU as they are."""
-    from nca_fast.kernels.triton.single_pass import steps as single_pass
+    from nca_fast.kernels.triton.single_pass import plan
     from nca_fast.kernels.triton.through_memory import steps as through_memory
 
     count = count or (64 if INTERPRETED else None)
-    for sizes in (single_pass.COLUMNS, through_memory.CELLS, through_memory.UNITS) if count else ():
+    for sizes in (plan.COLUMNS, through_memory.CELLS, through_memory.UNITS) if count else ():
         for precision in sizes:
             monkeypatch.setitem(sizes, precision, count)
 

@@ -16,6 +16,9 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TRITON_DTYPES = {"fp32": tl.float32, "tf32": tl.float32, "fp16": tl.float16, "bf16": tl.bfloat16}
 
+# Option of Triton for kernels that add products: a b + c in one instruction. The default of 3.9, but not of later ones.
+COMPILER = {"enable_fp_fusion": True}
+
 
 def product(precision: str, hip: bool) -> str:
     """Names how the kernels multiply, see `dot`; hip: on an AMD GPU."""
@@ -25,8 +28,8 @@ def product(precision: str, hip: bool) -> str:
 
 
 def product_constants(precision: str) -> dict:
-    """Lists what kernels with products are compiled for, see `dot`."""
-    return {"DOT": TRITON_DTYPES[precision], "PRODUCT": product(precision, torch.version.hip is not None)}
+    """Lists what kernels with products are compiled for, see `dot`, and the compiler's options."""
+    return {"DOT": TRITON_DTYPES[precision], "PRODUCT": product(precision, torch.version.hip is not None)} | COMPILER
 
 
 def chunks(width):

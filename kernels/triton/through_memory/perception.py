@@ -6,6 +6,7 @@ import triton
 from torch import Tensor
 
 from ..launch import launch
+from ..products import COMPILER
 from .packing import LayerPacking
 from .perception_backward import perception_bwd
 from .perception_forward import perception_fwd
@@ -42,7 +43,7 @@ class Perception:
         fewest, most = _PROGRAM_ROWS
         program_rows = triton.cdiv(rows.count * blocks * (C // group), _PROGRAMS)
         program_rows = max(fewest, 2 * self.filters.reach, min(most, program_rows))
-        sizes = {"BM": columns, "num_warps": max(1, columns * group // (32 * per_thread)), "num_stages": 1}
+        sizes = {"BM": columns, "num_warps": max(1, columns * group // (32 * per_thread)), "num_stages": 1} | COMPILER
         return (blocks * triton.cdiv(rows.count, program_rows), C // group), program_rows, sizes
 
     def forward(self, x: Tensor, y: Tensor, winners: Tensor | None, rows: Rows) -> None:
