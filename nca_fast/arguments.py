@@ -101,7 +101,8 @@ def _checked_numbers(batch, *, steps, first_step, origin, **others):
     column = checked_integer("origin column", origin[1], 0, 2**32 - 1)
     ranges = {
         "seed": (0, 2**64 - 1),
-        "first_sample": (0, 2**32 - batch),  # a word of the counter that draws the masks, as first_step
+        # A word of the counter that draws the masks, as first_step. (A compiler's symbolic batch must not be bounded.)
+        "first_sample": (0, 2**32 - (1 if torch.compiler.is_compiling() else batch)),
         "canvas_height": (1, 2**32),
         "checkpoint_every": (1, 2**32 - 1),
         "bptt_steps": (1, 2**32 - 1),

@@ -97,7 +97,10 @@ def fire_mask(
     Returns:
         bool, [batch, 1, height, width].
     """
-    where = (fire_rate, origin, first_sample, canvas_height, device)
+    step, batch, height, width, first_sample, row, column = map(
+        operator.index, (step, batch, height, width, first_sample, *origin)
+    )
+    where = (fire_rate, (row, column), first_sample, canvas_height and operator.index(canvas_height), device)
     return next(fire_masks(seed, step, 1, batch, height, width, *where))
 
 

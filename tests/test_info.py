@@ -140,9 +140,9 @@ def test_a_gpu_and_why_its_kernels_do_not_serve(capsys, monkeypatch):
         "shared memory": "64.0 KiB",
     }
     groups = {(group["device"], group["serves"]): group for group in page["backend"]}
-    assert groups["cuda:0", "reference"] == {
+    assert groups["cuda:0", "convolutions"] == {
         "device": "cuda:0",
-        "serves": "reference",
+        "serves": "convolutions",
         "presets": ["clip"],
         "precision": "fp32",
         "not triton": "too wide.",

@@ -8,6 +8,7 @@ from PIL import Image
 from triton_rollouts import DEVICE, small_programs
 
 import nca_fast
+from nca_fast import files
 from nca_fast.canvas.scene import CanvasConfig, Scene
 from nca_fast.media.images import load_image, save_image
 from nca_fast.rendering.apply import apply
@@ -89,10 +90,11 @@ def test_triton_renders_and_applies(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a.png", "a.dzi", "a.gif"])
 def test_a_killed_rendering_leaves_its_halves_to_the_next(nca, tmp_path, name):
     suffix = Path(name).suffix
-    half = [f".a.0123abcd.tmp{suffix}", ".a.0123abcd.tmp.html", ".state.0123abcd.tmp.safetensors"]
+    tag = f"{files._MACHINE}0123abcd.tmp"
+    half = [f".a.{tag}{suffix}", f".a.{tag}.html", f".state.{tag}.safetensors"]
     for file in half:
         (tmp_path / file).write_text("half")
-    (tmp_path / ".a_files.0123abcd.tmp").mkdir()
+    (tmp_path / f".a_files.{tag}").mkdir()
     draw = film if suffix == ".gif" else picture
     draw(Scene(nca, 8, 8, 2), tmp_path / name, save_state=tmp_path / "state.safetensors")
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -18,7 +18,7 @@ VECTORS = dict(zip(NAMES, conformance.load_all(), strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", ["reference", "convolutions", "cpu"])
 def test_backends_on_the_cpu(name, backend):
     """Worst seen: 0.29 of a tolerance by the reference, 0.38 by the C++ kernel."""
     outcome = conformance.check(VECTORS[name], backend, CPU)
@@ -101,7 +101,7 @@ class TestCheck:
         few()
         assert cli.main(["check"]) == 0
         shown = capsys.readouterr().out
-        assert shown.count("right (") == 4 and shown.endswith("4 of 4 are right.\n") and "WRONG" not in shown
+        assert shown.count("right (") == 6 and shown.endswith("6 of 6 are right.\n") and "WRONG" not in shown
 
     @pytest.mark.parametrize(("spoil", "answer"), [("mask", "y"), ("rollout", "y"), ("rollout", "grad_w0")])
     def test_a_wrong_answer(self, few, capsys, spoil, answer):
@@ -109,7 +109,7 @@ class TestCheck:
         few(spoil, answer)
         assert cli.main(["check"]) == 1
         shown = capsys.readouterr().out
-        assert shown.count("WRONG (") == shown.count("right (") == 2 and "2 of 4 are right." in shown
+        assert shown.count("WRONG (") == shown.count("right (") == 3 and "3 of 6 are right." in shown
         assert f"cpu on cpu: {answer} must be within its tolerance, but is" in shown
 
     def test_as_json(self, few, capsys):
@@ -129,7 +129,7 @@ class TestCheck:
         monkeypatch.setattr(backends, "trouble", lambda name: "the C++ kernel needs a compiler.")
         assert cli.main(["check"]) == 0
         shown = capsys.readouterr().out
-        assert "cpu was not asked: the C++ kernel needs a compiler." in shown and "2 of 2 are right." in shown
+        assert "cpu was not asked: the C++ kernel needs a compiler." in shown and "4 of 4 are right." in shown
 
     def test_a_backend_that_gives_up_is_wrong(self, few, capsys, monkeypatch):
         few()

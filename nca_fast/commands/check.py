@@ -56,7 +56,7 @@ def _backends(vectors: list[Vector]) -> tuple[list[tuple[str, torch.device]], di
     """Lists who can be asked, as (backend, device), and says of the other backends why they cannot."""
     asked, reasons = [], {}
     for device in devices.available():
-        asked.append(("reference", device))
+        asked += [(name, device) for name in backends.PLAIN]
         for name in backends.BACKENDS:
             reason = next(_refusals(name, vectors, device), None) or backends.trouble(name)
             if reason is None:

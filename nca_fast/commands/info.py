@@ -149,9 +149,9 @@ def served() -> list[dict[str, Any]]:
                 reason = reason or backends.trouble(name)
                 if reason is not None:
                     reasons[name] = reason
-            serves = own if own is not None and own not in reasons else "reference"
+            serves = own if own is not None and own not in reasons else "convolutions"
             group = {"device": str(device), "serves": serves, "presets": [preset]}
-            group["precision"] = "fp32" if serves == "reference" else backends.default_precision(device)
+            group["precision"] = "fp32" if serves == "convolutions" else backends.default_precision(device)
             group |= {f"not {name}": reason for name, reason in reasons.items()}
             same = next((other for other in found if other | {"presets": [preset]} == group), None)
             if same is None:
