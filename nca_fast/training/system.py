@@ -162,6 +162,7 @@ class PoolSystem(ABC):
             config.steps_at,
             reseed_every=config.reseed_every,
             state_limit=config.state_limit,
+            disturb=config.disturb,
             augment=self.augment,
             bptt_steps=config.bptt_steps,
             **self.config.how,
