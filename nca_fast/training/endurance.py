@@ -30,12 +30,13 @@ class Endurance:
         """Cells times steps of all of them."""
         return self.rollouts * self.side**2 * self.steps
 
-    def within(self, budget: int, side: int) -> "Endurance":
+    def within(self, budget: int, side: int) -> "Endurance | None":
         """Makes the largest one that costs no more than a budget: fewer rollouts, then fewer steps, then fewer cells.
+        None where not even one rollout of 64 steps on the canvas of the training is affordable.
 
         Args:
             budget: Cells times steps.
-            side: Of the canvas in training. The canvas stays larger, as long as 64 steps are affordable.
+            side: Of the canvas in training.
         """
         trial = self
         for fewer in (
@@ -48,7 +49,7 @@ class Endurance:
         ):
             while trial.cell_steps > budget and fewer(trial) != trial:
                 trial = fewer(trial)
-        return trial
+        return trial if trial.cell_steps <= budget else None
 
     def __str__(self) -> str:
         rollouts = "1 rollout" if self.rollouts == 1 else f"{self.rollouts} rollouts"

@@ -194,13 +194,15 @@ class PoolSystem(ABC):
         """What the automaton has to endure, where the training was long enough to afford it."""
         return Endurance()
 
-    def endured(self, iterations: int) -> Endured:
+    def endured(self, iterations: int) -> Endured | None:
         """As `System.endured`. It may cost half as many cell-steps as the training did, which is a tenth of its time: a
         step without gradients costs a fifth of one with them."""
         config, (height, width) = self.config, self.size()
         longest = (config.steps_min + config.steps_max) // 2
         budget = iterations * config.batch_size * height * width * longest // 2
         trial = self.trial().within(budget, max(height, width))
+        if trial is None:
+            return None
         seed = self.derived("endurance")
         return endure(self.nca, self.large_start, trial, config.state_limit, seed, **config.how)
 
