@@ -563,7 +563,7 @@ def test_damaged_facts_of_a_run_are_named(tmp_path, whole_run, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"learning_rate": 3e-3}, r"must keep its settings, .*: learning_rate \(was 0.002, now 0.003\)"),
+        ({"learning_rate": 3e-3}, r"must keep its settings, .*: learning_rate \(was 0.004, now 0.003\)"),
         ({"seed": 4, "batch_size": 3}, r"batch_size \(was 2, now 3\), seed \(was 0, now 4\)"),
         ({"iterations": 5}, "iterations must be at least the 6 done, but got 5"),
     ],
