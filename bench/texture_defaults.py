@@ -48,7 +48,9 @@ RECIPES = {
     },
     "batch 4": {"batch_size": 4},
     "rate 1e-3": {"learning_rate": 1e-3},
-    "rate 5e-3": {"learning_rate": 5e-3},
+    "rate 6e-3": {"learning_rate": 6e-3},
+    "undisturbed": {"disturb": 0.0},
+    "undisturbed, rate 2e-3": {"disturb": 0.0, "learning_rate": 2e-3},
     "96 cells": {"image_size": 96},
 }
 PROBE_ITERATIONS = 16  # their CPU time says how many fit into the budget

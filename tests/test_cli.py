@@ -109,7 +109,7 @@ def test_texture_writes_and_resume_remembers(tmp_path, picture, capsys):
     assert metadata["config"]["batch_size"] == 2
     capsys.readouterr()
     assert run("texture --resume --out {0} --learning-rate 0.1", out) == 2
-    assert_one_line(capsys.readouterr(), r"learning_rate \(was 0.002, now 0.1\)")
+    assert_one_line(capsys.readouterr(), r"learning_rate \(was 0.004, now 0.1\)")
     assert run("texture {0} --out {1}", picture, out) == 2
     assert_one_line(capsys.readouterr(), "must not hold another run")
 

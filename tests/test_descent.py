@@ -1,4 +1,4 @@
-"""Steps down a loss that is read late: what is told when, and a loss that is not finite changes nothing."""
+"""Steps down a loss that is read late: what is told when, and iterations that are not finite are left out."""
 
 import math
 import os
@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from nca_fast.training import loop
-from nca_fast.training.descent import DELAY, Descent, _sent, adam
+from nca_fast.training.descent import DELAY, SKIPPED, Descent, _sent, adam
 
-BAD = 5  # the iteration whose loss is not finite, counted from 1
+BAD = 5  # the first iteration whose loss is not finite, counted from 1
 
 
 class Line(torch.nn.Module):
@@ -21,16 +21,16 @@ class Line(torch.nn.Module):
         super().__init__()
         self.w = torch.nn.Parameter(torch.tensor([2.0, -1.0]))
         self.pool = torch.zeros(2)
-        self.bad = "loss"
+        self.bad, self.bad_count = "loss", 1000
 
     def step(self, iteration, planned, descend):
-        here = iteration + 1 == BAD
+        here = BAD <= iteration + 1 < BAD + self.bad_count
         loss = (self.w * (iteration + 1)).square().sum() * (math.nan if here and self.bad == "loss" else 1.0)
         if here and self.bad == "gradient":  # the root's slope at 0 is infinite
             loss = loss + (self.w - self.w.detach()).sum().sqrt()
         descend({"square": loss, "small": self.w.sum() * 1e-3})
         new = self.w.detach() + iteration
-        self.pool = new if descend.finite is None else torch.where(descend.finite, new, self.pool)
+        self.pool = torch.where(descend.finite, new, self.pool)
         return loop.Work(iteration + 1, 10)
 
 
@@ -39,10 +39,10 @@ def new_run(fused=True):
     return loop.TrainingRun(line, torch.optim.Adam(line.parameters(), lr=0.1, fused=fused))
 
 
-def trained(delay, iterations, moments=(), bad="loss"):
+def trained(delay, iterations, moments=(), bad="loss", bad_count=1000):
     """A run, its reports, and how many iterations were done when each came."""
     run, reports = new_run(), []
-    run.model.bad = bad
+    run.model.bad, run.model.bad_count = bad, bad_count
     plan = loop.Plan(iterations, lambda planned: 0.1 / (1 + planned))
     listener = lambda report: reports.append((report, run.iteration))  # noqa: E731
     try:
@@ -90,14 +90,29 @@ def test_reports_come_so_many_iterations_later_and_before_every_moment():
 @pytest.mark.parametrize("delay", [0, 1, DELAY])
 def test_what_is_not_finite_ends_in_the_state_before_it(delay, bad):
     wanted, _, _ = trained(0, BAD - 1)
-    run, reports, error = trained(delay, 20, bad=bad)
+    run, reports, error = trained(delay, 40, bad=bad)
     what = "loss must stay finite, but it is nan" if bad == "loss" else "norm of the gradient must stay finite"
-    assert isinstance(error, FloatingPointError) and what in str(error) and f" in iteration {BAD}." in str(error)
-    assert run.iteration == BAD - 1 == reports[-1][0].iteration
+    assert isinstance(error, FloatingPointError) and what in str(error)
+    assert f" in iteration {BAD}, and so in the {SKIPPED - 1} after it." in str(error)
+    assert run.iteration == BAD - 1 and reports[-1][0].iteration == BAD + SKIPPED - 2
     tensors = run.tensors()
     for name, tensor in wanted.tensors().items():
         assert torch.equal(tensors[name], tensor), name  # the count of Adam's steps too
     assert torch.equal(run.model.pool, wanted.model.pool)
+
+
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+@pytest.mark.parametrize("delay", [0, DELAY])
+def test_iterations_that_are_not_finite_are_left_out(delay, bad):
+    """One fewer than would end the training: weights and optimizer are those of the other iterations alone."""
+    run, reports, complete = trained(delay, BAD + SKIPPED + 2, bad=bad, bad_count=SKIPPED - 1)
+    assert complete is True and run.iteration == BAD + SKIPPED + 2
+    left_out = [report.iteration for report, _ in reports if not math.isfinite(report.loss)]
+    assert left_out == ([*range(BAD, BAD + SKIPPED - 1)] if bad == "loss" else [])
+    assert all(parameter.isfinite().all() for parameter in run.model.parameters())
+    assert run.optimizer.state[run.model.w]["step"] == BAD + 3
+    other = trained(0, 30, bad=bad, bad_count=SKIPPED - 1)[0]
+    assert not torch.equal(other.model.w, run.model.w)  # it goes on learning
 
 
 def test_the_event_of_a_reading_is_on_the_stream_that_sends_it(monkeypatch):
@@ -136,8 +151,8 @@ def test_ctrl_c_in_the_last_iteration_counts(monkeypatch):
 
 
 def test_a_moment_never_sees_a_run_that_has_diverged():
-    moment = At(BAD - 1, BAD, BAD + 1)
-    _, _, error = trained(DELAY, 20, [moment])
+    moment = At(BAD - 1, BAD + SKIPPED - 1, BAD + SKIPPED)
+    _, _, error = trained(DELAY, 40, [moment])
     assert isinstance(error, FloatingPointError) and moment.seen == [True]
 
 
@@ -176,7 +191,7 @@ def test_a_time_limit_runs_through_the_whole_plan(monkeypatch):
         rates.append(descend.learning_rate)
         return run.model.step(iteration, planned, descend)
 
-    monkeypatch.setattr("test_descent.BAD", -1)
+    monkeypatch.setattr("test_descent.BAD", 10**9)
     assert loop.train(run, step, loop.Plan(1000, lambda planned: 1e-3 if planned < 500 else 1e-4, time_limit=20))
     assert 15 <= run.iteration <= 25 and places == sorted(places) and places[0] == 0 and places[-1] > 900
     assert {1e-3, 1e-4} == set(rates) and abs(rates.index(1e-4) - run.iteration / 2) <= 1

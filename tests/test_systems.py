@@ -166,7 +166,7 @@ def test_a_training_ends_well_without_an_encoder_and_says_so_before(cases, tmp_p
     config = SYSTEMS[system].Config(**settings | {"iterations": 1, "video_steps": 2})
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     seen = []
-    monkeypatch.setattr(session, "_train", lambda *arguments: seen.append(len(caught)) or (1.0, 1.0))
+    monkeypatch.setattr(session, "_train", lambda *arguments: seen.append(len(caught)) or (1.0, 1, None))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = train(system, config, tmp_path / "run", **sources)
@@ -180,7 +180,7 @@ def test_a_training_ends_well_without_an_encoder_and_says_so_before(cases, tmp_p
 def test_video_steps(cases, tmp_path, monkeypatch, name):
     """So many steps are filmed, and 0 asks for no film, in every system."""
     system, settings, sources = cases[name]
-    monkeypatch.setattr(session, "_train", lambda *arguments: (1.0, 1.0))
+    monkeypatch.setattr(session, "_train", lambda *arguments: (1.0, 1, None))
     (film,) = [file for file in SYSTEMS[system].files if file.endswith(".mp4")]
     for steps in (0, 2):
         config = SYSTEMS[system].Config(**settings | {"video_steps": steps})

@@ -26,6 +26,11 @@ class Train:
         with resume_training(self.system.name, self.out):
             result = run_training(self.system, self.sources, self.out, self.config, resume=self.resume, command=command)
         print_result(result)
+        if result.endured is not None and result.endured.runaway is not None:
+            raise FloatingPointError(
+                f"the automaton must last, but it {result.endured}, although the training went on. Train again with "
+                f"{self.system.remedy}, longer, or with another seed."
+            )
 
 
 def command(system: type[System]) -> type[Train]:

@@ -128,6 +128,12 @@ class Clip(PoolSystem):
             return super().start(count, seed)
         return self.pictures.start(self.nca, count, seed, self.noise(seed))
 
+    def large_start(self, side: int, seed: int) -> Tensor:
+        """Makes a state of a random square of a content picture, enlarged where need be, if there are any."""
+        if self.pictures is None:
+            return super().large_start(side, seed)
+        return ContentPictures(self.pictures.pictures, side).start(self.nca, 1, seed, self.noise(seed))
+
     def constants(self) -> dict[str, Tensor]:
         """The content pictures."""
         return {} if self.pictures is None else self.pictures.tensors()

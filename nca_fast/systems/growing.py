@@ -21,6 +21,7 @@ from nca_fast.nca import NCA, over_white
 from nca_fast.systems.drawing import next_render
 from nca_fast.training.capture import Captured
 from nca_fast.training.damage import circles
+from nca_fast.training.endurance import Endurance
 from nca_fast.training.pool import Objective
 from nca_fast.training.run_folder import SavedRun
 from nca_fast.training.settings import FREE_ON_RESUME, PoolConfig
@@ -153,6 +154,14 @@ class Growing(PoolSystem):
         if damage:
             states[order[-damage:]] *= moved(torch.stack(left), states.device)[:, None]
         return states
+
+    def large_start(self, side: int, seed: int) -> Tensor:
+        """Makes a single cell on the canvas of the training, whose size the picture has given."""
+        return self.nca.initial_state(1, *self.size())
+
+    def trial(self) -> Endurance:
+        """A life five times as long as a texture's."""
+        return Endurance(side=max(self.size()), steps=10_000)
 
     def references(self) -> list[Tensor]:
         """The picture on white."""

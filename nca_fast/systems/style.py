@@ -112,6 +112,10 @@ class Style(PoolSystem):
         """Makes states of random squares of content pictures."""
         return self.pictures.start(self.nca, count, seed, self.noise(seed))
 
+    def large_start(self, side: int, seed: int) -> Tensor:
+        """Makes a state of a random square of a content picture, enlarged where need be."""
+        return ContentPictures(self.pictures.pictures, side).start(self.nca, 1, seed, self.noise(seed))
+
     def constants(self) -> dict[str, Tensor]:
         """The content pictures."""
         return self.pictures.tensors() | {"first": self.first}

@@ -46,9 +46,10 @@ class TextureConfig(StyleLossConfig):
     """Named automaton to train: its channels, hidden widths and filters."""
     iterations: int = 2000
     """Length of the training. May be raised when a run is resumed. (The notebook: 5000.)"""
-    learning_rate: float = 2e-3
-    """Step size of Adam, before the milestones. With the notebook's 1e-3 short runs get nowhere; what is learned with
-    4e-3 is sharp early, but may blow up on large canvases."""
+    learning_rate: float = 4e-3
+    """Step size of Adam, before the milestones. With the notebook's 1e-3 short runs get nowhere."""
+    disturb: float = 0.5
+    """As in other trainings; without it what is learned at this learning rate blows up on large canvases."""
     pool_size: int = 32
     """States that live on between iterations. They take memory and disk: 0.8 MB each at 128 x 128 cells."""
     picture_steps: int = 256

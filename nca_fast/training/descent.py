@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nca_fast import processes
 
+SKIPPED = 8  # so many iterations in a row whose loss or gradient is not finite end a training; fewer are left out
 DELAY = 4  # iterations that the host may be ahead of a GPU: so many later the loss of an iteration is read
 
 
@@ -41,10 +42,10 @@ class Reading:
 class Descent:
     """Steps of an optimizer down sums of losses.
 
-    On a CPU a loss, and whether its gradients are finite, is read before anything changes. On a GPU it is read `DELAY`
-    iterations later, while the device goes on; from the first one on that is not finite, no step changes anything there
-    (`finite` is False, and a fused optimizer is told). So in both cases a training that diverges ends in the state
-    before the iteration that did it.
+    An iteration whose loss or gradient is not finite changes nothing, as with PyTorch's GradScaler: in a rollout now
+    and then a state runs away, and the next one is another. `SKIPPED` of them in a row end the training, which then is
+    as it was before the first of them. On a CPU losses are read at once. On a GPU they are read `DELAY` iterations
+    later, while the device goes on, and a fused optimizer is told there which step to leave out.
 
     Args:
         model: What learns.
@@ -56,8 +57,8 @@ class Descent:
             that is fused.
 
     Attributes:
-        finite: On the device, whether all losses and gradients so far were finite, bool []; None where that is read at
-            once.
+        finite: On the device, whether the last iteration's step was taken, bool [].
+        settled: Iterations until the last one that was read and whose loss and gradient were finite.
     """
 
     def __init__(
@@ -71,7 +72,10 @@ class Descent:
         device = _device(model)
         self.optimizer, self.adjust_gradients, self.remedy = optimizer, adjust_gradients, remedy
         self.delay = (0 if device.type == "cpu" else DELAY) if delay is None else delay
-        self.finite = torch.ones((), dtype=torch.bool, device=device) if self.delay else None
+        self.finite = torch.ones((), dtype=torch.bool, device=device)
+        self._in_a_row = torch.zeros((), dtype=torch.int32, device=device)  # not finite, on the device
+        self._left_out: list[tuple[int, str]] = []  # the same as far as it was read: iteration, what was wrong
+        self.settled = 0
         if self.delay and device.type != "meta" and not all(group.get("fused") for group in optimizer.param_groups):
             raise ValueError(
                 "optimizer must be fused where losses are read late (see `adam`): no other leaves steps out."
@@ -84,34 +88,34 @@ class Descent:
         self.iteration, self.learning_rate = iteration, learning_rate
 
     def __call__(self, terms: Mapping[str, Tensor]) -> None:
-        """Takes one step.
+        """Takes one step, or leaves it out where the loss or a gradient is NaN or infinite.
 
         Args:
             terms: Named scalar losses of this process's share of the batch; their sum is minimised.
-
-        Raises:
-            FloatingPointError: The loss or a gradient is NaN or infinite; nothing has changed. (On a GPU see `read`.)
         """
         loss = sum(terms.values())
-        late = bool(self.delay)
-        values = [term.detach() for term in (loss, *terms.values())]
-        if not late:
-            values = processes.summed([float(value) for value in values])
-            self._check(self.iteration + 1, values[0], "loss")
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        processes.sum_gradients(parameters)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        values = processes.all_reduce(torch.stack([term.detach() for term in (loss, *terms.values())]).double())
+        late = bool(self.delay)
+        if late or bool(values[0].isfinite()):
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            processes.sum_gradients(parameters)
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]).double()
+        else:
+            norm = values[0]
+        # One vector: the losses, then the norm, which is the same in all processes.
+        values = torch.cat([values, norm[None]])
+        here = values[0].isfinite() & norm.isfinite()
+        over = self._in_a_row >= SKIPPED
+        self.finite = here & ~over
+        self._in_a_row = torch.where(self.finite, 0, self._in_a_row + 1)
         if late:
-            # One vector: the losses, then the norm, which is the same in all processes.
-            values = torch.cat([processes.all_reduce(torch.stack(values).double()), norm.double()[None]])
-            self.finite = self.finite & values[0].isfinite() & values[-1].isfinite()
             self._readings.append(_sent(self.iteration + 1, self.learning_rate, tuple(terms), values))
         else:
-            self._check(self.iteration + 1, float(norm), "norm of the gradient")
-            values = torch.tensor([*values, float(norm)], dtype=torch.float64)
             self._readings.append(Reading(self.iteration + 1, self.learning_rate, tuple(terms), values))
+            if not self.finite:
+                return
         if self.adjust_gradients is not None:
             self.adjust_gradients(parameters)
         for group in self.optimizer.param_groups:
@@ -126,24 +130,31 @@ class Descent:
         return [self._readings.popleft() for _ in range(count)]
 
     def read(self, reading: Reading) -> tuple[float, dict[str, float]]:
-        """Waits for the loss of an iteration and its terms by name.
+        """Waits for the loss of an iteration and its terms by name; they need not be finite.
 
         Raises:
-            FloatingPointError: The loss or its gradient is NaN or infinite; no iteration from there on changed
-                anything.
+            FloatingPointError: For `SKIPPED` iterations in a row the loss or its gradient was NaN or infinite; nothing
+                has changed since `settled`.
         """
         if reading.event is not None:
             reading.event.synchronize()
         value, *values, norm = reading.values.tolist()
-        self._check(reading.iteration, value, "loss")
-        self._check(reading.iteration, norm, "norm of the gradient")
+        wrong = [
+            f"{what} must stay finite, but it is {number}"
+            for what, number in (("loss", value), ("norm of the gradient", norm))
+            if not math.isfinite(number)
+        ]
+        if not wrong:
+            self.settled, self._left_out = reading.iteration, []
+        else:
+            self._left_out.append((reading.iteration, wrong[0]))
+            if len(self._left_out) == SKIPPED:
+                first, what = self._left_out[0]
+                raise FloatingPointError(
+                    f"{what} in iteration {first}, and so in the {SKIPPED - 1} after it. "
+                    f"Train again with {self.remedy}."
+                )
         return value, dict(zip(reading.names, values, strict=True))
-
-    def _check(self, iteration: int, value: float, what: str) -> None:
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"{what} must stay finite, but it is {value} in iteration {iteration}. Train again with {self.remedy}."
-            )
 
 
 def normalize_gradients(parameters: list[Tensor]) -> None:

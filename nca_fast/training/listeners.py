@@ -3,6 +3,7 @@ which are a `loop.Moment`."""
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ class ProgressBar:
 
 
 class JsonLog:
-    """Writes one JSON object per line and iteration; a context manager.
+    """Writes one JSON object per line and iteration; a context manager. Losses of iterations left out are null.
 
     Args:
         path: The file. Lines of iterations after `first` (a killed run wrote them after its last checkpoint) and a
@@ -68,8 +69,7 @@ class JsonLog:
     def __call__(self, report: Report) -> None:
         line = {
             "iteration": report.iteration,
-            "loss": report.loss,
-            **report.terms,
+            **{name: _number(value) for name, value in {"loss": report.loss, **report.terms}.items()},
             "learning_rate": report.learning_rate,
             "steps": report.steps,
             "seconds": round(report.seconds, 6),
@@ -86,6 +86,11 @@ class JsonLog:
     def __exit__(self, *error: object) -> None:
         with contextlib.suppress(OSError):  # a full disk was reported by the write that met it
             self.file.close()
+
+
+def _number(value: float) -> float | None:
+    """A number as JSON can say it: null where it is NaN or infinite."""
+    return value if math.isfinite(value) else None
 
 
 def _lines_until(path: Path, last: int) -> list[str]:

@@ -88,7 +88,7 @@ class Report:
     Args:
         iteration: Iterations finished, so the first report says 1.
         planned: The same in the plan, which a time limit may have carried further.
-        loss: Sum of the terms.
+        loss: Sum of the terms; NaN or infinite where the iteration was left out.
         terms: Each loss by name.
         learning_rate: The one that this iteration used.
         steps: Length of its rollout.
@@ -170,9 +170,11 @@ def train(
         can be saved. (A second Ctrl-C raises KeyboardInterrupt at once, and leaves the run in no state to be saved.)
 
     Raises:
-        FloatingPointError: The loss or a gradient became NaN or infinite; the run is as it was before that iteration.
+        FloatingPointError: The loss or a gradient became NaN or infinite, and stayed so for some iterations; the run is
+            as it was before the first of them.
     """
     descent = Descent(run.model, run.optimizer, adjust_gradients, remedy, delay)
+    descent.settled = run.iteration
     pending: deque[tuple[Work, int]] = deque()
     told = time.perf_counter()
     start = told - run.seconds
@@ -187,7 +189,7 @@ def train(
             try:
                 loss, terms = descent.read(reading)
             except FloatingPointError:
-                run.iteration = reading.iteration - 1
+                run.iteration = descent.settled
                 raise
             work, planned = pending.popleft()
             rate = reading.learning_rate

@@ -15,6 +15,7 @@ from nca_fast import processes
 from nca_fast.devices import moved
 from nca_fast.nca import NCA
 from nca_fast.training.descent import Descent
+from nca_fast.training.disturbance import disturbed
 from nca_fast.training.loop import Work, derived_generator, derived_seed
 
 Objective = Callable[[Tensor, torch.Generator], dict[str, Tensor]]
@@ -89,6 +90,7 @@ class PoolStep:
         reseed_every: So often the first sample of the batch is replaced by a start state; 0 never does.
         state_limit: A sample whose state went beyond this in any value starts afresh. Left in the pool, it would grow
             until the loss overflows, and would turn the weights in a senseless direction each time that it is drawn.
+        disturb: Probability that a state is disturbed before its rollout (see `disturbance`).
         augment: (the batch as it came from the pool, generator) -> the states that the rollout starts from. None:
             these.
         bptt_steps, backend, precision: As in `nca_fast.rollout`.
@@ -103,6 +105,7 @@ class PoolStep:
     steps: Callable[[int], tuple[int, int]]
     reseed_every: int = 0
     state_limit: float = math.inf
+    disturb: float = 0.0
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
     bptt_steps: int | None = None
     backend: str | None = None
@@ -117,6 +120,9 @@ class PoolStep:
         indices, states = self.pool.sample(self.batch_size, draw)
         if self.reseed_every and iteration % self.reseed_every == 0:
             states[:1] = self.start(1, derived_seed(self.seed, "start", iteration))
+        if self.disturb:
+            strange = derived_generator(self.seed, "disturb", iteration)
+            states = disturbed(states, self.pool.states, self.disturb, self.nca.rule.frozen, strange)
         if self.augment is not None:
             states = self.augment(states, derived_generator(self.seed, "alter", iteration))
         states = self.nca(

@@ -14,6 +14,7 @@ from nca_fast.checkpoint import Contents
 from nca_fast.devices import default_threads
 from nca_fast.fields import as_dataclass, field
 from nca_fast.files import MODEL_FILE, remove_leftovers
+from nca_fast.training.endurance import ROUNDS
 
 TRAINING_FILE = "training.safetensors"
 PICTURES_FILE = "pictures.safetensors"
@@ -37,6 +38,16 @@ class SavedRun:
     def seconds(self) -> float:
         """Wall time of them."""
         return field(self.metadata, "seconds", float, self.metadata.where, 0)
+
+    @property
+    def rounds(self) -> int:
+        """How often it has gone on after its end, because its automaton ran away."""
+        return field(self.metadata, "rounds", int, self.metadata.where, 0, ROUNDS)
+
+    @property
+    def until(self) -> int:
+        """The iteration until which it then went on, or 0."""
+        return field(self.metadata, "until", int, self.metadata.where, 0)
 
     def check_run(self, model: nn.Module) -> None:
         """Compares weights and the state of Adam with a model.

@@ -1,6 +1,7 @@
 """The one training that all systems share: begin or resume a run, save it, watch it, draw the end, say how it went."""
 
 import contextlib
+import math
 import time
 import warnings
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from nca_fast.files import check_writable
 from nca_fast.media.film import FILMS, missing_encoder
 from nca_fast.training import run_folder
 from nca_fast.training.descent import adam
+from nca_fast.training.endurance import ROUND, ROUNDS, Endured
 from nca_fast.training.listeners import Checkpoints, JsonLog, PreviewStrip, ProgressBar
 from nca_fast.training.loop import Plan, Report, TrainingRun, derived_seed, train
 from nca_fast.training.settings import RunConfig
@@ -33,6 +35,7 @@ class TrainingResult:
         iterations: Iterations of the whole run.
         seconds: Wall time of the iterations of this call.
         cell_steps_per_second: Speed of these iterations, losses and checkpoints included.
+        endured: How the model lasted in long rollouts; None where the system has none.
         figures: What the system measured.
         notes: What the figures mean and what to do next, a line each.
     """
@@ -42,6 +45,7 @@ class TrainingResult:
     iterations: int
     seconds: float
     cell_steps_per_second: float
+    endured: Endured | None
     figures: dict[str, float]
     notes: tuple[str, ...]
 
@@ -62,6 +66,9 @@ def run_training(
     with the same weights and pictures, to the bit, as one that was left alone. `iterations` may be raised on the way;
     the learning rate then goes on as it was planned at the beginning. A run that is resumed on another device goes on
     from the same state.
+
+    Where the model does not endure long rollouts the training goes on, up to four times for a twentieth of its
+    iterations, at the lowest learning rate.
 
     Args:
         system: What to train: a class of `nca_fast.systems`.
@@ -94,15 +101,15 @@ def run_training(
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
         run = _begin(work, model.to(device), saved)
-        seconds, speed = _train(work, run, saved, out, command, progress)
+        seconds, cell_steps, endured = _train(work, run, saved, out, command, progress)
         figures = work.figures()
         if processes.rank() == 0:
             work.draw(out, progress)
     names = (*system.files, run_folder.PREVIEW_FILE, run_folder.MODEL_FILE, run_folder.LOG_FILE)
     names += (run_folder.TRAINING_FILE, run_folder.PICTURES_FILE)
     files = tuple(out / name for name in names if (out / name).exists())  # a short run may have no preview
-    notes = tuple(work.notes(out, figures))
-    return TrainingResult(run.model, files, run.iteration, seconds, speed, figures, notes)
+    notes = (*([] if endured is None else [str(endured)]), *work.notes(out, figures))
+    return TrainingResult(run.model, files, run.iteration, seconds, cell_steps / seconds, endured, figures, notes)
 
 
 def _announce_missing_films(work: System) -> None:
@@ -126,7 +133,7 @@ def _begin(work: System, model: nn.Module, saved: run_folder.SavedRun | None) ->
     if saved is not None:
         saved.check_run(model)
         run.load(saved.tensors, saved.iteration, saved.seconds)
-        if run.iteration > config.iterations:
+        if run.iteration > max(config.iterations, saved.until):
             raise ValueError(
                 f"iterations must be at least the {run.iteration} done, but got {config.iterations}, in "
                 f"{saved.metadata.where}."
@@ -144,9 +151,11 @@ def _previews(saved: run_folder.SavedRun | None) -> torch.Tensor | None:
 
 def _train(
     work: System, run: TrainingRun, saved: run_folder.SavedRun | None, out: Path, command: str | None, progress: bool
-) -> tuple[float, float]:
-    """Trains a run to its end and saves it on the way; returns seconds and cell-steps per second of its iterations."""
+) -> tuple[float, int, Endured | None]:
+    """Trains a run to its end and saves it on the way; returns seconds and cell-steps of its iterations, and what it
+    endured."""
     config = work.config
+    rounds, until = (saved.rounds, saved.until) if saved and run.iteration > config.iterations else (0, 0)
     plan = Plan(config.iterations, config.rate_at, config.time_limit)
     first_planned = plan.planned(run.iteration, run.seconds)
     strip = PreviewStrip(
@@ -161,7 +170,7 @@ def _train(
     def save() -> None:
         facts = {**work.facts, "config": asdict(config)}
         metadata = {"system": work.name, "model": run.model.config(), **facts}
-        metadata |= {"iteration": run.iteration, "seconds": run.seconds}
+        metadata |= {"iteration": run.iteration, "seconds": run.seconds, "rounds": rounds, "until": until}
         checkpoint.save(out / run_folder.TRAINING_FILE, run.tensors() | work.tensors() | strip.tensors(), metadata)
         facts |= {"system": work.name, "command": command, "seed": config.seed, "iterations": run.iteration}
         run.model.save_pretrained(out, provenance=facts)
@@ -175,7 +184,7 @@ def _train(
         if constants:
             checkpoint.save(out / run_folder.PICTURES_FILE, constants, {})
         save()  # a full disk shows now, and a run killed in its first minute can be resumed
-    first, cell_steps, begin = run.iteration, 0, time.perf_counter()
+    first, cell_steps, seconds = run.iteration, 0, 0.0
 
     def count(report: Report) -> None:
         nonlocal cell_steps
@@ -185,27 +194,33 @@ def _train(
         listeners, moments = [count], []
         if first_process:
             listeners.append(stack.enter_context(JsonLog(out / run_folder.LOG_FILE, first)))
-            listeners.append(
-                stack.enter_context(ProgressBar(config.iterations, first_planned, progress, run.model.device))
-            )
+            bar = ProgressBar(config.iterations, first_planned, progress, run.model.device)
+            listeners.append(stack.enter_context(bar))
             moments = [strip, Checkpoints(save, config.checkpoint_every, config.checkpoint_seconds)]
-        try:
-            complete = train(
-                run,
-                work.step,
-                plan,
-                adjust_gradients=work.adjust_gradients,
-                remedy=work.remedy,
-                listeners=listeners,
-                moments=moments,
-            )
-        except FloatingPointError:
-            if run.iteration > first and first_process:
+        while True:
+            if rounds:
+                plan = Plan(until, lambda iteration: config.rate_at(max(iteration, config.iterations)))
+            saved_at, begin = run.iteration, time.perf_counter()
+            try:
+                complete = train(
+                    run,
+                    work.step,
+                    plan,
+                    adjust_gradients=work.adjust_gradients,
+                    remedy=work.remedy,
+                    listeners=listeners,
+                    moments=moments,
+                )
+            except FloatingPointError:
+                if run.iteration > first and first_process:
+                    save()
+                raise
+            if run.iteration > saved_at and first_process:
                 save()
-            raise
-    if run.iteration > first and first_process:
-        save()
-    if not complete:
-        raise KeyboardInterrupt
-    seconds = time.perf_counter() - begin
-    return seconds, cell_steps / seconds
+            if not complete:
+                raise KeyboardInterrupt
+            seconds += time.perf_counter() - begin
+            endured = work.endured(run.iteration)
+            if endured is None or endured.runaway is None or rounds == ROUNDS:
+                return seconds, cell_steps, endured
+            rounds, until = rounds + 1, run.iteration + math.ceil(ROUND * run.iteration)

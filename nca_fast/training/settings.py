@@ -101,6 +101,9 @@ class PoolConfig(RunConfig):
     reseed_every: int = 16
     """After every so many iterations one state of the batch starts afresh, that the automaton does not forget how to
     begin. 0: never."""
+    disturb: float = 0.0
+    """Share of the states, 0 to 1, of which a disc is made strange before a rollout: noise, a piece of another state,
+    emptiness, too much or too little. The automaton learns to mend it, and does not run away on large canvases."""
     steps_min: int = 32
     """Shortest rollout of an iteration."""
     steps_max: int = 64
@@ -112,7 +115,9 @@ class PoolConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_least(reseed_every=0, overflow_weight=0, state_limit=1)
+        self.check_least(reseed_every=0, overflow_weight=0, state_limit=1, disturb=0)
+        if self.disturb > 1:
+            raise ValueError(f"disturb must be at most 1, but got {self.disturb}.")
         self.check_least(**dict.fromkeys(("pool_size", "steps_min", "steps_max", "bptt_steps"), 1))
         if self.batch_size > self.pool_size:
             raise ValueError(f"batch_size must be at most pool_size={self.pool_size}, but got {self.batch_size}.")

@@ -12,6 +12,7 @@ from nca_fast.devices import generator_on, moved
 from nca_fast.media.images import source_name
 from nca_fast.nca import NCA
 from nca_fast.training.descent import Descent, normalize_gradients
+from nca_fast.training.endurance import Endurance, Endured, endure
 from nca_fast.training.loop import Work, derived_generator, derived_seed
 from nca_fast.training.pool import Objective, Pool, PoolStep
 from nca_fast.training.run_folder import SavedRun
@@ -92,6 +93,10 @@ class System(Protocol):
     def draw(self, out: Path, progress: bool) -> None:
         """Writes `files`, or some of them; called in the first process alone."""
 
+    def endured(self, iterations: int) -> Endured | None:
+        """Tries, after so many iterations, whether the model lasts in long rollouts, or does nothing and returns None;
+        called in every process."""
+
     def figures(self) -> dict[str, float]:
         """Measures what was learned; called in every process."""
 
@@ -162,6 +167,7 @@ class PoolSystem(ABC):
             config.steps_at,
             reseed_every=config.reseed_every,
             state_limit=config.state_limit,
+            disturb=config.disturb,
             augment=self.augment,
             bptt_steps=config.bptt_steps,
             **self.config.how,
@@ -179,6 +185,26 @@ class PoolSystem(ABC):
     def tensors(self) -> dict[str, Tensor]:
         """As `System.tensors`."""
         return {"pool": self.step.pool.states} | self.kept
+
+    def large_start(self, side: int, seed: int) -> Tensor:
+        """Makes a start state on a square canvas larger than that of the training, [1, C, side, side]."""
+        return self.nca.initial_state(1, side, side, generator=self.noise(seed))
+
+    def trial(self) -> Endurance:
+        """What the automaton has to endure, where the training was long enough to afford it."""
+        return Endurance()
+
+    def endured(self, iterations: int) -> Endured | None:
+        """As `System.endured`. It may cost half as many cell-steps as the training did, which is a tenth of its time: a
+        step without gradients costs a fifth of one with them."""
+        config, (height, width) = self.config, self.size()
+        longest = (config.steps_min + config.steps_max) // 2
+        budget = iterations * config.batch_size * height * width * longest // 2
+        trial = self.trial().within(budget, max(height, width))
+        if trial is None:
+            return None
+        seed = self.derived("endurance")
+        return endure(self.nca, self.large_start, trial, config.state_limit, seed, **config.how)
 
     def figures(self) -> dict[str, float]:
         """As `System.figures`: none."""

@@ -153,6 +153,9 @@ class VAE:
         if steps and not missing_encoder(out / "growth.mp4"):
             drawing.growth_film(vae, pictures.test[:12], steps, out / "growth.mp4", **same)
 
+    def endured(self, iterations: int) -> None:
+        """As `System.endured`: nothing; a picture is read after the steps that it was trained for."""
+
     def figures(self) -> dict[str, float]:
         """Measures the error of test pictures; see `errors`."""
         test_error, mean_error = errors(self.config, self.vae, self.pictures)

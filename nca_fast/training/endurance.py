@@ -1,0 +1,100 @@
+"""Long rollouts on large canvases, in which an automaton must not run away.
+
+A training sees a small torus for some dozens of steps. What is drawn later is larger and older, and has room for
+neighbourhoods and waves that no training canvas holds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nca_fast.nca import NCA
+
+ROUNDS = 4  # so many times a training goes on where its automaton runs away,
+ROUND = 0.05  # each time for this share of its iterations
+_CHUNK = 64  # steps between two looks at the state
+
+
+@dataclass(frozen=True)
+class Endurance:
+    """What an automaton has to endure: so many rollouts, of so many steps, on a square canvas of so many cells."""
+
+    rollouts: int = 8
+    side: int = 512
+    steps: int = 2000
+
+    @property
+    def cell_steps(self) -> int:
+        """Cells times steps of all of them."""
+        return self.rollouts * self.side**2 * self.steps
+
+    def within(self, budget: int, side: int) -> "Endurance | None":
+        """Makes the largest one that costs no more than a budget: fewer rollouts, then fewer steps, then fewer cells.
+        None where not even one rollout of 64 steps on the canvas of the training is affordable.
+
+        Args:
+            budget: Cells times steps.
+            side: Of the canvas in training.
+        """
+        trial = self
+        for fewer in (
+            lambda t: Endurance(t.rollouts // 2, t.side, t.steps) if t.rollouts > 2 else t,
+            lambda t: Endurance(t.rollouts, t.side, t.steps // 2) if t.steps > 500 else t,
+            lambda t: Endurance(t.rollouts, t.side // 2, t.steps) if t.side >= 4 * side else t,
+            lambda t: Endurance(t.rollouts, t.side, t.steps // 2) if t.steps > 64 else t,
+            lambda t: Endurance(max(1, t.rollouts // 2), t.side, t.steps),
+            lambda t: Endurance(t.rollouts, max(side, t.side // 2), t.steps),
+        ):
+            while trial.cell_steps > budget and fewer(trial) != trial:
+                trial = fewer(trial)
+        return trial if trial.cell_steps <= budget else None
+
+    def __str__(self) -> str:
+        rollouts = "1 rollout" if self.rollouts == 1 else f"{self.rollouts} rollouts"
+        return f"{rollouts} of {self.steps} steps on {self.side} x {self.side} cells"
+
+
+@dataclass(frozen=True)
+class Endured:
+    """How it went.
+
+    Args:
+        trial: What was tried.
+        largest: The largest value, without its sign, that any state had when it was looked at, every 64 steps.
+        runaway: Steps after which the first rollout had run away, or None.
+    """
+
+    trial: Endurance
+    largest: float
+    runaway: int | None
+
+    def __str__(self) -> str:
+        if self.runaway is None:
+            return f"endured {self.trial}: no value beyond {self.largest:.2g}"
+        return f"runs away within {self.runaway} steps on {self.trial.side} x {self.trial.side} cells"
+
+
+@torch.no_grad()
+def endure(nca: NCA, start: Callable[[int, int], Tensor], trial: Endurance, limit: float, seed: int, **how) -> Endured:
+    """Rolls out, one state after the other, until one has run away or all have endured.
+
+    Args:
+        nca: The automaton.
+        start: (side, seed) -> a start state [1, C, H, W]; the side is a wish.
+        trial: How long and how large.
+        limit: A value beyond plus or minus this, or NaN, has run away.
+        seed: Of the first rollout; the others have the next ones.
+        how: backend and precision, as in `nca_fast.rollout`.
+    """
+    largest = 0.0
+    for number in range(seed, seed + trial.rollouts):
+        state = start(trial.side, number)
+        for step in range(0, trial.steps, _CHUNK):
+            state = nca(state, min(_CHUNK, trial.steps - step), seed=number, first_step=step, **how)
+            beyond = float(state[:, nca.rule.frozen :].abs().amax())
+            if not beyond <= limit:
+                return Endured(trial, beyond, min(step + _CHUNK, trial.steps))
+            largest = max(largest, beyond)
+    return Endured(trial, largest, None)
