@@ -121,7 +121,7 @@ sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in chi
 
 
 def together(count, script, imports="", **options):
-    """As `torchrun --nproc-per-node count script`, of processes that have what it would tell them and imports in common.
+    """As `torchrun --nproc-per-node count script`, of processes that were told the same and have imports in common.
 
     The real one is an interpreter more, and each of its processes imports for itself.
     """

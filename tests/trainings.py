@@ -1,8 +1,8 @@
 """Trainings of the five systems from Python, in short, and processes that are killed in the midst of one."""
 
-import subprocess
-import sys
 from pathlib import Path
+
+import fresh
 
 import nca_fast
 from nca_fast.systems import SYSTEMS
@@ -73,4 +73,4 @@ for case in {cases!r}:
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, case
 """
-    subprocess.run([sys.executable, "-c", script], timeout=300, cwd=root, check=True)
+    fresh.run(["-c", script], cwd=root, check=True)
