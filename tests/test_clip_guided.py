@@ -272,7 +272,7 @@ def test_two_processes_train_the_same_automaton(tmp_path, whole_run):
     command = [package / "__main__.py", "clip", "red bricks", "noise:-0.3", *OPTIONS.split(), "--out", tmp_path]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(package.parent)}
     imports = """
-import nca_fast.cli
+import nca_fast.cli, torch._dynamo
 from nca_fast.features.torchvision_compat import import_torchvision
 import_torchvision()
 import open_clip

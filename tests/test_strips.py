@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import nca_fast
+from nca_fast import cli
 from nca_fast.canvas import band as band_module
 from nca_fast.canvas import start, strips
 from nca_fast.canvas.band import Band, Position
@@ -237,14 +238,13 @@ def test_a_process_that_is_killed_is_resumed_by_another(tmp_path):
     model = nca.save_pretrained(tmp_path / "model")
     out, steps = tmp_path / "x.safetensors", 400
     words = COMMAND.format(model=model, steps=steps, out=tmp_path / "x.png").split() + ["--save-state", str(out)]
-    command = ["-m", "nca_fast", *words]
-    process, deadline = fresh.Process(command), time.monotonic() + 60
+    process, deadline = fresh.Process(["-m", "nca_fast", *words]), time.monotonic() + 60
     while not journal_path(tmp_path / "x.png").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.1)
     process.kill()
     assert process.wait() == -signal.SIGKILL, "it was faster than expected: give it more steps"
-    fresh.run([*command, "--resume"], check=True)
+    assert cli.main([*words, "--resume"]) == 0
     state = StateFile(out)
     assert state.step == steps
     with torch.no_grad():

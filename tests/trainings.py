@@ -41,14 +41,15 @@ def train_vae(config, dataset, out, **options):
 def killed_while_writing(cases):
     """SIGKILL strikes processes when a file is written for the n-th time and about to replace its former version.
 
-    All are forked from one fresh process, which has done nothing but imports: these take longer than the trainings.
+    All are forked from one fresh process, which has done nothing but imports: these take longer than the trainings,
+    above all that of torch._dynamo by every optimizer.
 
     Args:
         cases: (name of the file, n, what the process runs: a call of a function of this module with its settings).
     """
     root, here = Path(nca_fast.__file__).parents[1], Path(__file__).parent
     script = f"""
-import os, signal, sys
+import os, signal, sys, torch._dynamo
 sys.path.insert(0, {str(here)!r})
 from nca_fast.systems.style import StyleConfig
 from nca_fast.systems.texture import TextureConfig
