@@ -54,9 +54,6 @@ def folders(tmp_path_factory):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"}
     command = [folder / "train.py", folder / "two"]
     imports = "import sklearn.datasets, test_processes, torch._dynamo"  # they take longer than the trainings
-        [folder / "train.py", folder / "two"],
-        "import sklearn.datasets, test_processes, torch._dynamo",
-    )  # these take longer than the trainings
     done = fresh.together(2, command, imports, cwd=ROOT, env=environment)
     assert sorted(done.stdout.split("\n")[:-1]) == ["0 of 2", "1 of 2"]
     return folder / "one", folder / "two"
