@@ -3,13 +3,13 @@
 import ctypes
 import os
 import shutil
-import subprocess
 import sys
 import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import fresh
 import pytest
 import torch
 from nca_fast.kernels.cpu import build, compiler
@@ -134,7 +134,7 @@ class TestCompilers:
         """A compiler that is killed half-way, as the whole process may be: its part of a file is no library."""
         compiles(f'{OUTPUT} echo part > "$2"; kill -9 $PPID')
         code = "from nca_fast.kernels.cpu import build; build.load()"
-        killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+        killed = fresh.run(["-c", code], cwd=ROOT)
         assert killed.returncode == -9
         assert not list(cache.glob("*.so"))
         compiles(compiles.well)
@@ -344,7 +344,7 @@ nca(torch.zeros(1, 12, 8, 8), steps=1, backend="cpu").sum().backward()
 maps = Path("/proc/self/maps").read_text()
 print(*set(re.findall(r"\\S*/lib(?:gomp|iomp5|omp)\\S*\\.so\\S*", maps)))
 """
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+        result = fresh.run(["-c", code], check=True, cwd=ROOT)
         assert len(result.stdout.split()) == 1, result.stdout
 
     def test_loops_run_on_the_threads_that_python_gives(self, monkeypatch, good):

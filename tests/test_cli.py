@@ -1,11 +1,11 @@
 """The command line: what it writes, what it prints, and one line for every mistake."""
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from PIL import Image
@@ -80,12 +80,15 @@ def test_module_runs_as_a_program():
 @pytest.mark.parametrize("arguments", [["--help"], ["vae", "--help"]], ids=" ".join)
 def test_a_reader_that_goes_away_is_no_error(arguments):
     """As in `nca-fast --help | head -1`."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    root = Path(nca_fast.__file__).parents[1]
-    command = [sys.executable, "-m", "nca_fast", *arguments]
-    done = subprocess.run(command, cwd=root, stdout=writer, stderr=subprocess.PIPE, text=True)
-    os.close(writer)
+    code = f"""
+import os, runpy, sys
+reader, writer = os.pipe()
+os.close(reader)
+os.dup2(writer, 1)
+sys.argv = ["nca_fast", *{arguments}]
+runpy.run_module("nca_fast", run_name="__main__", alter_sys=True)
+"""
+    done = fresh.run(["-c", code], cwd=Path(nca_fast.__file__).parents[1])
     assert (done.returncode, done.stderr) == (141, "")
 
 

@@ -5,6 +5,7 @@ import math
 import warnings
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from torch.nn import functional as F
@@ -405,8 +406,5 @@ def test_faint_patterns_grow_and_flat_ones_have_a_finite_slope():
 
 
 def test_open_clip_is_imported_late():
-    import subprocess
-    import sys
-
     code = "import sys, nca_fast, nca_fast.losses.clip; sys.exit('open_clip' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
+    assert fresh.run(["-c", code], cwd=Path(__file__).parents[1]).returncode == 0

@@ -1,11 +1,10 @@
 """CLIP guidance: its objective against the formulas, whole runs with the small model, resumed and shared runs."""
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from runs import assert_same_run, logged
@@ -268,17 +267,17 @@ def test_recipe_is_where_the_options_begin(monkeypatch, tmp_path):
 # Several processes
 
 
-def torchrun(folder, arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "nca_fast", *arguments, "--out", str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    root = Path(nca_fast.__file__).parents[1]
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
-
-
 def test_two_processes_train_the_same_automaton(tmp_path, whole_run):
-    finished = torchrun(tmp_path, ["clip", "red bricks", "noise:-0.3", *OPTIONS.split()])
-    assert finished.returncode == 0, finished.stderr
+    package = Path(nca_fast.__file__).parent
+    command = [package / "__main__.py", "clip", "red bricks", "noise:-0.3", *OPTIONS.split(), "--out", tmp_path]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(package.parent)}
+    imports = """
+import nca_fast.cli, torch._dynamo
+from nca_fast.features.torchvision_compat import import_torchvision
+import_torchvision()
+import open_clip
+"""
+    finished = fresh.together(2, command, imports, cwd=package.parent, env=environment)
     assert {path.name for path in tmp_path.iterdir()} == FILES
     assert finished.stdout.count("next: nca-fast render") == 1
     assert finished.stderr.count("| 0/4 [") == 1  # one bar is begun

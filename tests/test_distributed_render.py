@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import fresh
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,8 +22,9 @@ from nca_fast.canvas.scene import Scene
 from nca_fast.media.images import save_image
 
 ROOT = Path(nca_fast.__file__).parents[1]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
-# Each process draws the same canvases together, and the first draws them alone too.
+# Each process draws the same canvases together; the first of two draws them alone too.
 SCRIPT = """
 import sys
 from dataclasses import replace
@@ -72,13 +74,14 @@ CASES = {  # height, width, steps, name of the picture, settings, options
 with processes.process_group():
     rank, count = processes.rank(), processes.count()
     for name, (nca, height, width, steps, file, config, options) in CASES.items():
-        scene, path = Scene(nca, height, width, steps, config=config, seed=5, **options), folder / file
+        scene, path = Scene(nca, height, width, steps, config=config, seed=5, **options), folder / str(count) / file
         files = picture(scene, path, zoom=2, shared=True)
         assert path in files and all(file.exists() for file in files), (name, files)
-        if rank == 0:
+        if rank == 0 and count == 2:
             picture(scene, folder / "alone" / file, zoom=2)
     print(f"{rank} of {count}\\n", end="")  # in one piece
 """
+IMPORTS = "import nca_fast.rendering.picture, tifffile, torch.distributed"
 
 
 @pytest.fixture(scope="module")
@@ -94,18 +97,9 @@ def models(tmp_path_factory):
     save_image(torch.linspace(0, 1, 9).expand(3, 7, 9), folder / "map.png")
     save_image(torch.linspace(0.2, 1, 11)[:, None].expand(3, 11, 6), folder / "speed.png")
     save_image(torch.rand(3, 50, 33), folder / "photo.png")
-    (folder / "alone").mkdir()
+    for name in ("alone", "2", "3"):
+        (folder / name).mkdir()
     return folder
-
-
-def torchrun(count, script, *arguments, expected=0, **environment):
-    """Runs a script on several processes; returns what they said."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
-    command += [str(script), *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == expected, done.stderr
-    return done
 
 
 def contents(path):
@@ -115,12 +109,19 @@ def contents(path):
     return path.read_bytes(), tiles
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_bands_are_the_canvas_bit_for_bit(models, tmp_path, count):
+@pytest.fixture(scope="module")
+def drawn(models):
+    """Canvases that two, then three processes drew together, and one alone."""
+    (models / "draw.py").write_text(SCRIPT)
+    for count in (2, 3):
+        done = fresh.together(count, [models / "draw.py", models], IMPORTS, env=ENVIRONMENT)
+        assert sorted(done.stdout.split("\n")[:-1]) == [f"{rank} of {count}" for rank in range(count)]
+    return models
+
+
+@pytest.mark.parametrize("count", ["2", "3"])
+def test_bands_are_the_canvas_bit_for_bit(drawn, count):
     """Bands of 2 processes have two neighbours that are one; of 3, none of the heights is a multiple."""
-    (tmp_path / "draw.py").write_text(SCRIPT)
-    done = torchrun(count, tmp_path / "draw.py", models)
-    assert sorted(done.stdout.split("\n")[:-1]) == [f"{rank} of {count}" for rank in range(count)]
     names = (
         "a.png",
         "b.tif",
@@ -136,8 +137,8 @@ def test_bands_are_the_canvas_bit_for_bit(models, tmp_path, count):
         "l.jpg",
     )
     for name in names:
-        assert contents(models / name) == contents(models / "alone" / name), name
-    assert not [path.name for path in models.iterdir() if "-of-" in path.name or path.name.startswith(".")]
+        assert contents(drawn / count / name) == contents(drawn / "alone" / name), name
+    assert not [path.name for path in (drawn / count).iterdir() if "-of-" in path.name or path.name.startswith(".")]
 
 
 def test_bands_share_the_rows():
@@ -234,13 +235,18 @@ def test_a_process_that_is_killed_ends_the_job_and_all_can_go_on(models, tmp_pat
     out, state = tmp_path / "out" / "a.png", tmp_path / "out" / "a.safetensors"
     arguments = ["render", models / "torus", "--height", 61, "--width", 40, "--steps", 9, "--steps-per-pass", 3]
     arguments += ["--out", out, "--save-state", state]
-    done = torchrun(2, tmp_path / "render.py", *arguments, expected=1, KILLED_IN_PASS="2")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, *map(str, [tmp_path / "render.py", *arguments])]
+    options = {"cwd": ROOT, "env": ENVIRONMENT | {"KILLED_IN_PASS": "2"}, "capture_output": True, "text": True}
+    done = subprocess.run(command, timeout=200, **options)
+    assert done.returncode == 1, done.stderr
     # The other one notices, or is stopped by torchrun, which does.
     assert "one has ended" in done.stderr or "torchrun stopped this process" in done.stderr
     assert "go on with: torchrun --nproc-per-node 2 -m nca_fast render" in done.stderr
     kept = {f"a.png.{rank}-of-2.{kind}" for rank in (1, 2) for kind in ("journal", "state")}
     assert {path.name for path in out.parent.iterdir()} == kept
-    done = torchrun(2, tmp_path / "render.py", *arguments, "--resume")
+    command = [tmp_path / "render.py", *arguments, "--resume"]
+    done = fresh.together(2, command, "import nca_fast.cli", cwd=ROOT, env=ENVIRONMENT)
     assert done.stdout.count(str(out)) == 1  # the first process alone prints
     assert {path.name for path in out.parent.iterdir()} == {"a.png", "a.safetensors"}
     alone = tmp_path / "alone"

@@ -1,7 +1,6 @@
-import subprocess
-import sys
 import urllib.error
 
+import fresh
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -259,13 +258,8 @@ def test_bad_weights_files(tmp_path, vgg_states):
 # ---- imports
 
 
-def run_python(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 def test_import_torchvision_works_in_a_fresh_process_and_only_mends_what_is_broken():
-    run_python(
+    code = (
         "import torch, sys\n"
         "from nca_fast.features import torchvision_compat\n"
         "assert 'torchvision' not in sys.modules\n"
@@ -275,10 +269,11 @@ def test_import_torchvision_works_in_a_fresh_process_and_only_mends_what_is_brok
         "from torchvision.extension import _has_ops\n"
         "assert (torchvision_compat._library is None) == _has_ops()\n"
     )
+    fresh.run(["-c", code], check=True)
 
 
 def test_extractors_are_light_until_used():
-    run_python(
+    code = (
         "import sys, torch\n"
         "from nca_fast import features\n"
         "features.load('random'); features.load('patches')\n"
@@ -286,6 +281,7 @@ def test_extractors_are_light_until_used():
         "heavy = {'torchvision', 'PIL', 'skimage', 'imageio_ffmpeg', 'scipy', 'safetensors'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
+    fresh.run(["-c", code], check=True)
 
 
 def test_a_torchvision_that_is_broken_otherwise_is_reported(monkeypatch):

@@ -2,10 +2,9 @@
 
 import copy
 import io
-import subprocess
-import sys
 from contextlib import contextmanager
 
+import fresh
 import pytest
 import torch
 from torch import nn
@@ -310,5 +309,5 @@ print(nca(x, 2, backend="cpu").isfinite().all().item())
 
 
 def test_the_first_call_of_a_process_under_another_default():
-    result = subprocess.run([sys.executable, "-c", FIRST], capture_output=True, text=True)
+    result = fresh.run(["-c", FIRST])
     assert result.stdout.strip() == "True", result.stderr

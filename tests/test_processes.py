@@ -3,12 +3,11 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from runs import logged
@@ -52,11 +51,10 @@ def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     train(folder / "one")
     (folder / "train.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(folder / "train.py"), str(folder / "two")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    command = [folder / "train.py", folder / "two"]
+    imports = "import sklearn.datasets, test_processes, torch._dynamo"  # they take longer than the trainings
+    done = fresh.together(2, command, imports, cwd=ROOT, env=environment)
     assert sorted(done.stdout.split("\n")[:-1]) == ["0 of 2", "1 of 2"]
     return folder / "one", folder / "two"
 
@@ -150,11 +148,13 @@ with processes._ended_with_its_parent():
 
 
 @pytest.mark.parametrize(("how", "said"), [("deaf", ""), ("hearing", "torchrun itself was stopped\nleft\n")])
-def test_a_process_does_not_outlive_its_torchrun(how, said):
-    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {ORPHAN!r}, {how!r}])"
-    started = subprocess.Popen([sys.executable, "-c", parent], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    with started:
-        assert started.stdout.readline() == "here\n"
+def test_a_process_does_not_outlive_its_torchrun(tmp_path, how, said):
+    os.mkfifo(tmp_path / "pipe")
+    parent = f"import os, sys; os.fork() and os.wait() or exec({ORPHAN!r})"
+    started = fresh.Process(["-c", parent, how], cwd=ROOT, out=tmp_path / "pipe")
+    with (tmp_path / "pipe").open() as pipe:
+        assert pipe.readline() == "here\n"
         started.kill()
-        rest = started.stdout.read()  # until the last process that has it has ended
+        rest = pipe.read()  # until the last process that has it has ended
+    assert started.wait() == -signal.SIGKILL
     assert rest.endswith(said) and ("left" in rest) == (how == "hearing")

@@ -3,15 +3,15 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
+import fresh
 import pytest
 import torch
 
 import nca_fast
+from nca_fast import cli
 from nca_fast.canvas import band as band_module
 from nca_fast.canvas import start, strips
 from nca_fast.canvas.band import Band, Position
@@ -238,15 +238,13 @@ def test_a_process_that_is_killed_is_resumed_by_another(tmp_path):
     model = nca.save_pretrained(tmp_path / "model")
     out, steps = tmp_path / "x.safetensors", 400
     words = COMMAND.format(model=model, steps=steps, out=tmp_path / "x.png").split() + ["--save-state", str(out)]
-    command = [sys.executable, "-m", "nca_fast", *words]
-    options = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    with subprocess.Popen(command, **options) as process:
-        while not journal_path(tmp_path / "x.png").exists() and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(0.1)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL, "it was faster than expected: give it more steps"
-    assert subprocess.run([*command, "--resume"], **options).returncode == 0
+    process, deadline = fresh.Process(["-m", "nca_fast", *words]), time.monotonic() + 60
+    while not journal_path(tmp_path / "x.png").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it was faster than expected: give it more steps"
+    assert cli.main([*words, "--resume"]) == 0
     state = StateFile(out)
     assert state.step == steps
     with torch.no_grad():

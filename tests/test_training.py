@@ -5,20 +5,18 @@ import math
 import os
 import resource
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from runs import assert_same_run, logged
 from trainings import killed_while_writing, train_texture
 
 import nca_fast
-from nca_fast import checkpoint
+from nca_fast import checkpoint, cli
 from nca_fast.losses import regularizers
 from nca_fast.media.images import load_image, save_image
 from nca_fast.systems.texture import Texture, TextureConfig
@@ -460,20 +458,15 @@ def test_command_killed_in_mid_run_resumes(tmp_path, picture):
     """SIGKILL from outside, at a moment that nobody chose; both parts through the command line, on the C++ kernel."""
     options = "--image-size 16 --iterations 60 --pool-size 6 --batch-size 2 --steps-min 2 --steps-max 5 --threads 1"
     options += " --checkpoint-every 7 --picture-steps 4 --video-steps 0 --backend cpu"
-    command = [sys.executable, "-m", "nca_fast", "texture"]
-    root = Path(nca_fast.__file__).parents[1]
-    killed = subprocess.Popen(
-        [*command, picture, "--out", str(tmp_path / "killed"), *options.split()], cwd=root, stderr=subprocess.DEVNULL
-    )
+    words = ["texture", "--out", str(tmp_path / "killed")]
+    killed = fresh.Process(["-m", "nca_fast", *words, picture, *options.split()])
     log = tmp_path / "killed" / "log.jsonl"
     deadline = time.monotonic() + 60
     while not (log.exists() and log.read_text().count("\n") > 17) and time.monotonic() < deadline:
         time.sleep(0.005)
-    killed.send_signal(signal.SIGKILL)
+    killed.kill()
     assert killed.wait() == -signal.SIGKILL
-    subprocess.run(
-        [*command, "--out", str(tmp_path / "killed"), "--resume"], cwd=root, check=True, stdout=subprocess.DEVNULL
-    )
+    assert cli.main([*words, "--resume"]) == 0
     metadata = checkpoint.load_metadata(tmp_path / "killed" / "training.safetensors")
     config = run_folder.stored_config(Texture, metadata, tmp_path)
     train_texture(config, picture, tmp_path / "whole", progress=False)

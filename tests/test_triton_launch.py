@@ -1,10 +1,9 @@
 """Repeated launches are told what Triton's front end tells; see launches.py, which runs in a process of its own."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from rollouts import random_weights
@@ -20,9 +19,7 @@ def test_what_is_launched():
     """With a fake driver: addresses, numbers, grid and the function that was compiled for exactly these arguments."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_DEFAULT_FP_FUSION": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    command = [sys.executable, str(ROOT / "tests" / "launches.py")]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert result.returncode == 0, result.stderr
+    result = fresh.run([ROOT / "tests" / "launches.py"], check=True, cwd=ROOT, env=environment)
     assert len(result.stdout.split()) == 6
 
 

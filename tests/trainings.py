@@ -1,8 +1,8 @@
 """Trainings of the five systems from Python, in short, and processes that are killed in the midst of one."""
 
-import subprocess
-import sys
 from pathlib import Path
+
+import fresh
 
 import nca_fast
 from nca_fast.systems import SYSTEMS
@@ -41,14 +41,15 @@ def train_vae(config, dataset, out, **options):
 def killed_while_writing(cases):
     """SIGKILL strikes processes when a file is written for the n-th time and about to replace its former version.
 
-    All are forked from one fresh process, which has done nothing but imports: these take longer than the trainings.
+    All are forked from one fresh process, which has done nothing but imports: these take longer than the trainings,
+    above all that of torch._dynamo by every optimizer.
 
     Args:
         cases: (name of the file, n, what the process runs: a call of a function of this module with its settings).
     """
     root, here = Path(nca_fast.__file__).parents[1], Path(__file__).parent
     script = f"""
-import os, signal, sys
+import os, signal, sys, torch._dynamo
 sys.path.insert(0, {str(here)!r})
 from nca_fast.systems.style import StyleConfig
 from nca_fast.systems.texture import TextureConfig
@@ -73,4 +74,4 @@ for case in {cases!r}:
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, case
 """
-    subprocess.run([sys.executable, "-c", script], timeout=300, cwd=root, check=True)
+    fresh.run(["-c", script], cwd=root, check=True)
