@@ -136,7 +136,7 @@ def variants(plan, products, direction, precision, shape, smoke):
         yield {"ring": "none of twice the columns"}, {plan: {"_WIDE_RING": {}}}
     for columns, warps in ((32, 4), (64, 2), (64, 8), (128, 4), (128, 8)):
         for count in rows_to_try(shape, columns - 2 * (not forward))[::3]:
-            patched = {"forward_tile": lambda *a, c=columns, r=count: plan.Tile(c, r), "WARPS": warps}
+            patched = {"forward_tile": lambda *a, sizes=(columns, count, warps): plan.Tile(*sizes)}
             if not forward:
                 sizes = {"columns": columns, "warps": warps, "RING": False}
                 patched = {

@@ -216,6 +216,38 @@ def way_of(rule, precision="fp16"):
     return SinglePass(params, rule.kernel_rule, precision)
 
 
+@pytest.mark.parametrize("padding", ["circular", "zero"])
+def test_rows_that_are_loaded_again_for_want_of_registers(padding, poisoned, monkeypatch):
+    """The same bits as of rows that are carried down, whose values are tested above."""
+    from nca_fast.kernels.triton.single_pass import plan
+
+    rule, tile = Rule(channels=6, hidden=(9, 6), padding=padding), plan.forward_tile
+    x, weights, found = torch.randn(1, 6, 5, 20, device=DEVICE), weights_of(rule), []
+    for carried in (True, False):
+        monkeypatch.setattr(plan, "forward_tile", lambda *a, c=carried: tile(*a)._replace(CARRIED=c))
+        found.append(rollout(x, weights, rule, 2, seed=0, backend="triton", precision="fp32"))
+    assert torch.equal(*found)
+
+
+def test_forward_programs_that_do_not_spill(monkeypatch):
+    """Two hidden layers: rows are loaded again but on Hopper; more weights than style's: fewer warps on Blackwell."""
+    from nca_fast.kernels.triton.single_pass import plan
+    from nca_fast.presets import PRESETS
+
+    one, two, four = (way_of(r).weights for r in (Rule(), RULES["style"], PRESETS["style-two-filters"]["rule"]))
+    four_warps = {(8, 0): (True, False, False), (9, 0): (True, True, True), (12, 0): (True, False, False)}
+    for found, carried in four_warps.items():
+        monkeypatch.setattr(plan, "capability", lambda device, found=found: found)
+        tiles = [plan.forward_tile(weights, 1, 64, 64) for weights in (one, two, four)]
+        assert [tile.CARRIED for tile in tiles] == list(carried) and {tile.warps for tile in tiles} == {4}
+    monkeypatch.setattr(plan, "capability", lambda device: (10, 0))
+    tiles = [plan.forward_tile(weights, 1, 64, 64) for weights in (one, two, four)]
+    columns = plan.COLUMNS["fp16"]
+    assert [tile[::2] for tile in tiles] == [(columns, 4), (columns, 4), (columns // 2, 2)]
+    assert [tile.CARRIED for tile in tiles] == [True, True, False]
+    assert plan.forward_tile(way_of(RULES["style"], "fp32").weights, 1, 64, 64).CARRIED
+
+
 def as_on(monkeypatch, capability, at_once):
     """Plans backward steps as for a GPU that runs so many programs of four warps and 64 columns at once."""
     from nca_fast.kernels.triton.single_pass import plan

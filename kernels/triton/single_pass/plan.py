@@ -28,6 +28,10 @@ _CARRIES = ((8, 6), (8, 9))
 # products of float32 everywhere).
 _ONE_STRIP = (8,)
 
+# Packed weights of two hidden layers beyond which four warps spill on the data centre's Blackwell, but two, which its
+# older matrix instructions serve, do not.
+_MOST_WEIGHTS = 24 << 10
+
 _PROGRAMS = 1024  # of a forward step, if there are rows enough: several per multiprocessor of any GPU
 # KiB of shared memory of a backward program, at most.
 SHARED_KIB = {"fp32": 48, "tf32": 81, "fp16": 48, "bf16": 48}
@@ -36,10 +40,12 @@ _MOST_WAVES = 4  # of programs for one sample each, of which there may be more t
 
 
 class Tile(NamedTuple):
-    """Columns and rows of one program."""
+    """Columns and rows of one forward program, its warps, and whether it carries profiles, see `step_fwd`."""
 
     columns: int
     rows: int
+    warps: int = WARPS
+    CARRIED: bool = True
 
 
 class Pass(NamedTuple):
@@ -85,11 +91,18 @@ def weights_in_registers(device: torch.device) -> bool:
     return found is not None and found[0] not in (9, 10, 11)
 
 
-def forward_tile(precision: str, B: int, H: int, W: int) -> Tile:
-    """Chooses columns and rows of a forward program."""
-    columns = COLUMNS[precision]
+def forward_tile(weights: PackedWeights, B: int, H: int, W: int) -> Tile:
+    """Chooses a forward program: one that does it without spilling."""
+    constants, device = weights.packing.constants, weights.matrices.device
+    columns, warps, carried = COLUMNS[weights.precision], WARPS, True
+    if constants["HIDDEN2"] and weights.matrices.element_size() == 2:
+        found, packed = capability(device), weights.matrices.shape[-1]
+        if found is not None and found[0] == 10 and packed > _MOST_WEIGHTS:
+            columns, warps, carried = columns // 2, WARPS // 2, False
+        carried = carried and not weights_in_registers(device)
     rows = triton.cdiv(B * H * triton.cdiv(W, columns), _PROGRAMS)
-    return Tile(columns, max(4, min(32, -(-rows // 2) * 2)))  # even, because the loop takes two rows at once
+    rows = max(4, min(32, -(-rows // 2) * 2))  # even, because the loop takes two rows at once
+    return Tile(columns, rows, warps, carried)
 
 
 def passes(weights: PackedWeights, per_cell: bool, W: int) -> tuple[Pass, ...]:

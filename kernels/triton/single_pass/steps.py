@@ -66,9 +66,10 @@ class SinglePass:
             False: a single pass keeps nothing for `backward`.
         """
         B, H, W, _ = x.shape
-        tile = plan.forward_tile(self.weights.precision, B, H, W)
+        tile = plan.forward_tile(self.weights, B, H, W)
         programs = B * triton.cdiv(W, tile.columns) * triton.cdiv(H, tile.rows)
-        constants = self._forward_constants(fire.ndim == 2) | {"BW": tile.columns, "num_warps": plan.WARPS}
+        constants = self._forward_constants(fire.ndim == 2)
+        constants |= {"BW": tile.columns, "CARRIED": tile.CARRIED, "num_warps": tile.warps}
         self._launch(step_fwd, programs, (x, out), keys, fire, (tile.rows,), origin_column, **constants)
         return False
 
