@@ -232,6 +232,7 @@ def test_rows_that_are_loaded_again_for_want_of_registers(padding, poisoned, mon
 def test_forward_programs_that_do_not_spill(monkeypatch):
     """Two hidden layers: rows are loaded again but on Hopper; more weights than style's: fewer warps on Blackwell."""
     from nca_fast.kernels.triton.single_pass import plan
+
     from nca_fast.presets import PRESETS
 
     one, two, four = (way_of(r).weights for r in (Rule(), RULES["style"], PRESETS["style-two-filters"]["rule"]))
