@@ -5,7 +5,7 @@ import triton
 from torch import Tensor
 
 from ..launch import launch
-from ..products import product_constants
+from ..products import chunks, product_constants
 from ..weights import PackedWeights
 from . import plan
 from .backward import step_bwd
@@ -100,6 +100,7 @@ class SinglePass:
             columns, down = triton.cdiv(W, p.written), triton.cdiv(H, dealt.rows)
             numbers = dealt.rows, columns, down, B // rules * columns * down, dealt.bands, dealt.programs
             constants |= {name: getattr(p, name) for name in ("GRAD_X", "GRAD_W1", "GRAD_W", "CARRIED", "RING")}
+            constants["HIDDEN1"] = chunks(constants["UNITS1"], p.chunk)
             constants |= {"BW": p.columns, "SEVERAL": dealt.several, "num_warps": p.warps}
             tensors, programs = (x, grad, grad_x, buffer, scale), rules * dealt.programs
             self._launch(step_bwd, programs, tensors, keys, fire, numbers, origin_column, **constants)
