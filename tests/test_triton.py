@@ -359,6 +359,46 @@ def test_a_torus_as_wide_as_a_program_has_no_halo(name, monkeypatch, poisoned):
     check(rule, shape, 1, precision=precision, **options)
 
 
+CUT = {  # (rule, capability, columns and largest chunks of the launches)
+    "A100, 16 channels": (Rule(channels=16, hidden=(16,)), (8, 0), [(32, 64), (32, 64), (64, 64)]),
+    "RTX 5090": (Rule(channels=8, hidden=(40,)), (12, 0), [(64, 32), (32, 64)]),
+}
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="plans for other GPUs than this one")
+@pytest.mark.parametrize("name", CUT)
+def test_launches_of_one_step_are_cut_each_in_its_own_way(name, monkeypatch, poisoned):
+    rule, capability, sizes = CUT[name]
+    plan = as_on(monkeypatch, capability, 3)
+    assert [(p.columns, p.chunk) for p in plan.passes(way_of(rule).weights, False, 40)] == sizes
+    check(rule, (2, 3, 40), 1, precision="fp16")
+
+
+def test_backward_launches_that_do_not_spill(monkeypatch):
+    """Warps and columns of launches, and whether they carry profiles; see bench/results/triton_table.json."""
+    from nca_fast.kernels.triton.single_pass import plan
+
+    from nca_fast.presets import PRESETS
+
+    growing = PRESETS["growing"]["rule"]
+    monkeypatch.setattr(plan, "COLUMNS", dict.fromkeys(plan.COLUMNS, 64))
+    for rule, precision, capability, want in (
+        (Rule(), "fp32", (9, 0), [(4, 64, True), (8, 64, False), (4, 64, False)]),
+        (Rule(), "fp32", None, [(4, 64, True), (4, 64, False), (4, 64, False)]),
+        (Rule(), "tf32", (9, 0), [(4, 64, False), (4, 64, False)]),
+        (Rule(), "tf32", (10, 0), [(2, 32, False), (4, 64, False)]),
+        (Rule(channels=16), "fp16", (9, 0), [(4, 64, True)] * 3),
+        (Rule(channels=16), "fp16", (10, 0), [(4, 64, False), (4, 64, True), (4, 64, True)]),
+        (Rule(channels=16), "fp16", (8, 0), [(2, 32, True), (4, 32, True), (4, 64, True)]),
+        (growing, "fp16", (9, 0), [(4, 64, True), (4, 64, False)]),
+        (growing, "fp16", (10, 0), [(4, 64, True), (4, 64, True)]),
+        (growing, "fp16", (12, 0), [(4, 64, False), (4, 32, True)]),
+    ):
+        monkeypatch.setattr(plan, "capability", lambda device, found=capability: found)
+        found = plan.passes(way_of(rule, precision).weights, False, 100)
+        assert [(p.warps, p.columns, p.CARRIED) for p in found] == want, (rule, precision, capability)
+
+
 def test_without_a_torus_there_is_no_ring(monkeypatch):
     plan = as_on(monkeypatch, (9, 0), 264)
     for W in (64, 128):
