@@ -121,6 +121,8 @@ def passes(weights: PackedWeights, per_cell: bool, W: int) -> tuple[Pass, ...]:
     if circular and 2 * columns == W and len(launches) == 1 and found and found[0] in _WIDE_RING:
         warps, carried = _WIDE_RING[found[0]]
         return (launches[0]._replace(columns=W, RING=True, CARRIED=carried, warps=warps),)
+    if found and found[0] == 10 and len(launches) == 1 and not (circular and columns == W):
+        launches = (launches[0]._replace(columns=32, CARRIED=True),)  # 64 spill, but not as a ring
     launches = tuple(p._replace(columns=p.columns or columns) for p in launches)
     return tuple(p._replace(RING=circular and p.columns == W and p.GRAD_X) for p in launches)
 
