@@ -387,6 +387,8 @@ def test_backward_launches_that_do_not_spill(monkeypatch):
         (Rule(), "fp32", None, [(4, 64, True), (4, 64, False), (4, 64, False)]),
         (Rule(), "tf32", (9, 0), [(4, 64, False), (4, 64, False)]),
         (Rule(), "tf32", (10, 0), [(2, 32, False), (4, 64, False)]),
+        (Rule(), "fp16", (9, 0), [(4, 64, False)]),
+        (Rule(), "fp16", (10, 0), [(4, 32, True)]),
         (Rule(channels=16), "fp16", (9, 0), [(4, 64, True)] * 3),
         (Rule(channels=16), "fp16", (10, 0), [(4, 64, False), (4, 64, True), (4, 64, True)]),
         (Rule(channels=16), "fp16", (8, 0), [(2, 32, True), (4, 32, True), (4, 64, True)]),
@@ -397,6 +399,8 @@ def test_backward_launches_that_do_not_spill(monkeypatch):
         monkeypatch.setattr(plan, "capability", lambda device, found=capability: found)
         found = plan.passes(way_of(rule, precision).weights, False, 100)
         assert [(p.warps, p.columns, p.CARRIED) for p in found] == want, (rule, precision, capability)
+    monkeypatch.setattr(plan, "capability", lambda device: (10, 0))
+    assert plan.passes(way_of(Rule()).weights, False, 64)[0].columns == 64  # a ring
 
 
 def test_without_a_torus_there_is_no_ring(monkeypatch):
