@@ -153,10 +153,12 @@ def test_smaller_programs_where_weights_are_in_registers(precision, dtype, poiso
     from nca_fast.kernels.triton.through_memory.steps import ThroughMemory
 
     monkeypatch.setattr(plan, "weights_in_registers", lambda device: True)
-    rule = Rule(channels=4, hidden=(64,), filters=("sobel_x5",))
-    way = ThroughMemory(torch.zeros(64 * 5 + 4 * 64), rule.kernel_rule, precision, None)
-    assert (way.cells, way.backward_cells) == (64, 32)
-    check(rule, (2, 3, 15), 1, precision=precision, dtype=dtype)
+    narrow = Rule(channels=4, hidden=(64,), filters=("sobel_x5",))
+    wide = Rule(channels=40, hidden=(64,), filters=("identity", "sobel_x5", "sobel_y5"))
+    for rule, cells in ((narrow, 64), (wide, 32)):
+        params = torch.zeros(sum(out * (inputs + bias) for out, inputs, bias in rule.layers))
+        assert ThroughMemory(params, rule.kernel_rule, precision, None).backward_cells == cells
+    check(wide, (2, 3, 15), 1, precision=precision, dtype=dtype)
 
 
 def test_sizes_that_do_not_spill_on_blackwell(monkeypatch):
