@@ -30,7 +30,7 @@ from .weight_gradients import network_weights
 _SCRATCH = 128 << 20  # bytes, for a range of cells
 _PROGRAMS = 1024  # of the sums of weight gradients
 # Cells of one program of the network, and units of the last hidden layer that it works off at a time, at most. Its
-# gradient takes half as many cells of wide perception where matrix units take weights from registers: it would spill.
+# gradient takes half as many of wide perception where matrix units take weights from registers: it would spill.
 CELLS = {"fp32": 32, "tf32": 32, "fp16": 64, "bf16": 64}
 UNITS = {"fp32": 16, "tf32": 32, "fp16": 64, "bf16": 64}
 WARPS = {"fp32": 8, "tf32": 4, "fp16": 4, "bf16": 4}
@@ -52,13 +52,18 @@ class ThroughMemory:
         self.cells = CELLS[precision]
         self.units = math.gcd(UNITS[precision], self.network["UNITS"])
         device = self.weights.matrices.device
+        found = plan.capability(device)
+        architecture = found[0] if found else None
         wide = max(self.network["K"], self.network["UNITS1"]) > 96
         halved = wide and self.cells == self.units == 64 and plan.weights_in_registers(device)
-        self.backward_cells = self.cells // 2 if halved else self.cells
-        found = plan.capability(device)
-        blackwell = found is not None and found[0] == 10  # of data centres
-        self.backward_units = math.gcd(32, self.network["UNITS"]) if blackwell and precision == "fp32" else self.units
-        self.sum_stages = 1 if blackwell and precision == "bf16" else 3  # of loads; three spill there
+        self.backward_cells, self.backward_units = self.cells, self.units
+        if halved and architecture == 12:
+            self.backward_units = self.units // 2
+        elif halved:
+            self.backward_cells = self.cells // 2
+        elif architecture == 10 and precision == "fp32":
+            self.backward_units = math.gcd(32, self.network["UNITS"])
+        self.sum_stages = 1 if architecture == 10 and precision == "bf16" else 3  # of loads; three spill there
 
     def _between(self, name, like, *shape):
         """Gives scratch for what the matrix products multiply."""
