@@ -34,12 +34,12 @@ STATES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FLOORS = {"fp32": 3e-7, "tf32": 2e-3, "fp16": 2e-3, "bf16": 2e-2}
 
 
-def automaton(channels: int = 12) -> NCA:
-    """The texture preset with a last layer that is not zero and keeps states of order one."""
+def automaton(channels: int = 12, rule: Rule | None = None) -> NCA:
+    """The texture preset, or a rule, with a last layer that is not zero and keeps states of order one."""
     torch.manual_seed(0)
-    nca = NCA(Rule(channels=channels))
+    nca = NCA(rule or Rule(channels=channels))
     with torch.no_grad():
-        nca.layers[1].weight.normal_(0, 0.005)
+        nca.layers[-1].weight.normal_(0, 0.005)
     return nca
 
 

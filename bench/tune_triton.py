@@ -7,10 +7,10 @@
 
 Times the kernels of one forward and one backward step at 4 x 128 x 128 and at 4096 x 4096, by replays of a CUDA graph,
 over rows per program (so that there are 1 to 3 times as many programs as fit on the multiprocessors at once), columns
-and warps; and what is decided without a measurement: one backward launch against two, float32 as three tf32 products,
-whole rollouts as CUDA graphs against single launches, and the forward kernel against one thread per cell
-(thread_per_cell.cu, if nvcc is there). Every variant is compared with the default first, and float32 products with the
-float64 reference.
+and warps; and what is decided without a measurement: one backward launch against two, programs without spills against
+those of fewer instructions, float32 as three tf32 products, whole rollouts as CUDA graphs against single launches, and
+the forward kernel against one thread per cell (thread_per_cell.cu, if nvcc is there). Every variant is compared with
+the default first, and float32 products with the float64 reference.
 """
 
 import argparse
@@ -31,9 +31,10 @@ import torch
 
 from bench.harness import RESULTS, Rows, gpu_clocks, parsed_for_gpu, replay_seconds
 from bench.rollout import automaton
-from nca_fast import rollout
+from nca_fast import Rule, rollout
 from nca_fast.backends import Place
 from nca_fast.fire_mask import threshold
+from nca_fast.presets import PRESETS
 
 SIZES = [(4, 128, 128), (1, 4096, 4096)]
 GRAPH_SIZES = [
@@ -52,13 +53,13 @@ STEPS = 64  # of the rollouts
 
 
 class Step:
-    """One step of the texture automaton on random states, launched as the rollout launches it."""
+    """One step of the texture automaton, or of a rule, on random states, launched as the rollout launches it."""
 
-    def __init__(self, kernels, shape, precision, dtype=torch.float32):
+    def __init__(self, kernels, shape, precision, rule=None, dtype=torch.float32):
         from nca_fast.kernels.triton import steps
         from nca_fast.kernels.triton.fire import RowKeys
 
-        nca = automaton()
+        nca = automaton(rule=rule)
         B, H, W = shape
         device = "cuda" if torch.cuda.is_available() else "cpu"
         # automaton() has seeded the generator: all steps of a shape start from the same numbers
@@ -136,7 +137,7 @@ def variants(plan, products, direction, precision, shape, smoke):
         yield {"ring": "none of twice the columns"}, {plan: {"_WIDE_RING": {}}}
     for columns, warps in ((32, 4), (64, 2), (64, 8), (128, 4), (128, 8)):
         for count in rows_to_try(shape, columns - 2 * (not forward))[::3]:
-            patched = {"forward_tile": lambda *a, c=columns, r=count: plan.Tile(c, r), "WARPS": warps}
+            patched = {"forward_tile": lambda *a, sizes=(columns, count, warps): plan.Tile(*sizes)}
             if not forward:
                 sizes = {"columns": columns, "warps": warps, "RING": False}
                 patched = {
@@ -149,8 +150,11 @@ def variants(plan, products, direction, precision, shape, smoke):
         split = (plan.Pass(True, False, False, True), plan.Pass(False, True, True, True))
         fused = (plan.Pass(True, True, True, False),)
         carried = (plan.Pass(True, True, True, True),)
-        for what, passes in (("split", split), ("fused", fused), ("fused, carried", carried)):
-            passes = tuple(p._replace(columns=columns) for p in passes)
+        # Without a spill on Ampere and later, for those of one launch.
+        tight = (plan.Pass(True, False, False, False, chunk=32), plan.Pass(False, True, True, True, columns=32))
+        named = {"split": split, "split, nothing spilled": tight, "fused": fused, "fused, carried": carried}
+        for what, passes in named.items():
+            passes = tuple(p._replace(columns=p.columns or columns) for p in passes)
             yield {"passes": what}, {plan: {"passes": lambda *a, passes=passes: passes}}
     if precision == "fp32":
         for columns in (16, 32, 64):
@@ -158,28 +162,49 @@ def variants(plan, products, direction, precision, shape, smoke):
             yield {"product": "tf32x3", "columns": columns}, patches
 
 
-def exactly(step) -> torch.Tensor:
+def spilling(plan, smoke):
+    """(rule's name, direction, description, patches) of programs that spill, but are of fewer instructions."""
+    tile, passes_of, columns = plan.forward_tile, plan.passes, plan.COLUMNS["fp16"]
+
+    def whole(*arguments):
+        sizes = {"columns": columns, "warps": plan.WARPS, "RING": False, "chunk": 64}
+        return tuple(p._replace(**sizes) for p in passes_of(*arguments))
+
+    for name in ("style", "style-two-filters"):
+        yield name, "forward", {}, {}
+        if smoke:
+            return
+        for carried, warps in ((True, 4), (False, 4), (True, 2), (False, 2)):
+            sizes = {"columns": 16 * warps, "warps": warps, "CARRIED": carried}
+            patched = {"forward_tile": lambda *a, sizes=sizes: tile(*a)._replace(**sizes)}
+            yield name, "forward", sizes, {plan: patched}
+    for name in ("clip", "growing", "16 channels"):
+        yield name, "backward", {}, {}
+        yield name, "backward", {"programs": "of 64 columns"}, {plan: {"passes": whole}}
+
+
+def exactly(step, rule) -> torch.Tensor:
     """The state after a step in float64, by the reference."""
-    nca = automaton()
+    nca = automaton(rule=rule)
     x = step.kernels.from_layout(step.x, nca.rule.channels).double()
     weights = [(w.to(x.device), None if b is None else b.to(x.device)) for w, b in nca.weights]
     return rollout(x, weights, nca.rule, 1, seed=step.place.seed, backend="reference")
 
 
-def try_out(kernels, direction, precision, shape, patches) -> dict:
+def try_out(kernels, direction, precision, shape, patches, rule=None) -> dict:
     """One row: time and error of a variant against the default."""
     with torch.no_grad():
-        expected = Step(kernels, shape, precision).results(direction)
+        expected = Step(kernels, shape, precision, rule).results(direction)
         with contextlib.ExitStack() as stack:
             for module, names in patches.items():
                 stack.enter_context(mock.patch.multiple(module, **names))
-            step = Step(kernels, shape, precision)
+            step = Step(kernels, shape, precision, rule)
             got = step.results(direction)
             error = max(((a - e).norm() / e.norm()).item() for a, e in zip(got, expected, strict=True))
             row = replay_seconds(getattr(step, direction))
         row |= {"cells_per_second": step.cells / row["seconds"], "difference_from_default": error}
         if direction == "forward" and step.cells <= 1 << 17:
-            exact = exactly(step)
+            exact = exactly(step, rule)
             y = kernels.from_layout(got[0], exact.shape[1])
             row["error_against_float64"] = ((y - exact).norm() / exact.norm()).item()
     return row
@@ -328,6 +353,12 @@ def main() -> None:
                 rows.add(make, lambda row: row["difference_from_default"] < 0.01, finding=True, **facts)
 
     variants_of(("fp16",))
+    for name, direction, change, patches in spilling(plan, options.smoke):
+        rule = PRESETS[name]["rule"] if name in PRESETS else Rule(channels=16)
+        shape = sizes[0] if options.smoke else (1, 1024, 1024)
+        make = partial(try_out, kernels, direction, "fp16", shape, patches, rule)
+        facts = {"rule": name, "direction": direction, "precision": "fp16", "shape": shape, "change": change}
+        rows.add(make, lambda row: row["difference_from_default"] < 0.01, finding=True, **facts)
     for shape in graph_sizes:
         make = partial(graphs_against_launches, shape, "fp16", 2 if options.smoke else STEPS)
         rows.add(make, lambda row: row["same_bits"])

@@ -216,6 +216,39 @@ def way_of(rule, precision="fp16"):
     return SinglePass(params, rule.kernel_rule, precision)
 
 
+@pytest.mark.parametrize("padding", ["circular", "zero"])
+def test_rows_that_are_loaded_again_for_want_of_registers(padding, poisoned, monkeypatch):
+    """The same bits as of rows that are carried down, whose values are tested above."""
+    from nca_fast.kernels.triton.single_pass import plan
+
+    rule, tile = Rule(channels=6, hidden=(9, 6), padding=padding), plan.forward_tile
+    x, weights, found = torch.randn(1, 6, 5, 20, device=DEVICE), weights_of(rule), []
+    for carried in (True, False):
+        monkeypatch.setattr(plan, "forward_tile", lambda *a, c=carried: tile(*a)._replace(CARRIED=c))
+        found.append(rollout(x, weights, rule, 2, seed=0, backend="triton", precision="fp32"))
+    assert torch.equal(*found)
+
+
+def test_forward_programs_that_do_not_spill(monkeypatch):
+    """Two hidden layers: rows are loaded again but on Hopper; more weights than style's: fewer warps on Blackwell."""
+    from nca_fast.kernels.triton.single_pass import plan
+
+    from nca_fast.presets import PRESETS
+
+    one, two, four = (way_of(r).weights for r in (Rule(), RULES["style"], PRESETS["style-two-filters"]["rule"]))
+    four_warps = {(8, 0): (True, False, False), (9, 0): (True, True, True), (12, 0): (True, False, False)}
+    for found, carried in four_warps.items():
+        monkeypatch.setattr(plan, "capability", lambda device, found=found: found)
+        tiles = [plan.forward_tile(weights, 1, 64, 64) for weights in (one, two, four)]
+        assert [tile.CARRIED for tile in tiles] == list(carried) and {tile.warps for tile in tiles} == {4}
+    monkeypatch.setattr(plan, "capability", lambda device: (10, 0))
+    tiles = [plan.forward_tile(weights, 1, 64, 64) for weights in (one, two, four)]
+    columns = plan.COLUMNS["fp16"]
+    assert [tile[::2] for tile in tiles] == [(columns, 4), (columns, 4), (columns // 2, 2)]
+    assert [tile.CARRIED for tile in tiles] == [True, True, False]
+    assert plan.forward_tile(way_of(RULES["style"], "fp32").weights, 1, 64, 64).CARRIED
+
+
 def as_on(monkeypatch, capability, at_once):
     """Plans backward steps as for a GPU that runs so many programs of four warps and 64 columns at once."""
     from nca_fast.kernels.triton.single_pass import plan
@@ -324,6 +357,50 @@ def test_a_torus_as_wide_as_a_program_has_no_halo(name, monkeypatch, poisoned):
     assert planned[0][1].several == (shape[2] == 128)
     options = {name: value.to(DEVICE) for name, value in options.items()}
     check(rule, shape, 1, precision=precision, **options)
+
+
+CUT = {  # (rule, capability, columns and largest chunks of the launches)
+    "A100, 16 channels": (Rule(channels=16, hidden=(16,)), (8, 0), [(32, 64), (32, 64), (64, 64)]),
+    "RTX 5090": (Rule(channels=8, hidden=(40,)), (12, 0), [(64, 32), (32, 64)]),
+}
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="plans for other GPUs than this one")
+@pytest.mark.parametrize("name", CUT)
+def test_launches_of_one_step_are_cut_each_in_its_own_way(name, monkeypatch, poisoned):
+    rule, capability, sizes = CUT[name]
+    plan = as_on(monkeypatch, capability, 3)
+    assert [(p.columns, p.chunk) for p in plan.passes(way_of(rule).weights, False, 40)] == sizes
+    check(rule, (2, 3, 40), 1, precision="fp16")
+
+
+def test_backward_launches_that_do_not_spill(monkeypatch):
+    """Warps and columns of launches, and whether they carry profiles; see bench/results/triton_table.json."""
+    from nca_fast.kernels.triton.single_pass import plan
+
+    from nca_fast.presets import PRESETS
+
+    growing = PRESETS["growing"]["rule"]
+    monkeypatch.setattr(plan, "COLUMNS", dict.fromkeys(plan.COLUMNS, 64))
+    for rule, precision, capability, want in (
+        (Rule(), "fp32", (9, 0), [(4, 64, True), (8, 64, False), (4, 64, False)]),
+        (Rule(), "fp32", None, [(4, 64, True), (4, 64, False), (4, 64, False)]),
+        (Rule(), "tf32", (9, 0), [(4, 64, False), (4, 64, False)]),
+        (Rule(), "tf32", (10, 0), [(2, 32, False), (4, 64, False)]),
+        (Rule(), "fp16", (9, 0), [(4, 64, False)]),
+        (Rule(), "fp16", (10, 0), [(4, 32, True)]),
+        (Rule(channels=16), "fp16", (9, 0), [(4, 64, True)] * 3),
+        (Rule(channels=16), "fp16", (10, 0), [(4, 64, False), (4, 64, True), (4, 64, True)]),
+        (Rule(channels=16), "fp16", (8, 0), [(2, 32, True), (4, 32, True), (4, 64, True)]),
+        (growing, "fp16", (9, 0), [(4, 64, True), (4, 64, False)]),
+        (growing, "fp16", (10, 0), [(4, 64, True), (4, 64, True)]),
+        (growing, "fp16", (12, 0), [(4, 64, False), (4, 32, True)]),
+    ):
+        monkeypatch.setattr(plan, "capability", lambda device, found=capability: found)
+        found = plan.passes(way_of(rule, precision).weights, False, 100)
+        assert [(p.warps, p.columns, p.CARRIED) for p in found] == want, (rule, precision, capability)
+    monkeypatch.setattr(plan, "capability", lambda device: (10, 0))
+    assert plan.passes(way_of(Rule()).weights, False, 64)[0].columns == 64  # a ring
 
 
 def test_without_a_torus_there_is_no_ring(monkeypatch):

@@ -146,6 +146,42 @@ def test_precisions(precision, dtype, poisoned):
     )
 
 
+@pytest.mark.parametrize("precision, dtype", [("fp32", torch.float32), ("fp16", torch.float16)])
+def test_smaller_programs_where_weights_are_in_registers(precision, dtype, poisoned, monkeypatch):
+    """Half the cells for the gradient of the network; half the numbers of 16 bits per thread for the perception's."""
+    from nca_fast.kernels.triton.single_pass import plan
+    from nca_fast.kernels.triton.through_memory.steps import ThroughMemory
+
+    monkeypatch.setattr(plan, "weights_in_registers", lambda device: True)
+    narrow = Rule(channels=4, hidden=(64,), filters=("sobel_x5",))
+    wide = Rule(channels=40, hidden=(64,), filters=("identity", "sobel_x5", "sobel_y5"))
+    for rule, cells in ((narrow, 64), (wide, 32)):
+        params = torch.zeros(sum(out * (inputs + bias) for out, inputs, bias in rule.layers))
+        assert ThroughMemory(params, rule.kernel_rule, precision, None).backward_cells == cells
+    check(wide, (2, 3, 15), 1, precision=precision, dtype=dtype)
+
+
+def test_sizes_that_do_not_spill_on_blackwell(monkeypatch):
+    from nca_fast.kernels.triton.single_pass import plan
+    from nca_fast.kernels.triton.through_memory import steps
+
+    monkeypatch.setattr(steps, "UNITS", {"fp32": 16, "bf16": 64})
+    monkeypatch.setattr(steps, "CELLS", {"fp32": 32, "bf16": 64})
+    rule, params = Rule(channels=4, hidden=(64,), filters=("sobel_x5",)), torch.zeros(64 * 5 + 4 * 64)
+    for capability, units, stages in ((None, 16, 3), ((9, 0), 16, 3), ((10, 0), 32, 1)):
+        monkeypatch.setattr(plan, "capability", lambda device, found=capability: found)
+        ways = [steps.ThroughMemory(params, rule.kernel_rule, p, None) for p in ("fp32", "bf16")]
+        assert [way.backward_units for way in ways] == [units, 64]
+        assert [way.sum_stages for way in ways] == [3, stages]
+    wide = Rule(channels=40, hidden=(64,), filters=("identity", "sobel_x5", "sobel_y5"))
+    params = torch.zeros(sum(out * (inputs + bias) for out, inputs, bias in wide.layers))
+    for capability, sizes in (((8, 9), (32, 64)), ((9, 0), (64, 64)), ((12, 0), (64, 32))):
+        monkeypatch.setattr(plan, "capability", lambda device, found=capability: found)
+        monkeypatch.setattr(plan, "weights_in_registers", lambda device, found=capability: found[0] != 9)
+        way = steps.ThroughMemory(params, wide.kernel_rule, "bf16", None)
+        assert (way.backward_cells, way.backward_units) == sizes
+
+
 def test_fire_rate_map(poisoned):
     rate = torch.rand(3, 25, device=DEVICE)
     rate[:1], rate[-1:], rate[:, 10:14] = 0, 1, 0.5

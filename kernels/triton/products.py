@@ -32,11 +32,11 @@ def product_constants(precision: str) -> dict:
     return {"DOT": TRITON_DTYPES[precision], "PRODUCT": product(precision, torch.version.hip is not None)} | COMPILER
 
 
-def chunks(width):
+def chunks(width, largest=64):
     """Cuts `width` units, rounded up to a multiple of 16, into chunks of 64, 32 or 16: (start, width, ...)."""
     chunks, start = [], 0
     while start < width:
-        size = next(size for size in (64, 32, 16) if size <= -(-(width - start) // 16) * 16)
+        size = next(size for size in (64, 32, 16) if size <= min(largest, -(-(width - start) // 16) * 16))
         chunks += [start, size]
         start += size
     return tuple(chunks)

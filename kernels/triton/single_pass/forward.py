@@ -3,8 +3,9 @@
     y = filters * x        h = relu(W1 y + b1), ...        u = W h + b        x' = x + m u
 
 A program takes BW columns of one sample and slides down R rows; the profiles of two rows are carried down, so that a
-row is loaded once (single_pass/filters.py). Weights are loaded before the loop (products.py). The host's side is in
-single_pass/steps.py, the order in which it packs weights in single_pass/packing.py.
+row is loaded once (single_pass/filters.py), if there are registers for them. Weights are loaded before the loop
+(products.py). The host's side is in single_pass/steps.py, the order in which it packs weights in
+single_pass/packing.py.
 """
 
 import triton
@@ -47,6 +48,7 @@ def step_fwd(
     PRODUCT: tl.constexpr,
     BW: tl.constexpr,
     UNROLL: tl.constexpr,
+    CARRIED: tl.constexpr,
 ):
     """out = x after one step.
 
@@ -66,6 +68,7 @@ def step_fwd(
         BIAS1, BIAS2, OUT_BIAS: Whether the layers have a bias (for the first: apart from W1).
         DOT, PRODUCT: See `dot`.
         UNROLL: Rows per turn of the loop: 2 saves the moves of what is carried, at the price of registers.
+        CARRIED: Whether the profiles of two rows are carried down, or loaded again to save registers.
     """
     GROUPS: tl.constexpr = (C + 7) // 8
     K: tl.constexpr = GROUPS * 8 * len(TERMS)
@@ -104,12 +107,16 @@ def step_fwd(
         w = load_layer(weights + UNITS1 * K, UNITS1, HIDDEN1, OUTPUTS)
     b = load_bias(biases + UNITS1 + UNITS2, OUTPUTS)
 
-    above = profiles(x, first - 1, H, stride, left, centre, right, left_there, there, right_there, C, CIRCULAR)
-    here = profiles(x, first, H, stride, left, centre, right, left_there, there, right_there, C, CIRCULAR)
+    if CARRIED:
+        above = profiles(x, first - 1, H, stride, left, centre, right, left_there, there, right_there, C, CIRCULAR)
+        here = profiles(x, first, H, stride, left, centre, right, left_there, there, right_there, C, CIRCULAR)
     rows = tl.minimum(R, H - first)
     tl.assume(rows > 0)  # else registers are kept for the case that there are none
     for n in tl.range(rows, loop_unroll_factor=UNROLL):
         row = first + n
+        if not CARRIED:
+            above = profiles(x, row - 1, H, stride, left, centre, right, left_there, there, right_there, C, CIRCULAR)
+            here = profiles(x, row, H, stride, left, centre, right, left_there, there, right_there, C, CIRCULAR)
         below = profiles(x, row + 1, H, stride, left, centre, right, left_there, there, right_there, C, CIRCULAR)
         y = to_matrices(filter_responses(above, here, below, TERMS, DOT), there, False, DOT, PRODUCT)
         h = layer(y, w1, b1, BIAS1, True, DOT, PRODUCT)
@@ -125,5 +132,6 @@ def step_fwd(
                 mask=written,
             )
         keys += 2
-        above = here
-        here = below
+        if CARRIED:
+            above = here
+            here = below

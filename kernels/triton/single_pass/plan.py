@@ -21,12 +21,18 @@ COLUMNS = {"fp32": 16, "tf32": 64, "fp16": 64, "bf16": 64}
 _WIDE_RING = {9: (8, True), 10: (4, False)}
 # Whether the launch for grad_x alone loads the profiles of two rows again, in place of carrying them down, because it
 # would spill more: for rules of up to 12 channels, and of more.
-_RELOADS = {(8, 0): (False, True), (8, 6): (True, True), (8, 9): (True, True), (12, 0): (True, False)}
+_RELOADS = {(8, 0): (False, True), (8, 6): (True, True), (8, 9): (True, True), (12, 0): (True, True)}
+# Largest chunk of hidden units in that launch, where it is not 64 because it would spill.
+_CHUNKS = {(12, 0): 32}
 # One launch for everything loads them again, but not where that spills more.
 _CARRIES = ((8, 6), (8, 9))
 # Where a program stays in one strip, because a loop around the loop over rows would spill: cards before Hopper (and
 # products of float32 everywhere).
 _ONE_STRIP = (8,)
+
+# Packed weights of two hidden layers beyond which four warps spill on AMD's GPUs and on the data centre's Blackwell,
+# but two, which the latter's older matrix instructions serve, do not.
+_MOST_WEIGHTS = 24 << 10
 
 _PROGRAMS = 1024  # of a forward step, if there are rows enough: several per multiprocessor of any GPU
 # KiB of shared memory of a backward program, at most.
@@ -36,22 +42,25 @@ _MOST_WAVES = 4  # of programs for one sample each, of which there may be more t
 
 
 class Tile(NamedTuple):
-    """Columns and rows of one program."""
+    """Columns and rows of one forward program, its warps, and whether it carries profiles, see `step_fwd`."""
 
     columns: int
     rows: int
+    warps: int = WARPS
+    CARRIED: bool = True
 
 
 class Pass(NamedTuple):
-    """What one launch of the backward kernel computes, see `step_bwd`; its columns and its warps."""
+    """What one launch of the backward kernel computes, see `step_bwd`; its warps, columns, and units of a chunk."""
 
     GRAD_X: bool
     GRAD_W1: bool
     GRAD_W: bool
     CARRIED: bool
     warps: int = WARPS
-    columns: int = 0
+    columns: int = 0  # as many as usual
     RING: bool = False
+    chunk: int = 64
 
     @property
     def written(self) -> int:
@@ -85,11 +94,18 @@ def weights_in_registers(device: torch.device) -> bool:
     return found is not None and found[0] not in (9, 10, 11)
 
 
-def forward_tile(precision: str, B: int, H: int, W: int) -> Tile:
-    """Chooses columns and rows of a forward program."""
-    columns = COLUMNS[precision]
+def forward_tile(weights: PackedWeights, B: int, H: int, W: int) -> Tile:
+    """Chooses a forward program: one that does it without spilling."""
+    constants, device = weights.packing.constants, weights.matrices.device
+    columns, warps, carried = COLUMNS[weights.precision], WARPS, True
+    if constants["HIDDEN2"] and weights.matrices.element_size() == 2:
+        found, packed = capability(device), weights.matrices.shape[-1]
+        if (found is None or found[0] == 10) and packed > _MOST_WEIGHTS:
+            columns, warps, carried = columns // 2, WARPS // 2, found is None
+        carried = carried and not weights_in_registers(device)
     rows = triton.cdiv(B * H * triton.cdiv(W, columns), _PROGRAMS)
-    return Tile(columns, max(4, min(32, -(-rows // 2) * 2)))  # even, because the loop takes two rows at once
+    rows = max(4, min(32, -(-rows // 2) * 2))  # even, because the loop takes two rows at once
+    return Tile(columns, rows, warps, carried)
 
 
 def passes(weights: PackedWeights, per_cell: bool, W: int) -> tuple[Pass, ...]:
@@ -105,9 +121,10 @@ def passes(weights: PackedWeights, per_cell: bool, W: int) -> tuple[Pass, ...]:
     if circular and 2 * columns == W and len(launches) == 1 and found and found[0] in _WIDE_RING:
         warps, carried = _WIDE_RING[found[0]]
         return (launches[0]._replace(columns=W, RING=True, CARRIED=carried, warps=warps),)
-    if circular and columns == W:
-        return tuple(p._replace(columns=columns, RING=p.GRAD_X) for p in launches)
-    return tuple(p._replace(columns=columns) for p in launches)
+    if found and found[0] == 10 and len(launches) == 1 and not (circular and columns == W):
+        launches = (launches[0]._replace(columns=32, CARRIED=True),)  # 64 spill, but not as a ring
+    launches = tuple(p._replace(columns=p.columns or columns) for p in launches)
+    return tuple(p._replace(RING=circular and p.columns == W and p.GRAD_X) for p in launches)
 
 
 def _launches(weights, per_cell, found):
@@ -115,15 +132,26 @@ def _launches(weights, per_cell, found):
     few_sums = constants["UNITS1"] * (sum(constants["INPUTS"][1::2]) + constants["OUTPUTS"][1]) <= 96 * 80
     few_channels = constants["C"] <= 12 and not constants["BIAS1"] and not per_cell
     if weights.precision == "fp32":
-        return Pass(True, False, False, True), Pass(False, True, False, False, 8), Pass(False, False, True, False)
+        warps = WARPS if found is None else 8  # AMD's units of four warps hold more registers than those of eight
+        return Pass(True, False, False, True), Pass(False, True, False, False, warps), Pass(False, False, True, False)
+    blackwell = found is not None and found[0] == 10  # of data centres
     if weights.precision == "tf32":
-        return Pass(True, False, False, False), Pass(False, True, True, False)
+        warps, columns = (2, 32) if blackwell else (WARPS, 0)
+        return Pass(True, False, False, False, warps, columns), Pass(False, True, True, False)
     if few_sums and few_channels:
         return (Pass(True, True, True, found in _CARRIES),)
     if few_sums and constants["C"] > 12:
-        return Pass(True, False, False, True), Pass(False, True, False, True), Pass(False, False, True, True)
+        columns, warps = (32, 2) if found == (8, 0) else (0, WARPS)
+        return (
+            Pass(True, False, False, not blackwell, warps, columns),
+            Pass(False, True, False, True, columns=columns),
+            Pass(False, False, True, True),
+        )
     carried = not _RELOADS.get(found, (False, False))[constants["C"] > 12]
-    return Pass(True, False, False, carried), Pass(False, True, True, carried and few_sums)
+    grad_x = Pass(True, False, False, carried, chunk=_CHUNKS.get(found, 64))
+    if found == (12, 0):
+        return grad_x, Pass(False, True, True, True, columns=32)
+    return grad_x, Pass(False, True, True, carried and few_sums or blackwell)
 
 
 def places(device: torch.device, precision: str, launch: Pass) -> int:

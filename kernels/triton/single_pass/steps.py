@@ -5,7 +5,7 @@ import triton
 from torch import Tensor
 
 from ..launch import launch
-from ..products import product_constants
+from ..products import chunks, product_constants
 from ..weights import PackedWeights
 from . import plan
 from .backward import step_bwd
@@ -66,9 +66,10 @@ class SinglePass:
             False: a single pass keeps nothing for `backward`.
         """
         B, H, W, _ = x.shape
-        tile = plan.forward_tile(self.weights.precision, B, H, W)
+        tile = plan.forward_tile(self.weights, B, H, W)
         programs = B * triton.cdiv(W, tile.columns) * triton.cdiv(H, tile.rows)
-        constants = self._forward_constants(fire.ndim == 2) | {"BW": tile.columns, "num_warps": plan.WARPS}
+        constants = self._forward_constants(fire.ndim == 2)
+        constants |= {"BW": tile.columns, "CARRIED": tile.CARRIED, "num_warps": tile.warps}
         self._launch(step_fwd, programs, (x, out), keys, fire, (tile.rows,), origin_column, **constants)
         return False
 
@@ -99,6 +100,7 @@ class SinglePass:
             columns, down = triton.cdiv(W, p.written), triton.cdiv(H, dealt.rows)
             numbers = dealt.rows, columns, down, B // rules * columns * down, dealt.bands, dealt.programs
             constants |= {name: getattr(p, name) for name in ("GRAD_X", "GRAD_W1", "GRAD_W", "CARRIED", "RING")}
+            constants["HIDDEN1"] = chunks(constants["UNITS1"], p.chunk)
             constants |= {"BW": p.columns, "SEVERAL": dealt.several, "num_warps": p.warps}
             tensors, programs = (x, grad, grad_x, buffer, scale), rules * dealt.programs
             self._launch(step_bwd, programs, tensors, keys, fire, numbers, origin_column, **constants)

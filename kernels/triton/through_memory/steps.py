@@ -19,6 +19,7 @@ from torch import Tensor
 from ..launch import launch
 from ..memory import Scratch
 from ..products import DTYPES, product_constants
+from ..single_pass import plan
 from ..weights import PackedWeights
 from .network_backward import network_bwd
 from .network_forward import network_fwd
@@ -28,7 +29,8 @@ from .weight_gradients import network_weights
 
 _SCRATCH = 128 << 20  # bytes, for a range of cells
 _PROGRAMS = 1024  # of the sums of weight gradients
-# Cells of one program of the network, and units of the last hidden layer that it works off at a time, at most.
+# Cells of one program of the network, and units of the last hidden layer that it works off at a time, at most. Its
+# gradient takes half as many of wide perception where matrix units take weights from registers: it would spill.
 CELLS = {"fp32": 32, "tf32": 32, "fp16": 64, "bf16": 64}
 UNITS = {"fp32": 16, "tf32": 32, "fp16": 64, "bf16": 64}
 WARPS = {"fp32": 8, "tf32": 4, "fp16": 4, "bf16": 4}
@@ -49,6 +51,19 @@ class ThroughMemory:
         self.product = product_constants(precision)
         self.cells = CELLS[precision]
         self.units = math.gcd(UNITS[precision], self.network["UNITS"])
+        device = self.weights.matrices.device
+        found = plan.capability(device)
+        architecture = found[0] if found else None
+        wide = max(self.network["K"], self.network["UNITS1"]) > 96
+        halved = wide and self.cells == self.units == 64 and plan.weights_in_registers(device)
+        self.backward_cells, self.backward_units = self.cells, self.units
+        if halved and architecture == 12:
+            self.backward_units = self.units // 2
+        elif halved:
+            self.backward_cells = self.cells // 2
+        elif architecture == 10 and precision == "fp32":
+            self.backward_units = math.gcd(32, self.network["UNITS"])
+        self.sum_stages = 1 if architecture == 10 and precision == "bf16" else 3  # of loads; three spill there
 
     def _between(self, name, like, *shape):
         """Gives scratch for what the matrix products multiply."""
@@ -69,8 +84,8 @@ class ThroughMemory:
         rows = max(1, most // W)
         return [Rows(b, 1, i, min(rows, H - i)) for b in range(B) for i in range(0, H, rows)]
 
-    def _network_grid(self, x, part):
-        return (part.samples * triton.cdiv(part.count * x.shape[2], self.cells),)
+    def _network_grid(self, x, part, cells):
+        return (part.samples * triton.cdiv(part.count * x.shape[2], cells),)
 
     def _network_arguments(self, x, keys, fire, origin_column, part):
         """Lists what both kernels of the network are told: the weights, and which cells are theirs."""
@@ -78,14 +93,14 @@ class ThroughMemory:
         weights = self.weights.matrices, self.weights.biases, *self.weights.strides
         return keys, fire, *weights, part.first_sample, part.first * W, part.count * W, H, W, origin_column
 
-    def _network_options(self, fire):
-        """Lists what both are compiled for."""
+    def _network_options(self, fire, cells, units):
+        """Lists what both are compiled for, with so many cells of a program, and units at a time."""
         return {
             **self.network,
             **self.product,
             "MAP": fire.ndim == 2,
-            "BM": self.cells,
-            "BN": self.units,
+            "BM": cells,
+            "BN": units,
             "num_warps": WARPS[self.weights.precision],
             "num_stages": 1,  # more would fill the shared memory with weights
         }
@@ -93,12 +108,12 @@ class ThroughMemory:
     def _network_forward(self, x, y, out, keys, fire, origin_column, part):
         launch(
             network_fwd,
-            self._network_grid(x, part),
+            self._network_grid(x, part, self.cells),
             x,
             y,
             out,
             *self._network_arguments(x, keys, fire, origin_column, part),
-            **self._network_options(fire),
+            **self._network_options(fire, self.cells, self.units),
         )
 
     def forward(self, x: Tensor, out: Tensor, keys: Tensor, fire: Tensor, origin_column: int, keep=False) -> bool:
@@ -170,7 +185,7 @@ class ThroughMemory:
         h1, h, grad_h1, grad_h, grad_u = between
         launch(
             network_bwd,
-            self._network_grid(grad, part),
+            self._network_grid(grad, part, self.backward_cells),
             grad,
             y,
             h1,
@@ -181,7 +196,7 @@ class ThroughMemory:
             grad_u,
             scale,
             *self._network_arguments(grad, keys, fire, origin_column, part),
-            **self._network_options(fire),
+            **self._network_options(fire, self.backward_cells, self.backward_units),
             SCALED=self.weights.precision == "fp16",
         )
 
@@ -219,4 +234,5 @@ class ThroughMemory:
                 BM=self.cells,
                 BO=rows,
                 BI=columns,
+                num_stages=self.sum_stages,
             )
