@@ -65,7 +65,7 @@ MUTANTS = [
     (BACKWARD, "tl.maximum(first_band - strip * bands_down, 0) * R", "first_band % bands_down * R"),
     (BACKWARD, "tl.cdiv(end_band, bands_down) - first_strip if SEVERAL else 1", "1"),
     (BACKWARD, "tl.minimum((end_band - strip * bands_down) * R, H)", "H"),
-    (PLAN, "if circular and columns == W:", "if columns == W:"),
+    (PLAN, "RING=circular and p.columns == W", "RING=p.columns == W"),
     (PLAN, "several=bands.several or bands.programs < sums", "several=bands.several"),
     (BACKWARD, "tl.where((m & mine)[:, None], g, 0.0)", "tl.where(m[:, None], g, 0.0)"),
     (
