@@ -132,7 +132,7 @@ class Clip(PoolSystem):
         """Makes a state of a random square of a content picture, enlarged where need be, if there are any."""
         if self.pictures is None:
             return super().large_start(side, seed)
-        return ContentPictures(self.pictures.pictures, side).start(self.nca, 1, seed, self.noise(seed))
+        return self.pictures.start(self.nca, 1, seed, self.noise(seed), side)
 
     def constants(self) -> dict[str, Tensor]:
         """The content pictures."""

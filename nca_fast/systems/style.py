@@ -114,7 +114,7 @@ class Style(PoolSystem):
 
     def large_start(self, side: int, seed: int) -> Tensor:
         """Makes a state of a random square of a content picture, enlarged where need be."""
-        return ContentPictures(self.pictures.pictures, side).start(self.nca, 1, seed, self.noise(seed))
+        return self.pictures.start(self.nca, 1, seed, self.noise(seed), side)
 
     def constants(self) -> dict[str, Tensor]:
         """The content pictures."""

@@ -75,16 +75,18 @@ class ContentPictures:
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def squares(self, count: int, generator: torch.Generator) -> Tensor:
+    def squares(self, count: int, generator: torch.Generator, size: int | None = None) -> Tensor:
         """Cuts canvases at random.
 
         Args:
             count: How many; their pictures are drawn evenly, with replacement.
             generator: Decides alone, on the CPU.
+            size: Rows and columns of these canvases; None: those of the training. What is smaller is enlarged.
 
         Returns:
             [count, 3, size, size] in [0, 1].
         """
+        size = self.size if size is None else size
 
         def draw(low: int, high: int) -> int:
             return int(torch.randint(low, high + 1, (), generator=generator))
@@ -93,15 +95,17 @@ class ContentPictures:
         for _ in range(count):  # sizes and places are numbers on the host, pixels stay where they are
             picture = self.pictures[draw(0, len(self) - 1)]
             height, width = picture.shape[1:]
-            side = draw(min(self.size, height, width), min(height, width))
+            side = draw(min(size, height, width), min(height, width))
             top, left = draw(0, height - side), draw(0, width - side)
-            squares.append(_resized(picture[:, top : top + side, left : left + side] / 255, self.size, self.size))
+            squares.append(_resized(picture[:, top : top + side, left : left + side] / 255, size, size))
         return torch.stack(squares)
 
-    def start(self, nca: NCA, count: int, seed: int, noise: torch.Generator | None = None) -> Tensor:
+    def start(
+        self, nca: NCA, count: int, seed: int, noise: torch.Generator | None = None, size: int | None = None
+    ) -> Tensor:
         """Makes start states [count, C, size, size] of random squares; noise: as `generator` of `NCA.initial_state`."""
-        squares = self.squares(count, torch.Generator().manual_seed(seed))
-        return nca.initial_state(count, self.size, self.size, seed=seed, image=squares, generator=noise)
+        squares = self.squares(count, torch.Generator().manual_seed(seed), size)
+        return nca.initial_state(count, *squares.shape[2:], seed=seed, image=squares, generator=noise)
 
     def to(self, device: torch.device) -> "ContentPictures":
         """The same pictures on a device, where squares are cut from them."""
