@@ -1,5 +1,6 @@
 """The checks of `rollout`'s arguments: each error says name, rule, value and, where there is one, the remedy."""
 
+from numbers import Real
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from nca_fast.rule import Rule, as_integer
 _STATE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def check(x: Tensor, weights, rule: Rule, fire_rate: Tensor | None, **numbers: Any) -> dict[str, Any]:
-    """Checks all arguments of `ops.rollout` or `ops.advance`, but for the backend and the precision.
+def check(
+    x: Tensor, weights, rule: Rule, fire_rate: Tensor | None, noise: float | Tensor = 1.0, **numbers: Any
+) -> dict[str, Any]:
+    """Checks all arguments of `ops.rollout` or `ops.advance`, but for those of `check_ways`, backend and precision.
 
     Returns:
         The numbers as Python's.
@@ -22,8 +25,47 @@ def check(x: Tensor, weights, rule: Rule, fire_rate: Tensor | None, **numbers: A
     _check_state(x, rule)
     _check_weights(x, weights, rule)
     if fire_rate is not None:
-        _check_fire_rate(x, fire_rate)
+        _check_fire_rate(x, fire_rate, rule)
+    _check_noise(x, noise)
+    if rule.alive_circular != (rule.padding == "circular") and numbers.get("canvas_height") is not None:
+        raise ValueError(
+            'canvas_height must be None where alive_padding is "zero" on a torus: a part of the canvas does not know '
+            f"where the edges are, but got {numbers['canvas_height']!r}."
+        )
     return _checked_numbers(x.shape[0], **numbers)
+
+
+def check_ways(at: range | None, after, after_inputs, steps: int) -> None:
+    """Checks what `ops.rollout` is told to give back and to do between its steps.
+
+    Raises:
+        TypeError, ValueError: name, rule and value of the first that does not hold.
+    """
+    if at is not None:
+        if not isinstance(at, range):
+            raise TypeError(f"at must be a range of numbers of steps that are done, or None, but got {at!r:.60}.")
+        if len(at) == 0 or at.step < 1 or at[0] < 1 or at[-1] > steps:
+            raise ValueError(f"at must be a rising range within 1 to {steps}, the steps, but got {at}.")
+    if after is not None and not callable(after):
+        raise TypeError(f"after must be a function (x, y, n, *after_inputs) -> state, or None, but got {after!r:.60}.")
+    if isinstance(after_inputs, Tensor) or not all(isinstance(t, Tensor) for t in after_inputs):
+        raise TypeError(f"after_inputs must be a list of tensors, but got {after_inputs!r:.60}.")
+    if after is None and len(after_inputs):
+        raise ValueError("after_inputs must be given with a function after, but after is None.")
+
+
+def checked_state(state, y: Tensor) -> Tensor:
+    """Returns what the caller's function `after` made of a state y, contiguous.
+
+    Raises:
+        TypeError, ValueError: It is no state like y.
+    """
+    if not isinstance(state, Tensor) or state.shape != y.shape:
+        got = list(state.shape) if isinstance(state, Tensor) else type(state).__name__
+        raise ValueError(f"after must return a state {list(y.shape)}, but got {got}.")
+    if state.dtype != y.dtype or state.device != y.device:
+        raise TypeError(f"after must return {y.dtype} on {y.device}, but got {state.dtype} on {state.device}.")
+    return state.contiguous()
 
 
 def _holds(condition):
@@ -46,6 +88,11 @@ def _check_state(x, rule: Rule) -> None:
         raise ValueError(f"x must have shape [B, C, H, W], but got {tuple(x.shape)}.")
     if x.shape[1] != rule.channels:
         raise ValueError(f"x must have the rule's {rule.channels} channels in [B, C, H, W], but got {tuple(x.shape)}.")
+    if rule.padding == "reflect" and min(x.shape[2:]) <= (reach := max([1, *(f.size for f in rule.filters)]) // 2):
+        raise ValueError(
+            f"x must have more rows and columns than the {reach} that padding 'reflect' mirrors, but got "
+            f"{tuple(x.shape)}."
+        )
     if x.shape[0] < 1 or x.shape[2] < 1 or x.shape[3] < 1:
         raise ValueError(f"x must have at least one sample, row and column, but got {tuple(x.shape)}.")
     if x.dtype not in _STATE_DTYPES:
@@ -60,13 +107,14 @@ def _check_weights(x: Tensor, weights, rule: Rule) -> None:
     B = x.shape[0]
     for i, ((weight, bias), (out, inputs, has_bias)) in enumerate(zip(weights, layers, strict=True)):
         name = f"weights[{i}]"
-        if weight.shape != (out, inputs) and weight.shape != (B, out, inputs):
-            want = f"[{out}, {inputs}] or [{B}, {out}, {inputs}]"
+        if not _has_shape(weight, B, out, inputs):
+            want = f"[{out}, {inputs}], [{B}, {out}, {inputs}] or [T, {B} or 1, {out}, {inputs}]"
             raise ValueError(f"{name}[0] must have shape {want}, but got {list(weight.shape)}.")
         if has_bias != (bias is not None):
             raise ValueError(f"{name}[1] must be {'a bias' if has_bias else 'None'} by the rule, but got {bias!r:.60}.")
-        if bias is not None and bias.shape != (out,) and bias.shape != (B, out):
-            raise ValueError(f"{name}[1] must have shape [{out}] or [{B}, {out}], but got {list(bias.shape)}.")
+        if bias is not None and not _has_shape(bias, B, out):
+            want = f"[{out}], [{B}, {out}] or [T, {B} or 1, {out}]"
+            raise ValueError(f"{name}[1] must have shape {want}, but got {list(bias.shape)}.")
         for t in (weight, bias):
             if t is None:
                 continue
@@ -78,6 +126,14 @@ def _check_weights(x: Tensor, weights, rule: Rule) -> None:
                 raise TypeError(f"{name} must be floating point, but got {t.dtype}: use .dequantize() or .float().")
             if t.is_cpu and not _holds(torch.isfinite(t if t.element_size() > 1 else t.float())):  # float8 cannot tell
                 raise ValueError(f"{name} must be finite, but holds NaN or infinity: the training has diverged.")
+
+
+def _has_shape(t, batch, *own):
+    """Says whether a tensor has its own shape, alone, for each sample, or for each step and sample (or all of them)."""
+    more = t.shape[: -len(own)]
+    if t.shape[-len(own) :] != own or len(more) > 2:
+        return False
+    return len(more) == 0 or more == (batch,) or (len(more) == 2 and more[0] > 0 and more[1] in (1, batch))
 
 
 def checked_integer(name: str, value: Any, low: int, high: int | None = None) -> int:
@@ -111,14 +167,35 @@ def _checked_numbers(batch, *, steps, first_step, origin, **others):
     return {"steps": steps, "first_step": first_step, "origin": (row, column)} | others
 
 
-def _check_fire_rate(x: Tensor, fire_rate) -> None:
-    """Checks that fire_rate is a map [H, W] in [0, 1], beside x."""
+def _check_fire_rate(x: Tensor, fire_rate, rule: Rule) -> None:
+    """Checks that fire_rate is a map [H, W], or rates by step, sample and channel, in [0, 1], beside x."""
     if not isinstance(fire_rate, Tensor) or not fire_rate.is_floating_point():
         raise TypeError(f"fire_rate must be a floating-point map [H, W] or None, but got {fire_rate!r:.60}.")
-    if fire_rate.shape != x.shape[2:]:
-        raise ValueError(f"fire_rate must have shape {list(x.shape[2:])}, but got {list(fire_rate.shape)}.")
+    size, sizes = tuple(fire_rate.shape), ((x.shape[0], 1), (rule.written, 1))
+    full = len(size) == 5 and size[0] > 0 and all(n in of for n, of in zip(size[1:3], sizes, strict=True))
+    if size[-2:] != x.shape[2:] or not (len(size) == 2 or full):
+        H, W = x.shape[2:]
+        want = f"[{H}, {W}] or [T, {x.shape[0]} or 1, {rule.written} or 1, {H}, {W}]"
+        raise ValueError(f"fire_rate must have shape {want}, but got {list(size)}.")
     if fire_rate.device != x.device:
         raise ValueError(f"fire_rate must be on the device of x, {x.device}, but got {fire_rate.device}.")
     if not _holds((fire_rate >= 0) & (fire_rate <= 1)):
         low, high = fire_rate.min().item(), fire_rate.max().item()
         raise ValueError(f"fire_rate must be in [0, 1], but got values from {low} to {high}.")
+
+
+def _check_noise(x: Tensor, noise) -> None:
+    """Checks that noise is a number or one for each sample, at least 0, beside x."""
+    if isinstance(noise, Real) and not isinstance(noise, bool):
+        if not 0 <= noise < float("inf"):
+            raise ValueError(f"noise must be a factor of at least 0, finite, but got {noise}.")
+    elif not isinstance(noise, Tensor) or not noise.is_floating_point():
+        raise TypeError(f"noise must be a number or a floating-point tensor [B], but got {noise!r:.60}.")
+    elif noise.shape not in ((), (x.shape[0],)):
+        raise ValueError(f"noise must be a number or have shape [{x.shape[0]}], but got {list(noise.shape)}.")
+    elif noise.device != x.device:
+        raise ValueError(f"noise must be on the device of x, {x.device}, but got {noise.device}.")
+    elif noise.requires_grad:
+        raise ValueError("noise passes no gradient, but requires it: use noise.detach().")
+    elif not _holds((noise >= 0) & (noise < float("inf"))):
+        raise ValueError(f"noise must be at least 0 and finite, but got {noise!r:.80}.")

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from nca_fast import convolutions, reference
+from nca_fast.kernel_rule import KernelRule
 from nca_fast.kernels import cpu, triton
-from nca_fast.rule import KernelRule, Rule
+from nca_fast.rule import Rule
 
 PrecisionName = Literal["fp32", "tf32", "fp16", "bf16"]
 PRECISIONS = get_args(PrecisionName)
@@ -53,8 +54,12 @@ class Backend(Protocol):
 
     DEVICE: str
 
-    def refusal(self, rule: KernelRule, x: Tensor, precision: str) -> str | None:
-        """Says why a rule, a state [B, C, H, W] or a precision cannot be served, and the remedy; or None."""
+    def refusal(self, rule: KernelRule, x: Tensor, precision: str, uses: tuple[str, ...] = ()) -> str | None:
+        """Says why a rule, a state [B, C, H, W] or a precision cannot be served, and the remedy; or None.
+
+        Args:
+            uses: What else a call asks for: "weights by step", "fire rates by step, sample and channel".
+        """
 
     def load(self) -> object:
         """Builds what has to be built before the first launch. Raises RuntimeError where that fails."""
@@ -76,12 +81,14 @@ class Kernels(Protocol):
     def from_layout(self, state: Tensor, channels: int) -> Tensor:
         """Converts a state back to [B, C, H, W]."""
 
-    def pack_weights(self, params: Tensor, rule: KernelRule, precision: str) -> Any:
+    def pack_weights(self, params: Tensor, rule: KernelRule, precision: str, noise: Tensor | None = None) -> Any:
         """Packs the weights of one rollout.
 
         Args:
-            params: All layers' weights [out, in] and biases in a row, float32 [P]; or, one rule per sample, [B, P].
+            params: All layers' weights [out, in] and biases in a row, float32 [P]; or, one rule per sample, [B, P]; or,
+                by step, [T, B or 1, P].
             precision: What the matrix products multiply, one of PRECISIONS.
+            noise: The factor of the rule's noise, float32 [1] or [B]; None where it has none.
         """
 
     def advance(
@@ -91,7 +98,8 @@ class Kernels(Protocol):
 
         Args:
             x: A state in the kernels' layout.
-            fire: A cell fires when its hash is below: int64, [] or a map [H, W].
+            fire: A cell fires when its hash is below: int64, [], a map [H, W], or by step
+                [T, B or 1, written or 1, H, W].
             place: Of the first step.
             states: Written. [n, *x.shape].
             every: Steps between two states.
@@ -141,11 +149,14 @@ def _forks_take_one_thread():
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
-def choose(backend: str | None, rule: Rule, x: Tensor, precision: str | None) -> tuple[str, str]:
+def choose(
+    backend: str | None, rule: Rule, x: Tensor, precision: str | None, uses: tuple[str, ...] = ()
+) -> tuple[str, str]:
     """Chooses the backend that serves a call, and the precision of its products.
 
     Args:
         backend, precision: As in `nca_fast.rollout`.
+        uses: As in `Backend.refusal`.
 
     Raises:
         ValueError: there is no such backend or precision, or the backend was named and cannot serve.
@@ -165,7 +176,7 @@ def choose(backend: str | None, rule: Rule, x: Tensor, precision: str | None) ->
     precision = precision or default_precision(x.device)
     reason = f"there are no kernels for states on {x.device.type}: move model and state to the CPU, which has kernels."
     if name is not None:
-        reason = refusal(name, rule, x, precision)
+        reason = refusal(name, rule, x, precision, uses)
     if reason is not None and backend is not None:
         raise ValueError(f'backend="{backend}" cannot serve: {reason} Use backend=None or "convolutions".')
     if torch.compiler.is_compiling():  # what has to be built is built when the compiled model first runs
@@ -189,9 +200,9 @@ def of_device(device: torch.device) -> str | None:
     return _OF_DEVICE.get(device.type)
 
 
-def refusal(backend: str, rule: Rule, x: Tensor, precision: str | None) -> str | None:
-    """Says why a backend cannot run a rule on states of x's type and device, or None where it can."""
-    return BACKENDS[backend].refusal(rule.kernel_rule, x, precision or default_precision(x.device))
+def refusal(backend: str, rule: Rule, x: Tensor, precision: str | None, uses: tuple[str, ...] = ()) -> str | None:
+    """Says why a backend cannot run a rule on states of x's type and device, or None where it can; see `Backend`."""
+    return BACKENDS[backend].refusal(rule.kernel_rule, x, precision or default_precision(x.device), uses)
 
 
 def trouble(backend: str) -> str | None:

@@ -7,13 +7,17 @@ differentiates it, as often as asked.
     y     = all filters in one convolution of each channel by itself     index c * n + f, not the reference's f * C + c
     h     = relu(b1 + W1 y)                                              bias and product in one operation
     x'    = x + m * W2 h
+
+and whatever else the rule asks for, in the order of `Rule`.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nca_fast.reference import bytes_per_cell, computed, rounded, run, wrapped
+from nca_fast.reference import alive, bytes_per_cell, computed, extended, of_step, rounded, run
 from nca_fast.rule import Rule
 
 __all__ = ["bytes_per_cell", "rollout"]
@@ -62,13 +66,15 @@ def _padded(x, reach, padding):
         return x
     if padding == "zero":
         return F.pad(x, (reach,) * 4)
-    return wrapped(x, reach) if reach > min(x.shape[2:]) else _Continued.apply(x, reach)
+    if padding != "circular":
+        return F.pad(x, (reach,) * 4, mode=padding)
+    return extended(x, reach, padding) if reach > min(x.shape[2:]) else _Continued.apply(x, reach)
 
 
 def _local_maximum(x, window, padding):
     """Takes the maximum around each cell, as the reference does; outside of a canvas max_pool2d sees -inf."""
     reach = window // 2
-    if padding == "zero":
+    if padding != "circular":
         return F.max_pool2d(x, window, stride=1, padding=reach)
     return F.max_pool2d(_padded(x, reach, padding), window, stride=1)
 
@@ -121,26 +127,36 @@ class _Step:
             parts.append(_local_maximum(x, rule.maximum_window, rule.padding))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def alive(self, state):
-        alpha = state[:, self.rule.alive_channel, None]
-        return _local_maximum(alpha, 3, self.rule.padding) > self.rule.alive_threshold
-
-    def __call__(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Updates the cells in `mask` [B, 1, H, W]. [B, C, H, W] -> [B, C, H, W]."""
+    def __call__(self, x: Tensor, n: int, mask: Tensor, state_noise: Tensor | None, update_noise: Tensor | None):
+        """Takes step n; all as in `reference.step`. [B, C, H, W] -> [B, C, H, W]."""
         rule, precision = self.rule, self.precision
-        *hidden, (weight, bias) = self.weights
-        y = self.perceive(x).flatten(2)
-        for w, b in hidden:
-            y = _product(b, w, y, precision).relu_()
+        was = None if rule.alive_channel is None or rule.alive_mask == "after" else alive(x, rule)
         old = x[:, rule.frozen :] if rule.frozen else x
-        u = _product(bias, weight, y, precision)
-        if self.masked:
-            u = torch.where(mask.flatten(2), u, self.zero)  # multiplied, a number that blew up would become NaN
-        new = old + u.view(old.shape)
-        after = torch.cat([x[:, : rule.frozen], new], dim=1) if rule.frozen else new
-        if rule.alive_channel is None:
-            return after
-        new = new * (self.alive(x) & self.alive(after))
+        if state_noise is not None:
+            old = old + state_noise
+            x = torch.cat([x[:, : rule.frozen], old], dim=1) if rule.frozen else old
+        y = self.perceive(x).flatten(2)
+        for (weight, bias), activation in zip(of_step(self.weights, n), rule.activations, strict=True):
+            y = _product(bias, weight, y, precision)
+            y = y.relu_() if activation == ("relu", 0, 1) else activation(y)
+        u = y.view(old.shape) if update_noise is None else y.view(old.shape) + update_noise
+        if rule.alive_mask == "update" and was is not None:
+            mask = mask & was
+        if self.masked or rule.alive_mask == "update":
+            # Multiplied, a number that blew up would become NaN.
+            u = torch.where(mask, u, self.zero if rule.residual else old)
+        new = old + u if rule.residual else u
+        if rule.alive_channel is None or rule.alive_mask == "update":
+            living = None
+        elif rule.alive_mask == "before":
+            living = was
+        else:
+            living = alive(torch.cat([x[:, : rule.frozen], new], dim=1) if rule.frozen else new, rule)
+            living = living if was is None else living & was
+        if living is not None:
+            new = new * living
+        if rule.clamp is not None:
+            new = new.clamp(*rule.clamp)
         return torch.cat([x[:, : rule.frozen], new], dim=1) if rule.frozen else new
 
 
@@ -150,23 +166,16 @@ def rollout(
     rule: Rule,
     steps: int,
     *,
-    seed: int | Tensor | None = None,
-    first_step: int = 0,
-    origin: tuple[int, int] = (0, 0),
-    first_sample: int = 0,
-    canvas_height: int | None = None,
-    fire_rate: Tensor | None = None,
     precision: str | None = None,
-    checkpoint_every: int | None = None,
-    bptt_steps: int | None = None,
+    **options: Any,
 ) -> Tensor:
     """Runs `steps` updates; all as in `reference.rollout`. [B, C, H, W] -> same."""
     weights, dtype = computed(weights, x)
-    rate = rule.fire_rate if fire_rate is None else fire_rate
-    step = _Step(weights, rule, x.detach().to(dtype), precision or "fp32", isinstance(rate, Tensor) or rate != 1)
+    rate = options.get("fire_rate")
+    masked = rule.fire_rate != 1 if rate is None else True
+    step = _Step(weights, rule, x.detach().to(dtype), precision or "fp32", masked)
 
-    def take(x, mask):
-        return step(x.to(dtype), mask).to(x.dtype)
+    def take(x, *given):
+        return step(x.to(dtype), *given).to(x.dtype)
 
-    where = (seed, first_step, origin, first_sample, canvas_height, rate)
-    return run(take, x, steps, *where, checkpoint_every, bptt_steps)
+    return run(take, x, rule, steps, **options)

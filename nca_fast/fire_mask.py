@@ -9,7 +9,11 @@ reference and in every kernel:
     z ^= z >> 16;  z *= 0x21F0AAAD;  z ^= z >> 15;  z *= 0x735A2D97;  z ^= z >> 15;  z ^= k1
     the cell fires when z < fire_rate * 2**32
 
-all modulo 2**32. Philox (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011) once per row buys
+all modulo 2**32. Where the channels of a cell fire each for itself, channel number l is a lane of its own: it takes
+column + l * 0x9E3779B9 in place of the column, so that lanes are at least a million columns apart. Where samples, rows
+or columns share a draw, their number in these formulas is 0.
+
+Philox (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011) once per row buys
 quality, the two-round integer hash per cell buys speed.
 
 Here words of rows are int64, because Philox wants products of 64 bits, and those of cells, of which there are far more,
@@ -51,14 +55,14 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     return c0, c1, c2, c3
 
 
-def drawn_seed(fire_rate: float | Tensor) -> int | Tensor:
+def drawn_seed(fire_rate: float | Tensor, noisy: bool = False) -> int | Tensor:
     """Draws a seed as dropout draws its mask, from PyTorch's default generator; the CPU's, so that no GPU must wait.
 
     A tensor, int64 [] on the CPU: it may be drawn inside torch.compile and `torch.utils.checkpoint`, which know how to
-    draw afresh and how to draw again. Where all cells fire, or none does, nothing is drawn and the seed is 0, as
-    dropout draws nothing when it drops nothing.
+    draw afresh and how to draw again. Where all cells fire, or none does, and nothing is noisy, nothing is drawn and
+    the seed is 0, as dropout draws nothing when it drops nothing.
     """
-    if not isinstance(fire_rate, Tensor) and fire_rate in (0, 1):
+    if not noisy and not isinstance(fire_rate, Tensor) and fire_rate in (0, 1):
         return 0
     return torch.randint(0, 2**63 - 1, (), dtype=torch.int64, device="cpu")
 
@@ -81,6 +85,9 @@ def fire_mask(
     first_sample: int = 0,
     canvas_height: int | None = None,
     device: torch.device | None = None,
+    shared: tuple[str, ...] = ("channel",),
+    channels: int = 1,
+    frozen: int = 0,
 ) -> Tensor:
     """Computes which cells take their update in a step.
 
@@ -88,20 +95,24 @@ def fire_mask(
         seed: Fixes all masks. 0 to 2**64 - 1, or those 64 bits as an int64 tensor [].
         step: Number of the step, counted from the start of the automaton's life. 0 to 2**32 - 1.
         batch, height, width: Shape of the mask, in samples and cells.
-        fire_rate: Probability that a cell fires, in [0, 1]: a number, or a map [height, width].
+        fire_rate: Probability that a cell fires, in [0, 1]: a number, a map [height, width], or rates that differ by
+            step, sample and channel, as in `nca_fast.rollout`.
         origin: Row and column of the first cell in the whole canvas, so that parts of a canvas agree with the whole.
         first_sample: Number of the first sample in the whole batch, likewise.
         canvas_height: Rows of the whole canvas, where the part wraps around it: below its last row lies its row 0.
         device: Where the mask is made; that of the map when there is one.
+        shared: Axes along which all share one draw: `Rule.fire_shared`.
+        channels, frozen: Channels of the state, and how many of them are frozen; where channels share no draw.
 
     Returns:
-        bool, [batch, 1, height, width].
+        bool, [batch, 1 or channels - frozen, height, width].
     """
     step, batch, height, width, first_sample, row, column = map(
         operator.index, (step, batch, height, width, first_sample, *origin)
     )
     where = (fire_rate, (row, column), first_sample, canvas_height and operator.index(canvas_height), device)
-    return next(fire_masks(seed, step, 1, batch, height, width, *where))
+    lanes = (0,) if "channel" in shared else tuple(range(frozen, channels))
+    return next(fire_masks(seed, step, 1, batch, height, width, *where, shared, lanes)).expand(batch, -1, height, width)
 
 
 def fire_masks(
@@ -116,10 +127,27 @@ def fire_masks(
     first_sample: int = 0,
     canvas_height: int | None = None,
     device: torch.device | None = None,
+    shared: tuple[str, ...] = ("channel",),
+    lanes: tuple[int, ...] = (0,),
 ) -> Iterator[Tensor]:
-    """Draws the masks of `fire_mask` for some consecutive steps, many at once. The arguments as there."""
+    """Draws the masks of `fire_mask` for some consecutive steps, many at once. The arguments as there.
+
+    Args:
+        lanes: Numbers of the channels that fire each for itself; 0 alone where they share their draws.
+
+    Yields:
+        bool, [batch, lanes, height, width], with 1 in the place of a size where all share a draw and a rate.
+    """
     if isinstance(fire_rate, Tensor):
         device = fire_rate.device
+    if shared != ("channel",) or (isinstance(fire_rate, Tensor) and fire_rate.ndim == 5):
+        where = (origin, first_sample, canvas_height, device)
+        words = hashed(seed, first_step, steps, batch, height, width, *where, (0, 1), lanes, shared)
+        limit = threshold(fire_rate, device)
+        for n, word in enumerate(words, first_step):
+            some = limit[n % len(limit)] if limit.ndim == 5 else limit
+            yield _at_most(word ^ -_SIGN, some)
+        return
     seed = seed if isinstance(seed, Tensor) else operator.index(seed)
     below = threshold(fire_rate) if isinstance(fire_rate, Tensor) else math.ceil(fire_rate * 2**32)
     columns = signed((origin[1] + torch.arange(width, device=device)) * _COLUMN_STEP)
@@ -134,6 +162,49 @@ def fire_masks(
         keys = zip(signed(k0).split(few), signed(k1 ^ _SIGN).split(few), strict=True)
         for k0, k1 in keys:
             yield from _fires(columns, k0[..., None], k1[..., None], below)[:, :, None]
+
+
+def hashed(
+    seed: int | Tensor,
+    first_step: int,
+    steps: int,
+    batch: int,
+    height: int,
+    width: int,
+    origin: tuple[int, int],
+    first_sample: int,
+    canvas_height: int | None,
+    device: torch.device | None,
+    words: tuple[int, int],
+    lanes: tuple[int, ...],
+    shared: tuple[str, ...] = (),
+) -> Iterator[Tensor]:
+    """Draws 32 bits for every cell and lane, for some consecutive steps.
+
+    Args:
+        words: Which two of the four words of a row's Philox are its keys.
+        The others as in `fire_masks`.
+
+    Yields:
+        int32, [batch or 1, lanes, height or 1, width or 1]: 1 where an axis is shared.
+    """
+    if "batch" in shared:
+        batch, first_sample = 1, 0
+    if "height" in shared:
+        height, origin = 1, (0, origin[1])
+    if "width" in shared:
+        width, origin = 1, (origin[0], 0)
+    seed = seed if isinstance(seed, Tensor) else operator.index(seed)
+    rows = ((origin[0] + torch.arange(height, device=device)) % (canvas_height or 2**32)).expand(batch, height)
+    samples = (first_sample + torch.arange(batch, device=device))[:, None].expand(batch, height)
+    columns = (origin[1] + torch.arange(width, device=device)) & _WORD
+    lanes = torch.tensor(lanes, device=device)[:, None, None] * _COLUMN_STEP & _WORD
+    places = signed(((columns + lanes) & _WORD) * _COLUMN_STEP)
+    for n in range(first_step, first_step + steps):
+        counter = (rows, samples, torch.full_like(rows, n), torch.zeros_like(rows))
+        keys = philox(counter, (seed & _WORD, (seed >> 32) & _WORD))
+        add, flip = (signed(keys[word])[:, None, :, None] for word in words)
+        yield mixed(places + add) ^ flip
 
 
 def signed(word: Tensor) -> Tensor:
@@ -175,8 +246,12 @@ def _fires(columns, k0, k1, below):
         z ^= k1[..., i : i + rows, :]
         # Compared as signed numbers, whose order is that of unsigned ones with flipped highest bits.
         if isinstance(below, Tensor):
-            some = below[i : i + rows]
-            blocks.append((z <= (some - 1 - _SIGN).clamp(min=-_SIGN).to(torch.int32)) & (some > 0))
+            blocks.append(_at_most(z, below[i : i + rows]))
         else:
             blocks.append(z <= below - 1 - _SIGN)
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=-2)
+
+
+def _at_most(z, below):
+    """Says where a hash with its highest bit flipped is below a limit of 0 to 2**32, int64."""
+    return (z <= (below - 1 - _SIGN).clamp(min=-_SIGN).to(torch.int32)) & (below > 0)

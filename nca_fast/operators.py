@@ -21,6 +21,7 @@ def rollout(
     params: Tensor,
     drawn: Tensor | None,
     fire: Tensor,
+    noise: Tensor | None,
     rule: str,
     backend: str,
     precision: str,
@@ -28,26 +29,29 @@ def rollout(
     every: int,
     passed: int,
     place: list[int],
+    at: list[int],
 ) -> Tensor:
     """Runs steps by the kernels of a backend.
 
     Args:
         x: [B, C, H, W], contiguous.
-        params: All weights and biases in a row, float32 [P]; or, one rule per sample, [B, P].
+        params: All weights and biases in a row, float32 [P]; one rule per sample [B, P]; by step [T, B or 1, P].
         drawn: The seed where it was drawn, int64 []; None where it is in the place.
-        fire: A cell fires when its hash is below: int64, [] or a map [H, W].
+        fire: A cell fires when its hash is below: int64, [], a map [H, W] or by step [T, B or 1, written or 1, H, W].
+        noise: The factor of the rule's noise, float32 [1] or [B]; None where it has none.
         rule, place: As an operator can be given them: JSON, and the numbers of a `backends.Place`.
         every: For the gradient keep every such state.
         passed: How many of the last steps pass gradient.
+        at: (first, count, distance) of the numbers of steps after which states are asked for; [] for the last alone.
 
     Returns:
-        The states after the last step, like x.
+        The states after the last step, like x; with `at`, [count, *x.shape].
     """
-    arguments = (x, params, drawn, fire, rule, backend, precision, steps)
+    arguments = (x, params, drawn, fire, noise, rule, backend, precision, steps)
     differentiable = torch.is_grad_enabled() and (_is_tracked(x) or _is_tracked(params))
     every = every if differentiable else 0
     run = _Rollout.apply if _is_transformed(x, params) else _rollout_op
-    return run(*arguments, every, passed, place)[0]
+    return run(*arguments, every, passed, place, at)[0]
 
 
 def _is_transformed(*tensors):
@@ -87,22 +91,49 @@ def _opened(backend, rule, place, drawn):
     return backends.kernels(backend), _kernel_rule(rule), seeded(Place(*place), drawn)
 
 
+def packed(kernels, params, rule, precision, noise):
+    """Packs the weights; backends whose rules have no noise need not know of it."""
+    return kernels.pack_weights(params, rule, precision, *(() if noise is None else (noise,)))
+
+
+def _legs(steps, passed, at):
+    """Cuts a rollout at the states that are asked for: (first step, steps, how many of them pass gradient) of each."""
+    if not at:
+        return [(0, steps, passed)]
+    first, count, distance = at
+    ends = [first + i * distance for i in range(count)]
+    starts = [0, *ends[:-1]]
+    return [
+        (start, end - start, _within(end - (steps - passed), end - start))
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _within(number, most):
+    """Cuts a number, which may be a symbol of torch.compile, to 0 to most."""
+    return max(0, min(number, most))
+
+
 def _segments(steps, every, passed):
     """Cuts steps into segments and lists their first steps: of the last `passed` steps, every `every`-th.
 
-    A segment begins at a saved state, but the first one at x unless the gradient is truncated.
+    A segment begins at a saved state, but the first one at the first state unless the gradient is truncated.
     """
     return list(range(steps - passed, steps, every)) if every else []
 
 
-def _saved_shape(state, steps, every, passed):
-    """Gives the shape of all saved states in a row: those at which segments begin, but for x.
+def _saved_count(steps, every, passed):
+    """Counts the states of a leg at which segments begin, but for its first."""
+    return (passed + every - 1) // every - (1 if passed == steps else 0) if every else 0
+
+
+def _saved_shape(state, every, legs):
+    """Gives the shape of all saved states in a row: those at which segments begin, but for x and what is returned.
 
     The numbers may be symbols of torch.compile, which no list counts. The two spare numbers are for it too: it compiles
     anew for each length that is 0 or 1, and one state or none are common numbers of them.
     """
-    count = (passed + every - 1) // every - (1 if passed == steps else 0) if every else 0
-    return (count * state.numel() + 2,)
+    return (sum(_saved_count(steps, every, passed) for _, steps, passed in legs) * state.numel() + 2,)
 
 
 def _states_in(saved, state):
@@ -116,6 +147,7 @@ def _rollout_op(
     params: Tensor,
     drawn: Tensor | None,
     fire: Tensor,
+    noise: Tensor | None,
     rule: str,
     backend: str,
     precision: str,
@@ -123,30 +155,56 @@ def _rollout_op(
     every: int,
     passed: int,
     place: list[int],
+    at: list[int],
 ) -> tuple[Tensor, Tensor]:
-    """Computes the states after the last step, and those at which segments begin, in a row in the kernels' layout."""
+    """Computes the states that are asked for, and those at which segments begin, in a row in the kernels' layout."""
     kernels, rule, place = _opened(backend, rule, place, drawn)
-    starts = [s for s in _segments(steps, every, passed) if s > 0]
-    weights, state, done = kernels.pack_weights(params, rule, precision), kernels.to_layout(x), 0
-    row = state.new_empty(_saved_shape(state, steps, every, passed))
+    weights, state, legs = (
+        packed(kernels, params, rule, precision, noise),
+        kernels.to_layout(x),
+        _legs(steps, passed, at),
+    )
+    row = state.new_empty(_saved_shape(state, every, legs))
     row[-2:] = 0
     saved = _states_in(row, state)
-    y = torch.empty_like(state)
+    y = state.new_empty(len(legs), *state.shape) if at else torch.empty_like(state)
+    ends = y if at else y[None]
+    if at and len(saved) == 0 and len(legs) > 1:  # no states between those that are returned, which are evenly spaced
+        first, distance = legs[0][1], legs[1][1]
+        kernels.advance(state, weights, fire, rule, place, ends[:1], first)
+        kernels.advance(ends[0], weights, fire, rule, place.after(first), ends[1:], distance)
+    else:
+        for (start, count, within), end in zip(legs, ends, strict=True):
+            own = _saved_count(count, every, within)
+            _advance_leg(
+                kernels, state, (weights, fire, rule, place.after(start)), count, every, within, saved[:own], end
+            )
+            state, saved = end, saved[own:]
+    if not at:
+        return kernels.from_layout(y, x.shape[1]), row
+    plain = [kernels.from_layout(end, x.shape[1]) for end in y]
+    return y if plain[0].data_ptr() == y.data_ptr() else torch.stack(plain), row
+
+
+def _advance_leg(kernels, state, how, steps, every, passed, saved, end):
+    """Takes the steps of a leg from `state` to `end`, by way of those that are saved."""
+    weights, fire, rule, place = how
+    starts, done = [s for s in _segments(steps, every, passed) if s > 0], 0
     if starts[:1] == [every]:
         runs = [(saved, every)]
     else:  # the gradient ends at a later state
         runs = [(saved[:1], starts[0]), (saved[1:], every)] if starts else []
-    for states, between in [*runs, (y[None], steps - (starts[-1] if starts else 0))]:
+    for states, between in [*runs, (end[None], steps - (starts[-1] if starts else 0))]:
         if len(states):
             kernels.advance(state, weights, fire, rule, place.after(done), states, between)
             state, done = states[-1], done + len(states) * between
-    return kernels.from_layout(y, x.shape[1]), row
 
 
 @_rollout_op.register_fake
-def _(x, params, drawn, fire, rule, backend, precision, steps, every, passed, place):
+def _(x, params, drawn, fire, noise, rule, backend, precision, steps, every, passed, place, at):
     state = backends.kernels(backend).to_layout(x)
-    return torch.empty_like(x), state.new_empty(_saved_shape(state, steps, every, passed))
+    y = x.new_empty(at[1], *x.shape) if at else torch.empty_like(x)
+    return y, state.new_empty(_saved_shape(state, every, _legs(steps, passed, at)))
 
 
 @torch.library.custom_op("nca_fast::rollout_backward", mutates_args=())
@@ -156,6 +214,8 @@ def _rollout_backward_op(
     params: Tensor,
     drawn: Tensor | None,
     fire: Tensor,
+    noise: Tensor | None,
+    returned: Tensor | None,
     saved: Tensor,
     rule: str,
     backend: str,
@@ -164,12 +224,40 @@ def _rollout_backward_op(
     every: int,
     passed: int,
     place: list[int],
+    at: list[int],
 ) -> tuple[Tensor, Tensor]:
-    """Computes the gradients in x and in params."""
+    """Computes the gradients in x and in params.
+
+    Args:
+        returned: The states that were asked for; None without `at`.
+        saved: Those in between, as the rollout has them.
+        The others as there.
+    """
     kernels, rule, place = _opened(backend, rule, place, drawn)
-    weights, grad = kernels.pack_weights(params, rule, precision), kernels.to_layout(grad_y)
-    grad = grad.clone() if grad is grad_y else grad
+    weights, legs = packed(kernels, params, rule, precision, noise), _legs(steps, passed, at)
+    last = grad_y[-1] if at else grad_y
+    grad = kernels.to_layout(last)
+    grad = grad.clone() if grad.data_ptr() == last.data_ptr() else grad
     buffer, saved = kernels.gradient_buffer(weights, grad), _states_in(saved, grad)
+    for i, (start, count, within) in reversed(list(enumerate(legs))):
+        if i + 1 < len(legs):
+            grad += kernels.to_layout(grad_y[i])
+        if within == 0:
+            break
+        own = _saved_count(count, every, within)
+        begin = x if i == 0 else returned[i - 1]
+        how = (weights, fire, rule, place.after(start))
+        grad = _leg_back(kernels, begin, grad, how, count, every, within, saved[len(saved) - own :], buffer)
+        saved = saved[: len(saved) - own]
+        if within < count:
+            break
+    grad_x = torch.zeros_like(x) if passed < steps else kernels.from_layout(grad, x.shape[1])
+    return grad_x, kernels.reduce_gradients(buffer, weights)
+
+
+def _leg_back(kernels, x, grad, how, steps, every, passed, saved, buffer):
+    """Takes the gradient of a leg's last state back to that of its first, or of the first that gets one."""
+    weights, fire, rule, place = how
     begin = _segments(steps, every, passed)
     runs = list(zip(begin, begin[1:] + [steps], [None] * (begin[0] == 0) + list(saved), strict=True))
     if every == 1:  # all states are there
@@ -181,8 +269,7 @@ def _rollout_backward_op(
         states[0] = kernels.to_layout(x) if state is None else state
         kernels.advance(states[0], weights, fire, rule, place.after(start), states[1:], 1)
         grad = kernels.backward(states, grad, weights, fire, rule, place.after(start), buffer)
-    grad_x = torch.zeros_like(x) if passed < steps else kernels.from_layout(grad, x.shape[1])
-    return grad_x, kernels.reduce_gradients(buffer, weights)
+    return grad
 
 
 @_rollout_backward_op.register_fake
@@ -191,22 +278,21 @@ def _(grad_y, x, params, *_):
 
 
 def _save(ctx, inputs, output):
-    x, params, drawn, fire, *ctx.settings = inputs
-    _, saved = output
-    ctx.save_for_backward(x, params, drawn, fire, saved)
+    *tensors, ctx.rule, ctx.backend, ctx.precision, ctx.steps, every, ctx.passed, place, at = inputs
+    ctx.settings = (ctx.rule, ctx.backend, ctx.precision, ctx.steps, every, ctx.passed, place, at)
+    y, saved = output
+    ctx.save_for_backward(*tensors, y if at else None, saved)
     ctx.mark_non_differentiable(saved)
     ctx.set_materialize_grads(False)  # or autograd would allocate zeros of the size of all saved states
 
 
 def _differentiate(ctx, grad_y, _):
-    nothing = (None,) * (len(ctx.settings) + 2)
+    nothing = (None,) * (len(ctx.settings) + 3)
     if grad_y is None:
         return None, None, *nothing
-    x, params, drawn, fire, saved = ctx.saved_tensors
     run = _RolloutBackward.apply if _is_transformed(grad_y) else _rollout_backward_op
-    grad_x, grad_params = run(grad_y.contiguous(), x, params, drawn, fire, saved, *ctx.settings)
-    _, _, _, steps, _, passed, _ = ctx.settings
-    return grad_x if passed == steps else None, grad_params, *nothing
+    grad_x, grad_params = run(grad_y.contiguous(), *ctx.saved_tensors, *ctx.settings)
+    return grad_x if ctx.passed == ctx.steps else None, grad_params, *nothing
 
 
 def _no_second_derivative(ctx, *_):
@@ -249,10 +335,10 @@ class _Rollout(torch.autograd.Function):
     jvp = staticmethod(_no_forward_mode)
 
     @staticmethod
-    def vmap(info, dims, x, params, drawn, fire, *settings):
+    def vmap(info, dims, x, params, drawn, fire, noise, *settings):
         """Runs the rollouts one by one, of states or of weights or of both."""
         run = _Rollout.apply if _is_transformed(x, params) else _rollout_op
-        return _one_by_one(run, info, dims, (x, params, drawn, fire), settings)
+        return _one_by_one(run, info, dims, (x, params, drawn, fire, noise), settings)
 
 
 class _RolloutBackward(torch.autograd.Function):
@@ -264,7 +350,8 @@ class _RolloutBackward(torch.autograd.Function):
     jvp = staticmethod(_no_forward_mode)
 
     @staticmethod
-    def vmap(info, dims, grad_y, x, params, drawn, fire, saved, *settings):
+    def vmap(info, dims, grad_y, x, params, *others):
         """Goes back one by one."""
         run = _RolloutBackward.apply if _is_transformed(grad_y, x, params) else _rollout_backward_op
-        return _one_by_one(run, info, dims, (grad_y, x, params, drawn, fire, saved), settings)
+        tensors, settings = (grad_y, x, params, *others[:5]), others[5:]
+        return _one_by_one(run, info, dims, tensors, settings)

@@ -1,9 +1,12 @@
 """The one operation: `rollout`, a whole run of an automaton as one autograd node; and `advance`, the same in place."""
 
+import math
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
-from nca_fast import arguments, backends, operators
+from nca_fast import arguments, backends, between, operators
 from nca_fast.backends import Place
 from nca_fast.fire_mask import drawn_seed, threshold
 from nca_fast.rule import Rule
@@ -21,6 +24,10 @@ def rollout(
     first_sample: int = 0,
     canvas_height: int | None = None,
     fire_rate: Tensor | None = None,
+    noise: float | Tensor = 1.0,
+    at: range | None = None,
+    after: Callable[..., Tensor] | None = None,
+    after_inputs: Sequence[Tensor] = (),
     backend: str | None = None,
     precision: str | None = None,
     checkpoint_every: int | None = None,
@@ -56,6 +63,8 @@ def rollout(
         weights: A pair (W, b) for every layer, first to last: W [out, in] or, one rule per sample, [B, out, in];
             b [out] or [B, out], or None where the rule has no bias. Inputs of the first layer are ordered
             filter by filter: index f * C + c. Finite (looked at on the CPU only: a GPU would have to wait for it).
+            Each may have an axis of steps too, W [T, B or 1, out, in] and b [T, B or 1, out]: step n takes entry
+            n modulo T. (A clock is a bias that changes from step to step, Dropout2d a rule for each sample and step.)
         rule: What a step is.
         steps: Number of updates. At least 1.
         seed: Fixes all fire masks. 0 to 2**64 - 1. None, as dropout, draws one at each call from PyTorch's default
@@ -68,6 +77,17 @@ def rollout(
         canvas_height: Rows of the whole canvas, where x wraps around it: after its last row x goes on with its row 0.
             For a strip of a torus with some rows above the first; None where x does not wrap.
         fire_rate: A map [H, W] in [0, 1] instead of the rule's single number: parts of a canvas at different speeds.
+            Or rates by step, sample and channel, [T, B or 1, channels - frozen or 1, H, W]: step n takes entry n modulo
+            T. Rates of 0 and 1 are a mask of the caller's.
+        noise: A factor of the rule's state_noise and update_noise: a number, or one for each sample, [B]. At least 0.
+        at: Numbers of steps that are done, a range from 1 to `steps`: the states then are returned, each with its
+            gradient, in place of the last one. (`states[stops - at.start, arange(B)]` are states of samples that stop
+            each at a step of its own.) Saved states serve as checkpoints.
+        after: What is done between the steps: after(x, y, n, *after_inputs) -> state, where step n has led from state x
+            to y, tensors [B, C, H, W]. A pure function of tensors: it runs again in the backward pass, so it may change
+            nothing in place and draw nothing but by `nca_fast.fire_mask` and `nca_fast.normal`; of what it takes from
+            elsewhere only after_inputs get gradients. torch.compile breaks the graph there.
+        after_inputs: Tensors that `after` is given and whose gradients are wanted.
         backend: "reference", "convolutions", "cpu" or "triton"; None picks the fused kernel of x's device. Where that
             cannot serve (a GPU older than Ampere, a rule too wide, float64) it says so once and picks "convolutions":
             PyTorch's own operations, in no more passes over memory than an automaton written in them takes.
@@ -81,7 +101,7 @@ def rollout(
         bptt_steps: Truncates: only the last k steps pass gradient, and x receives none. None passes it through all.
 
     Returns:
-        The states after the last step. [B, C, H, W], type and device of x.
+        The states after the last step. [B, C, H, W], type and device of x; with `at`, [len(at), B, C, H, W].
 
     Raises:
         TypeError, ValueError: name, rule and value of the first argument that does not hold, or a backend that was
@@ -92,16 +112,23 @@ def rollout(
     where = {"seed": seed, "first_step": first_step, "origin": origin, "canvas_height": canvas_height}
     where["first_sample"] = first_sample
     saved = {"checkpoint_every": checkpoint_every, "bptt_steps": bptt_steps}
-    where = arguments.check(x, weights, rule, fire_rate, steps=steps, **where, **saved)
+    where = arguments.check(x, weights, rule, fire_rate, noise, steps=steps, **where, **saved)
     steps, saved = where.pop("steps"), {name: where.pop(name) for name in saved}
-    backend, precision = backends.choose(backend, rule, x, precision)
+    arguments.check_ways(at, after, after_inputs, steps)
+    backend, precision = backends.choose(backend, rule, x, precision, _uses(weights, fire_rate))
     if backend in backends.PLAIN:
-        return _plainly(backend, x, weights, rule, steps, fire_rate=fire_rate, precision=precision, **where, **saved)
-    params, drawn, fire, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
+        ways = {"at": at, "after": after, "after_inputs": after_inputs}
+        options = {"fire_rate": fire_rate, "noise": noise, "precision": precision} | where | saved | ways
+        return _plainly(backend, x, weights, rule, steps, **options)
+    params, drawn, fire, factor, place = _kernel_inputs(x, weights, rule, fire_rate, noise, **where)
     checkpoint_every, bptt_steps = saved.values()
     passed = steps if bptt_steps is None else min(bptt_steps, steps)
+    if after is not None:
+        settings = (rule, backend, precision, steps, checkpoint_every or steps, passed, place, at)
+        return between.rollout(x.contiguous(), params, drawn, fire, factor, settings, after, after_inputs)
     settings = (rule.to_json(), backend, precision, steps, checkpoint_every or 1, passed, list(place))
-    return operators.rollout(x.contiguous(), params, drawn, fire, *settings)
+    given = (x.contiguous(), params, drawn, fire, factor)
+    return operators.rollout(*given, *settings, [] if at is None else [at.start, len(at), at.step])
 
 
 @torch.no_grad()
@@ -140,14 +167,16 @@ def advance(
     where = {"seed": seed, "first_step": first_step, "origin": origin, "canvas_height": canvas_height}
     where = arguments.check(x, weights, rule, fire_rate, steps=steps, **where)
     steps = where.pop("steps")
-    backend, precision = backends.choose(backend, rule, x, precision)
+    backend, precision = backends.choose(backend, rule, x, precision, _uses(weights, fire_rate))
     if backend in backends.PLAIN:
-        y = _plainly(backend, x, weights, rule, steps, fire_rate=fire_rate, precision=precision, **where)
+        options = {"fire_rate": fire_rate, "precision": precision} | where
+        y = _plainly(backend, x, weights, rule, steps, **options)
         return spare.copy_(y), x
-    params, drawn, fire, place = _kernel_inputs(x, weights, rule, fire_rate, **where)
+    params, drawn, fire, factor, place = _kernel_inputs(x, weights, rule, fire_rate, 1.0, **where)
     place = operators.seeded(place, drawn)
     kernels, kernel_rule = backends.kernels(backend), rule.kernel_rule
-    packed, state = kernels.pack_weights(params, kernel_rule, precision), kernels.to_layout(x)
+    packed = operators.packed(kernels, params, kernel_rule, precision, factor)
+    state = kernels.to_layout(x)
     if state is not x:  # a copy in the kernels' own layout, on which all steps are one call
         y = torch.empty_like(state)
         kernels.advance(state, packed, fire, kernel_rule, place, y[None], steps)
@@ -164,23 +193,55 @@ def _plainly(backend, x, weights, rule, steps, **options):
         return backends.PLAIN[backend].rollout(x, weights, rule, steps, **options)
 
 
-def _kernel_inputs(x, weights, rule, fire_rate, *, seed, first_step, origin, canvas_height, first_sample=0):
-    """Makes (all weights in a row, drawn seed or None, threshold of firing, place) of the arguments of a call."""
-    per_sample = any(w.ndim == 3 or (b is not None and b.ndim == 2) for w, b in weights)
-    params = _flat(weights, x.shape[0] if per_sample else None)
+def _uses(weights, fire_rate):
+    """Names what a call asks for that not all kernels serve."""
+    uses = []
+    if any(w.ndim == 4 or (b is not None and b.ndim == 3) for w, b in weights):
+        uses.append("weights by step")
+    if fire_rate is not None and fire_rate.ndim == 5:
+        uses.append("fire rates by step, sample and channel")
+    return tuple(uses)
+
+
+def _kernel_inputs(x, weights, rule, fire_rate, noise, *, seed, first_step, origin, canvas_height, first_sample=0):
+    """Makes of the arguments of a call what kernels take.
+
+    Returns:
+        All weights in a row; the drawn seed, or None; the threshold of firing; the factor of noise, float32 [1] or [B],
+        or None where the rule has none; the place.
+    """
+    noisy = rule.state_noise > 0 or rule.update_noise > 0
     rate = rule.fire_rate if fire_rate is None else fire_rate
-    seed = drawn_seed(rate) if seed is None else seed
+    seed = drawn_seed(rate, noisy) if seed is None else seed
     drawn, seed = (seed, 0) if isinstance(seed, Tensor) else (None, seed - 2**64 if seed >= 2**63 else seed)
     place = Place(seed, first_step, *origin, first_sample, canvas_height or 2**32)
-    return params, drawn, threshold(rate, x.device), place
+    factor = None
+    if noisy:
+        factor = noise if isinstance(noise, Tensor) else torch.full((), noise, dtype=torch.float32, device=x.device)
+        factor = factor.detach().to(torch.float32).reshape(-1)
+    return _flat(weights, x.shape[0]), drawn, threshold(rate, x.device), factor, place
 
 
 def _flat(weights, batch):
-    """Puts all weights and biases in a row, float32: [P], or [batch, P] for one rule per sample (batch not None)."""
+    """Puts all weights and biases in a row, float32: [P]; one rule per sample: [batch, P]; by step: [T, batch or 1, P].
+
+    T is the least number of steps after which all that have an axis of steps begin anew.
+    """
     tensors = [
         (t.to(torch.float32), ndim) for pair in weights for t, ndim in zip(pair, (2, 1), strict=True) if t is not None
     ]
-    if batch is None:
+    leads = [t.shape[: t.ndim - ndim] for t, ndim in tensors]
+    if all(len(lead) == 0 for lead in leads):
         return torch.cat([t.reshape(-1) for t, _ in tensors])
-    rows = [(t if t.ndim > ndim else t.expand(batch, *t.shape)).reshape(batch, -1) for t, ndim in tensors]
-    return torch.cat(rows, dim=1)
+    if all(len(lead) < 2 for lead in leads):
+        rows = [(t if t.ndim > ndim else t.expand(batch, *t.shape)).reshape(batch, -1) for t, ndim in tensors]
+        return torch.cat(rows, dim=1)
+    period = math.lcm(*(lead[0] for lead in leads if len(lead) == 2))
+    samples = batch if any(lead and lead[-1] != 1 for lead in leads) else 1
+    rows = []
+    for (t, _), lead in zip(tensors, leads, strict=True):
+        if len(lead) == 2 and lead[0] < period:
+            t = t[torch.arange(period, device=t.device) % lead[0]]
+        t = t.reshape(*lead, -1) if len(lead) else t.reshape(1, -1)
+        rows.append(t.expand(period, samples, -1))
+    return torch.cat(rows, dim=2)

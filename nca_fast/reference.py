@@ -3,31 +3,49 @@
 Every kernel is judged by its distance from this file run in float64 with the same fire masks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import repeat
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from nca_fast.arguments import checked_state
 from nca_fast.fire_mask import drawn_seed, fire_masks
-from nca_fast.rule import KernelRule, Rule
+from nca_fast.kernel_rule import KernelRule
+from nca_fast.normals import normals
+from nca_fast.rule import Rule
 
 
-def wrapped(x: Tensor, reach: int) -> Tensor:
-    """Continues a torus by so many rows and columns on each side. [B, C, H, W] -> [B, C, H + 2 reach, W + 2 reach]."""
+def beside(size: int, reach: int, padding: str, device: torch.device | None = None) -> Tensor:
+    """Says which of `size` rows (or columns) stands in each of the places -reach to size + reach - 1. int64"""
+    place = torch.arange(-reach, size + reach, device=device)
+    if padding == "circular":
+        return place % size
+    if padding == "replicate":
+        return place.clamp(0, size - 1)
+    return size - 1 - (size - 1 - place.abs()).abs()  # mirrored at the outermost cell; size > reach
+
+
+def extended(x: Tensor, reach: int, padding: str) -> Tensor:
+    """Continues a canvas by its own cells. [B, C, H, W] -> [B, C, H + 2 reach, W + 2 reach]."""
     # By index, because F.pad(mode="circular") refuses a reach larger than the canvas.
-    rows = torch.arange(-reach, x.shape[2] + reach, device=x.device) % x.shape[2]
-    columns = torch.arange(-reach, x.shape[3] + reach, device=x.device) % x.shape[3]
+    rows, columns = (beside(size, reach, padding, x.device) for size in x.shape[2:])
     return x[:, :, rows][:, :, :, columns]
 
 
 def _pad(x, reach, padding, value=0.0):
-    return F.pad(x, (reach,) * 4, value=value) if padding == "zero" else wrapped(x, reach)
+    return F.pad(x, (reach,) * 4, value=value) if padding == "zero" else extended(x, reach, padding)
 
 
 def _local_maximum(x, window, padding):
-    """Takes the maximum around each cell; cells outside a zero-padded canvas never win; ties go to the first."""
+    """Takes the maximum around each cell; ties go to the first.
+
+    Cells beyond the edges never win, but on a torus: those that reflection and replication put there are inside, too.
+    """
+    padding = "circular" if padding == "circular" else "zero"
     return F.max_pool2d(_pad(x, window // 2, padding, value=-torch.inf), window, stride=1)
 
 
@@ -62,28 +80,105 @@ def _layer(y, weight, bias, precision):
     return u if bias is None else u + bias.reshape(-1, bias.shape[-1], 1, 1)
 
 
-def step(x: Tensor, weights, rule: Rule, mask: Tensor, precision: str = "fp32") -> Tensor:
-    """Updates the cells in `mask` [B, 1, H, W]. [B, C, H, W] -> [B, C, H, W]."""
-    y = perceive(x, rule)
-    for weight, bias in weights[:-1]:
-        y = torch.relu(_layer(y, weight, bias, precision))
-    u = _layer(y, *weights[-1], precision)
-    frozen, old = x[:, : rule.frozen], x[:, rule.frozen :]
-    new = torch.where(mask, old + u, old)
-    after = torch.cat([frozen, new], dim=1)
+def alive(x: Tensor, rule: Rule) -> Tensor:
+    """Says which cells are alive: those whose alive channel exceeds the threshold somewhere in the 3x3 around them.
+
+    Args:
+        x: A state. [B, C, H, W]
+        rule: One with an `alive_channel`.
+
+    Returns:
+        bool, [B, 1, H, W].
+
+    Raises:
+        ValueError: The rule has no alive channel.
+    """
     if rule.alive_channel is None:
-        return after
+        raise ValueError("alive needs a rule with an alive_channel, but got None.")
+    alpha = x[:, rule.alive_channel, None]
+    return _local_maximum(alpha, 3, "circular" if rule.alive_circular else "zero") > rule.alive_threshold
 
-    def alive(state):
-        alpha = state[:, rule.alive_channel, None]
-        return _local_maximum(alpha, 3, rule.padding) > rule.alive_threshold
 
-    return torch.cat([frozen, new * (alive(x) & alive(after))], dim=1)
+def step(
+    x: Tensor,
+    weights,
+    rule: Rule,
+    mask: Tensor,
+    precision: str = "fp32",
+    state_noise: Tensor | None = None,
+    update_noise: Tensor | None = None,
+) -> Tensor:
+    """Takes a step, in the order that `Rule` has. [B, C, H, W] -> [B, C, H, W].
+
+    Args:
+        mask: Who fires. bool, [B or 1, 1 or written, H, W]
+        state_noise, update_noise: What is added to the written channels and to their updates, or None.
+    """
+    was = None if rule.alive_channel is None else alive(x, rule)
+    frozen, old = x[:, : rule.frozen], x[:, rule.frozen :]
+    if state_noise is not None:
+        old = old + state_noise
+        x = torch.cat([frozen, old], dim=1)
+    y = perceive(x, rule)
+    for (weight, bias), activation in zip(weights, rule.activations, strict=True):
+        y = activation(_layer(y, weight, bias, precision))
+    u = y if update_noise is None else y + update_noise
+    if rule.alive_channel is not None and rule.alive_mask == "update":
+        mask = mask & was
+    new = torch.where(mask, old + u if rule.residual else u, old)
+    if rule.alive_channel is not None and rule.alive_mask != "update":
+        if rule.alive_mask == "before":
+            living = was
+        else:
+            living = alive(torch.cat([frozen, new], dim=1), rule)
+            living = living & was if rule.alive_mask == "both" else living
+        new = new * living
+    if rule.clamp is not None:
+        new = new.clamp(*rule.clamp)
+    return torch.cat([frozen, new], dim=1)
 
 
 def rollout(
     x: Tensor,
     weights: list[tuple[Tensor, Tensor | None]],
+    rule: Rule,
+    steps: int,
+    *,
+    precision: str | None = None,
+    **options: Any,
+) -> Tensor:
+    """Runs `steps` updates; the arguments are those of `nca_fast.rollout`, unchecked. [B, C, H, W] -> same.
+
+    Computes in float64 when x is float64, else in float32, and rounds the state to x's type after each step. A
+    precision of None is "fp32".
+    """
+    weights, dtype = computed(weights, x)
+
+    def take(x, n, mask, state_noise, update_noise):
+        now = of_step(weights, n)
+        return step(x.to(dtype), now, rule, mask, precision or "fp32", state_noise, update_noise).to(x.dtype)
+
+    return run(take, x, rule, steps, **options)
+
+
+def computed(weights, x: Tensor) -> tuple[list[tuple[Tensor, Tensor | None]], torch.dtype]:
+    """Gives weights in the type that computes, and that type: float64 when x is float64, else float32."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return [(weight.to(dtype), None if bias is None else bias.to(dtype)) for weight, bias in weights], dtype
+
+
+def of_step(weights, n: int) -> list[tuple[Tensor, Tensor | None]]:
+    """Takes the weights of step n: of W [T, B or 1, out, in] and b [T, B or 1, out] entry n modulo T."""
+
+    def entry(t, ndim):
+        return t if t is None or t.ndim < ndim else t[n % len(t)]
+
+    return [(entry(weight, 4), entry(bias, 3)) for weight, bias in weights]
+
+
+def run(
+    take: Callable[..., Tensor],
+    x: Tensor,
     rule: Rule,
     steps: int,
     *,
@@ -93,66 +188,57 @@ def rollout(
     first_sample: int = 0,
     canvas_height: int | None = None,
     fire_rate: Tensor | None = None,
-    precision: str | None = None,
+    noise: float | Tensor = 1.0,
+    at: range | None = None,
+    after: Callable[..., Tensor] | None = None,
+    after_inputs: Sequence[Tensor] = (),
     checkpoint_every: int | None = None,
     bptt_steps: int | None = None,
 ) -> Tensor:
-    """Runs `steps` updates; the arguments are those of `nca_fast.rollout`, unchecked. [B, C, H, W] -> same.
+    """Runs steps, each of which `take` takes; the others as in `rollout`.
 
-    Computes in float64 when x is float64, else in float32, and rounds the state to x's type after each step. A
-    precision of None is "fp32".
+    Args:
+        take: (state, number of the step, fire mask, noise of the state or None, noise of the update or None) -> state.
     """
-    weights, dtype = computed(weights, x)
-
-    def take(x, mask):
-        return step(x.to(dtype), weights, rule, mask, precision or "fp32").to(x.dtype)
-
-    where = (seed, first_step, origin, first_sample, canvas_height, rule.fire_rate if fire_rate is None else fire_rate)
-    return run(take, x, steps, *where, checkpoint_every, bptt_steps)
-
-
-def computed(weights, x: Tensor) -> tuple[list[tuple[Tensor, Tensor | None]], torch.dtype]:
-    """Gives weights in the type that computes, and that type: float64 when x is float64, else float32."""
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return [(weight.to(dtype), None if bias is None else bias.to(dtype)) for weight, bias in weights], dtype
-
-
-def run(
-    take: Callable[[Tensor, Tensor], Tensor],
-    x: Tensor,
-    steps: int,
-    seed: int | Tensor | None,
-    first_step: int,
-    origin: tuple[int, int],
-    first_sample: int,
-    canvas_height: int | None,
-    fire_rate: float | Tensor,
-    checkpoint_every: int | None,
-    bptt_steps: int | None,
-) -> Tensor:
-    """Runs steps, each of which `take` takes, given a state and a fire mask; the others as in `rollout`."""
     B, _, H, W = x.shape
-    seed = drawn_seed(fire_rate) if seed is None else seed
+    rate = rule.fire_rate if fire_rate is None else fire_rate
+    seed = drawn_seed(rate, rule.state_noise > 0 or rule.update_noise > 0) if seed is None else seed
+    where = (origin, first_sample, canvas_height, x.device)
+    lanes = (0,) if "channel" in rule.fire_shared else tuple(range(rule.frozen, rule.channels))
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    factor = noise.to(dtype)[:, None, None, None] if isinstance(noise, Tensor) and noise.ndim else noise
 
-    def advance(x, start, count):
-        where = (fire_rate, origin, first_sample, canvas_height, x.device)
-        for mask in fire_masks(seed, first_step + start, count, B, H, W, *where):
-            x = take(x, mask)
-        return x
+    def drawn(deviation, first, count, of_update):
+        if deviation == 0:
+            return repeat(None, count)
+        numbers = normals(seed, first, count, x.shape, *where, rule.frozen, of_update)
+        return (e.to(dtype) * deviation * factor for e in numbers)
 
-    if bptt_steps is not None and bptt_steps < steps:
+    def advance(x, start, count, kept):
+        """Takes `count` steps from `start` on; returns the state and, of those that are asked for, the ones between."""
+        first = first_step + start
+        masks = fire_masks(seed, first, count, B, H, W, rate, *where, rule.fire_shared, lanes)
+        noises = (drawn(rule.state_noise, first, count, False), drawn(rule.update_noise, first, count, True))
+        for n, mask, *both in zip(range(first, first + count), masks, *noises, strict=True):
+            y = take(x, n, mask, *both)
+            x = y if after is None else checked_state(after(x, y, n, *after_inputs), y)
+            if at is not None and n + 1 - first_step in at:
+                kept = (*kept, x)
+        return x, *kept
+
+    passed = steps if bptt_steps is None else min(bptt_steps, steps)
+    start, kept = steps - passed, ()
+    if start:
         with torch.no_grad():
-            x = advance(x, 0, steps - bptt_steps)
-        start = steps - bptt_steps
-    else:
-        start = 0
-    if checkpoint_every is None:
-        return advance(x, start, steps - start)
-    for n in range(start, steps, checkpoint_every):
-        x = checkpoint(advance, x, n, min(checkpoint_every, steps - n), use_reentrant=False)
-    return x
+            x, *kept = advance(x, 0, start, ())
+    every = checkpoint_every or passed
+    for n in range(start, steps, every):
+        part = (x, n, min(every, steps - n), ())
+        x, *more = advance(*part) if checkpoint_every is None else checkpoint(advance, *part, use_reentrant=False)
+        kept = (*kept, *more)
+    return x if at is None else torch.stack(kept)
 
 
 def bytes_per_cell(rule: KernelRule) -> int:
     """Counts the bytes of a cell that a step takes beside its input and its output: perception, hidden units, masks."""
-    return 4 * (2 * rule.layers[0][1] + 3 * max(rule.hidden) + 8 * rule.channels)
+    return 4 * (2 * rule.layers[0][1] + 3 * max(rule.hidden, default=0) + 8 * rule.channels)

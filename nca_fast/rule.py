@@ -2,17 +2,20 @@
 
 import json
 import operator
-from array import array
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
 from typing import Any
 
 import torch
 
+from nca_fast.activations import as_activation
 from nca_fast.fields import as_dataclass, parsed, typed
 from nca_fast.filters import Filter, as_filter
+from nca_fast.kernel_rule import KernelRule
 
-PADDINGS = ("circular", "zero")
+PADDINGS = ("circular", "zero", "reflect", "replicate")
+ALIVE_MASKS = ("both", "before", "after", "update")
+AXES = ("batch", "channel", "height", "width")
 
 
 def as_integer(value: Any) -> int | None:
@@ -46,66 +49,41 @@ def _number(name, value, meaning):
     return float(value)
 
 
-@dataclass(frozen=True)
-class KernelRule:
-    """What a kernel needs to know of a rule, as plain numbers.
-
-    Args:
-        stencils: [F][S][S] with S the size of the largest filter, 3 at least; smaller ones lie in the middle. Rounded
-            to float32, so that all kernels multiply by the same numbers.
-        layers: (outputs, inputs, has a bias) of every layer.
-        frozen, circular, maximum_window, alive_channel, alive_threshold: As in `Rule`.
-    """
-
-    stencils: tuple[tuple[tuple[float, ...], ...], ...]
-    layers: tuple[tuple[int, int, bool], ...]
-    frozen: int
-    circular: bool
-    maximum_window: int | None
-    alive_channel: int | None
-    alive_threshold: float
-
-    @classmethod
-    def of(cls, rule: "Rule") -> "KernelRule":
-        """Takes from a rule what kernels see."""
-        size = max([3, *(filter.size for filter in rule.filters)])
-
-        def padded(filter):
-            side = (0.0,) * ((size - filter.size) // 2)
-            blank = ((0.0,) * size,) * len(side)
-            return (*blank, *((*side, *array("f", row), *side) for row in filter.kernel), *blank)
-
-        stencils = tuple(map(padded, rule.filters))
-        alive = (rule.alive_channel, rule.alive_threshold)
-        return cls(stencils, rule.layers, rule.frozen, rule.padding == "circular", rule.maximum_window, *alive)
-
-    @property
-    def channels(self) -> int:
-        """State channels."""
-        return self.frozen + self.layers[-1][0]
-
-    @property
-    def hidden(self) -> tuple[int, ...]:
-        """Widths of the hidden layers."""
-        return tuple(out for out, _, _ in self.layers[:-1])
+def _axes(shared):
+    if isinstance(shared, str) or not hasattr(shared, "__iter__"):
+        raise TypeError(f"fire_shared must be a tuple of some of {AXES}, but got {shared!r}.")
+    shared = tuple(shared)
+    if not set(shared) <= set(AXES) or len(set(shared)) < len(shared):
+        raise ValueError(f"fire_shared must be a tuple of some of {AXES}, each once, but got {shared!r}.")
+    return tuple(axis for axis in AXES if axis in shared)
 
 
 @dataclass(frozen=True)
 class Rule:
     """The static description of one step.
 
-        y_c,f = filter_f * x_c                      perception, index f * channels + c (then the local maxima)
-        h     = relu(W1 y + b1)                     one hidden layer or more
-        u     = W2 h + b2                           channels - frozen numbers
-        x'    = x + m * u                           on the channels after the frozen ones; m = fire mask
+        s  = x + state_noise * e                    on the written channels: those after the frozen ones
+        y  = filter_f * s_c                         perception, index f * channels + c (then the local maxima)
+        h  = activation(W1 y + b1), ...             no hidden layer, one or more
+        u  = update_activation(W h + b) + update_noise * e'         channels - frozen numbers
+        m  = fire mask                              alive_mask="update": m and alive(x)
+        x' = s + u where m, else s                  residual=False: u where m, else s
+        x' = x' * (alive(x) and alive(x'))          by "both"; "before": alive(x) alone; "after": alive(x') alone
+        x' = clamp(x', low, high)
+
+    in this order. alive(z): the maximum of the alive channel of z over 3x3 exceeds the threshold. e and e' are normal
+    numbers (`nca_fast.normal`). Frozen channels are copied: not noised, masked or clamped.
+
+    On a CPU cells that do not fire cost nothing, unless each channel fires for itself (no "channel" in fire_shared).
 
     Args:
         channels: State channels C of a cell. At least 1.
-        hidden: Widths of the hidden layers, one or more.
+        hidden: Widths of the hidden layers; () for none.
         filters: What a cell perceives of every channel, in this order: names ("sobel_x", "sobel_x/8", see
             `filters.NAMES`), `Filter` objects, or odd-sized squares of numbers. Duplicates are allowed.
         fire_rate: Probability that a cell updates in a step, in [0, 1].
-        padding: "circular" (the canvas is a torus) or "zero".
+        padding: What lies beyond the edges: "circular" (the canvas is a torus), "zero", "reflect" (the cells before the
+            edge, mirrored at the outermost one) or "replicate" (the outermost cell).
         frozen: The first `frozen` channels are read but never written. 0 to channels - 1.
         hidden_bias: Whether the hidden layers have biases.
         output_bias: Whether the last layer has one.
@@ -113,15 +91,34 @@ class Rule:
         alive_channel: Channel whose 3x3 maximum must exceed `alive_threshold` before and after the update, or the
             written channels of the cell become 0; None for no alive mask.
         alive_threshold: See `alive_channel`.
+        alive_mask: When a cell must be alive, see above: "both", "before", "after", or "update": before, or it is not
+            updated. "before" and "after" look before the noise and after the update.
+        alive_padding: "zero": nothing lives beyond the edges of a torus either; None: as `padding` has it.
+        fire_shared: The axes along which all share one draw of the fire mask: any of "batch", "channel", "height" and
+            "width". Without "channel" every written channel of a cell fires for itself.
+        activation: Of the hidden layers, one for all or a tuple with one for each: "relu", "identity",
+            "leaky_relu(0.2)", "elu", "gelu", "silu", "tanh", "sigmoid", "hardtanh(1)"; "tanh/10" divides by 10.
+        update_activation: Of the last layer, likewise.
+        residual: Whether the update is added to the state or takes its place.
+        clamp: (low, high) to which the written channels are cut after each step, None for no bound; or None. Must hold
+            0 and, below `high`, the alive threshold, so that it does not decide who lives.
+        state_noise: Standard deviation of the normal numbers that are added to the state before it is perceived, and
+            stay there, in all cells. At least 0.
+        update_noise: Standard deviation of those that are added to the update. At least 0.
 
     Attributes:
+        activations: `Activation` of every layer, first to last.
         kernel_rule: What kernels are told of the rule.
 
     Raises:
         TypeError, ValueError: name, rule and value of the first field that does not hold.
 
     Source: Mordvintsev et al., "Growing Neural Cellular Automata" (Distill 2020); Niklasson et al., "Self-Organising
-    Textures" (Distill 2021); Chen and Wang, "Image Generation With Neural Cellular Automatas" (VAE-NCA, 2020).
+    Textures" (Distill 2021); Chen and Wang, "Image Generation With Neural Cellular Automatas" (VAE-NCA, 2020). Noise:
+    Randazzo et al., "Self-classifying MNIST Digits" (Distill 2020). Alive before the update alone: Mordvintsev et al.,
+    "Growing Isotropic Neural Cellular Automata" (2022). Reflection: Kalkhof et al., "Med-NCA" (2023); replication:
+    Pajouheshgar et al., "DyNCA" (2023). Other activations and no hidden layer: Palm et al., "Variational Neural
+    Cellular Automata" (2022). Clamp: Sudhakaran et al., "Goal-Guided Neural Cellular Automata" (2022).
     """
 
     channels: int = 12
@@ -135,6 +132,15 @@ class Rule:
     maximum_window: int | None = None
     alive_channel: int | None = None
     alive_threshold: float = 0.1
+    alive_mask: str = "both"
+    alive_padding: str | None = None
+    fire_shared: tuple[str, ...] = ("channel",)
+    activation: str | tuple[str, ...] = "relu"
+    update_activation: str = "identity"
+    residual: bool = True
+    clamp: tuple[float | None, float | None] | None = None
+    state_noise: float = 0.0
+    update_noise: float = 0.0
 
     def __post_init__(self):
         def put(name, value):
@@ -145,8 +151,6 @@ class Rule:
         if as_integer(self.hidden) is not None:
             raise TypeError(f"hidden must be a tuple of widths such as ({self.hidden},), but got {self.hidden}.")
         put("hidden", tuple(_integer("each width in hidden", width, 1) for width in self.hidden))
-        if not self.hidden:
-            raise ValueError("hidden must hold at least one layer width, but got ().")
         if isinstance(self.filters, str):
             raise TypeError(f"filters must be a tuple of filters, but got the single string {self.filters!r}.")
         put("filters", tuple(as_filter(f) for f in self.filters))
@@ -166,9 +170,57 @@ class Rule:
         put("alive_threshold", _number("alive_threshold", self.alive_threshold, "a number"))
         if not abs(self.alive_threshold) < float("inf"):  # false for NaN too
             raise ValueError(f"alive_threshold must be finite, but got {self.alive_threshold}.")
+        if self.alive_mask not in ALIVE_MASKS:
+            raise ValueError(f"alive_mask must be one of {ALIVE_MASKS}, but got {self.alive_mask!r}.")
+        if self.alive_padding not in (None, "zero"):
+            raise ValueError(f"alive_padding must be 'zero' or None, but got {self.alive_padding!r}.")
+        put("fire_shared", _axes(self.fire_shared))
+        if hasattr(self.activation, "__iter__") and not isinstance(self.activation, str):
+            put("activation", tuple(self.activation))
+        else:
+            as_activation(self.activation)  # where there is no hidden layer, too
+        put("activations", self._activations())
+        if not isinstance(self.residual, bool):
+            raise TypeError(f"residual must be True or False, but got {self.residual!r}.")
+        put("clamp", None if self.clamp is None else self._clamp())
+        for name in ("state_noise", "update_noise"):
+            put(name, _number(name, getattr(self, name), "a standard deviation"))
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be finite and at least 0, but got {getattr(self, name)}.")
         # Once, because every rollout asks for them, and torch.compile cannot trace json.
         put("_json", json.dumps(asdict(self)))
         put("kernel_rule", KernelRule.of(self))
+
+    def _activations(self):
+        names = (self.activation,) * len(self.hidden) if isinstance(self.activation, str) else self.activation
+        if len(names) != len(self.hidden):
+            raise ValueError(
+                f"activation must be one for all hidden layers or a tuple of {len(self.hidden)}, one for each, but got "
+                f"{self.activation!r}."
+            )
+        return tuple(map(as_activation, (*names, self.update_activation)))
+
+    def _clamp(self):
+        if isinstance(self.clamp, str) or not hasattr(self.clamp, "__len__") or len(self.clamp) != 2:
+            raise TypeError(f"clamp must be (low, high), each a number or None, or None, but got {self.clamp!r}.")
+        low, high = (None if v is None else _number("a bound of clamp", v, "a number or None") for v in self.clamp)
+        least, most = -float("inf") if low is None else low, float("inf") if high is None else high
+        bounds = [bound for bound in (low, high) if bound is not None]
+        if not (bounds and least <= 0 <= most and least < most) or any(abs(bound) == float("inf") for bound in bounds):
+            raise ValueError(
+                f"clamp must be (low, high), finite, with low at most 0 and high at least 0, but got {self.clamp}."
+            )
+        if self.alive_channel is not None and not least <= self.alive_threshold < most:
+            raise ValueError(
+                f"clamp must hold the alive threshold {self.alive_threshold}, below its upper bound, or it would "
+                f"decide who lives, but got {self.clamp}."
+            )
+        return low, high
+
+    @property
+    def alive_circular(self) -> bool:
+        """Whether the alive mask of a cell beside an edge looks to the other side of the canvas."""
+        return (self.alive_padding or self.padding) == "circular"
 
     @property
     def inputs(self) -> int:
@@ -192,9 +244,11 @@ class Rule:
     @property
     def reach(self) -> int:
         """Rows and columns of neighbours that one step of a cell depends on."""
-        sizes = [f.size for f in self.filters] + [self.maximum_window or 1]
-        # The alive mask of a cell asks whether its neighbours are alive after their own update.
-        return max(sizes) // 2 + (self.alive_channel is not None)
+        reach = max([f.size for f in self.filters] + [self.maximum_window or 1]) // 2
+        if self.alive_channel is None:
+            return reach
+        # Who is alive afterwards hangs on the updates of the neighbours.
+        return reach + 1 if self.alive_mask in ("both", "after") else max(reach, 1)
 
     def to_json(self) -> str:
         """Writes the rule as a line of JSON; `Rule.from_json` reads it."""
@@ -202,14 +256,14 @@ class Rule:
 
     @classmethod
     def from_json(cls, text: str) -> "Rule":
-        """Reads the rule that `to_json` wrote.
+        """Reads the rule that `to_json` wrote; a field that is not there has its default.
 
         Raises:
-            ValueError: not JSON, or fields missing, unknown, or such as `Rule` refuses.
+            ValueError: not JSON, or fields unknown, or such as `Rule` refuses.
         """
         values = parsed(typed(str, text, "a rule"), "a rule")
         known = {f.name for f in fields(cls)}
-        if not isinstance(values, dict) or set(values) != known:
+        if not isinstance(values, dict) or not set(values) <= known:
             got = sorted(values) if isinstance(values, dict) else values
-            raise ValueError(f"a rule must have the fields {sorted(known)}, but got {got}.")
-        return as_dataclass(cls, values, "a rule")
+            raise ValueError(f"a rule must have some of the fields {sorted(known)}, but got {got}.")
+        return as_dataclass(cls, values, "a rule", complete=False)

@@ -18,8 +18,8 @@ ROOMS = (
     ("losses", "features"),
     ("media",),
     ("nca", "presets", "convert", "checkpoint", "conformance"),
-    ("ops", "operators", "backends", "devices"),
-    ("reference", "convolutions", "rule", "filters", "fire_mask", "arguments"),
+    ("ops", "operators", "between", "backends", "devices"),
+    ("reference", "convolutions", "rule", "kernel_rule", "filters", "activations", "fire_mask", "normals", "arguments"),
     ("processes", "files", "fields", "control_groups"),
     ("kernels",),
 )

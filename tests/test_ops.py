@@ -55,7 +55,48 @@ def nan_weights():
         ({"canvas_height": 0}, ValueError, "canvas_height must be from 1"),
         ({"fire_rate": torch.full((5, 6), 1.5)}, ValueError, r"fire_rate must be in \[0, 1\], but got values from 1.5"),
         ({"fire_rate": torch.full((5, 6), float("nan"))}, ValueError, r"fire_rate must be in \[0, 1\]"),
-        ({"fire_rate": torch.ones(6, 5)}, ValueError, r"fire_rate must have shape \[5, 6\], but got \[6, 5\]"),
+        (
+            {"fire_rate": torch.ones(6, 5)},
+            ValueError,
+            r"fire_rate must have shape \[5, 6\] or \[T, .*, but got \[6, 5\]",
+        ),
+        (
+            {"fire_rate": torch.ones(3, 2, 3, 5, 6)},
+            ValueError,
+            r"\[T, 2 or 1, 4 or 1, 5, 6\], but got \[3, 2, 3, 5, 6\]",
+        ),
+        ({"noise": -1}, ValueError, "noise must be a factor of at least 0, finite, but got -1"),
+        ({"noise": "much"}, TypeError, "noise must be a number or a floating-point tensor"),
+        ({"noise": torch.ones(3)}, ValueError, r"noise must be a number or have shape \[2\], but got \[3\]"),
+        ({"noise": torch.tensor([0.0, float("nan")])}, ValueError, "noise must be at least 0 and finite"),
+        ({"noise": torch.ones(2, requires_grad=True)}, ValueError, "noise passes no gradient"),
+        ({"at": [1, 2]}, TypeError, "at must be a range"),
+        ({"at": range(0, 2)}, ValueError, r"at must be a rising range within 1 to 2, .* but got range\(0, 2\)"),
+        ({"at": range(1, 4)}, ValueError, "at must be a rising range within 1 to 2"),
+        ({"at": range(2, 0, -1)}, ValueError, "at must be a rising range within 1 to 2"),
+        ({"after": 3}, TypeError, r"after must be a function \(x, y, n, \*after_inputs\) -> state, or None, but got 3"),
+        ({"after_inputs": torch.ones(2)}, TypeError, "after_inputs must be a list of tensors"),
+        ({"after_inputs": [torch.ones(2)]}, ValueError, "after_inputs must be given with a function"),
+        ({"after": lambda x, y, n: y[:, :2]}, ValueError, r"after must return a state \[2, 4, 5, 6\], but got"),
+        (
+            {"after": lambda x, y, n: y.double()},
+            TypeError,
+            "after must return torch.float32 on cpu, but got torch.float64",
+        ),
+        ({"after": lambda x, y, n: None}, ValueError, r"after must return a state \[2, 4, 5, 6\], but got NoneType"),
+        (
+            {
+                "rule": Rule(channels=4, hidden=(6,), padding="reflect", filters=("sobel_x9",)),
+                "x": torch.ones(1, 4, 4, 9),
+            },
+            ValueError,
+            "x must have more rows and columns than the 4 that padding 'reflect' mirrors",
+        ),
+        (
+            {"rule": Rule(channels=4, hidden=(6,), alive_channel=3, alive_padding="zero"), "canvas_height": 9},
+            ValueError,
+            'canvas_height must be None where alive_padding is "zero" on a torus',
+        ),
         ({"fire_rate": 0.5}, TypeError, r"fire_rate must be a floating-point map \[H, W\] or None, but got 0.5"),
         ({"backend": "cuda"}, ValueError, "backend must be one of"),
         ({"precision": "fp8"}, ValueError, "precision must be one of"),
@@ -133,14 +174,14 @@ def test_output_that_nobody_uses_has_no_gradient():
     assert (x.grad == 2).all()
 
 
-@pytest.mark.parametrize("every, passed", [(1, 4), (3, 4), (2, 3), (0, 4)])
-def test_opcheck(every, passed):
+@pytest.mark.parametrize("every, passed, at", [(1, 4, []), (3, 4, []), (2, 3, []), (0, 4, []), (2, 4, [1, 2, 3])])
+def test_opcheck(every, passed, at):
     """Schema, autograd registration, fake tensors and tracing with dynamic shapes, by torch's own checker."""
     params = torch.cat([t.reshape(-1) for pair in random_weights(RULE) for t in pair if t is not None])
     x, fire = torch.randn(1, 4, 5, 6), torch.tensor(2**31)
     if every:
         x.requires_grad_(), params.requires_grad_()
-    arguments = (x, params, None, fire, RULE.to_json(), "cpu", "fp32", 4, every, passed, PLACE)
+    arguments = (x, params, None, fire, None, RULE.to_json(), "cpu", "fp32", 4, every, passed, PLACE, at)
     assert set(opcheck(torch.ops.nca_fast.rollout.default, arguments).values()) == {"SUCCESS"}
 
 
@@ -148,8 +189,8 @@ def test_opcheck_of_rules_per_sample():
     rule = Rule(channels=4, hidden=(5,), filters=("sobel_x5",), maximum_window=3, alive_channel=0, padding="zero")
     params = torch.cat([t.reshape(3, -1) for pair in random_weights(rule, 3) for t in pair if t is not None], dim=1)
     x = torch.randn(3, 4, 5, 6, requires_grad=True)
-    tensors = (x, params.requires_grad_(), torch.tensor(5), torch.tensor(2**31))  # with a seed that was drawn
-    arguments = (*tensors, rule.to_json(), "cpu", "fp32", 4, 2, 4, PLACE)
+    tensors = (x, params.requires_grad_(), torch.tensor(5), torch.tensor(2**31), None)  # with a seed that was drawn
+    arguments = (*tensors, rule.to_json(), "cpu", "fp32", 4, 2, 4, PLACE, [])
     assert set(opcheck(torch.ops.nca_fast.rollout.default, arguments).values()) == {"SUCCESS"}
 
 

@@ -20,7 +20,7 @@ _SHARED_KIB_WIDE = 187
 _SHARED_KIB_THROUGH_MEMORY = 64
 
 
-def refusal(rule, x: Tensor, precision: str) -> str | None:
+def refusal(rule, x: Tensor, precision: str, uses: tuple[str, ...] = ()) -> str | None:
     """Says why the Triton kernels cannot serve, or None; see `nca_fast.backends.Backend`."""
     interpreted = x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
     if x.device.type != "cuda" and not interpreted:
@@ -35,6 +35,8 @@ def refusal(rule, x: Tensor, precision: str) -> str | None:
             "the Triton kernels take at most 256 numbers of perception (channels, of which they make a multiple of "
             f"four, times filters and maximum), but the rule has {inputs}."
         )
+    if reason := _not_served(rule, uses):
+        return reason
     if len(rule.hidden) > 2 or max(rule.hidden) * len(rule.hidden) > 256:
         return (
             "the Triton kernels take one hidden layer of at most 256 units or two of at most 128, but the rule has "
@@ -59,6 +61,24 @@ def refusal(rule, x: Tensor, precision: str) -> str | None:
     if not x.is_cuda:
         return None
     return _refusal_of_amd(x.device) if torch.version.hip else _refusal_of_nvidia(rule, x.device, precision)
+
+
+def _not_served(rule, uses):
+    """Names the first thing that a rule or a call asks for and these kernels do not know; or None."""
+    asked = {
+        "no hidden layer": not rule.hidden,
+        f"padding {rule.padding!r}": rule.padding not in ("circular", "zero"),
+        f"alive_mask {rule.alive_mask!r}": rule.alive_channel is not None and rule.alive_mask != "both",
+        "an alive_padding": rule.alive_channel is not None and rule.alive_circular != rule.circular,
+        f"fire_shared {rule.fire_shared}": rule.fire_shared != ("channel",),
+        "activations other than relu": any(a != ("relu", 0, 1) for a in rule.activations[:-1]),
+        "an update_activation": rule.activations[-1] != ("identity", 0, 1),
+        "residual=False": not rule.residual,
+        "a clamp": rule.clamp is not None,
+        "noise": rule.state_noise > 0 or rule.update_noise > 0,
+    } | dict.fromkeys(uses, True)
+    name = next((name for name, is_asked in asked.items() if is_asked), None)
+    return None if name is None else f"the Triton kernels do not serve {name}: stay with convolutions."
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,68 @@
+"""What a kernel needs to know of a rule, as plain numbers."""
+
+from array import array
+from dataclasses import dataclass
+from typing import Any
+
+from nca_fast.activations import Activation
+
+
+@dataclass(frozen=True)
+class KernelRule:
+    """A rule as kernels are told of it.
+
+    Args:
+        stencils: [F][S][S] with S the size of the largest filter, 3 at least; smaller ones lie in the middle. Rounded
+            to float32, so that all kernels multiply by the same numbers.
+        layers: (outputs, inputs, has a bias) of every layer.
+        activations: Of every layer; the last is that of the update.
+        alive_circular: Whether the alive mask looks beyond the edges to the other side.
+        The others as in `Rule`.
+    """
+
+    stencils: tuple[tuple[tuple[float, ...], ...], ...]
+    layers: tuple[tuple[int, int, bool], ...]
+    frozen: int
+    padding: str
+    maximum_window: int | None
+    alive_channel: int | None
+    alive_threshold: float
+    alive_mask: str
+    alive_circular: bool
+    fire_shared: tuple[str, ...]
+    activations: tuple[Activation, ...]
+    residual: bool
+    clamp: tuple[float | None, float | None] | None
+    state_noise: float
+    update_noise: float
+
+    @classmethod
+    def of(cls, rule: Any) -> "KernelRule":
+        """Takes from a `Rule` what kernels see."""
+        size = max([3, *(filter.size for filter in rule.filters)])
+
+        def padded(filter):
+            side = (0.0,) * ((size - filter.size) // 2)
+            blank = ((0.0,) * size,) * len(side)
+            return (*blank, *((*side, *array("f", row), *side) for row in filter.kernel), *blank)
+
+        stencils = tuple(map(padded, rule.filters))
+        alive = (rule.alive_channel, rule.alive_threshold, rule.alive_mask, rule.alive_circular)
+        noise = (rule.state_noise, rule.update_noise)
+        step = (rule.fire_shared, rule.activations, rule.residual, rule.clamp, *noise)
+        return cls(stencils, rule.layers, rule.frozen, rule.padding, rule.maximum_window, *alive, *step)
+
+    @property
+    def circular(self) -> bool:
+        """Whether the canvas is a torus."""
+        return self.padding == "circular"
+
+    @property
+    def channels(self) -> int:
+        """State channels."""
+        return self.frozen + self.layers[-1][0]
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return tuple(out for out, _, _ in self.layers[:-1])
