@@ -68,6 +68,12 @@ class Colony:
                     f"rgb_channel={first.rgb_channel}, start={first.start!r} and "
                     f"rgb_channel={nca.rgb_channel}, start={nca.start!r}."
                 )
+        for nca in (first, *grafts):
+            if nca.rule.alive_circular != (nca.rule.padding == "circular"):
+                raise ValueError(
+                    "canvases are cut into strips, which do not know where the edges of a torus are: alive_padding must "
+                    f"be None, but got {nca.rule.alive_padding!r}. nca_fast.rollout runs such a rule."
+                )
         if (map is not None) != bool(grafts):
             raise ValueError(
                 f"a map must be given exactly when several automata share a canvas, but there "
