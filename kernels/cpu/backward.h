@@ -157,6 +157,16 @@ struct Backward {
         }
         store_some(winner_row(in_group, c) + block.offset, who, packer.width - block.offset);
       }
+    for (int64_t c = 0; whole_row() && c < s.C; ++c) continue_row(winner_row(in_group, c), half);
+  }
+
+  // Whether the tile is all of a torus's row: then a cell is owed by all that see it at once, however often they do.
+  bool whole_row() const { return s.circular && packer.width == s.W; }
+
+  // Columns beside a row of a torus, from those at its other end; of a narrow one, round and round.
+  void continue_row(float* row, int reach) const {
+    for (int i = 1; i <= reach; ++i) row[-i] = row[s.W - i];
+    for (int i = 0; i < reach; ++i) row[s.W + i] = row[i];
   }
 
   float* winner_row(int64_t in_group, int64_t c) const { return winner + (in_group * s.C + c) * row_size + MARGIN; }
@@ -203,21 +213,25 @@ struct Backward {
 
   struct Target { float* row; int64_t plane; };  // a row of gradients, channel 0, and the distance of channels; null: none
 
-  // Adds to the rows around a row, `reach` to either side, what `owed(q, rows)` says, for channel c of a tile.
+  // Adds to the rows around a row, `reach` to either side, what `owed(q, rows)` says, for channel c of a tile. Rows that
+  // are one, on a torus of few rows, are owed one sum: terms that cancel would round what is there.
   template <class Owed>
   void spread(int64_t c, int reach, const Target* around, int64_t c0, int64_t c1, const Owed& owed) {
     const int64_t width = c1 - c0;
+    const int near = 2 * reach + 1, others = s.circular ? int(std::min<int64_t>(near, s.H)) : near;
     const Target* rows = around + s.reach - reach;
     vf owes[2 * FARTHEST + 1];
     for (int64_t q = 0; q < width; q += VL) {
       owed(q, owes);
-      for (int i = 0; i <= 2 * reach; ++i)
+      for (int i = near - 1; i >= others; --i) owes[i - others] += owes[i];
+      for (int i = 0; i < others; ++i)
         if (rows[i].row) add_some(rows[i].row + c * rows[i].plane + c0 + q, owes[i], width - q);
     }
+    if (whole_row()) return;
     for (const int64_t q : {-int64_t(reach), width}) {  // columns beside the tile
       if (!s.circular && (q < 0 ? c0 == 0 : c1 == s.W)) continue;
       owed(q, owes);
-      for (int i = 0; i <= 2 * reach; ++i)
+      for (int i = 0; i < near; ++i)
         for (int lane = 0; rows[i].row && lane < reach; ++lane) {
           const int64_t column = c0 + q + lane;
           if (s.circular || (column >= 0 && column < s.W)) rows[i].row[c * rows[i].plane + s.wrap_column(column)] += owes[i][lane];
@@ -241,6 +255,7 @@ struct Backward {
         const float* from = grad_y + (f * s.C + c) * packer.S;
         float* to = dense_y + f * row_size + MARGIN;
         for (const Block* block = begin; block < end; ++block) store(to + block->offset, expanded(from + block->from, block->bits));
+        if (whole_row()) continue_row(to, s.reach);
       }
       const auto filtered = [&]<int REACH>(std::integral_constant<int, REACH>) {
         spread(c, REACH, around, c0, c1, [&](int64_t q, vf* owed) { owed_to_filtered<REACH>(q, owed); });
