@@ -218,8 +218,8 @@ def _kernel_inputs(x, weights, rule, fire_rate, noise, *, seed, first_step, orig
     factor = None
     if noisy:
         factor = noise if isinstance(noise, Tensor) else torch.full((), noise, dtype=torch.float32, device=x.device)
-        factor = factor.detach().to(torch.float32).reshape(-1)
-    return _flat(weights, x.shape[0]), drawn, threshold(rate, x.device), factor, place
+        factor = factor.detach().to(torch.float32).reshape(-1).contiguous()
+    return _flat(weights, x.shape[0]), drawn, threshold(rate, x.device).contiguous(), factor, place
 
 
 def _flat(weights, batch):

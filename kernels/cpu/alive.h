@@ -1,4 +1,5 @@
-// The alive mask: a cell whose neighbourhood was dead before or is dead after the update becomes 0.
+// The alive mask: a cell whose neighbourhood was dead before or is dead after the update becomes 0; or by one of them, or
+// what was dead before is not updated.
 //
 //     alive(x) = maximum of the alive channel over 3x3 > threshold        x' = (x + m u) (alive(x) and alive(x + m u))
 //
@@ -20,30 +21,39 @@ struct Alive {
   void before_step(const float* x, int64_t sample, bool deciding) {
     uint64_t *const was = before.row(sample, 0), *const compute = cells.row(sample, 0);
     const int64_t size = s.H * before.words;
+    if (s.alive_mask == AliveMask::after) return (void)std::fill_n(compute, size, ~uint64_t(0));  // all may live
     std::vector<uint64_t> live(size), still(size), certain(size);
     above(x, sample, live.data());
-    dilate(before, live.data(), was, s.circular);
-    keep_still(sample, live.data(), still.data());
-    dilate(before, still.data(), certain.data(), s.circular);
+    dilate(before, live.data(), was, s.alive_circular);
+    if (s.alive_mask != AliveMask::both) return (void)std::copy_n(was, size, compute);
+    if (s.state_noise == 0) {  // or nothing stays as it is
+      keep_still(sample, live.data(), still.data());
+      dilate(before, still.data(), certain.data(), s.alive_circular);
+    }
     std::vector<uint64_t> undecided(size);
     if (s.alive_channel >= s.frozen)
       for (int64_t i = 0; i < size; ++i) undecided[i] = was[i] & ~certain[i];
-    dilate(before, undecided.data(), compute, s.circular);
+    dilate(before, undecided.data(), compute, s.alive_circular);
     for (int64_t i = 0; !deciding && i < size; ++i) compute[i] |= was[i];
   }
 
   // After `cells` of a sample were updated: `cells` becomes the mask.
   void after_step(const float* updated, int64_t sample) {
+    if (!looks_after()) return;
     uint64_t *const was = before.row(sample, 0), *const mask = cells.row(sample, 0);
     const int64_t size = s.H * before.words;
     std::vector<uint64_t> live(size);
     above(updated, sample, live.data());
-    dilate(before, live.data(), mask, s.circular);
-    for (int64_t i = 0; i < size; ++i) mask[i] &= was[i];
+    dilate(before, live.data(), mask, s.alive_circular);
+    for (int64_t i = 0; s.alive_mask == AliveMask::both && i < size; ++i) mask[i] &= was[i];
   }
+
+  // Whether the mask hangs on the updates.
+  bool looks_after() const { return s.alive_mask == AliveMask::both || s.alive_mask == AliveMask::after; }
 
   // Multiplies the written channels of a row by the mask; a value that blew up stays NaN, as in the reference.
   void apply_mask(float* state, int64_t sample, int64_t row) const {
+    if (s.alive_mask == AliveMask::update) return;
     float* at = state + (sample * s.C + s.frozen) * s.plane() + row * s.W;
     for (int64_t column = 0; column < s.W; column += VL) {
       const int64_t left = s.W - column;
@@ -71,9 +81,11 @@ struct Alive {
   void keep_still(int64_t sample, const uint64_t* live, uint64_t* still) const {
     std::copy_n(live, s.H * before.words, still);
     for (int64_t row = 0; row < s.H; ++row, still += before.words) {
-      const RowKey key = philox_row_key(s, sample, row);
-      for (int64_t column = 0; column < s.W; column += VL)
-        still[column / 64] &= ~(uint64_t(fire_bits(s, key, row, column, s.W - column)) << column % 64);
+      const RowKey key = philox_row_key(s, sample, row, s.shared);
+      for (int64_t column = 0; column < s.W; column += VL) {
+        const uint32_t bits = fire_bits(s, key, sample, row, column, s.W - column, std::max<int64_t>(s.alive_channel - s.frozen, 0));
+        still[column / 64] &= ~(uint64_t(bits) << column % 64);
+      }
     }
   }
 

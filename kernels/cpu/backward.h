@@ -67,12 +67,18 @@ struct Partial {
 struct Backward {
   // `alive`: the mask of the step, or null.
   Backward(const Step& s, Partial& partial, int64_t columns, int64_t group_rows, const Alive* alive)
-      : s(s), partial(partial), group_rows(group_rows), alive(alive), packer(s, columns, group_rows * round_up(columns, VL)),
-        units(unit_buffers(s, CHUNK)), grads(unit_buffers(s, packer.S)), row_size(round_up(columns, VL) + 3 * MARGIN),
+      : s(s), partial(partial), group_rows(group_rows), alive(alive), packer(s, columns, group_rows * round_up(columns, VL), s.clamps),
+        units(unit_buffers(s, CHUNK)), inputs(s.shape().size()), grads(unit_buffers(s, packer.S)), kept(gates() ? s.written() * packer.S : 0), row_size(round_up(columns, VL) + 3 * MARGIN),
         dense_y((s.F + 1) * row_size), grad_y(round_up(s.inputs(), R) * packer.S), transposed(CHUNK * widest_input()),
         winner(s.window ? group_rows * s.C * row_size : 0) {
     packer.cells = alive ? &alive->cells : nullptr;
+    for (size_t i = 0; i + 1 < inputs.size(); ++i)
+      if (s.activations[i].slope_of_input()) inputs[i] = std::make_unique<Buffer>(round_up(round_up(s.shape()[i].out, VL), R) * CHUNK);
   }
+
+  // Whether the gradient of a cell's state is another one where it fires.
+  bool gates() const { return s.clamps || !s.residual; }
+  bool has_update_activation() const { return !s.activations.back().is(Function::identity); }
 
   int64_t widest_input() const {
     int64_t widest = 0;
@@ -87,7 +93,9 @@ struct Backward {
     const auto input = [&](int i) {
       return i ? Cells<const float>{*units[i - 1], CHUNK} : Cells<const float>{packer.y + p, packer.S};
     };
-    for (int i = 0; i < last; ++i) dense<Then::relu>(network[i].forward, network[i].bias, input(i), nullptr, {*units[i], CHUNK}, cells);
+    for (int i = 0; i < last; ++i) run_hidden(s, network, i, input(i), *units[i], inputs[i] ? static_cast<float*>(*inputs[i]) : nullptr, cells);
+    if (s.clamps || has_update_activation()) dense<Then::nothing>(network[last].forward, network[last].bias, input(last), nullptr, {*units[last], CHUNK}, cells);
+    if (gates() || s.by_channel || has_update_activation()) open_updates(p, cells);
     for (int i = last; i >= 0; --i) {
       const Layer& layer = network[i];
       const auto grad = i == last ? Cells<const float>{*grads[i] + p, packer.S} : Cells<const float>{*grads[i], CHUNK};
@@ -96,30 +104,90 @@ struct Backward {
       outer(grad, transposed, cells, layer.out, stride, *partial.weight[i]);
       if (layer.has_bias)
         for (int o = 0; o < layer.out; ++o) add_lanes(*partial.bias[i] + o * VL, grad.at + o * grad.stride, cells);
-      if (i) dense<Then::gate>(layer.backward, nullptr, grad, *units[i - 1], {*grads[i - 1], CHUNK}, cells);
-      else dense<Then::nothing>(layer.backward, nullptr, grad, nullptr, {grad_y + p, packer.S}, cells);
+      if (i && s.activations[i - 1].is(Function::relu)) dense<Then::gate>(layer.backward, nullptr, grad, *units[i - 1], {*grads[i - 1], CHUNK}, cells);
+      else if (i) {
+        dense<Then::nothing>(layer.backward, nullptr, grad, nullptr, {*grads[i - 1], CHUNK}, cells);
+        apply_slope(s.activations[i - 1], {*grads[i - 1], CHUNK}, inputs[i - 1] ? *inputs[i - 1] : *units[i - 1], layer.in, cells);
+      } else dense<Then::nothing>(layer.backward, nullptr, grad, nullptr, {grad_y + p, packer.S}, cells);
     }
     if (++partial.chunks == FOLD) partial.fold(sample);
+  }
+
+  // Of the packed cells from p on, takes the gradient of the new state to that of the last layer's numbers, and keeps what
+  // the old state gets without the network: x' = clamp(s + u where m, else s), u = phi(z) + noise.
+  void open_updates(int p, int cells) {
+    const Applied& phi = s.activations.back();
+    const vf zero{};
+    for (int64_t c = 0; c < s.written(); ++c)
+      for (int q = 0; q < cells; q += VL) {
+        const auto packed = [&](int64_t row) { return load(packer.y + (row + c) * packer.S + p + q); };
+        float* at = *grads.back() + c * packer.S + p + q;
+        vf g = load(at);
+        const vf z = load(*units.back() + c * CHUNK + q), fires = s.by_channel ? packed(packer.fires_row) : splat(1.f);
+        if (s.clamps) {
+          vf u = phi.of(z);
+          if (s.update_noise > 0) u += packed(packer.noise_row);
+          const vf old = packed(packer.old_row), v = fires != 0 ? s.residual ? old + u : u : old;
+          g = v >= s.low ? v <= s.high ? g : zero : zero;
+        }
+        if (gates()) store(kept + c * packer.S + p + q, s.residual ? g : fires != 0 ? zero : g);
+        if (s.by_channel) g = fires != 0 ? g : zero;
+        if (has_update_activation()) g *= phi.slope(phi.slope_of_input() ? z : phi.of(z));
+        store(at, g);
+      }
+  }
+
+  // What a row's gradient begins with where `gates`: that of cells that do not fire; the others' is added by `add_kept`.
+  void begin_row(const float* x, const float* grad, float* grad_x, int64_t sample, int64_t row) const {
+    const RowKey key = philox_row_key(s, sample, row, s.shared), noise_key = philox_row_key(s, sample, row);
+    for (int64_t column = 0; column < s.W; column += VL) {
+      const int64_t left = s.W - column;
+      uint32_t bits = any_fire_bits(s, key, sample, row, column, left);
+      if (packer.cells) bits &= packer.cells->block(sample, row, column);
+      const vf fires = ones(bits);
+      for (int64_t c = s.frozen; c < s.C; ++c) {
+        const int64_t at = c * s.plane() + row * s.W + column;
+        vf g = load_some(grad + at, left);
+        if (s.clamps) {
+          vf v = load_some(x + at, left);
+          if (s.state_noise > 0) v += noise_of(s, noise_key, sample, column, c, false);
+          g = v >= s.low ? v <= s.high ? g : vf{} : vf{};
+        }
+        store_some(grad_x + at, fires != 0 ? vf{} : g, left);
+      }
+    }
+  }
+
+  void add_kept(int64_t row, int64_t in_group, float* grad_x, int64_t c0, int64_t c1) const {
+    const int64_t per_row = (c1 - c0 + VL - 1) / VL;
+    const Block *begin = packer.blocks.data() + in_group * per_row, *end = begin + per_row;
+    for (int64_t c = 0; c < s.written(); ++c) {
+      float* to = grad_x + (s.frozen + c) * s.plane() + row * s.W + c0;
+      for (const Block* block = begin; block < end; ++block)
+        if (block->bits) add_some(to + block->offset, expanded(kept + c * packer.S + block->from, block->bits), c1 - c0 - block->offset);
+    }
   }
 
   void rows(const float* x, const float* grad, float* grad_x, int64_t begin, int64_t end) {
     for_samples(s, begin, end, [&](int64_t sample, int64_t r0, int64_t r1) {
       const int64_t first = sample * s.C * s.plane();
-      for (int64_t c = 0; c < s.C; ++c) {
+      for (int64_t c = 0; c < (gates() ? s.frozen : s.C); ++c) {
         const int64_t at = first + c * s.plane() + r0 * s.W;
         std::memcpy(grad_x + at, grad + at, (r1 - r0) * s.W * sizeof(float));
       }
+      for (int64_t row = r0; gates() && row < r1; ++row) begin_row(x + first, grad + first, grad_x + first, sample, row);
       for (int64_t row = r0; alive && row < r1; ++row) alive->apply_mask(grad_x, sample, row);
-      for (int64_t c0 = 0; c0 < s.W; c0 += TILE) {
-        const int64_t c1 = std::min(s.W, c0 + TILE);
-        packer.begin(x + first, r0, c0, c1);
+      for (int64_t c0 = 0; c0 < s.W; c0 += s.tile) {
+        const int64_t c1 = std::min(s.W, c0 + s.tile);
+        packer.begin(x + first, sample, r0, c0, c1);
         std::memset(dense_y, 0, (s.F + 1) * row_size * sizeof(float));  // what lies beside the tile stays so
         if (s.window) std::fill_n(static_cast<float*>(winner), group_rows * s.C * row_size, -1.f);
         for (int64_t group = r0; group < r1; group += group_rows) {
           const int64_t group_end = std::min(r1, group + group_rows);
           packer.forget();
-          for (int64_t row = group; row < group_end; ++row) pack_row(sample, row, row - group, grad + first, c0, c1);
+          for (int64_t row = group; row < group_end; ++row) pack_row(row, row - group, grad + first, c0, c1);
           for (int p = 0; p < packer.count; p += CHUNK) run(sample, p, std::min(CHUNK, packer.count - p));
+          for (int64_t row = group; gates() && row < group_end; ++row) add_kept(row, row - group, grad_x + first, c0, c1);
           for (int64_t row = group; row < group_end; ++row) spread_row(sample, row, row - group, grad_x + first, r0, r1, c0, c1);
         }
       }
@@ -128,8 +196,8 @@ struct Backward {
     if (s.rules == 1) partial.fold(0);
   }
 
-  void pack_row(int64_t sample, int64_t row, int64_t in_group, const float* grad, int64_t c0, int64_t c1) {
-    const Blocks& batch = packer.pack_row(sample, row, 0, true);
+  void pack_row(int64_t row, int64_t in_group, const float* grad, int64_t c0, int64_t c1) {
+    const Blocks& batch = packer.pack_row(row, 0, true);
     const float* g = grad + s.frozen * s.plane() + row * s.W + c0;
     float* packed = *grads.back();
     for (int64_t c = s.frozen; c < s.C; ++c, g += s.plane(), packed += packer.S)
@@ -229,12 +297,12 @@ struct Backward {
     }
     if (whole_row()) return;
     for (const int64_t q : {-int64_t(reach), width}) {  // columns beside the tile
-      if (!s.circular && (q < 0 ? c0 == 0 : c1 == s.W)) continue;
+      if (s.padding == Padding::zero && (q < 0 ? c0 == 0 : c1 == s.W)) continue;
       owed(q, owes);
       for (int i = 0; i < near; ++i)
         for (int lane = 0; rows[i].row && lane < reach; ++lane) {
           const int64_t column = c0 + q + lane;
-          if (s.circular || (column >= 0 && column < s.W)) rows[i].row[c * rows[i].plane + s.wrap_column(column)] += owes[i][lane];
+          if (!s.beyond(column, s.W)) rows[i].row[c * rows[i].plane + s.source(column, s.W)] += owes[i][lane];
         }
     }
   }
@@ -243,8 +311,8 @@ struct Backward {
   void spread_row(int64_t sample, int64_t row, int64_t in_group, float* grad_x, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
     Target around[2 * FARTHEST + 1];
     for (int i = 0; i <= 2 * s.reach; ++i) {
-      const int64_t at = row + i - s.reach, to = s.wrap(at);
-      const bool lost = !s.circular && to != at, own = to >= r0 && to < r1;
+      const int64_t at = row + i - s.reach, to = s.source(at, s.H);
+      const bool lost = s.beyond(at, s.H), own = to >= r0 && to < r1;
       around[i] = {lost ? nullptr : own ? grad_x + to * s.W : partial.outside_row(sample, to), own ? s.plane() : s.W};
     }
     const int64_t per_row = (c1 - c0 + VL - 1) / VL;
@@ -277,7 +345,10 @@ struct Backward {
   const int64_t group_rows;
   const Alive* const alive;
   Packer packer;
-  const std::vector<std::unique_ptr<Buffer>> units, grads;  // of every layer: outputs, and gradients of the outputs
+  const std::vector<std::unique_ptr<Buffer>> units;  // of every layer: outputs
+  std::vector<std::unique_ptr<Buffer>> inputs;       // of hidden layers whose activation needs it: what that took
+  const std::vector<std::unique_ptr<Buffer>> grads;  // of every layer: gradients of the outputs
+  Buffer kept;                                       // of packed cells, see `open_updates`: [written][packer.S]
   const int64_t row_size;
   Buffer dense_y;  // gradient of one channel's filters along a row, [F + 1][row_size], columns from MARGIN on, zeros around
   Buffer grad_y;   // gradient of the packed cells' perception, [inputs][packer.S]

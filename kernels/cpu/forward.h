@@ -23,6 +23,14 @@ inline std::vector<std::unique_ptr<Buffer>> unit_buffers(const Step& s, int64_t 
   return buffers;
 }
 
+// Runs hidden layer i on a chunk of cells; what its activation takes is kept in `input`, unless null.
+inline void run_hidden(const Step& s, const Network& network, size_t i, Cells<const float> in, float* units, float* input, int cells) {
+  const Layer& layer = network[i];
+  if (s.activations[i].is(Function::relu)) return dense<Then::relu>(layer.forward, layer.bias, in, nullptr, {units, CHUNK}, cells);
+  dense<Then::nothing>(layer.forward, layer.bias, in, nullptr, {units, CHUNK}, cells);
+  apply(s.activations[i], {units, CHUNK}, input, layer.out, cells);
+}
+
 struct Forward {
   // `cells`: the only ones to update; null for all.
   Forward(const Step& s, int64_t columns, const Bits* cells)
@@ -37,37 +45,64 @@ struct Forward {
     for (int p = 0; p < cells; p += CHUNK) {
       Cells<const float> in{packer.y + p, packer.S};
       const int n = std::min(CHUNK, cells - p);
-      for (size_t i = 0; i < last; in = {*units[i++], CHUNK})
-        dense<Then::relu>((*network)[i].forward, (*network)[i].bias, in, nullptr, {*units[i], CHUNK}, n);
+      for (size_t i = 0; i < last; in = {*units[i++], CHUNK}) run_hidden(s, *network, i, in, *units[i], nullptr, n);
       dense<Then::nothing>((*network)[last].forward, (*network)[last].bias, in, nullptr, {*units[last] + p, packer.S}, n);
+      if (!s.activations[last].is(Function::identity)) apply(s.activations[last], {*units[last] + p, packer.S}, nullptr, s.written(), n);
+      for (int64_t c = 0; s.update_noise > 0 && c < s.written(); ++c)
+        for (int q = p; q < p + n; q += VL) {
+          float* u = *units[last] + c * packer.S + q;
+          store(u, load(u) + load(packer.y + (packer.noise_row + c) * packer.S + q));
+        }
     }
+    const bool adds = s.residual && !s.by_channel;
+    if (!adds) put_updates(cells);
     const Blocks& done = packer.drain(cells);
     const float* u = *units[last];
     float* to = updated + s.frozen * row_size;
-    for (int64_t c = s.frozen; c < s.C; ++c, u += packer.S, to += row_size)
+    for (int64_t c = s.frozen; adds && c < s.C; ++c, u += packer.S, to += row_size)
       for (const Block& block : done) add_expanded(to + block.offset, u + block.from, block.bits);
+  }
+
+  // Puts the updates of the first packed cells where they live, channels that do not fire apart.
+  void put_updates(int cells) {
+    for (const Block& block : packer.blocks) {
+      uint32_t bits = 0, rest = block.bits;
+      for (int from = block.from; from < cells && rest; ++from, rest &= rest - 1) bits |= rest & -rest;
+      if (!bits) continue;
+      for (int64_t c = 0; c < s.written(); ++c) {
+        float* to = updated + (s.frozen + c) * row_size + block.offset;
+        const vf fires = s.by_channel ? expanded(packer.y + (packer.fires_row + c) * packer.S + block.from, bits) : ones(bits);
+        const vf old = load(to), u = expanded(*units.back() + c * packer.S + block.from, bits);
+        store(to, fires != 0 ? s.residual ? old + u : u : old);
+      }
+    }
   }
 
   void rows(const float* x, float* out, int64_t begin, int64_t end) {
     for_samples(s, begin, end, [&](int64_t sample, int64_t r0, int64_t r1) {
       network = &s.network(sample);
-      for (int64_t c0 = 0; c0 < s.W; c0 += TILE)
-        tile(x + sample * s.C * s.plane(), out + sample * s.C * s.plane(), sample, r0, r1, c0, std::min(s.W, c0 + TILE));
+      for (int64_t c0 = 0; c0 < s.W; c0 += s.tile)
+        tile(x + sample * s.C * s.plane(), out + sample * s.C * s.plane(), sample, r0, r1, c0, std::min(s.W, c0 + s.tile));
     });
   }
 
   void tile(const float* x, float* out, int64_t sample, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
-    packer.begin(x, r0, c0, c1);
+    packer.begin(x, sample, r0, c0, c1);
     int64_t written = r0;  // rows before it are complete and in `out`
     const auto write_until = [&](int64_t end) {
       for (; written < end; ++written)
-        for (int64_t c = 0; c < s.C; ++c)
-          std::memcpy(out + c * s.plane() + written * s.W + c0, row_at(written) + c * row_size, (c1 - c0) * sizeof(float));
+        for (int64_t c = 0; c < s.C; ++c) {
+          const float* from = row_at(written) + c * row_size;
+          float* to = out + c * s.plane() + written * s.W + c0;
+          if (!s.clamps || c < s.frozen) std::memcpy(to, from, (c1 - c0) * sizeof(float));
+          else
+            for (int64_t i = 0; i < c1 - c0; i += VL) store_some(to + i, s.clamped(load(from + i)), c1 - c0 - i);
+        }
     };
     for (int64_t row = r0; row < r1; ++row) {
       const float* old = packer.tile_row(row);
       for (int64_t c = 0; c < s.C; ++c) std::memcpy(row_at(row) + c * row_size, old + c * packer.row_size, (c1 - c0) * sizeof(float));
-      packer.pack_row(sample, row, row_at(row) - updated, false);
+      packer.pack_row(row, row_at(row) - updated, false);
       if (packer.count >= CHUNK) run(packer.count / CHUNK * CHUNK);
       if (packer.count && row + 1 - written == depth) run(packer.count);  // no room for another row that waits
       write_until(packer.count ? std::max(written, row + 1 - waiting_rows(row)) : row + 1);

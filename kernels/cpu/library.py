@@ -12,8 +12,14 @@ from pathlib import Path
 import torch
 
 
+class Activation(ctypes.Structure):
+    """`Activation` of interface.h."""
+
+    _fields_ = [("function", c_int64), ("parameter", c_double), ("divisor", c_double)]
+
+
 class Rule(ctypes.Structure):
-    """`Rule` of interface.h. The tensor and the array that it points to must outlive it."""
+    """`Rule` of interface.h. The arrays that it points to must outlive it."""
 
     _fields_ = [
         ("stencils", c_void_p),
@@ -21,11 +27,14 @@ class Rule(ctypes.Structure):
         ("size", c_int64),
         ("shapes", c_void_p),
         ("layers", c_int64),
+        ("activations", c_void_p),
         ("frozen", c_int64),
-        ("circular", c_int64),
+        ("padding", c_int64),
         ("window", c_int64),
         ("alive_channel", c_int64),
         ("alive_threshold", c_double),
+        *((name, c_int64) for name in ("alive_mask", "alive_circular", "fire_shared", "residual")),
+        *((name, c_double) for name in ("low", "high", "state_noise", "update_noise")),
     ]
 
 
@@ -35,9 +44,12 @@ class Canvas(ctypes.Structure):
     _fields_ = [
         *((name, c_int64) for name in "BCHW"),
         ("networks", c_void_p),
+        ("periods", c_int64),
         ("rules", c_int64),
         ("fire", c_void_p),
-        ("fire_map", c_int64),
+        *((name, c_int64) for name in ("fire_map", "fire_periods", "fire_samples", "fire_channels")),
+        ("noise", c_void_p),
+        ("noise_samples", c_int64),
         *((name, c_int64) for name in ("seed", "row", "column", "sample", "height")),
     ]
 

@@ -20,17 +20,18 @@ using Blocks = std::vector<Block>;
 // Packs the perception of firing cells, and remembers where each packed cell lives. It works on copies of the rows of a
 // tile: the channels of a canvas whose side is a power of two all fall into the same few cache sets.
 struct Packer {
-  // Room for `cells` packed cells.
-  Packer(const Step& s, int64_t columns, int64_t cells)
-      : s(s), row_size(round_up(columns, VL) + 2 * VL), S(round_up(cells, VL) + VL), depth(2 * s.reach + 1), rows(depth * s.C * row_size),
+  // Room for `cells` packed cells; with `keeps_old`, their written channels are packed too.
+  Packer(const Step& s, int64_t columns, int64_t cells, bool keeps_old = false)
+      : s(s), noise_row(round_up(round_up(s.inputs(), VL), R)), fires_row(noise_row + (s.update_noise > 0 ? s.written() : 0)),
+        old_row(fires_row + (s.by_channel ? s.written() : 0)), end_row(old_row + (keeps_old ? s.written() : 0)), row_size(round_up(columns, VL) + 2 * VL), S(round_up(cells, VL) + VL), depth(2 * s.reach + 1), rows(depth * s.C * row_size),
         profiles(s.filters.uses.size() * row_size), highest(s.window ? row_size : 0), outside(s.window ? row_size : 0),
-        y(round_up(round_up(s.inputs(), VL), R) * S) {
+        y(end_row * S), each(s.by_channel ? s.written() : 0) {
     std::memset(y, 0, s.inputs() * S * sizeof(float));  // a filter of zeros has no terms: its rows stay so
   }
 
   // The tile whose rows, from `row` on, are to be packed: columns c0 to c1 of one sample.
-  void begin(const float* x, int64_t row, int64_t c0, int64_t c1) {
-    canvas = x, left = c0, width = c1 - c0;
+  void begin(const float* x, int64_t sample_number, int64_t row, int64_t c0, int64_t c1) {
+    canvas = x, sample = sample_number, left = c0, width = c1 - c0;
     for (int64_t r = row - s.reach; r < row + s.reach; ++r) copy_row(r);
     if (!s.window) return;
     const float none = -std::numeric_limits<float>::infinity();
@@ -42,21 +43,36 @@ struct Packer {
 
   void copy_row(int64_t row) {
     float* to = tile_row(row);
-    const float* from = canvas + s.wrap(row) * s.W;
-    if (!s.circular && (row < 0 || row >= s.H)) {
+    const int64_t source = s.source(row, s.H);
+    const float* from = canvas + source * s.W;
+    if (s.beyond(row, s.H)) {
       for (int64_t c = 0; c < s.C; ++c) std::fill_n(to + c * row_size - s.reach, width + 2 * s.reach, 0.f);
       return;
     }
     for (int64_t c = 0; c < s.C; ++c, to += row_size, from += s.plane()) std::memcpy(to, from + left, width * sizeof(float));
-    for (int64_t i = 1; i <= s.reach; ++i) copy_column(row, left - i, -i), copy_column(row, left + width + i - 1, width + i - 1);
+    RowKey key{};
+    if (s.state_noise > 0) key = philox_row_key(s, sample, source), add_noise(tile_row(row), key);
+    for (int64_t i = 1; i <= s.reach; ++i) copy_column(row, left - i, -i, key), copy_column(row, left + width + i - 1, width + i - 1, key);
+  }
+
+  // Adds the noise of the state to the copy of a row.
+  void add_noise(float* row, RowKey key) const {
+    for (int64_t c = s.frozen; c < s.C; ++c)
+      for (int64_t i = 0; i < width; i += VL) {
+        float* to = row + c * row_size + i;
+        store(to, load(to) + noise_of(s, key, sample, left + i, c, false));
+      }
   }
 
   // A column beside the tile, to column `at` of the copy of a row.
-  void copy_column(int64_t row, int64_t column, int64_t at) {
-    const bool none = !s.circular && (column < 0 || column >= s.W);
+  void copy_column(int64_t row, int64_t column, int64_t at, RowKey key) {
+    const bool none = s.beyond(column, s.W);
     float* to = tile_row(row) + at;
-    const float* from = canvas + s.wrap(row) * s.W + s.wrap_column(column);
+    const int64_t source = s.source(column, s.W);
+    const float* from = canvas + s.source(row, s.H) * s.W + source;
     for (int64_t c = 0; c < s.C; ++c) to[c * row_size] = none ? 0.f : from[c * s.plane()];
+    if (s.state_noise == 0 || none) return;
+    for (int64_t c = s.frozen; c < s.C; ++c) to[c * row_size] += noise_of_cell(s, key, sample, source, c);
   }
 
   // The profiles of channel c around the row, for columns from - VL to to + VL - 1 of the tile.
@@ -161,21 +177,34 @@ struct Packer {
 
   // Packs the firing cells of a row behind those that are left over. `offset` is that of the row's first cell; with
   // `all`, blocks in which no cell fires are kept too, so that every block of the row has its place.
-  const Blocks& pack_row(int64_t sample, int64_t row, int64_t offset, bool all) {
+  const Blocks& pack_row(int64_t row, int64_t offset, bool all) {
     copy_row(row + s.reach);
     for (int64_t i = 0; i < depth; ++i) around[i] = tile_row(row - s.reach + i);
-    const RowKey key = philox_row_key(s, sample, row);
+    const RowKey key = philox_row_key(s, sample, row, s.shared);
+    const RowKey noise_key = s.shared & (BATCH | HEIGHT) && s.update_noise > 0 ? philox_row_key(s, sample, row) : key;
     batch.clear();
     for (int64_t at = 0; at < width; at += VL) {
-      uint32_t bits = fire_bits(s, key, row, left + at, width - at);
+      uint32_t bits = any_fire_bits(s, key, sample, row, left + at, width - at, each.data());
       if (cells) bits &= cells->block(sample, row, left + at);
       if (bits || all) blocks.push_back({offset + at, bits, count});
       if (bits) batch.push_back({at, bits, count});
+      if (bits && end_row > noise_row) pack_extras(row, at, bits, noise_key);
       count += __builtin_popcount(bits);
     }
     if (!batch.empty()) perceive(row, batch);
     return batch;
   }
+
+  // Packs what is known of the cells of a block beside what they perceive.
+  void pack_extras(int64_t row, int64_t at, uint32_t bits, RowKey key) const {
+    for (int64_t c = 0; c < s.written(); ++c) {
+      if (s.update_noise > 0) append(extra(noise_row + c), noise_of(s, key, sample, left + at, s.frozen + c, true), bits);
+      if (s.by_channel) append(extra(fires_row + c), ones(each[c]), bits);
+      if (end_row > old_row) append(extra(old_row + c), load(tile_row(row) + (s.frozen + c) * row_size + at), bits);
+    }
+  }
+
+  float* extra(int64_t row) const { return y + row * S + count; }
 
   void forget() { count = 0, blocks.clear(); }
 
@@ -194,12 +223,13 @@ struct Packer {
     }
     blocks.resize(kept);
     count -= cells;
-    for (int64_t k = 0; k < s.inputs(); ++k)
+    for (int64_t k = 0; k < end_row; k = k + 1 == s.inputs() ? noise_row : k + 1)
       for (int p = 0; p < count; p += VL) store(y + k * S + p, load(y + k * S + cells + p));
     return done;
   }
 
   const Step& s;
+  const int64_t noise_row, fires_row, old_row, end_row;  // of y: what is packed beside the inputs, a row for each written channel
   const int64_t row_size;
   const int64_t S;  // stride of packed cells; a store may overshoot by a vector
   const int64_t depth;
@@ -207,11 +237,12 @@ struct Packer {
   Buffer profiles;  // of one channel and row: [profiles][row_size]
   Buffer highest;   // of one channel: by column, over the rows of the window; [row_size]
   Buffer outside;   // 0 on the canvas, -infinity where a cell of another tile or none is; [row_size]
-  Buffer y;         // [inputs][S]
+  Buffer y;         // [inputs, then what is packed beside][S]
+  std::vector<uint32_t> each;  // who fires in a block, by written channel
   const float* around[2 * FARTHEST + 1];  // the tile rows from row - reach to row + reach, channel 0
   const Bits* cells = nullptr;            // where given, only cells in it are packed
   const float* canvas = nullptr;
-  int64_t left = 0, width = 0;
+  int64_t sample = 0, left = 0, width = 0;
   int count = 0;
   Blocks blocks, batch, done;  // where the packed cells live; scratch
 };

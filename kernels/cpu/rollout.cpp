@@ -6,7 +6,9 @@
 // it, the largest value of each channel around), and every CHUNK of packed cells runs through the layers of network.h as
 // register-blocked matrix products. The backward pass packs the same cells again, recomputes their hidden units, and
 // returns the gradient of the perception to the canvas by the transposed filters. Where the rule has an alive mask,
-// alive.h says which cells need not be computed. A chunk holds cells of one sample, so samples may have networks of their
+// alive.h says which cells need not be computed. What else a rule may ask for: activations.h has its functions; noise, and who
+// fires where channels fire each for itself, are packed beside the perception; a clamp is applied where rows are written,
+// and opens gates in the backward pass. A chunk holds cells of one sample, so samples may have networks of their
 // own. Weight gradients are one partial sum per share of the rows and rule, added in the order of the shares: same inputs
 // and same thread count give the same bits.
 #include <exception>
@@ -72,7 +74,7 @@ void for_all_samples(const Step& s, const Visit& visit) {
 // One step of all samples, each in shares: `to` from `from`.
 void step_in_shares(const Step& s, Alive* alive, const float* from, float* to) {
   if (alive) for_all_samples(s, [&](int64_t sample) { alive->before_step(from, sample, false); });
-  for_rows(s, [&](int64_t begin, int64_t end) { Forward(s, std::min(s.W, TILE), alive ? &alive->cells : nullptr).rows(from, to, begin, end); });
+  for_rows(s, [&](int64_t begin, int64_t end) { Forward(s, std::min(s.W, s.tile), alive ? &alive->cells : nullptr).rows(from, to, begin, end); });
   if (!alive) return;
   for_all_samples(s, [&](int64_t sample) { alive->after_step(to, sample); });
   for_rows(s, [&](int64_t begin, int64_t end) {
@@ -115,7 +117,7 @@ void advance(const Rule& rule, const Canvas& canvas, int64_t first_step, const f
     for_shares(s, shares, [&](int64_t, int64_t begin, int64_t end) {
       Step own = s;
       std::optional<Alive> alive = mask(own);
-      Forward forward(own, std::min(s.W, TILE), alive ? &alive->cells : nullptr);
+      Forward forward(own, std::min(s.W, s.tile), alive ? &alive->cells : nullptr);
       for (int64_t sample = begin / s.H; sample < end / s.H; ++sample)
         each_step(own, [&](const float* from, float* to) { step_sample(own, forward, alive ? &*alive : nullptr, from, to, sample); });
     });
@@ -129,23 +131,24 @@ void advance(const Rule& rule, const Canvas& canvas, int64_t first_step, const f
 void backward(const Rule& rule, const Canvas& canvas, int64_t step, const float* x, const float* grad, float* grad_x, double* grad_params) {
   Step s(rule, canvas);
   s.step = uint32_t(step);
-  const int64_t shares = share_count(s), columns = std::min(s.W, TILE);
+  const int64_t shares = share_count(s), columns = std::min(s.W, s.tile);
   std::optional<Alive> alive;
   if (rule.alive_channel >= 0) alive.emplace(s);
+  grad_params += s.first_network() * s.parameters;
   const auto update = [&](int64_t begin, int64_t end) {  // grad_x is not written yet: room for a state
     Forward(s, columns, &alive->cells).rows(x, grad_x, begin, end);
   };
   const bool whole = s.B % shares == 0;  // as in `advance`
   if (alive && !whole) {
     for_all_samples(s, [&](int64_t sample) { alive->before_step(x, sample, true); });
-    for_rows(s, update);
+    if (alive->looks_after()) for_rows(s, update);
     for_all_samples(s, [&](int64_t sample) { alive->after_step(grad_x, sample); });
   }
   std::vector<std::unique_ptr<Partial>> partials(shares);
   for_shares(s, shares, [&](int64_t i, int64_t begin, int64_t end) {
     if (alive && whole) {
       for (int64_t sample = begin / s.H; sample < end / s.H; ++sample) alive->before_step(x, sample, true);
-      update(begin, end);
+      if (alive->looks_after()) update(begin, end);
       for (int64_t sample = begin / s.H; sample < end / s.H; ++sample) alive->after_step(grad_x, sample);
     }
     partials[i] = std::make_unique<Partial>(s, begin, end, grad_params);

@@ -5,6 +5,7 @@ in float32; a state of bfloat16 or float16 is converted for each step, and round
 """
 
 import ctypes
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -12,17 +13,25 @@ import torch
 from torch import Tensor
 
 from . import build
-from .library import Canvas, Rule
+from .library import Activation, Canvas, Rule
 
 # Steps of one call into C++ are limited to about this many cell-steps, a second or two, so that Ctrl-C is heard.
 _CELL_STEPS_PER_CALL = 50_000_000
 
 
+# As enumerations of C++ have them: activations.h, step.h.
+_FUNCTIONS = ("identity", "relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "hardtanh")
+_PADDINGS = ("circular", "zero", "reflect", "replicate")
+_ALIVE_MASKS = ("both", "before", "after", "update")
+_SHARED = {"batch": 1, "channel": 2, "height": 4, "width": 8}
+
+
 class Weights(NamedTuple):
-    """The weights as rollout.cpp packs them for its network, and params itself for its shape."""
+    """The weights as rollout.cpp packs them for its network, params itself for its shape, and the factor of noise."""
 
     networks: Tensor
     params: Tensor
+    noise: Tensor
 
 
 def to_layout(x: Tensor) -> Tensor:
@@ -35,12 +44,12 @@ def from_layout(state: Tensor, channels: int) -> Tensor:
     return state
 
 
-def pack_weights(params: Tensor, rule, precision: str) -> Weights:
+def pack_weights(params: Tensor, rule, precision: str, noise: Tensor | None = None) -> Weights:
     """Packs the weights; the only precision is "fp32"."""
     library, rule = build.load(), _rule(rule)
-    networks = params.new_empty(len(params) if params.ndim == 2 else 1, library.packed_size(rule))
+    networks = params.new_empty(params[..., 0].numel(), library.packed_size(rule))
     library.pack(rule, params, networks)
-    return Weights(networks, params)
+    return Weights(networks, params, params.new_ones(1) if noise is None else noise)
 
 
 def gradient_buffer(weights: Weights, x: Tensor) -> Tensor:
@@ -60,27 +69,43 @@ def _rule(rule):
     stencils = (ctypes.c_float * len(stencils))(*stencils)
     shapes = [int(value) for layer in rule.layers for value in layer]
     shapes = (ctypes.c_int64 * len(shapes))(*shapes)
+    activations = (Activation * len(rule.layers))(
+        *((_FUNCTIONS.index(a.name), a.parameter, a.divisor) for a in rule.activations)
+    )
+    low, high = rule.clamp or (None, None)
     told = Rule(
         stencils=ctypes.addressof(stencils),
         filters=len(rule.stencils),
         size=len(rule.stencils[0]) if rule.stencils else 3,
         shapes=ctypes.addressof(shapes),
         layers=len(rule.layers),
+        activations=ctypes.addressof(activations),
         frozen=rule.frozen,
-        circular=rule.circular,
+        padding=_PADDINGS.index(rule.padding),
         window=rule.maximum_window or 0,
         alive_channel=-1 if rule.alive_channel is None else rule.alive_channel,
         alive_threshold=rule.alive_threshold,
+        alive_mask=_ALIVE_MASKS.index(rule.alive_mask),
+        alive_circular=rule.alive_circular,
+        fire_shared=sum(_SHARED[axis] for axis in rule.fire_shared),
+        residual=rule.residual,
+        low=-math.inf if low is None else low,
+        high=math.inf if high is None else high,
+        state_noise=rule.state_noise,
+        update_noise=rule.update_noise,
     )
-    told.memory = stencils, shapes  # kept, for it points there
+    told.memory = stencils, shapes, activations  # kept, for it points there
     return told
 
 
 def _canvas(x, weights, fire, place):
     """Tells C++ of a canvas."""
     where = (place.seed, place.row, place.column, place.sample, place.height)
-    networks = weights.networks
-    return Canvas(*x.shape, networks.data_ptr(), len(networks), fire.data_ptr(), fire.ndim == 2, *where)
+    params, noise = weights.params, weights.noise
+    periods, rules = params.shape[:2] if params.ndim == 3 else (1, len(params) if params.ndim == 2 else 1)
+    rates = (fire.ndim > 0, *(fire.shape[:3] if fire.ndim == 5 else (1, 1, 1)))
+    networks = (weights.networks.data_ptr(), periods, rules)
+    return Canvas(*x.shape, *networks, fire.data_ptr(), *rates, noise.data_ptr(), len(noise), *where)
 
 
 def advance(x: Tensor, weights: Weights, fire: Tensor, rule, place, states: Tensor, every: int) -> None:
