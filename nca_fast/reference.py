@@ -115,14 +115,13 @@ def step(
         state_noise, update_noise: What is added to the written channels and to their updates, or None.
     """
     was = None if rule.alive_channel is None else alive(x, rule)
-    frozen, old = x[:, : rule.frozen], x[:, rule.frozen :]
     if state_noise is not None:
-        old = old + state_noise
-        x = torch.cat([frozen, old], dim=1)
+        x = torch.cat([x[:, : rule.frozen], x[:, rule.frozen :] + state_noise], dim=1)
     y = perceive(x, rule)
     for (weight, bias), activation in zip(weights, rule.activations, strict=True):
         y = activation(_layer(y, weight, bias, precision))
     u = y if update_noise is None else y + update_noise
+    frozen, old = x[:, : rule.frozen], x[:, rule.frozen :]
     if rule.alive_channel is not None and rule.alive_mask == "update":
         mask = mask & was
     new = torch.where(mask, old + u if rule.residual else u, old)
