@@ -54,9 +54,7 @@ def test_an_oblong_picture_gives_all_of_its_shorter_side():
 def test_it_says_what_a_cell_sees_and_a_resumed_run_keeps_it(tmp_path):
     first = train(tmp_path, waves(32))
     crop = chosen_crop(waves(32), 16)
-    assert first[0].startswith(
-        f"one cell is {crop / 16:.3g} x {crop / 16:.3g} pixels of the picture, of which a square"
-    )
+    assert first[0].startswith(f"one cell is {crop / 16:.3g} x {crop / 16:.3g} pixels of the picture")
     assert "learned from the picture itself" in first[1] and str(cache_file("vgg16")) in first[1]
     stored = checkpoint.load_metadata(tmp_path / "training.safetensors")["config"]
     assert (stored["image_crop"], stored["features"], stored["loss"]) == (crop, "dictionary", "w2")
