@@ -63,6 +63,7 @@ setup(
         "nca_fast": ["vectors/*"],
         "nca_fast.features": ["small_clip/*"],
         "nca_fast.media": ["viewer.html"],
+        "nca_fast.zoo": ["*.safetensors", "*.jpg"],
     },
     python_requires=">=3.10",
     install_requires=[

@@ -1,5 +1,5 @@
 """The command line: `nca-fast texture`, `style`, `clip`, `vae` and `grow` learn, `nca-fast render` and `apply` show,
-`nca-fast info` and `check` look at the machine.
+`nca-fast zoo` has some ready, `nca-fast info` and `check` look at the machine.
 
 The options are the fields of the dataclasses in `commands` and `systems`, read by tyro. Only `commands` and this print.
 """
@@ -23,9 +23,11 @@ from nca_fast.commands.check import Check
 from nca_fast.commands.draw import Apply, Render
 from nca_fast.commands.help import join_help
 from nca_fast.commands.info import Info
+from nca_fast.commands.push import Push
 from nca_fast.commands.score import ScoreCommand
 from nca_fast.commands.train import TRAIN, Train
 from nca_fast.commands.vae import VaeFuse, VaeOutpaint, VaeRepair
+from nca_fast.commands.zoo import Zoo
 from nca_fast.systems import SYSTEMS
 from nca_fast.training import run_folder
 
@@ -41,6 +43,8 @@ COMMANDS = TRAIN | {
     "render": Render,
     "apply": Apply,
     "score": ScoreCommand,
+    "zoo": Zoo,
+    "push": Push,
     "vae-fuse": VaeFuse,
     "vae-repair": VaeRepair,
     "vae-outpaint": VaeOutpaint,

@@ -1,6 +1,5 @@
 """The neural cellular automaton as a module: the drop-in layer."""
 
-import re
 from pathlib import Path
 
 import torch
@@ -222,32 +221,22 @@ class NCA(nn.Module):
         """The automaton that `save_pretrained` wrote.
 
         Args:
-            model: The folder, the file in it, or "user/name" of a repository on the Hugging Face hub.
+            model: The folder or the file in it, "zoo:NAME" of an automaton that comes with nca_fast, or "hf:user/name"
+                of a repository on the Hugging Face hub.
 
         Raises:
             OSError, ValueError: there is no such file, or it does not hold an automaton.
         """
         from nca_fast import checkpoint
+        from nca_fast.pretrained import model_file
 
-        path = Path(model)
-        if path.is_dir():
-            path = path / MODEL_FILE
-        elif _names_a_repository(str(model)) and not path.exists() and not path.parent.exists():
-            from huggingface_hub import hf_hub_download
-
-            path = Path(hf_hub_download(str(model), MODEL_FILE))
-        return checkpoint.load_module(path, "nca", "an automaton", cls.from_config)
+        return checkpoint.load_module(model_file(model), "nca", "an automaton", cls.from_config)
 
     def extra_repr(self) -> str:
         rule = self.rule
         return (
             f"{rule.channels} channels, {len(rule.filters)} filters, hidden {rule.hidden}, fire rate {rule.fire_rate}"
         )
-
-
-def _names_a_repository(model: str) -> bool:
-    """Tells "user/name" from a path: one slash, letters and digits and "-_.", and not the ending of a file."""
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model) is not None and not model.endswith(Path(MODEL_FILE).suffix)
 
 
 def _weight_and_bias(name, layer):

@@ -127,19 +127,3 @@ def test_full_disk_keeps_the_old_file(model):
 def test_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="cannot write"):
         checkpoint.save(tmp_path / "none" / "x.safetensors", {}, {})
-
-
-def test_names_of_the_hub(tmp_path, monkeypatch):
-    """A dot is no ending of a file; a path that is one, or whose folder is there, is no name."""
-    asked = []
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs").mkdir()
-    found = nca_fast.NCA.preset("texture").save_pretrained(tmp_path / "found")
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file: asked.append(name) or found)
-    for name in ("user/name", "user/name.v2", "some-user/texture_1.0-b"):
-        assert isinstance(nca_fast.NCA.from_pretrained(name), nca_fast.NCA)
-    assert asked == ["user/name", "user/name.v2", "some-user/texture_1.0-b"]
-    for name in ("runs/none.v2", "user/model.safetensors", "./name", "../name", "/name", "a/b/c", "name", "user/"):
-        with pytest.raises(FileNotFoundError):
-            nca_fast.NCA.from_pretrained(name)
-    assert len(asked) == 3

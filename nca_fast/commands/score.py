@@ -9,16 +9,16 @@ import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
-from nca_fast import checkpoint
+from nca_fast import checkpoint, zoo
 from nca_fast.canvas.scene import Scene
 from nca_fast.commands.models import open_model
 from nca_fast.devices import ComputeConfig
-from nca_fast.files import MODEL_FILE
 from nca_fast.media.images import load_image
 from nca_fast.nca import NCA
+from nca_fast.pretrained import HUB, model_file
 from nca_fast.rendering.render import render
 from nca_fast.scoring.content import content_kept
-from nca_fast.scoring.score import score
+from nca_fast.scoring.score import Score, score
 from nca_fast.training.run_folder import PICTURES_FILE
 
 Positional = tyro.conf.Positional
@@ -81,26 +81,31 @@ class ScoreCommand:
     @property
     def is_run(self) -> bool:
         """Whether a model is to be drawn."""
+        if self.what.startswith((zoo.PREFIX, HUB)):
+            return True
         return not self.what.startswith("skimage:") and (Path(self.what).is_dir() or self.what.endswith(".safetensors"))
 
     def run(self, command: str) -> None:
         """Draws what is a model, measures, and prints the result."""
+        facts, said, found = self.measured()
+        if self.json:
+            print(json.dumps({"what": self.what, **facts, **found.as_json()}, indent=1))
+        else:
+            print("\n".join([*said, *found.lines()]))
+
+    def measured(self) -> tuple[dict[str, Any], list[str], Score]:
+        """Draws what is a model, and measures: facts for JSON, facts in lines, and the score."""
         self.check()
         facts, said = {}, []
         if self.is_run:
             facts, pictures, original, said = self._drawn()
         else:
             pictures, original = [load_image(self.what)], shrunk(load_image(self.reference), self.shrink or 1)
-        found = score(pictures, original, weights=self.weights)
-        if self.json:
-            print(json.dumps({"what": self.what, **facts, **found.as_json()}, indent=1))
-        else:
-            print("\n".join([*said, *found.lines()]))
+        return facts, said, score(pictures, original, weights=self.weights)
 
     def _drawn(self) -> tuple[dict[str, Any], list[Tensor], Tensor, list[str]]:
         """Draws a run: facts for JSON, the pictures, the original as the training saw it, and the facts in lines."""
-        folder = Path(self.what)
-        path = folder / MODEL_FILE if folder.is_dir() else folder
+        path = model_file(self.what)
         made = checkpoint.load_metadata(path).get("provenance", {})
         config, system = made.get("config", {}), made.get("system")
         if system not in _SIDES:

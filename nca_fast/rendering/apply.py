@@ -5,11 +5,12 @@ from pathlib import Path
 
 from nca_fast import checkpoint
 from nca_fast.canvas.scene import Scene
-from nca_fast.files import MODEL_FILE, check_writable
+from nca_fast.files import check_writable
 from nca_fast.media.decoding import HEIF_ENDINGS, picture_files
 from nca_fast.media.film import FILMS
 from nca_fast.media.images import load_with_alpha
 from nca_fast.nca import NCA
+from nca_fast.pretrained import model_file
 from nca_fast.rendering.film import film
 from nca_fast.rendering.picture import picture
 
@@ -20,8 +21,7 @@ def shown_steps(model: str | Path) -> int:
     Raises:
         ValueError: The file does not say. Others as `checkpoint.load_metadata`.
     """
-    path = Path(model)
-    path = path / MODEL_FILE if path.is_dir() else path
+    path = model_file(model)
     steps = checkpoint.load_metadata(path).get("provenance", {}).get("shown_steps")
     if not isinstance(steps, int):
         raise ValueError(f"steps must be given, because {path} does not say how many its training showed.")

@@ -190,16 +190,15 @@ class VAENCA(nn.Module):
 
     @classmethod
     def from_pretrained(cls, model: str | Path) -> "VAENCA":
-        """The model that `save_pretrained` wrote into a folder, or its file.
+        """The model that `save_pretrained` wrote; `model` as in `NCA.from_pretrained`.
 
         Raises:
             OSError, ValueError: there is no such file, or it does not hold a VAE-NCA.
         """
         from nca_fast import checkpoint
+        from nca_fast.pretrained import model_file
 
-        path = Path(model)
-        path = path / MODEL_FILE if path.is_dir() else path
-        return checkpoint.load_module(path, "vae", "a VAE-NCA", cls.from_config)
+        return checkpoint.load_module(model_file(model), "vae", "a VAE-NCA", cls.from_config)
 
 
 def _perceptron(architecture, outputs):

@@ -1,0 +1,83 @@
+"""What the automata of the zoo learn, and with which settings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from bench.held_set import textures
+from bench.held_set.sprites import sprite
+from bench.zoo import drawings
+from nca_fast.media.images import load_image
+
+
+@dataclass(frozen=True)
+class Item:
+    """One automaton.
+
+    Args:
+        system: "texture", "style" or "grow".
+        title: What it draws.
+        picture: Makes what it learns.
+        source: Where that comes from.
+        licence: Of that.
+        settings: Of its training, where they are not the defaults.
+    """
+
+    system: str
+    title: str
+    picture: Callable[[], Tensor | Image.Image]
+    source: str
+    licence: str = "CC0"
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def _drawn(system: str, title: str, module: Any, name: str, **settings: Any) -> Item:
+    return Item(
+        system, title, getattr(module, name), f"a drawing of ours ({module.__name__}.{name})", settings=settings
+    )
+
+
+def _sprite(title: str, name: str) -> Item:
+    return Item("grow", title, lambda: sprite(name), f"a drawing of ours (bench.held_set.sprites, {name})")
+
+
+HALF = {"image_crop": 128, "image_size": 64}  # of the 256 pixels of a drawing: one cell is two pixels
+WHOLE = {"image_size": 64}  # one cell is four
+ITEMS = {
+    "bark": _drawn("texture", "the bark of an old tree", drawings, "bark", **HALF),
+    "bricks": Item(
+        "texture",
+        "a wall of bricks",
+        lambda: load_image("skimage:brick"),
+        "brick, a photograph of D. Savva, in scikit-image",
+        settings={"image_crop": 256, "image_size": 64},
+    ),
+    "circles": _drawn("texture", "translucent discs on cream", textures, "circles", **HALF),
+    "cobbles": _drawn("texture", "cobblestones, lit from above", textures, "cobbles", **HALF),
+    "gravel": Item(
+        "texture",
+        "gravel",
+        lambda: load_image("skimage:gravel"),
+        "gravel, a photograph of D. Savva, in scikit-image",
+        settings={"image_crop": 256, "image_size": 64},
+    ),
+    "lava": _drawn("texture", "plates of lava with glowing seams", drawings, "lava", **HALF),
+    "leaves": _drawn("texture", "autumn leaves on the ground", textures, "leaves", **HALF),
+    "marble": _drawn("texture", "green marble with pale veins", textures, "marble", **WHOLE),
+    "moss": _drawn("texture", "a cushion of moss", drawings, "moss", **HALF),
+    "scales": _drawn("texture", "a fish's scales, teal and gold", textures, "scales", **HALF),
+    "terrazzo": _drawn("texture", "a floor with chips of coloured stone", drawings, "terrazzo", **HALF),
+    "water": _drawn("texture", "sunlight on the floor of a pool", drawings, "water", **HALF),
+    "weave": _drawn("texture", "a basket of blue and straw", textures, "weave", **HALF),
+    "wood": _drawn("texture", "a plank of pine", drawings, "wood", **HALF),
+    "zebra": _drawn("texture", "a zebra's coat", drawings, "zebra", **HALF),
+    "etching": _drawn("style", "ink lines on cream", textures, "etching"),
+    "night": _drawn("style", "thick strokes of blue and yellow oil", textures, "brush"),
+    "points": _drawn("style", "dots of pure colour, as pointillists laid them", textures, "points"),
+    "glass": _drawn("style", "stained glass in black leads", textures, "glass"),
+    "mushroom": _sprite("a mushroom that grows from one cell, and heals", "mushroom"),
+    "rocket": _sprite("a rocket that grows from one cell, and heals", "rocket"),
+}
