@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from nca_fast import __version__
 from nca_fast.fields import parsed, typed
 from nca_fast.files import atomic_path
 
@@ -60,8 +61,6 @@ class Contents(dict):
 
 def provenance() -> dict[str, str]:
     """Where a file comes from: versions, machine and time."""
-    from nca_fast import __version__  # here, because the package imports this module while it is being imported
-
     return {
         "nca_fast": __version__,
         "torch": str(torch.__version__),

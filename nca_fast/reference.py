@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from nca_fast.fire_mask import drawn_seed, fire_masks
+from nca_fast.fire_masks import drawn_seed, fire_masks
 from nca_fast.rule import KernelRule, Rule
 
 

@@ -19,7 +19,7 @@ ROOMS = (
     ("media",),
     ("nca", "presets", "convert", "checkpoint", "conformance"),
     ("ops", "operators", "backends", "devices"),
-    ("reference", "convolutions", "rule", "filters", "fire_mask", "arguments"),
+    ("reference", "convolutions", "rule", "filters", "fire_masks", "arguments"),
     ("processes", "files", "fields", "control_groups"),
     ("kernels",),
 )

@@ -53,7 +53,7 @@ struct Step {
 
 struct RowKey { uint32_t k0, k1; };
 
-inline RowKey philox_row_key(const Step& s, int64_t sample, int64_t row) {  // Philox4x32-10, see nca_fast/fire_mask.py
+inline RowKey philox_row_key(const Step& s, int64_t sample, int64_t row) {  // Philox4x32-10, see nca_fast/fire_masks.py
   uint32_t c0 = uint32_t((s.row0 + row) % s.canvas_height), c1 = s.sample0 + uint32_t(sample), c2 = s.step, c3 = 0;
   uint32_t k0 = uint32_t(s.seed), k1 = uint32_t(s.seed >> 32);
   for (int i = 0; i < 10; ++i) {
