@@ -68,11 +68,12 @@ def swallowed():
         raiser(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8.00 GiB." + " GPU 0 has" * 100)),
         lambda: torch.empty(10**18, 3),
         lambda: torch.empty(2**62, 2**62),
+        raiser(OSError(12, "Cannot allocate memory")),
         raiser(RuntimeError("std::bad_alloc")),
         raiser(RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later")),
         raiser(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)")),
     ],
-    ids=["torch", "numpy", "Python", "plain", "GPU", "bytes", "numbers", "C++", "CUDA", "cuBLAS"],
+    ids=["torch", "numpy", "Python", "plain", "GPU", "bytes", "numbers", "system", "C++", "CUDA", "cuBLAS"],
 )
 def test_memory_that_runs_out(ends, do):
     status, said = ends(do)

@@ -66,7 +66,8 @@ def trace(error: BaseException) -> str:
 def out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory has run out, of whatever device."""
     of_torch = isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
-    return of_torch or isinstance(error, MemoryError)
+    of_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return of_torch or of_system or isinstance(error, MemoryError)
 
 
 def _is_raised_by_us(error):
