@@ -17,7 +17,7 @@ import torch
 
 from bench.harness import RESULTS, header, write_result
 from nca_fast.backends import Place
-from nca_fast.fire_mask import threshold
+from nca_fast.fire_masks import threshold
 from nca_fast.presets import PRESETS
 
 BANDWIDTH = 4.8e12  # bytes per second, of an H200

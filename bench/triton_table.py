@@ -30,7 +30,7 @@ import torch
 
 from bench.harness import RESULTS, header, write_result
 from nca_fast import Rule
-from nca_fast.fire_mask import threshold
+from nca_fast.fire_masks import threshold
 from nca_fast.presets import PRESETS
 
 TABLE = RESULTS / "triton_table.json"

@@ -33,7 +33,7 @@ from bench.harness import RESULTS, Rows, gpu_clocks, parsed_for_gpu, replay_seco
 from bench.rollout import automaton
 from nca_fast import Rule, rollout
 from nca_fast.backends import Place
-from nca_fast.fire_mask import threshold
+from nca_fast.fire_masks import threshold
 from nca_fast.presets import PRESETS
 
 SIZES = [(4, 128, 128), (1, 4096, 4096)]

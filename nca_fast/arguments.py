@@ -82,6 +82,7 @@ def _check_state(x, rule: Rule) -> None:
     """Checks that x is a state [B, C, H, W] of the rule's automaton."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor [B, C, H, W], but got {type(x).__name__}.")
+    _check_dense("x", x)
     if not isinstance(rule, Rule):
         raise TypeError(f"rule must be an nca_fast.Rule, but got {type(rule).__name__}.")
     if x.ndim != 4:
@@ -99,6 +100,13 @@ def _check_state(x, rule: Rule) -> None:
         raise TypeError(f"x must be float32, float64, bfloat16 or float16, but got {x.dtype}: use x.float().")
 
 
+def _check_dense(name: str, tensor: Tensor) -> None:
+    """Refuses tensors that are sparse, nested or of MKL-DNN, in which no kernel finds its way."""
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        raise TypeError(f"{name} must be a dense tensor, but is {kind}: use .to_dense() (of a nested one its parts).")
+
+
 def _check_weights(x: Tensor, weights, rule: Rule) -> None:
     """Checks shapes, device and type of (W, b) pairs, and that they are finite on the CPU: a GPU would have to wait."""
     layers = rule.layers
@@ -107,6 +115,11 @@ def _check_weights(x: Tensor, weights, rule: Rule) -> None:
     B = x.shape[0]
     for i, ((weight, bias), (out, inputs, has_bias)) in enumerate(zip(weights, layers, strict=True)):
         name = f"weights[{i}]"
+        for t in (weight, bias):
+            if t is not None and not isinstance(t, Tensor):
+                raise TypeError(f"{name} must be tensors, but has a {type(t).__name__}: use torch.as_tensor.")
+            if t is not None:
+                _check_dense(name, t)
         if not _has_shape(weight, B, out, inputs):
             want = f"[{out}, {inputs}], [{B}, {out}, {inputs}] or [T, {B} or 1, {out}, {inputs}]"
             raise ValueError(f"{name}[0] must have shape {want}, but got {list(weight.shape)}.")

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from nca_fast import __version__
 from nca_fast.fields import parsed, typed
 from nca_fast.files import atomic_path
 
@@ -60,8 +61,6 @@ class Contents(dict):
 
 def provenance() -> dict[str, str]:
     """Where a file comes from: versions, machine and time."""
-    from nca_fast import __version__  # here, because the package imports this module while it is being imported
-
     return {
         "nca_fast": __version__,
         "torch": str(torch.__version__),
@@ -128,10 +127,10 @@ def opened(path: Path, what: str = "model file") -> safe_open:
         raise FileNotFoundError(f"{what} {path} must exist, but there is none. Check the path.")
     if path.is_dir():
         raise IsADirectoryError(f"{what} {path} must be a file, but it is a folder. Name the file inside it.")
-    with path.open("rb") as file:  # a missing permission raises here, naming the file
-        start = file.read(9)
     try:
-        return safe_open(str(path), framework="pt")
+        with path.open("rb") as file:  # a missing permission raises here, naming the file
+            start = file.read(9)
+            return safe_open(_readable_name(path, file.fileno()), framework="pt")
     except SafetensorError as error:
         # The format begins with the length of the header in eight bytes, then the header, which is JSON.
         if len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < 2**32:
@@ -139,6 +138,15 @@ def opened(path: Path, what: str = "model file") -> safe_open:
         else:
             rule, remedy = "a safetensors file, but it is something else", "Name a file that nca_fast saved."
         raise ValueError(f"{what} {path} must be {rule} ({path.stat().st_size} bytes: {error}). {remedy}") from error
+
+
+def _readable_name(path: Path, number: int) -> str:
+    """The name of an open file for safetensors, which takes UTF-8 alone; Linux and macOS know it by its number, too."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return f"/dev/fd/{number}"
+    return str(path)
 
 
 def load_module(path: Path, key: str, what: str, make: Callable[[dict], Module]) -> Module:

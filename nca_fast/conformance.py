@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nca_fast.fire_mask import mixed, signed
+from nca_fast.fire_masks import mixed, signed
 from nca_fast.ops import rollout
 from nca_fast.rule import Rule
 

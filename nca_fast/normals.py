@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from nca_fast.fire_mask import hashed
+from nca_fast.fire_masks import hashed
 
 UNIT = 1 / (65536 * math.sqrt(16 + 1 / 6))
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nca_fast import arguments, backends, between, operators
 from nca_fast.backends import Place
-from nca_fast.fire_mask import drawn_seed, threshold
+from nca_fast.fire_masks import drawn_seed, threshold
 from nca_fast.rule import Rule
 
 

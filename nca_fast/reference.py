@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from nca_fast.arguments import checked_state
-from nca_fast.fire_mask import drawn_seed, fire_masks
+from nca_fast.fire_masks import drawn_seed, fire_masks
 from nca_fast.kernel_rule import KernelRule
 from nca_fast.normals import normals
 from nca_fast.rule import Rule

@@ -16,7 +16,7 @@ from nca_fast.kernels.triton.rollout import pack_weights
 
 from bench.launch_cost import Launcher, use_the_fake_driver
 from nca_fast import Rule
-from nca_fast.fire_mask import threshold
+from nca_fast.fire_masks import threshold
 
 
 @triton.jit

@@ -103,6 +103,8 @@ class TestCompilers:
         fresh_process()
         os.utime(record, (time.time() - 3601,) * 2)
         assert build.status().source == "not compiled yet"
+        os.utime(record, (time.time() + 3601,) * 2)  # the clock was set back
+        assert build.status().source == "not compiled yet"
         assert refusals() == [said] and compiles.starts() == 2
 
     def test_one_that_was_mended_is_started_at_once(self, cache, compiles):

@@ -1,11 +1,7 @@
 """The command line: what it writes, what it prints, and one line for every mistake."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
-import fresh
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +11,7 @@ from nca_fast import checkpoint, cli
 from nca_fast.canvas.colony import Colony
 from nca_fast.commands import report
 from nca_fast.commands import train as commands
+from nca_fast.commands.parser import COMMANDS
 from nca_fast.media.images import load_image, save_image
 from nca_fast.rendering import picture as rendering
 
@@ -70,28 +67,6 @@ def test_every_setting_has_help(capsys):
         assert re.search(r"[a-z]{3,}.*\.", words), f"--{words} is not explained"
 
 
-def test_module_runs_as_a_program():
-    root = Path(nca_fast.__file__).parents[1]
-    finished = subprocess.run([sys.executable, "-m", "nca_fast", "--version"], cwd=root, capture_output=True, text=True)
-    assert finished.stdout.startswith("nca-fast ")
-    assert finished.returncode == 0
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["vae", "--help"]], ids=" ".join)
-def test_a_reader_that_goes_away_is_no_error(arguments):
-    """As in `nca-fast --help | head -1`."""
-    code = f"""
-import os, runpy, sys
-reader, writer = os.pipe()
-os.close(reader)
-os.dup2(writer, 1)
-sys.argv = ["nca_fast", *{arguments}]
-runpy.run_module("nca_fast", run_name="__main__", alter_sys=True)
-"""
-    done = fresh.run(["-c", code], cwd=Path(nca_fast.__file__).parents[1])
-    assert (done.returncode, done.stderr) == (141, "")
-
-
 def test_texture_writes_and_resume_remembers(tmp_path, picture, capsys):
     out = tmp_path / "a run"
     assert run(f"texture {{0}} --out {{1}} {TINY}", picture, out) == 0
@@ -118,7 +93,7 @@ def test_texture_writes_and_resume_remembers(tmp_path, picture, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", [name for name in cli.COMMANDS if not name.startswith(("vae-", "info", "check"))] + VAE_TOOLS
+    "command", [name for name in COMMANDS if not name.startswith(("vae-", "info", "check"))] + VAE_TOOLS
 )
 def test_every_command_says_where_it_computes(capsys, command):
     with pytest.raises(SystemExit) as end:

@@ -202,10 +202,11 @@ class TestThreads:
 
 def test_every_command_runs_with_them(monkeypatch):
     from nca_fast import cli
+    from nca_fast.commands import parser
 
     seen = []
     command = SimpleNamespace(run=lambda line: seen.append(torch.get_num_threads()))
-    monkeypatch.setattr(cli, "_parse", lambda arguments: command)
+    monkeypatch.setattr(parser, "parse", lambda arguments: command)
     monkeypatch.setattr(run_folder, "default_threads", lambda: 5)
     assert cli.main(["render"]) == 0
     assert seen == [5] and torch.get_num_threads() == 1

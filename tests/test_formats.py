@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 import tracemalloc
 import xml.etree.ElementTree as xml
 from pathlib import Path
@@ -149,6 +150,15 @@ def test_any_name_may_be_a_page(tmp_path):
     write_picture(tmp_path / "1 <i>&#?.dzi", 1, 1, [np.zeros((1, 1, 3), np.uint8)])
     page = (tmp_path / "1 <i>&#?.html").read_text()
     assert "<title>1 &lt;i&gt;&amp;#?</title>" in page and '"tiles": "1%20%3Ci%3E%26%23%3F_files"' in page
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have names of letters alone")
+def test_a_page_of_a_name_that_is_no_text(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff<script>{{picture}}.dzi")
+    write_picture(path, 1, 1, [np.zeros((1, 1, 3), np.uint8)])
+    page = path.with_suffix(".html").read_text()
+    assert "<title>\ufffd&lt;script&gt;{{picture}}</title>" in page and page.count("<script>") == 1
+    assert '"tiles": "%FF%3Cscript%3E%7B%7Bpicture%7D%7D_files"' in page
 
 
 def test_a_new_pyramid_takes_the_place_of_the_old(tmp_path):

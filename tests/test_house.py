@@ -23,7 +23,7 @@ ROOMS = (
     ("checkpoint",),
     ("ops", "operators", "between", "backends", "devices"),
     ("reference", "convolutions", "rule", "kernel_rule", "arguments"),
-    ("filters", "activations", "fire_mask", "normals"),
+    ("filters", "activations", "fire_masks", "normals"),
     ("processes", "files", "fields", "control_groups"),
     ("kernels",),
 )

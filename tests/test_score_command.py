@@ -39,13 +39,18 @@ def texture(folder, original):
 
 def test_a_run_is_drawn_and_measured(tmp_path, original, capsys):
     run = texture(tmp_path / "run", original)
-    assert cli.main(["score", str(run), "--seeds", "2"]) == 0
+    assert cli.main(["score", str(run), "--reference", str(original), "--seeds", "2"]) == 0
     printed = capsys.readouterr().out
     # The middle 48 pixels were 24 cells: all 96 are 48; the canvas has four times the training's side.
     assert "96 x 96 cells after 3 steps, seeds 0 to 1" in printed and "48 x 48 pixels" in printed
     for word in ("score", "waves", "patterns", "spectrum", "seam", "not measured: vgg16", "another half"):
         assert word in printed
-    assert cli.main(["score", str(run), "--seeds", "1", "--side", "32", "--steps", "2", "--json"]) == 0
+    assert (
+        cli.main(
+            ["score", str(run), "--reference", str(original), "--seeds", "1", "--side", "32", "--steps", "2", "--json"]
+        )
+        == 0
+    )
     found = json.loads(capsys.readouterr().out)
     assert found["drawn"] == {"height": 32, "width": 32, "steps": 2, "seeds": [0]}
     assert found["run_away"] == 0 and found["reference"]["size"] == [48, 48]
@@ -71,10 +76,11 @@ def test_a_style_is_measured_on_a_picture_and_keeps_it(tmp_path, original, capsy
     run = model(tmp_path / "run", start="image", system="style", style=str(original), config=config)
     photo = tmp_path / "photo.png"
     save_image(shrunk(load_image(original), 1.5), photo)
-    assert cli.main(["score", str(run), "--content", str(photo), "--seeds", "1", "--json"]) == 0
+    style = ["--reference", str(original)]
+    assert cli.main(["score", str(run), *style, "--content", str(photo), "--seeds", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["content_kept"] > 0.5 and found["drawn"]["height"] == 64
-    assert cli.main(["score", str(run)]) == 2
+    assert cli.main(["score", str(run), *style]) == 2
     assert "content must be given" in capsys.readouterr().err
 
 
@@ -86,7 +92,7 @@ def test_what_runs_away_is_said(tmp_path, original, capsys):
         nca.layers[-1].weight += 10
     metadata = nca_fast.checkpoint.load_metadata(run / "model.safetensors")["provenance"]
     nca.save_pretrained(run, metadata)
-    assert cli.main(["score", str(run), "--seeds", "1", "--side", "32"]) == 0
+    assert cli.main(["score", str(run), "--reference", str(original), "--seeds", "1", "--side", "32"]) == 0
     assert "1 of 1 drawings RUN AWAY" in capsys.readouterr().out
 
 

@@ -266,6 +266,19 @@ def test_log_forgets_what_came_after_the_checkpoint(tmp_path):
     assert lines[0]["cell_steps_per_second"] == 100_000
 
 
+@pytest.mark.parametrize("ticks", [(5.0,) * 99, range(99, 0, -1)], ids=["stands still", "goes back"])
+def test_a_clock_need_not_go_on(small_run, tmp_path, monkeypatch, ticks):
+    """Windows has coarse ones. What is saved can be read again: seconds are at least 0."""
+    ticks = iter(ticks)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
+    reports = []
+    with listeners.JsonLog(tmp_path / "log.jsonl") as log, listeners.ProgressBar(2, shown=False) as bar:
+        watching = {"listeners": [log, bar, reports.append], "moments": [listeners.Checkpoints(pytest.fail, None, 60)]}
+        train_small(small_run, 2, **watching)
+    assert [(report.seconds, report.speed) for report in reports] == [(0, 0), (0, 0)] and small_run.seconds == 0
+    assert all(json.loads(line)["cell_steps_per_second"] == 0 for line in (tmp_path / "log.jsonl").open())
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -292,7 +305,7 @@ def test_checkpoints_come_by_iterations_or_by_time():
     assert [iteration for iteration in range(1, 8) if by_number.due(iteration, iteration)] == [3, 6]
     by_time = listeners.Checkpoints(lambda: saved.append("time"), every=None, seconds=60)
     assert not by_time.due(1, 1)
-    by_time.saved_at -= 61
+    by_time.waited += 61
     assert by_time.due(1, 1)
     by_time()
     assert saved == ["time"] and not by_time.due(1, 1)

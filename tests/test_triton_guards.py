@@ -12,7 +12,7 @@ from triton_guards import OutsideOfTensors, watched
 from triton_rollouts import INTERPRETED, check, small_programs
 
 from nca_fast import Rule
-from nca_fast.fire_mask import threshold
+from nca_fast.fire_masks import threshold
 
 triton = pytest.importorskip("triton", reason="the Triton kernels need triton: pip install triton")
 interpreter = pytest.importorskip("triton.runtime.interpreter")

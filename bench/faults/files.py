@@ -25,10 +25,11 @@ import torch
 
 from bench.faults.mutate import mutated
 from bench.harness import header
-from nca_fast import NCA, Rule, cli
+from nca_fast import NCA, Rule
 from nca_fast.canvas.canvas import Canvas
 from nca_fast.canvas.plan import Plan
 from nca_fast.canvas.scene import CanvasConfig, Scene
+from nca_fast.commands import faults
 from nca_fast.presets import PRESETS
 from nca_fast.systems.style import Style, StyleConfig, StyleSources
 from nca_fast.systems.texture import Texture, TextureConfig, TextureSources
@@ -160,7 +161,7 @@ def outcome(specimen: Specimen, content: bytes, whole: dict[Path, bytes]) -> tup
     except REFUSALS as error:
         said = str(error)
     except (RuntimeError, MemoryError) as error:
-        return "memory" if cli._out_of_memory(error) else "traceback", f"{type(error).__name__}: {error}"
+        return "memory" if faults.out_of_memory(error) else "traceback", f"{type(error).__name__}: {error}"
     except Exception as error:
         return "traceback", f"{type(error).__name__}: {error}"
     name = specimen.path.name if specimen.kind != "bytes" else specimen.path.stem

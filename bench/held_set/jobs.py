@@ -30,7 +30,7 @@ from nca_fast.systems.growing import Growing, GrowingSources, errors, on_white, 
 from nca_fast.systems.style import Style, StyleSources
 from nca_fast.systems.texture import Texture, TextureSources
 from nca_fast.systems.vae.system import VAE, VAESources
-from nca_fast.training import loop
+from nca_fast.training import stopwatch
 from nca_fast.training.content import shrunk
 from nca_fast.training.run_folder import TRAINING_FILE
 from nca_fast.training.session import TrainingResult, run_training
@@ -71,11 +71,11 @@ class Asked:
 @contextlib.contextmanager
 def cpu_clock() -> Iterator[None]:
     """Lets the training loop count CPU seconds of this process where it would count seconds."""
-    clock, loop.time = loop.time, SimpleNamespace(perf_counter=time.process_time)
+    clock, stopwatch.time = stopwatch.time, SimpleNamespace(perf_counter=time.process_time)
     try:
         yield
     finally:
-        loop.time = clock
+        stopwatch.time = clock
 
 
 def do(kind: str, name: str, folder: Path, asked: Asked) -> dict:

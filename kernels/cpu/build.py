@@ -172,7 +172,8 @@ def _refusal(plan):
     if hasattr(os, "ST_NOEXEC") and os.statvfs(folder).f_flag & os.ST_NOEXEC:
         return _not_loaded("its file system is mounted noexec")
     try:
-        if time.time() - plan.failure.stat().st_mtime < _RETRY_SECONDS:
+        # Of a time to come where the clock was set back: then it is tried again.
+        if 0 <= time.time() - plan.failure.stat().st_mtime < _RETRY_SECONDS:
             return plan.failure.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
     except OSError:
         pass  # there is no such file

@@ -96,7 +96,7 @@ struct Step {
 
 struct RowKey { uint32_t k0, k1, k2, k3; };
 
-inline RowKey philox_row_key(const Step& s, int64_t sample, int64_t row, int64_t shared = 0) {  // Philox4x32-10, see nca_fast/fire_mask.py
+inline RowKey philox_row_key(const Step& s, int64_t sample, int64_t row, int64_t shared = 0) {  // Philox4x32-10, see nca_fast/fire_masks.py
   uint32_t c0 = shared & HEIGHT ? 0 : uint32_t((s.row0 + row) % s.canvas_height), c1 = shared & BATCH ? 0 : s.sample0 + uint32_t(sample);
   uint32_t c2 = s.step, c3 = 0;
   uint32_t k0 = uint32_t(s.seed), k1 = uint32_t(s.seed >> 32);

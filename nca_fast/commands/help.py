@@ -1,16 +1,22 @@
-"""The help of options: the strings below the fields of dataclasses, each as one paragraph.
+"""The help of options: the strings below the fields of dataclasses, each as one paragraph, on terminals of any width.
 
 tyro reads these strings by itself, but keeps some of the line breaks that the source has.
 """
 
 import ast
+import contextlib
 import inspect
+import os
+import shutil
 import textwrap
+from collections.abc import Iterator
 from dataclasses import is_dataclass
 from functools import cache
 from typing import Annotated, get_args, get_origin
 
 import tyro
+
+LEAST_COLUMNS = 20  # tyro never ends in 1 to 4; a terminal breaks lines that are too long for it
 
 
 @cache
@@ -24,6 +30,22 @@ def join_help(options: type) -> None:
             inner = get_args(kind)[0] if get_origin(kind) is Annotated else kind
             if is_dataclass(inner):
                 join_help(inner)
+
+
+@contextlib.contextmanager
+def wide_enough() -> Iterator[None]:
+    """Lets a terminal that is too narrow for help count as wider, for the length of a block."""
+    before = os.environ.get("COLUMNS")
+    if shutil.get_terminal_size().columns >= LEAST_COLUMNS:
+        yield
+        return
+    os.environ["COLUMNS"] = str(LEAST_COLUMNS)
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def _field_strings(cls: type) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The command that says how good a picture or a trained automaton is."""
 
 import json
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,7 +45,7 @@ class ScoreCommand:
     what: Annotated[Positional[str], tyro.conf.arg(metavar="RUN|PICTURE")]
     """Folder or model.safetensors of a texture or style training, which is drawn and measured; or a picture."""
     reference: Annotated[str | None, tyro.conf.arg(metavar="PICTURE")] = None
-    """The original: a file or skimage:NAME, all of it. None: what the run learned from."""
+    """The original: a file or skimage:NAME, all of it. None: what the run learned from, where it is skimage:NAME."""
     shrink: float | None = None
     """So many pixels of the original are one of the picture. None: 1, and for a run what its training made of it."""
     content: Annotated[str | None, tyro.conf.arg(metavar="PICTURE")] = None
@@ -114,9 +115,7 @@ class ScoreCommand:
                 f"{system or 'none of ours'}. Measure a picture of it, with --reference."
             )
         side_name, fact = _SIDES[system]
-        source = self.reference or made.get(fact)
-        if source is None:
-            raise ValueError(f"reference must be given, because {path} does not know a file that it was learned from.")
+        source = self.reference or _followed(made.get(fact), path)
         original = as_learned(load_image(source), config.get(side_name), config.get("image_crop"), self.shrink)
         steps = self.steps or config["picture_steps"]
         nca = open_model(NCA, path, self.compute)
@@ -154,6 +153,18 @@ class ScoreCommand:
         if not file.exists():
             raise ValueError(f"content must be given, because there is no {file}: --content PICTURE.")
         return checkpoint.load(file)[0]["first"] / 255
+
+
+def _followed(source: Any, path: Path) -> str:
+    """The original that a model file names, where it is no path: a file may come from anywhere, and name any other."""
+    if isinstance(source, str) and source.startswith("skimage:"):
+        return source
+    if not isinstance(source, str):
+        raise ValueError(f"reference must be given, because {path} does not know a file that it was learned from.")
+    raise ValueError(
+        f"reference must be given, because no path that a model file names is followed. {path} names: --reference "
+        f"{shlex.quote(source)}"
+    )
 
 
 def as_learned(whole: Tensor, size: int, crop: int | None = None, shrink: float | None = None) -> Tensor:

@@ -58,7 +58,7 @@ class ClipModel(nn.Module):
                 raise ValueError(f"pretrained must go with a model, but got {str(pretrained)!r} alone: name the model.")
             self.vocabulary = frozenset((SMALL_CLIP / "words.txt").read_text(encoding="utf-8").split())
             merges = str(SMALL_CLIP / "merges.txt.gz")
-            self.network = open_clip.create_model(f"local-dir:{SMALL_CLIP}")
+            self.network = open_clip.create_model(f"local-dir:{SMALL_CLIP}", weights_only=True)
             self.tokenizer = open_clip.get_tokenizer(f"local-dir:{SMALL_CLIP}", bpe_path=merges)
         else:
             pretrained = None if pretrained is None else os.fspath(pretrained)
@@ -151,7 +151,7 @@ def _create(open_clip, model: str, pretrained: str | None) -> nn.Module:
         options = _weights(open_clip, name, pretrained)
     try:
         with _quiet():
-            return open_clip.create_model(model, require_pretrained=True, **options)
+            return open_clip.create_model(model, require_pretrained=True, weights_only=True, **options)
     except (FileNotFoundError, ValueError) as error:
         if model.startswith("local-dir:"):
             raise ValueError(f"model {model!r} must be a folder with open_clip_config.json: {error}.") from error

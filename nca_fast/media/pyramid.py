@@ -9,6 +9,7 @@ Source: Microsoft's Deep Zoom file format. Level 0 is a single pixel; the last o
 
 import html
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
@@ -140,10 +141,13 @@ def _dzi(height: int, width: int) -> str:
 
 
 def _page(name: str, height: int, width: int) -> str:
-    picture = {"tiles": quote(f"{name}_files"), "width": width, "height": height, "tile": TILE}
+    name = os.fsencode(name)  # on Linux a name is any bytes
+    picture = {"tiles": quote(name + b"_files"), "width": width, "height": height, "tile": TILE}
     picture["top"] = len(_sizes(height, width)) - 1  # number of the level that is the picture itself
     text = Path(__file__).with_name("viewer.html").read_text(encoding="utf-8")
-    return text.replace("{{picture}}", json.dumps(picture)).replace("{{title}}", html.escape(name))
+    return text.replace("{{picture}}", json.dumps(picture)).replace(
+        "{{title}}", html.escape(name.decode(errors="replace"))
+    )
 
 
 PYRAMID = PictureFormat(

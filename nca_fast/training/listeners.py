@@ -4,7 +4,6 @@ which are a `loop.Moment`."""
 import contextlib
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from nca_fast.fields import field, parsed_object
 from nca_fast.files import atomic_path
 from nca_fast.media.images import image_grid, save_image
 from nca_fast.training.loop import Report
+from nca_fast.training.stopwatch import Stopwatch
 
 STRIP_COLUMNS = 12
 
@@ -36,8 +36,7 @@ class ProgressBar:
         self.bar = tqdm(total=iterations, initial=first, desc=what, unit="it", dynamic_ncols=True, disable=not shown)
 
     def __call__(self, report: Report) -> None:
-        speed = report.cell_steps / report.seconds / 1e6
-        self.bar.set_postfix_str(f"loss {report.loss:.4g}, {speed:.1f} Mcell-steps/s", refresh=False)
+        self.bar.set_postfix_str(f"loss {report.loss:.4g}, {report.speed / 1e6:.1f} Mcell-steps/s", refresh=False)
         self.bar.update(report.planned - self.bar.n)
 
     def __enter__(self) -> "ProgressBar":
@@ -73,7 +72,7 @@ class JsonLog:
             "learning_rate": report.learning_rate,
             "steps": report.steps,
             "seconds": round(report.seconds, 6),
-            "cell_steps_per_second": round(report.cell_steps / report.seconds),
+            "cell_steps_per_second": round(report.speed),
         }
         try:
             self.file.write(json.dumps(line) + "\n")
@@ -120,17 +119,18 @@ class Checkpoints:
 
     def __init__(self, save: Callable[[], None], every: int | None, seconds: float):
         self.save, self.every, self.seconds = save, every, seconds
-        self.saved_at = time.monotonic()
+        self.watch, self.waited = Stopwatch(), 0.0
 
     def due(self, iteration: int, planned: int) -> bool:
         """Whether it is time to save."""
         by_number = self.every is not None and iteration % self.every == 0
-        return by_number or time.monotonic() - self.saved_at >= self.seconds
+        self.waited += self.watch.lap()
+        return by_number or self.waited >= self.seconds
 
     def __call__(self) -> None:
         """Saves."""
         self.save()
-        self.saved_at = time.monotonic()
+        self.watch, self.waited = Stopwatch(), 0.0
 
 
 class PreviewStrip:

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from nca_fast import processes
 from nca_fast.devices import moved
 from nca_fast.training.descent import Descent
+from nca_fast.training.stopwatch import Stopwatch
 
 
 def derived_seed(seed: int, purpose: str, iteration: int = 0) -> int:
@@ -106,6 +106,11 @@ class Report:
     cell_steps: int
     seconds: float
 
+    @property
+    def speed(self) -> float:
+        """Cell-steps/s; 0 where the clock has counted no time."""
+        return self.cell_steps / self.seconds if self.seconds else 0.0
+
 
 class Moment(Protocol):
     """Something to do between iterations that needs the state as it is then, such as saving it."""
@@ -176,15 +181,13 @@ def train(
     descent = Descent(run.model, run.optimizer, adjust_gradients, remedy, delay)
     descent.settled = run.iteration
     pending: deque[tuple[Work, int]] = deque()
-    told = time.perf_counter()
-    start = told - run.seconds
+    told, spent = Stopwatch(), Stopwatch()
 
     def tell(everything: bool) -> None:
-        nonlocal told
         readings = descent.readings(everything)
         if not readings:
             return
-        seconds = (time.perf_counter() - told) / len(readings)
+        seconds = told.lap() / len(readings)
         for reading in readings:
             try:
                 loss, terms = descent.read(reading)
@@ -196,7 +199,7 @@ def train(
             report = Report(reading.iteration, planned, loss, terms, rate, work.steps, work.cell_steps, seconds)
             for listener in listeners:
                 listener(report)
-        told = time.perf_counter()
+        told.lap()
 
     with deferred_interrupt() as interrupted:
         planned = plan.planned(run.iteration, run.seconds)
@@ -204,7 +207,7 @@ def train(
             descent.begin(run.iteration, plan.rate(planned))
             work = step(run.iteration, planned, descent)
             run.iteration += 1
-            run.seconds = time.perf_counter() - start
+            run.seconds += spent.lap()
             planned = plan.planned(run.iteration, run.seconds)
             pending.append((work, planned))
             due = [moment for moment in moments if moment.due(run.iteration, planned)]
@@ -213,7 +216,7 @@ def train(
             for moment in due:
                 moment()
             if due:
-                told = time.perf_counter()
+                told.lap()
         tell(everything=True)
         return not processes.any_true(interrupted.is_set())
 

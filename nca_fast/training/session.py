@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from nca_fast.training.endurance import ROUND, ROUNDS, Endured
 from nca_fast.training.listeners import Checkpoints, JsonLog, PreviewStrip, ProgressBar
 from nca_fast.training.loop import Plan, Report, TrainingRun, derived_seed, train
 from nca_fast.training.settings import RunConfig
+from nca_fast.training.stopwatch import Stopwatch
 from nca_fast.training.system import System
 
 PREVIEWS = 11  # with what is learned they fill one row of the strip
@@ -115,7 +115,8 @@ def run_training(
     names += (run_folder.TRAINING_FILE, run_folder.PICTURES_FILE)
     files = tuple(out / name for name in names if (out / name).exists())  # a short run may have no preview
     notes = (*([] if endured is None else [str(endured)]), *work.notes(out, figures))
-    return TrainingResult(run.model, files, run.iteration, seconds, cell_steps / seconds, endured, figures, notes)
+    speed = cell_steps / seconds if seconds else 0.0
+    return TrainingResult(run.model, files, run.iteration, seconds, speed, endured, figures, notes)
 
 
 def _announce_missing_films(work: System) -> None:
@@ -206,7 +207,7 @@ def _train(
         while True:
             if rounds:
                 plan = Plan(until, lambda iteration: config.rate_at(max(iteration, config.iterations)))
-            saved_at, begin = run.iteration, time.perf_counter()
+            saved_at, watch = run.iteration, Stopwatch()
             try:
                 complete = train(
                     run,
@@ -225,7 +226,7 @@ def _train(
                 save()
             if not complete:
                 raise KeyboardInterrupt
-            seconds += time.perf_counter() - begin
+            seconds += watch.lap()
             endured = work.endured(run.iteration)
             if endured is None or endured.runaway is None or rounds == ROUNDS:
                 return seconds, cell_steps, endured

@@ -1,0 +1,119 @@
+"""The terminal, or what stands in its place: closed, full, or of another encoding; and Ctrl-C."""
+
+import codecs
+import contextlib
+import errno
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+_replaced: list[io.TextIOWrapper] = []  # which would close what they share with those in their place
+
+
+class StreamError(OSError):
+    """A standard stream takes no more. What is printed from then on goes nowhere."""
+
+
+class _Output(io.TextIOWrapper):
+    """A standard stream that says of its errors that they are its own.
+
+    Those of stderr count only where its reader has gone: a full disk that takes a progress bar is no reason to end.
+    """
+
+    def write(self, text: str) -> int:
+        return self._tried(super().write, text)
+
+    def flush(self) -> None:
+        self._tried(super().flush)
+
+    def _tried(self, do, *arguments):
+        try:
+            return do(*arguments)
+        except OSError as error:
+            redirect_to_null(self.fileno())  # Python prints what is left at its end, and would complain
+            if self is sys.stderr and error.errno != errno.EPIPE:
+                return None
+            raise StreamError(error.errno, error.strerror) from error
+
+
+def prepare() -> None:
+    """Makes the standard streams of this process such that anything can be printed.
+
+    A closed one is opened as the null device: the next file to be opened would get its number, and what libraries in C
+    print would end in it. One that does not block (a parent shares its pipe) is told to, or a slow reader would be an
+    error. A file name whose bytes are no text of the encoding is printed as those bytes, other letters that the
+    encoding has not as escapes.
+    """
+    codecs.register_error("nca_fast", _raw_or_escaped)
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        stream = getattr(sys, name)
+        if stream is None:
+            redirect_to_null(number)
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 (until the end)
+            setattr(sys, name, stream)
+        if mode == "w" and isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(OSError, AttributeError):  # no such call on Windows before Python 3.12
+                os.set_blocking(number, True)
+            how = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+            setattr(sys, name, _Output(stream.buffer, encoding=stream.encoding, errors="nca_fast", **how))
+            _replaced.append(stream)
+
+
+def _raw_or_escaped(error: UnicodeError) -> tuple[bytes, int]:
+    """Encodes what an encoding has not: bytes that Python read as lone surrogates as those bytes."""
+    letters = error.object[error.start : error.end]
+    return b"".join(
+        bytes([ord(letter) & 0xFF]) if "\udc80" <= letter <= "\udcff" else letter.encode("ascii", "backslashreplace")
+        for letter in letters
+    ), error.end
+
+
+def redirect_to_null(number: int) -> None:
+    """Makes a number of an open or closed file that of the null device."""
+    null = os.open(os.devnull, os.O_RDWR)
+    if null != number:
+        os.dup2(null, number)
+        os.close(null)
+
+
+def say(line: str) -> None:
+    """Prints a line on stderr, if anybody reads it."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def ended_by_interrupt(line: str) -> Iterator[None]:
+    """Lets Ctrl-C print a line and end the process at once with status 130, for a block that has nothing to lose.
+
+    For imports, which take seconds: an exception would be raised in the midst of libraries, of which some swallow it
+    and others turn it into another.
+    """
+    if not _hears_interrupts():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        say(line)
+        os._exit(130)
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def ignore_interrupts() -> None:
+    """Lets Ctrl-C do nothing more, for a process that is about to end anyway."""
+    if _hears_interrupts():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _hears_interrupts() -> bool:
+    """Whether Ctrl-C raises KeyboardInterrupt here: not in other threads, nor in the background of some shells."""
+    main = threading.current_thread() is threading.main_thread()
+    return main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
