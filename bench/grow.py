@@ -1,5 +1,7 @@
 """Does a growing automaton mend itself? `python -m bench.grow` trains one and wounds what it has grown.
 
+It has the settings of `nca-fast grow examples/ladybird.png`. An interrupted one goes on where its run lies.
+
 Writes bench/results/grow.json: the error of red, green, blue and alpha of the grown picture, of what is left when a
 large circle or its right half is erased, and of what has regrown after as many steps again; for the circle
 bench/results/grow_regrowth.png shows them.
@@ -8,9 +10,8 @@ bench/results/grow_regrowth.png shows them.
 import argparse
 import json
 import shutil
-import tempfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 
@@ -23,25 +24,25 @@ from nca_fast.systems.growing import GROWN, Growing, GrowingConfig, GrowingSourc
 from nca_fast.training.session import run_training
 
 IMAGE = Path(__file__).parents[1] / "examples" / "ladybird.png"
-SMALL = GrowingConfig(image_size=24, image_margin=4, iterations=3000)  # minutes on one core
+RUN = Path(__file__).parents[1] / "runs" / "bench_grow"
 SEEDS = 8  # fire masks with which it is grown and wounded
 LONG = 1000  # steps after which it should still be what it was
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--iterations", type=int, default=SMALL.iterations, help="of the training")
+    parser.add_argument("--iterations", type=int, default=GrowingConfig.iterations, help="of the training")
     parser.add_argument("--threads", type=int, help="of the training (default: PyTorch's choice)")
+    parser.add_argument("--run", type=Path, default=RUN, help="folder of the training")
     options = parser.parse_args()
-    config = replace(SMALL, iterations=options.iterations, threads=options.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        begin, begin_cpu = time.perf_counter(), time.process_time()
-        result = run_training(Growing, GrowingSources(str(IMAGE)), folder, config)
-        seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
-        lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
-        target = checkpoint.load(Path(folder) / "training.safetensors")[0]["target"]
-        with atomic_path(RESULTS / "grow_regrowth.png") as temporary:
-            shutil.copyfile(Path(folder) / "regrowth.png", temporary)
+    config = GrowingConfig(iterations=options.iterations, threads=options.threads)
+    begin, begin_cpu = time.perf_counter(), time.process_time()
+    result = run_training(Growing, GrowingSources(str(IMAGE)), options.run, config, resume=True)
+    seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
+    lines = [json.loads(line) for line in (options.run / "log.jsonl").read_text().splitlines()]
+    target = checkpoint.load(options.run / "training.safetensors")[0]["target"]
+    with atomic_path(RESULTS / "grow_regrowth.png") as temporary:
+        shutil.copyfile(options.run / "regrowth.png", temporary)
     height, width = target.shape[1:]
     half = torch.ones(height, width)
     half[:, width // 2 :] = 0
@@ -54,6 +55,7 @@ def main() -> None:
     report = {
         "header": header(),
         "config": asdict(config),
+        "iterations": result.iterations,
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
         "steps": GROWN,

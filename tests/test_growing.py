@@ -1,5 +1,6 @@
 """Growing automata: the picture with transparency, the recipe, and runs that resume to the bit."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,9 @@ CONFIG = GrowingConfig(
     pool_size=6,
     batch_size=3,
     damage=1,
+    early_iterations=2,
+    early_steps_min=1,
+    early_steps_max=1,
     steps_min=2,
     steps_max=4,
     lr_milestones=(2,),
@@ -101,6 +105,7 @@ def test_an_interrupted_run_ends_as_one_that_was_left_alone(picture, tmp_path):
     whole = train_growing(CONFIG, picture, tmp_path / "whole", progress=False)
     assert all(path.exists() for path in whole.files)
     assert [line["iteration"] for line in logged(tmp_path / "whole")] == [1, 2, 3, 4]
+    assert [line["steps"] == 1 for line in logged(tmp_path / "whole")] == [True, True, False, False]  # short, then long
     train_growing(replace(CONFIG, iterations=2), picture, tmp_path / "parts", progress=False)
     train_growing(CONFIG, None, tmp_path / "parts", resume=True, progress=False)
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
@@ -122,13 +127,24 @@ def test_regrowth_is_measured(picture):
 def test_command(tmp_path, capsys):
     image, out = str(Path(__file__).parents[1] / "examples" / "ladybird.png"), str(tmp_path / "run")
     short = "--image-size 8 --image-margin 2 --iterations 2 --pool-size 4 --batch-size 2 --damage 1 --video-steps 4"
+    short += " --early-iterations 2 --early-steps-min 2 --early-steps-max 4 --learning-rate 1e-4"
     assert cli.main(["grow", image, "--out", out, *short.split(), "--threads", "1"]) == 0
     printed = capsys.readouterr().out
     assert "regrowth.png" in printed and "growing.mp4" in printed
+    assert re.search(r"squared error grown \S+, regrown \S+ .*; a longer run is sharper: .* --iterations 4\n", printed)
     assert cli.main(["grow", "--out", out, "--resume", "--iterations", "3"]) == 0
     assert cli.main(["render", out, "--height", "20", "--width", "20", "--steps", "3", "--out", f"{out}/a.png"]) == 0
     assert cli.main(["grow", "missing.png", "--out", str(tmp_path / "b")]) == 2
     assert "there is no 'missing.png'" in capsys.readouterr().err
+
+
+def test_a_run_begins_with_short_rollouts_and_ends_in_fine_steps():
+    config = GrowingConfig(iterations=1000, learning_rate=2e-3).resolved()
+    assert (config.steps_at(699), config.steps_at(700)) == ((32, 48), (64, 96))
+    assert [config.rate_at(n) for n in (0, 399, 400, 999)] == [2e-3, 2e-3, 1e-3, 2e-3 / 32]
+    longer = replace(config, iterations=2000).resolved()  # a longer run keeps what was planned
+    assert longer.steps_at(700) == (64, 96) and longer.rate_at(400) == 1e-3
+    assert GrowingConfig(iterations=1).resolved().lr_milestones == (1,)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +152,7 @@ def test_command(tmp_path, capsys):
     [
         ({"damage": 3}, "damage must be below batch_size=3, but got 3"),
         ({"image_size": 0}, "image_size must be at least 1"),
+        ({"early_steps_min": 2}, "early_steps_min must be at most early_steps_max=1, but got 2"),
         ({"video_steps": -1}, "video_steps must be at least 0"),
     ],
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nca_fast import ops
+from nca_fast import ops, processes
 from nca_fast.devices import moved
 from nca_fast.files import MODEL_FILE
 from nca_fast.nca import put_cell, read_living
@@ -61,6 +61,7 @@ class VAENCA(nn.Module):
             channels = out
         outputs = architecture.latent * (1 if deterministic else 2)
         self.encoder = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(channels, outputs))
+        _keep_variance(self.encoder)
         (hidden, inputs, _), (written, _, _) = rule.layers
         self.w1 = _perceptron(architecture, hidden * inputs)
         self.b1 = _perceptron(architecture, hidden)
@@ -71,6 +72,7 @@ class VAENCA(nn.Module):
         for parameter in self.w2[-1].parameters():
             nn.init.zeros_(parameter)
         if not deterministic:  # little noise at first, or the decoder learns to do without the latent vector
+            nn.init.zeros_(self.encoder[-1].weight[architecture.latent :])
             nn.init.constant_(self.encoder[-1].bias[architecture.latent :], FIRST_LOG_VARIANCE)
 
     @property
@@ -82,6 +84,28 @@ class VAENCA(nn.Module):
     def device(self) -> torch.device:
         """Where its weights are."""
         return self.common_w1.device
+
+    @torch.no_grad()
+    def standardize(self, pictures: Tensor) -> None:
+        """Scales the last layer of the encoder so that the latent means of some pictures have mean 0 and standard
+        deviation 1, each number of the latent vector by itself.
+
+        A ReLU is never negative, so that what pictures have in common grows from layer to layer and what tells them
+        apart is some hundredths of it. Below the noise of the latent vector the decoder would not see it.
+
+        Args:
+            pictures: [N, 1 or 3, size, size]. Numbers that are alike for all of them are left as they are.
+
+        Source: data-dependent initialisation, Krähenbühl et al. (2016).
+        """
+        mean, last, latent = self.encode(pictures)[0].double(), self.encoder[-1], self.architecture.latent
+        middle, spread = mean.mean(0), mean.std(0, correction=0)
+        spread = torch.where(spread > 1e-5 * mean.square().mean().sqrt(), spread, 1.0)
+        if processes.count() > 1:  # they must begin with the same bits
+            first = processes.broadcast([middle.tolist(), spread.tolist()])
+            middle, spread = middle.new_tensor(first)
+        last.weight[:latent] /= spread[:, None]
+        last.bias[:latent] = (last.bias[:latent] - middle) / spread
 
     def encode(self, pictures: Tensor) -> tuple[Tensor, Tensor | None]:
         """Mean and logarithm of the variance of the latent vectors of pictures.
@@ -199,6 +223,15 @@ class VAENCA(nn.Module):
         from nca_fast.pretrained import model_file
 
         return checkpoint.load_module(model_file(model), "vae", "a VAE-NCA", cls.from_config)
+
+
+def _keep_variance(network):
+    """Starts a network so that neither signals nor gradients shrink from layer to layer, as they do by PyTorch's
+    default: to a sixth of their square. Source: He et al., "Delving Deep into Rectifiers" (2015)."""
+    layers = [layer for layer in network if isinstance(layer, nn.Conv2d | nn.Linear)]
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="linear" if layer is layers[-1] else "relu")
+        nn.init.zeros_(layer.bias)
 
 
 def _perceptron(architecture, outputs):

@@ -38,6 +38,7 @@ from nca_fast.training.settings import FREE_ON_RESUME
 
 PREVIEW_PICTURES = 4
 TEST_BATCH = 64
+STANDARDIZED = 256  # pictures by which a new encoder is scaled
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,10 @@ class VAE:
         return VAENCA(ARCHITECTURES[self.config.preset], deterministic=self.config.deterministic)
 
     def begin(self, model: VAENCA, saved: SavedRun | None) -> None:
-        """Moves the pictures to the device."""
+        """Moves the pictures to the device, and lets a new model tell them apart."""
         self.vae, self.pictures, self.rules = model, self.pictures.to(model.device), captured_rules(model)
+        if saved is None:
+            model.standardize(self.pictures.train[:STANDARDIZED])
         # The first rollout and its gradient compile the kernels, or say why the backend cannot serve.
         latent = torch.zeros(1, model.architecture.latent, device=model.device)
         model.grow(model.weights(latent), steps=1, seed=0, **self.config.how).sum().backward()
