@@ -137,7 +137,7 @@ def test_wrong_pictures():
 
 
 def test_wrong_arguments(tmp_path):
-    with pytest.raises(ValueError, match="features must be one of random, patches, vgg16, vgg19, but got 'vgg'"):
+    with pytest.raises(ValueError, match="features must be one of .*, dictionary, vgg16, vgg19, but got 'vgg'"):
         features.load("vgg")
     with pytest.raises(ValueError, match="weights are for vgg16 and vgg19, but features are 'patches'"):
         features.load("patches", weights=tmp_path)

@@ -24,7 +24,9 @@ class Train:
         """Trains, and says what was written and how to go on."""
         print("".join(f"{line}\n" for line in self.system.opening(self.sources)), end="", flush=True)
         with resume_training(self.system.name, self.out):
-            result = run_training(self.system, self.sources, self.out, self.config, resume=self.resume, command=command)
+            result = run_training(
+                self.system, self.sources, self.out, self.config, resume=self.resume, command=command, say=_say
+            )
         print_result(result)
         if result.endured is not None and result.endured.runaway is not None:
             raise FloatingPointError(
@@ -47,6 +49,10 @@ def command(system: type[System]) -> type[Train]:
     made = make_dataclass(system.__name__, fields, bases=(Train,), frozen=True, namespace={"system": system})
     made.__doc__ = system.__doc__
     return made
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _flat(fields: type) -> type:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import urllib.request
 from pathlib import Path
@@ -15,8 +16,20 @@ from nca_fast.features.torchvision_compat import import_torchvision
 
 # First ReLU of each block, as positions in torchvision's `features`.
 _LAYERS = {"vgg16": (1, 6, 11, 18, 25), "vgg19": (1, 6, 11, 20, 29)}
+# What torchvision calls their files, here so that nobody has to import it to look for them.
+_FILES = {"vgg16": "vgg16-397923af.pth", "vgg19": "vgg19-dcbb9e9d.pth"}
 _CONNECT_TIMEOUT = 15.0  # seconds
 _OTHERWISE = "or use features='random' (no weights needed) or 'patches'"
+
+
+def cache_file(name: str) -> Path:
+    """Says where torchvision keeps the weights of `vgg16` or `vgg19`, whether they are there or not."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / _FILES[name]
+
+
+def at_hand(name: str) -> bool:
+    """Whether `VGG(name)` can be made without a download: the weights are there, and torchvision is."""
+    return cache_file(name).is_file() and importlib.util.find_spec("torchvision") is not None
 
 
 class VGG(nn.Module):
@@ -95,8 +108,7 @@ class VGG(nn.Module):
 
 
 def _cached_or_downloaded(name: str, url: str) -> Path:
-    filename = url.rsplit("/", 1)[-1]
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / filename
+    cached = cache_file(name)
     if cached.is_file():
         return cached
     try:

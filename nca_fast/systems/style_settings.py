@@ -110,7 +110,7 @@ class StyleConfig(StyleLossConfig):
         milestones = self.lr_milestones
         if milestones is None:
             milestones = tuple(sorted({max(1, early), max(1, self.iterations * 9 // 10)}))
-        return replace(self, early_iterations=early, lr_milestones=milestones)
+        return replace(super().resolved(), early_iterations=early, lr_milestones=milestones)
 
     def steps_at(self, iteration: int) -> tuple[int, int]:
         """The shortest and the longest rollout of an iteration, in steps, of resolved settings."""

@@ -6,19 +6,23 @@ Source: Niklasson, Mordvintsev, Randazzo and Levin, "Self-Organising Textures", 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
+import torch
 import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
 from nca_fast import features
 from nca_fast.devices import network_dtype
+from nca_fast.features import FeaturesName
 from nca_fast.losses import regularizers, style, weighted
 from nca_fast.media.images import load_image, source_name
+from nca_fast.media.structure import period
 from nca_fast.nca import NCA
+from nca_fast.presets import PRESETS
 from nca_fast.systems.drawing import draw_grown, grown, next_render
 from nca_fast.training.capture import Captured
 from nca_fast.training.pool import Objective
@@ -27,6 +31,8 @@ from nca_fast.training.settings import FREE_ON_RESUME, StyleLossConfig
 from nca_fast.training.system import PoolSystem, given_or_saved
 
 SMALLEST_IMAGE = 16  # VGG halves a picture four times
+CELLS = 12  # from one thing in a picture to the next, where the scale is chosen
+GREY = 0.5 / 255  # where colours differ by less, rms, a picture is grey
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,11 @@ class TextureConfig(StyleLossConfig):
     """
 
     image_crop: int | None = None
-    """Learn only a square of so many pixels from the middle of the picture, for details that shrinking would lose.
-    None: learn all of it."""
-    image_size: int = 128
-    """What is learned is shrunk until its longer side has this many pixels; the canvas is a square of so many cells."""
+    """Learn a square of so many pixels from the middle of the picture, or all of a shorter side. None: found from the
+    picture, so that there are some 12 cells from one thing in it to the next."""
+    image_size: int = 64
+    """The canvas is a square of so many cells; the square that is learned is shrunk to as many pixels. Larger ones show
+    larger structure, and take longer."""
     preset: str = "texture"
     """Named automaton to train: its channels, hidden widths and filters."""
     iterations: int = 2000
@@ -51,11 +58,13 @@ class TextureConfig(StyleLossConfig):
     disturb: float = 0.5
     """As in other trainings; without it what is learned at this learning rate blows up on large canvases."""
     pool_size: int = 32
-    """States that live on between iterations. They take memory and disk: 0.8 MB each at 128 x 128 cells."""
+    """States that live on between iterations. They take memory and disk: 0.2 MB each at 64 x 64 cells."""
     picture_steps: int = 256
     """Steps of the rollout that ends as texture.png, at four times the training size."""
     video_steps: int = 1890
     """Steps shown in texture.mp4, at twice the training size; 1890 make 10 seconds. 0: no video."""
+
+    offline: ClassVar[FeaturesName] = "dictionary"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,10 +104,31 @@ class Texture(PoolSystem):
         self.config = config
 
         def read(image: str | Path | Tensor) -> Tensor:
-            return read_target(image, config.image_crop, config.image_size)
+            whole = image if isinstance(image, Tensor) else load_image(image)
+            check_image(whole)
+            if self.config.image_crop is None:
+                self.config = replace(self.config, image_crop=chosen_crop(whole, config.image_size))
+            return as_target(whole, self.config.image_crop, config.image_size)
 
         self.kept = {"target": given_or_saved("image", sources.image, read, saved, out)}
         self.facts = {"image": saved.metadata["image"] if saved else source_name(sources.image)}
+        # Three channels that begin alike and are always changed alike stay alike, to the bit, on every canvas.
+        starts_grey = PRESETS.get(config.preset, {}).get("start", "zeros") == "zeros"
+        self.grey = starts_grey and is_grey(self.kept["target"])
+        if self.grey:
+            self.augment = self._greyed
+
+    def beginning(self) -> list[str]:
+        """What a cell sees, and what compares."""
+        config = self.config
+        shrink = max(1.0, config.image_crop / config.image_size)
+        cell = "one cell is one pixel" if shrink == 1 else f"one cell is {shrink:.3g} x {shrink:.3g} pixels"
+        grey = "; it is grey, and so is all that it will draw" if self.grey else ""
+        return [
+            f"{cell} of the picture, of which a square of {config.image_crop} pixels is learned on a canvas of "
+            f"{config.image_size} x {config.image_size} cells (--image-crop, --image-size){grey}",
+            features.said(config.features),
+        ]
 
     def model(self) -> NCA:
         """Makes the automaton. Raises ValueError for a preset that needs a picture."""
@@ -107,7 +137,30 @@ class Texture(PoolSystem):
             raise ValueError(
                 f"preset must be an automaton that needs no picture to start from, but got {self.config.preset!r}."
             )
+        if self.grey:
+            self._as_grey([parameter.detach() for parameter in nca.layers[-1].parameters()], nca)
         return nca
+
+    @staticmethod
+    def _as_grey(tensors: list[Tensor], nca: NCA) -> None:
+        """Makes what changes red, green and blue alike, in tensors that are as the weights and biases of the last layer
+        are."""
+        first = nca.rgb_channel - nca.rule.frozen
+        for tensor in tensors:
+            rows = tensor[first : first + 3]
+            rows.copy_(rows.mean(0, keepdim=True).expand_as(rows))
+
+    def _greyed(self, states: Tensor, generator: torch.Generator) -> Tensor:
+        """Takes the colours away that disturbances brought: what all three channels share alone can be mended."""
+        rgb = states[:, self.nca.rgb_channel : self.nca.rgb_channel + 3]
+        rgb.copy_(rgb.mean(1, keepdim=True).expand_as(rgb))
+        return states
+
+    def adjust_gradients(self, parameters: list[Tensor]) -> None:
+        """As `System.adjust_gradients`; red, green and blue of a grey picture learn the same."""
+        if self.grey:
+            self._as_grey([parameter.grad for parameter in self.nca.layers[-1].parameters()], self.nca)
+        super().adjust_gradients(parameters)
 
     def size(self) -> tuple[int, int]:
         """Rows and columns of the canvas."""
@@ -117,8 +170,9 @@ class Texture(PoolSystem):
         """The style loss, and the overflow loss."""
         config, nca = self.config, self.nca
         dtype = network_dtype(nca.device, config.precision)
-        extractor = features.load(config.features, weights=config.weights, dtype=dtype).to(nca.device)
-        distance = style.load(config.loss, extractor, self.kept["target"], config.projections)
+        target = self.kept["target"]
+        extractor = features.load(config.features, config.weights, dtype=dtype, picture=target).to(nca.device)
+        distance = style.load(config.loss, extractor, target, config.projections)
 
         def measure(states: Tensor, *drawn: Tensor) -> dict[str, Tensor]:
             rgb = nca.to_rgb(states, clamp=False)
@@ -147,25 +201,48 @@ class Texture(PoolSystem):
         return [next_render(out)]
 
 
-def read_target(image: str | Path | Tensor, crop: int | None, size: int) -> Tensor:
-    """Opens the picture to learn, [3, h, w] in [0, 1]: of a file the middle, when asked for, shrunk to the canvas."""
-    if isinstance(image, Tensor):
-        target = image
-    else:
-        target = load_image(image, max_size=size if crop is None else None)
-    if target.ndim != 3 or target.shape[0] != 3:
-        raise ValueError(f"image must be [3, h, w], but its shape is {list(target.shape)}.")
-    height, width = target.shape[1:]
-    if crop is not None:
-        if crop > min(height, width):
-            raise ValueError(f"image_crop must be at most the {height} x {width} pixels of the image, but got {crop}.")
-        top, left = (height - crop) // 2, (width - crop) // 2
-        target = target[:, top : top + crop, left : left + crop]
-        if crop > size:
-            target = F.interpolate(target[None], (size, size), mode="bicubic", antialias=True)[0].clamp(0, 1)
-    elif min(height, width) < SMALLEST_IMAGE or max(height, width) > size:
+def check_image(image: Tensor) -> None:
+    """Raises ValueError for what is no picture to learn."""
+    if image.ndim != 3 or image.shape[0] != 3 or min(image.shape[1:]) < SMALLEST_IMAGE:
         raise ValueError(
-            f"image must be at least {SMALLEST_IMAGE} and at most image_size={size} pixels high and wide (files are "
-            f"shrunk to that), but it is {height} x {width}. Choose another picture or image size."
+            f"image must be [3, h, w], at least {SMALLEST_IMAGE} pixels high and wide, but its shape is "
+            f"{list(image.shape)}. Choose another picture."
         )
+
+
+def chosen_crop(image: Tensor, size: int) -> int:
+    """Finds how many pixels of a picture [3, H, W] a canvas of size x size cells should show, from side to side.
+
+    So many that there are `CELLS` cells from one thing in it to the next: with fewer they are no more than dots, and
+    with more an automaton of some dozens of steps does not see how they go together. Where nothing repeats, 4 pixels
+    are a cell, or half of the shorter side is shown if that is more. Never more than there are pixels, and never so few
+    that the picture would have to be enlarged.
+    """
+    largest, found = min(image.shape[1:]), period(image)
+    crop = max(largest // 2, 4 * size) if found is None else round(found * size / CELLS)
+    return min(max(image.shape[1:]), max(size, min(largest, crop)))
+
+
+def as_target(image: Tensor, crop: int, size: int) -> Tensor:
+    """Cuts the middle crop x crop pixels out of a picture [3, H, W], or all of a shorter side, and shrinks them to
+    `size` for `crop`. [3, h, w] in [0, 1]"""
+    height, width = image.shape[1:]
+    if crop > max(height, width):
+        raise ValueError(f"image_crop must be at most the {height} x {width} pixels of the image, but got {crop}.")
+    rows, columns = min(crop, height), min(crop, width)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    target = image[:, top : top + rows, left : left + columns]
+    if crop > size:
+        shrunk = [max(1, round(side * size / crop)) for side in (rows, columns)]
+        if min(shrunk) < SMALLEST_IMAGE:
+            raise ValueError(
+                f"image must be at least {SMALLEST_IMAGE} pixels high and wide when {crop} of its pixels are shrunk to "
+                f"{size}, but then it is {shrunk[0]} x {shrunk[1]}. Choose a smaller image_crop."
+            )
+        target = F.interpolate(target[None].float(), shrunk, mode="bicubic", antialias=True)[0].clamp(0, 1)
     return target.float().contiguous()
+
+
+def is_grey(picture: Tensor) -> bool:
+    """Whether a picture [3, h, w] in [0, 1] has no colours that anybody could see."""
+    return float((picture - picture.mean(0)).square().mean()) < GREY * GREY

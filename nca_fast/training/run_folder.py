@@ -161,7 +161,7 @@ def refused_by(saved: SavedRun | None) -> Iterator[None]:
 
 def resolved_config(system: Any, given: Any, saved: SavedRun | None, folder: Path) -> Any:
     """The settings of a run: where it begins, the given ones, `resolved`; where it goes on, those of its checkpoint,
-    and the given ones where they may change (`free_on_resume`). Of the others a given None means "as before".
+    and the given ones where they may change (`free_on_resume`). Of the others a given None or "auto" means "as before".
 
     Raises:
         ValueError: Another setting differs.
@@ -173,7 +173,7 @@ def resolved_config(system: Any, given: Any, saved: SavedRun | None, folder: Pat
         return stored
     free = system.free_on_resume
     changed = {name: value for name, value in asdict(given).items() if value != getattr(stored, name)}
-    changed = {name: value for name, value in changed.items() if value is not None or name in free}
+    changed = {name: value for name, value in changed.items() if value not in (None, "auto") or name in free}
     refused = [name for name in changed if name not in free]
     if refused:
         differences = ", ".join(f"{name} (was {getattr(stored, name)!r}, now {changed[name]!r})" for name in refused)

@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def run_training(
     resume: bool = False,
     progress: bool = True,
     command: str | None = None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> TrainingResult:
     """Trains a system, and writes model, pictures, films, preview strip, log and training state into a folder.
 
@@ -79,6 +81,7 @@ def run_training(
         resume: Go on with the run in the folder; when there is none, begin it.
         progress: Show progress bars on stderr.
         command: The command line, for the provenance.
+        say: Takes the lines in which the system says how it completed its settings.
 
     Raises:
         ValueError: Bad sources, or settings that differ from those of the run to resume, or no such device.
@@ -94,6 +97,9 @@ def run_training(
     config = work.config
     check_writable(out)
     _announce_missing_films(work)
+    if processes.rank() == 0:
+        for line in work.beginning():
+            say(line)
     with run_folder.cpu_threads(config.threads), contextlib.ExitStack() as stack:
         with run_folder.refused_by(saved):
             model = _fresh_model(work)

@@ -1,9 +1,10 @@
 """The settings that all trainings share."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from nca_fast.devices import ComputeConfig
-from nca_fast.features import FeaturesName
+from nca_fast.features import FeaturesChoice, FeaturesName, best
 from nca_fast.losses.style import StyleLossName
 
 # What may change while a run goes on: the length, what is watched, and the machine. The weights after an iteration do
@@ -133,30 +134,46 @@ class PoolConfig(RunConfig):
 class FeatureConfig(PoolConfig):
     """Settings of a training whose losses look at pictures through a network."""
 
-    features: FeaturesName = "random"
-    """What is compared: a random network or patches need no download, vgg16 and vgg19 are better and need weights."""
+    features: FeaturesChoice = "auto"
+    """What is compared. auto: vgg16 where its weights are at hand, else the best that needs no download: a dictionary,
+    learned from the picture itself, or a random network."""
     weights: str | None = None
     """File with the weights of vgg16 or vgg19. None: torchvision's cache, or its download."""
+    offline: ClassVar[FeaturesName] = "random"  # the best that need no download
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_choices(features=FeaturesName)
-        if self.weights is not None and not self.features.startswith("vgg"):
+        self.check_choices(features=FeaturesChoice)
+        if self.weights is not None and not self.features.startswith(("vgg", "auto")):
             raise ValueError(f"weights must go with features vgg16 or vgg19, but features is {self.features!r}.")
+
+    def resolved(self) -> "FeatureConfig":
+        """As `RunConfig.resolved`, with the features that are at hand."""
+        config = super().resolved()
+        return replace(config, features=best(self.offline, self.weights)) if self.features == "auto" else config
 
 
 @dataclass(frozen=True)
 class StyleLossConfig(FeatureConfig):
     """Settings of a training with a style loss."""
 
-    loss: StyleLossName = "w2"
-    """How textures are compared: Wasserstein-2 distance of Gaussians, sliced optimal transport, or Gram matrices."""
+    loss: StyleLossName | None = None
+    """How textures are compared: Wasserstein-2 distance of Gaussians, sliced optimal transport, or Gram matrices. None:
+    ot for vgg16 and vgg19, whose layers are so wide that w2 takes four times the time; w2 for others."""
     projections: int = 32
     """Random directions on which --loss ot compares, for each set of features."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_least(projections=1)
-        self.check_choices(loss=StyleLossName)
-        if self.loss != "ot" and self.projections != type(self).projections:
+        if self.loss is not None:
+            self.check_choices(loss=StyleLossName)
+        if self.loss not in (None, "ot") and self.projections != type(self).projections:
             raise ValueError(f"projections must go with loss 'ot', but loss is {self.loss!r}.")
+
+    def resolved(self) -> "StyleLossConfig":
+        """As `FeatureConfig.resolved`, with the loss that suits the features."""
+        config = super().resolved()
+        return (
+            replace(config, loss="ot" if config.features.startswith("vgg") else "w2") if self.loss is None else config
+        )

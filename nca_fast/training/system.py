@@ -65,6 +65,9 @@ class System(Protocol):
     def opening(cls, sources: Any) -> list[str]:
         """Says in some lines, before all work, how a `Sources` was understood."""
 
+    def beginning(self) -> list[str]:
+        """Says in some lines, before all work, how the settings were completed."""
+
     def model(self) -> nn.Module:
         """Makes the model with fresh weights, on the CPU. It has a `rule`, a `device`,
         `config()` and `save_pretrained()`."""
@@ -125,6 +128,10 @@ class PoolSystem(ABC):
     @classmethod
     def opening(cls, sources: Any) -> list[str]:
         """Nothing."""
+        return []
+
+    def beginning(self) -> list[str]:
+        """As `System.beginning`: nothing."""
         return []
 
     def model(self) -> NCA:

@@ -92,6 +92,10 @@ class VAE:
             )
         self.facts = {"dataset": dataset, "fingerprint": fingerprint}
 
+    def beginning(self) -> list[str]:
+        """As `System.beginning`: nothing."""
+        return []
+
     @classmethod
     def opening(cls, sources: VAESources) -> list[str]:
         """Nothing."""
