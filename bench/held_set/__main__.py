@@ -45,6 +45,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--half", type=int, choices=(0, 1), help="every second thing: the first or the other half")
     parser.add_argument("--set", nargs="+", default=[], metavar="KIND.SETTING=VALUE", help="in place of the defaults")
     parser.add_argument("--seeds", type=int, default=8, help="rollouts that are watched for running away")
+    parser.add_argument("--pairs", type=int, choices=range(1, 5), default=4, help="photographs that a style redraws")
     parser.add_argument("--weights", help="VGG-16's, for one more measure")
     parser.add_argument("--label", help="of the results (default: the minutes)")
     parser.add_argument("--workers", type=int, default=2, help="jobs at a time")
@@ -77,7 +78,7 @@ def do_job(options: argparse.Namespace) -> None:
 
     kind, name = options.job
     folder = options.runs / options.label / kind / slug(name)
-    asked = Asked(120 * options.minutes, options.seeds, options.settings[kind], options.weights)
+    asked = Asked(120 * options.minutes, options.seeds, options.settings[kind], options.weights, options.pairs)
     row = do(kind, name, folder, asked)
     row |= {"commit": header()["commit"], "settings": asked.settings, "budget_cpu_seconds": asked.cpu_seconds}
     _write(folder / "row.json", json.dumps(row))

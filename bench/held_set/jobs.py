@@ -60,12 +60,14 @@ class Asked:
         seeds: Rollouts that are watched for running away, and in which sprites grow.
         settings: Settings that differ from the defaults.
         weights: VGG-16's, for one more measure; None without.
+        pairs: Photographs that each style redraws.
     """
 
     cpu_seconds: float
     seeds: int
     settings: dict[str, Any]
     weights: str | None = None
+    pairs: int = len(PHOTOGRAPHS)
 
 
 @contextlib.contextmanager
@@ -161,13 +163,18 @@ def texture(name: str, folder: Path, asked: Asked) -> tuple[dict, Tensor]:
 
 
 def style(name: str, folder: Path, asked: Asked) -> tuple[dict, Tensor]:
-    """Learns a style, and redraws four photographs that it never saw; of each the style's score and what is kept."""
+    """Learns a style, and redraws photographs that it never saw; of each the style's score and what is kept.
+
+    Fewer than four of them are others for every style, so that each photograph is redrawn equally often.
+    """
     original = STYLES[name]()
     save_image(original, folder / "original.png")
     sources = StyleSources(str(folder / "original.png"), CONTENT)
     result, row, config = _train("styles", sources, folder, asked, video_steps=0)
     wanted, pairs, shown, away, largest = as_learned(original, config.style_size), {}, [], 0, 0.0
-    for photo, read in PHOTOGRAPHS.items():
+    first = list(STYLES).index(name)
+    for number in range(first, first + asked.pairs):
+        photo, read = list(PHOTOGRAPHS.items())[number % len(PHOTOGRAPHS)]
         image = shrunk(read(), PHOTO_SIDE)
         drawings, more, worst = watch(result.model, image, max(1, asked.seeds // 4), config.picture_steps)
         away, largest = away + more, max(largest, worst)
@@ -175,7 +182,7 @@ def style(name: str, folder: Path, asked: Asked) -> tuple[dict, Tensor]:
         untouched = score([image], wanted).total
         pairs[photo] = {**found, "content_kept": content_kept(drawings[0], image), "photo_score": untouched.score}
         shown.append(_fitted(drawings[0], PHOTO_SIDE))
-    row |= {"pairs": pairs, "run_away": away, "of": len(PHOTOGRAPHS) * max(1, asked.seeds // 4)}
+    row |= {"pairs": pairs, "run_away": away, "of": len(pairs) * max(1, asked.seeds // 4)}
     for key in ("score", "times", "content_kept"):
         values = [pair[key] for pair in pairs.values()]
         row[key] = None if None in values else fmean(values)

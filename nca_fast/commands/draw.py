@@ -10,7 +10,7 @@ from nca_fast import processes
 from nca_fast.canvas.exchange import band_path
 from nca_fast.canvas.scene import CanvasConfig, Scene
 from nca_fast.canvas.start import file_size
-from nca_fast.commands.models import open_model
+from nca_fast.commands.models import model_shares, open_model
 from nca_fast.commands.report import print_files, resume_rendering
 from nca_fast.devices import ComputeConfig
 from nca_fast.files import check_writable
@@ -18,6 +18,7 @@ from nca_fast.media.film import FILMS
 from nca_fast.media.formats import FORMATS
 from nca_fast.nca import NCA
 from nca_fast.rendering.apply import apply, shown_steps
+from nca_fast.rendering.blend import blended
 from nca_fast.rendering.film import film
 from nca_fast.rendering.picture import picture
 
@@ -34,10 +35,17 @@ class Apply:
         nca-fast apply runs/tissue photo.jpg --out photo-tissue.png
         nca-fast apply runs/tissue photo.jpg --max-size 480 --steps 96 --out photo-tissue.mp4
         nca-fast apply runs/tissue photos --out photos-tissue
+
+    Half as strong; in the colours of the photograph; a third tissue and two thirds of another style:
+        nca-fast apply runs/tissue photo.jpg --strength 0.5 --out photo-tissue.png
+        nca-fast apply runs/tissue photo.jpg --preserve-color --out photo-tissue.png
+        nca-fast apply runs/tissue:1,runs/gravel:2 photo.jpg --out photo-both.png
     """
 
-    model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")]
-    """model.safetensors of a training, or its folder."""
+    model: Annotated[Positional[str], tyro.conf.arg(metavar="MODEL[:SHARE,MODEL:SHARE ...]")]
+    """model.safetensors of a training, or its folder. Several that were trained with one preset, each with a share,
+    redraw together: every step changes the colours by the weighted mean of what each would do. Only the ratios of the
+    shares count."""
     image: Annotated[Positional[str], tyro.conf.arg(metavar="IMAGE_OR_FOLDER")]
     """Picture to redraw, skimage:NAME, or a folder of pictures."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE_OR_FOLDER")]
@@ -47,6 +55,11 @@ class Apply:
     steps: int | None = None
     """Updates of every cell. None: as many as the training took for its own pictures (picture_steps). Several times as
     many may end in wild colors."""
+    strength: float = 1.0
+    """How much of the redrawn picture shows, as with the opacity of a layer: 0 is the picture as it was, 1 what the
+    automaton made of it, and every pixel goes straight from the one to the other."""
+    preserve_color: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Take brightness from the redrawn picture, and hue and saturation from the picture as it was."""
     max_size: int | None = None
     """Longer side in pixels, to which larger pictures are shrunk. None: as large as they are."""
     steps_per_frame: int = 1
@@ -62,6 +75,8 @@ class Apply:
         _check_positive(self, "steps", "max_size", "steps_per_frame", "fps")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, but got {self.seed}.")
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength must be from 0 to 1, but got {self.strength}.")
         suffix = self.out.suffix.lower()
         if not Path(self.image).is_dir() and suffix not in ENDINGS:
             raise ValueError(f"out must end in one of {', '.join(ENDINGS)}, but got {str(self.out)!r}.")
@@ -71,9 +86,13 @@ class Apply:
     def run(self, command: str) -> None:
         """Redraws, and says what was written and what could not be read."""
         self.check()
-        nca, how = open_model(NCA, self.model, self.compute), self.compute.how
-        steps = shown_steps(self.model) if self.steps is None else self.steps
-        how |= {name: getattr(self, name) for name in ("max_size", "seed", "steps_per_frame", "fps")}
+        shares = model_shares(self.model)
+        first, *others = map(Path, shares)
+        nca = open_model(NCA, first, self.compute, *others)
+        nca = blended([nca, *(NCA.from_pretrained(other).to(nca.device) for other in others)], list(shares.values()))
+        steps = max(map(shown_steps, shares)) if self.steps is None else self.steps
+        shown = ("strength", "preserve_color", "max_size", "seed", "steps_per_frame", "fps")
+        how = self.compute.how | {name: getattr(self, name) for name in shown}
         written, unread = apply(nca, self.image, self.out, steps, progress=True, **how)
         print_files(written)
         if unread:

@@ -22,3 +22,32 @@ def open_model(kind: type[Model], path: Path, compute: ComputeConfig, *others: P
     device = compute.pick(model.rule, *(kind.from_pretrained(other).rule for other in others))
     print_device(device)
     return model.to(device)
+
+
+def model_shares(models: str) -> dict[str, float]:
+    """Reads models to blend, "A:0.5,B:0.5", each with its share, or the name of one, whose share is 1.
+
+    A name that a file or folder has is that of one, whatever is in it.
+
+    Raises:
+        ValueError: One of several without a share, one that is there twice, or shares that cannot be.
+    """
+    parts = [part.rpartition(":") for part in models.split(",")]
+    shares = {name: _share(share) for name, _, share in parts}
+    if Path(models).exists() or (len(parts) == 1 and None in shares.values()):
+        return {models: 1.0}
+    if len(shares) < len(parts) or None in shares.values() or not all(shares) or not any(shares.values()):
+        raise ValueError(
+            "several models must be different ones, each with its share of at least 0, and not all 0, such as "
+            f"runs/tissue:0.5,runs/gravel:0.5, but got {models!r}."
+        )
+    return shares
+
+
+def _share(text: str) -> float | None:
+    """Reads a number of at least 0; None where it is none."""
+    try:
+        share = float(text)
+    except ValueError:
+        return None
+    return share if 0 <= share < float("inf") else None

@@ -96,12 +96,13 @@ def source_name(source: str | os.PathLike | torch.Tensor | None) -> str | None:
     return None if source is None or isinstance(source, torch.Tensor) else os.fspath(source)
 
 
-def load_rgba(path: str | os.PathLike, max_size: int) -> torch.Tensor:
+def load_rgba(path: str | os.PathLike, max_size: int | None) -> torch.Tensor:
     """Reads a picture with its transparency.
 
     Args:
         path: a file; one without transparency is opaque all over.
-        max_size: longest side in pixels; a larger picture is shrunk (Lanczos), a smaller one is left alone.
+        max_size: longest side in pixels; a larger picture is shrunk (Lanczos), a smaller one is left alone; None:
+            all are.
 
     Returns:
         float32 [4, H, W] in [0, 1]: red, green and blue, multiplied by alpha, and alpha.

@@ -3,15 +3,19 @@
 import os
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from nca_fast import checkpoint
 from nca_fast.canvas.scene import Scene
 from nca_fast.files import check_writable
 from nca_fast.media.decoding import HEIF_ENDINGS, picture_files
 from nca_fast.media.film import FILMS
-from nca_fast.media.images import load_with_alpha
+from nca_fast.media.images import load_rgba, load_with_alpha
 from nca_fast.nca import NCA
 from nca_fast.pretrained import model_file
 from nca_fast.rendering.film import film
+from nca_fast.rendering.finish import Finish
 from nca_fast.rendering.picture import picture
 
 
@@ -34,6 +38,8 @@ def apply(
     out: str | Path,
     steps: int,
     *,
+    strength: float = 1.0,
+    preserve_color: bool = False,
     max_size: int | None = None,
     seed: int = 0,
     backend: str | None = None,
@@ -51,6 +57,7 @@ def apply(
             with the picture as it was. For a folder, the folder to write to: a .png for each picture, of the same name.
             What is transparent stays so in .png, .tif and .webp; the others show it on white.
         steps: Updates of every cell.
+        strength, preserve_color: As in `Finish`: 0 writes the picture as it was, and 1 what the automaton made of it.
         max_size: Longest side in pixels, to which larger pictures are shrunk; None: as large as they are.
         seed: Fixes the noise of the start state and all fire masks.
         backend, precision: As in `nca_fast.rollout`.
@@ -62,20 +69,23 @@ def apply(
         The files written, and for each picture of a folder that was passed over, why.
 
     Raises:
-        ValueError: The automaton does not start from a picture; the picture cannot be read, or does not fit into
-            memory; two pictures of a folder would get the same name; the folder holds no pictures.
+        ValueError: The strength is not from 0 to 1; the automaton does not start from a picture; the picture cannot be
+            read, or does not fit into memory; two pictures of a folder would get the same name; the folder holds no
+            pictures.
         OSError: The result cannot be written.
     """
     if nca.start != "image":
         raise ValueError(f"the automaton must start from a picture, but this one starts from {nca.start}: render it.")
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength must be from 0 to 1, but got {strength}.")
     out, how = Path(out), {"seed": seed, "backend": backend, "precision": precision}
     if not os.path.isdir(source):
         check_writable(out.parent)
-        image, alpha = load_with_alpha(source, max_size)
+        image, shown = _opened(source, max_size, strength, preserve_color)
         scene = Scene(nca, *image.shape[1:], steps, image=image, **how)
         if out.suffix.lower() in FILMS:
-            return film(scene, out, alpha=alpha, steps_per_frame=steps_per_frame, fps=fps, progress=progress), []
-        return picture(scene, out, alpha=alpha, progress=progress), []
+            return film(scene, out, **shown, steps_per_frame=steps_per_frame, fps=fps, progress=progress), []
+        return picture(scene, out, **shown, progress=progress), []
 
     files = picture_files(source)
     targets = [out / f"{file.stem}.png" for file in files]
@@ -91,9 +101,21 @@ def apply(
     written, passed_over = [], []
     for file, target in zip(files, targets, strict=True):
         try:
-            image, alpha = load_with_alpha(file, max_size)
+            image, shown = _opened(file, max_size, strength, preserve_color)
             scene = Scene(nca, *image.shape[1:], steps, image=image, **how)
-            written += picture(scene, target, alpha=alpha, progress=progress)
+            written += picture(scene, target, **shown, progress=progress)
         except ValueError as error:  # not to be read, or too large for the memory
             passed_over.append(str(error) if str(file) in str(error) else f"{file}: {error}")
     return written, passed_over
+
+
+def _opened(source: str | Path, max_size: int | None, strength: float, preserve_color: bool) -> tuple[Tensor, dict]:
+    """Reads a picture as the automaton starts from it, on white, and what of it stays: its `alpha`, and a `finish`."""
+    image, alpha = load_with_alpha(source, max_size)
+    if strength == 1 and not preserve_color:
+        return image, {"alpha": alpha, "finish": None}
+    photo = image
+    if alpha is not None:  # its own colours, which transparency is laid over again
+        rgba = load_rgba(source, max_size)
+        photo = torch.where(rgba[3] > 0, rgba[:3] / rgba[3].clamp(min=1e-6), 1.0).clamp(0, 1)
+    return image, {"alpha": alpha, "finish": Finish(photo, strength, preserve_color)}

@@ -10,6 +10,7 @@ from nca_fast.canvas.plan import Reserve
 from nca_fast.canvas.scene import Scene
 from nca_fast.media.film import VideoWriter, check_film, even_speed, speed_ramp
 from nca_fast.media.images import enlarged
+from nca_fast.rendering.finish import Finish
 from nca_fast.rendering.picture import check_zoom, progress_bar, remove_half_written, saved, saved_bytes
 
 
@@ -22,6 +23,7 @@ def film(
     zoom: int = 1,
     save_state: Path | None = None,
     alpha: Tensor | None = None,
+    finish: Finish | None = None,
     progress: bool = False,
 ) -> list[Path]:
     """Writes a film of a scene from its start state on.
@@ -35,6 +37,7 @@ def film(
         save_state: File to write the last state to, too.
         alpha: How opaque the picture is that the canvas starts from, [height, width] in [0, 1]; a film shows it on
             white. None: all of it.
+        finish: What is made of the pixels of each frame. None: nothing.
         progress: Show a progress bar on stderr.
 
     Returns:
@@ -60,7 +63,8 @@ def film(
             video.add(enlarged(canvas.start.image, zoom))
         for portion in frames:
             canvas.go(canvas.done + portion)
-            shown = _shown(canvas) if alpha is None else torch.lerp(torch.ones(()), _shown(canvas).cpu(), alpha)
+            shown = _shown(canvas) if finish is None else finish(_shown(canvas))
+            shown = shown if alpha is None else torch.lerp(torch.ones(()), shown.cpu(), alpha)
             video.add(enlarged(shown, zoom))
         return [path, *saved(canvas, save_state)]
 

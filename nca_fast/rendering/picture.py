@@ -18,6 +18,7 @@ from nca_fast.canvas.state_file import state_bytes
 from nca_fast.files import remove_leftovers
 from nca_fast.media.formats import FORMATS, check_picture, write_picture
 from nca_fast.media.images import enlarged
+from nca_fast.rendering.finish import Finish
 
 
 def picture(
@@ -27,6 +28,7 @@ def picture(
     zoom: int = 1,
     save_state: Path | None = None,
     alpha: Tensor | None = None,
+    finish: Finish | None = None,
     resume: bool | None = None,
     shared: bool = False,
     progress: bool = False,
@@ -39,6 +41,7 @@ def picture(
         zoom: Pixels along the side of a cell.
         save_state: File to write the state to, too.
         alpha: How opaque the picture is, [height, width] in [0, 1]. None: all of it.
+        finish: What is made of the pixels, with a zoom of 1 and in one process. None: nothing.
         resume: As in `Canvas`.
         shared: Whether all processes of torchrun draw it together, each by this call. Then every band lies in a file
             beside the picture, so that all can resume when one is killed; on GPUs, to which a disk is slow, only with
@@ -79,6 +82,7 @@ def picture(
             canvas.go()
             canvas.release()
             pixels = map(torch.from_numpy, canvas.pixels(zoom))
+            pixels = pixels if finish is None else finish.blocks(pixels)
             files = neighbours.together(
                 lambda blocks: write_picture(path, *size, map(Tensor.numpy, blocks), opaque), pixels
             )
