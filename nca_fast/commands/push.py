@@ -1,6 +1,6 @@
 """The command that uploads a model with its card."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +8,7 @@ import tyro
 
 from nca_fast import checkpoint
 from nca_fast.commands.score import ScoreCommand
+from nca_fast.devices import ComputeConfig
 from nca_fast.files import MODEL_FILE
 from nca_fast.model_card import push_to_hub
 from nca_fast.pretrained import HUB, hub_name
@@ -33,6 +34,7 @@ class Push:
     """What others may do with it, as the hub calls it: mit, cc0-1.0, cc-by-4.0 ... None: the card does not say."""
     private: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Make a repository that others cannot see."""
+    compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
 
     def run(self, command: str) -> None:
         """Measures, uploads, and says where the model is now."""
@@ -42,7 +44,7 @@ class Push:
         pictures = [self.run_folder / file for file in (*(system.files if system else ()), PREVIEW_FILE)]
         picture = next((file for file in pictures if file.suffix == ".png" and file.exists()), None)
         try:
-            _, said, found = ScoreCommand(str(self.run_folder)).measured()
+            _, said, found = ScoreCommand(str(self.run_folder), compute=self.compute).measured()
             score = [*said, *found.lines()]
         except ValueError:  # of what has no score, such as a growing picture, or whose original is gone
             score = []

@@ -97,13 +97,12 @@ def run_training(
     config = work.config
     check_writable(out)
     _announce_missing_films(work)
-    if processes.rank() == 0:
-        for line in work.beginning():
-            say(line)
     with run_folder.cpu_threads(config.threads), contextlib.ExitStack() as stack:
         with run_folder.refused_by(saved):
             model = _fresh_model(work)
         device = config.pick(model.rule)
+        for line in work.beginning() if processes.rank() == 0 else ():
+            say(line)
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
         run = _begin(work, model.to(device), saved)
