@@ -15,7 +15,7 @@ CASES = (1, 5, 6, 8, 9, 11, 13, 23, 24, 25, 28, 30, 32, 38, 43, 45, 48, 53, 55, 
 
 @pytest.mark.parametrize("cases", [CASES[:10], CASES[10:20], CASES[20:]], ids=lambda cases: f"from {cases[0]}")
 def test_random_rollouts(cases):
-    """Bound: 2, by what the product promises; worst seen WORST, of which 10 in 1500 took more than a draw."""
+    """Bound: 2, by what the product promises; worst seen 1.84."""
     for number in cases:
         found = rollouts.compared(rollouts.case(number), number)
         assert max(tensor.ratio for tensor in found.values()) <= rollouts.BOUND, (number, found)

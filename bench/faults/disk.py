@@ -104,7 +104,7 @@ def _disturbed(
     """Starts the job on a disk that fails; of "lost", one that was killed, of whose files one is removed."""
     prepare: Callable[[], Any] = lambda: None  # noqa: E731
     if way == "limit":
-        most = int(max(1, room))
+        most = int(max(4096, room))  # what the command says goes into a file, too
 
         def prepare() -> None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does at its start: then writing fails

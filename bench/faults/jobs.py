@@ -5,12 +5,14 @@ of these commands a fraction of one, so that hundreds can be killed.
 """
 
 import contextlib
+import faulthandler
 import hashlib
 import io
 import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -153,6 +155,8 @@ class Running:
         """
         while not self.over() and not until():
             if time.monotonic() - self.began > PATIENCE:
+                os.kill(self.pid, signal.SIGUSR2)  # says where it is
+                time.sleep(1)
                 os.kill(self.pid, signal.SIGKILL)
             time.sleep(0.001)
         return self.status
@@ -178,6 +182,8 @@ def started(arguments: tuple[str, ...], said: Path, prepare: Callable[[], Any] =
         file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         os.dup2(file, 1)
         os.dup2(file, 2)
+        faulthandler.register(signal.SIGUSR2, file=2)
+        tqdm.set_lock(threading.RLock())  # its own is one of all processes: one that is killed would hold it for ever
         prepare()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         status = cli.main(arguments)
