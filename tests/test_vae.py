@@ -261,7 +261,7 @@ def test_commands(tiny, tmp_path, capsys):
         "samples.png",
         "growth.mp4",
         "model.safetensors",
-        "of that of the mean picture",
+        "of that of the mean picture: pictures are not told apart yet; train longer, such as --iterations 8\n",
     ):
         assert name in printed
     assert cli.main(["vae", "--out", out, "--resume", "--iterations", "3"]) == 0
@@ -297,6 +297,18 @@ def test_outpainting_keeps_the_picture(model):
     assert larger.shape == (3, 12, 15) and torch.equal(larger[0, 2:10, 3:11], picture[0, 0])
     with pytest.raises(ValueError, match="at least the 8 cells of the picture, but got 7, 15"):
         drawing.outpainted(model, picture, 7, 15)
+
+
+def test_what_is_made_of_a_picture_stands_below_it(model, tmp_path, monkeypatch):
+    """Also in a last row that is not full: once its reconstructions stood beside the pictures."""
+    monkeypatch.setattr(drawing, "reconstructed", lambda vae, pictures: pictures.expand(-1, 3, -1, -1) / 2)
+    pictures = torch.linspace(0.1, 1, 13)[:, None, None, None].expand(-1, 1, 8, 8)
+    drawing.reconstructions(model, pictures, tmp_path / "a.png")
+    seen = load_image(tmp_path / "a.png")[0]
+    side = seen.shape[1] / drawing.COLUMNS
+    cells = [[seen[int((row + 0.5) * side), int((n + 0.5) * side)].item() for n in range(12)] for row in range(4)]
+    assert cells[0][3] == pytest.approx(2 * cells[1][3], abs=0.01)  # two roundings to a byte
+    assert cells[2] == pytest.approx([1.0] * 12) and cells[3] == pytest.approx([0.5] + [1.0] * 11, abs=0.01)
 
 
 def test_drawings_of_named_pictures(model, tmp_path):

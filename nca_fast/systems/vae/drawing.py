@@ -30,11 +30,11 @@ def reconstructed(vae: VAENCA, pictures: Tensor, **how: Any) -> Tensor:
 
 def reconstructions(vae: VAENCA, pictures: Tensor, path: Path, **how: Any) -> None:
     """Rows of pictures, below each row what the model makes of them."""
-    made = reconstructed(vae, pictures, **how)
-    rows = []
-    for begin in range(0, len(pictures), COLUMNS):
-        rows += [*pictures[begin : begin + COLUMNS].expand(-1, 3, -1, -1), *made[begin : begin + COLUMNS]]
-    _save(rows, path, min(COLUMNS, len(pictures)))
+    made, columns, rows = reconstructed(vae, pictures, **how), min(COLUMNS, len(pictures)), []
+    for begin in range(0, len(pictures), columns):
+        for some in (pictures[begin : begin + columns].expand(-1, 3, -1, -1), made[begin : begin + columns]):
+            rows += [*some, *[torch.ones_like(made[0])] * (columns - len(some))]  # the last row is filled with white
+    _save(rows, path, columns)
 
 
 @torch.no_grad()

@@ -174,6 +174,10 @@ class VAE:
         error = f"mean squared error of test pictures {test:.4f}"
         if mean > 0:  # it is 0 where all pictures are the same
             error += f", {test / mean:.2f} of that of the mean picture"
+        if test >= mean > 0:
+            error += (
+                f": pictures are not told apart yet; train longer, such as --iterations {4 * self.config.iterations}"
+            )
         dataset, last = self.facts["dataset"], min(1, len(self.pictures.test) - 1)
         pair = f"{shlex.quote(f'{dataset}:0')} {shlex.quote(f'{dataset}:{last}')}"
         return [error, f"next: nca-fast vae fuse {pair} --model {shlex.quote(str(out))} --out fused.png"]
