@@ -35,8 +35,8 @@ class Vector:
         shape: Of the state. [B, C, H, W]
         steps: Length of the rollout.
         where: Keyword arguments of `nca_fast.rollout`: seed, first_step, origin, first_sample, canvas_height.
-        salt: Chooses the numbers; None where only the fire mask is asked for: weights and states of zero, and an output
-            bias of one.
+        salt: Chooses the numbers; None where only the fire mask or normal numbers are asked for: weights and states of
+            zero, and an output bias of one.
         state_scale, weight_scale: Powers of two by which the numbers are multiplied.
         per_sample: Whether every sample has weights of its own.
         rate_map: Whether the fire rate is a map.

@@ -242,6 +242,6 @@ def _flat(weights, batch):
     for (t, _), lead in zip(tensors, leads, strict=True):
         if len(lead) == 2 and lead[0] < period:
             t = t[torch.arange(period, device=t.device) % lead[0]]
-        t = t.reshape(*lead, -1) if len(lead) else t.reshape(1, -1)
+        t = t.flatten(len(lead)) if len(lead) else t.reshape(1, -1)
         rows.append(t.expand(period, samples, -1))
     return torch.cat(rows, dim=2)

@@ -3,6 +3,10 @@
 It imports neither torch nor nca_fast: what it can compute, any other language can.
 """
 
+import math
+import re
+import struct
+
 WORD = 2**32 - 1
 
 
@@ -29,12 +33,44 @@ def philox(counter, key):
     return a, b, c, d
 
 
-def fires(where, step, sample, row, column, rate):
+def fires(where, step, sample, row, column, rate, shared, lane):
+    row_number = 0 if "height" in shared else (where["origin"][0] + row) % (where["canvas_height"] or 2**32)
+    sample_number = 0 if "batch" in shared else where["first_sample"] + sample
+    counter, seed = (row_number, sample_number, where["first_step"] + step, 0), int(where["seed"], 16)
+    keys, column = philox(counter, (seed & WORD, seed >> 32)), 0 if "width" in shared else where["origin"][1] + column
+    return drawn(column, lane, *keys[:2]) < rate * 2**32
+
+
+def drawn(column, lane, add, flip):
+    return hashed(((column + lane * 0x9E3779B9) * 0x9E3779B9 + add) & WORD) ^ flip
+
+
+def normal(where, step, sample, row, column, lane):
     seed, height = int(where["seed"], 16), where["canvas_height"] or 2**32
     counter = ((where["origin"][0] + row) % height, where["first_sample"] + sample, where["first_step"] + step, 0)
-    k0, k1, _, _ = philox(counter, (seed & WORD, seed >> 32))
-    z = hashed(((where["origin"][1] + column) * 0x9E3779B9 + k0) & WORD)
-    return z ^ k1 < rate * 2**32
+    keys = philox(counter, (seed & WORD, seed >> 32))[2:]
+    a, b, c = (drawn(where["origin"][1] + column, lane + i, *keys) for i in range(3))
+    whole = 65536 * (bin(a).count("1") + bin(b).count("1") - 32) + (c & 0xFFFF) - (c >> 16)
+    return single(whole * single(1 / (65536 * math.sqrt(16 + 1 / 6))))
+
+
+def single(number):
+    """Rounds to float32."""
+    return struct.unpack("f", struct.pack("f", number))[0]
+
+
+def activated(text, z):
+    match = re.fullmatch(r"([a-z_]+)(?:\((.*)\))?(?:/(.*))?", text)
+    name, parameter, divisor = match.group(1), float(match.group(2) or 1), float(match.group(3) or 1)
+    functions = {
+        "identity": lambda: z,
+        "relu": lambda: max(z, 0.0),
+        "leaky_relu": lambda: z if z > 0 else parameter * z,
+        "elu": lambda: z if z > 0 else math.expm1(z),
+        "gelu": lambda: z * (1 + math.erf(z / math.sqrt(2))) / 2,
+        "tanh": lambda: math.tanh(z),
+    }
+    return functions[name]() / divisor
 
 
 def answer(vector):
@@ -74,48 +110,86 @@ def _layers(vector, first, ones):
 
 def _step(x, layers, rule, shape, rates, where, step):
     B, C, H, W = shape
-    torus = rule["padding"] == "circular"
+    written, padding = range(rule["frozen"], C), rule["padding"]
+    cells = [(b, row, column) for b in range(B) for row in range(H) for column in range(W)]
+
+    def beside(i, size):
+        if padding == "circular":
+            return i % size
+        if padding == "reflect":
+            i = -i if i < 0 else i if i < size else 2 * (size - 1) - i
+        if padding == "replicate":
+            i = min(max(i, 0), size - 1)
+        return i if 0 <= i < size else None
 
     def at(state, b, c, row, column):
-        if torus:
-            row, column = row % H, column % W
-        elif not (0 <= row < H and 0 <= column < W):
-            return None
         return state[((b * C + c) * H + row) * W + column]
 
-    def window(state, b, c, row, column, size):
-        reach = range(-(size // 2), size // 2 + 1)
-        return [[at(state, b, c, row + i, column + j) for j in reach] for i in reach]
-
     def filtered(filter, b, c, row, column):
-        pairs = zip(filter["taps"], window(x, b, c, row, column, len(filter["taps"])), strict=True)
-        terms = (tap * (value or 0.0) for taps, values in pairs for tap, value in zip(taps, values, strict=True))
-        return filter["scale"] * sum(terms)
+        size, total = len(filter["taps"]), 0.0
+        for i in range(size):
+            for j in range(size):
+                r, k = beside(row + i - size // 2, H), beside(column + j - size // 2, W)
+                if r is not None and k is not None:
+                    total += filter["taps"][i][j] * at(seen, b, c, r, k)
+        return filter["scale"] * total
 
-    def highest(state, b, c, row, column, size):
-        return max(v for values in window(state, b, c, row, column, size) for v in values if v is not None)
+    def highest(state, b, c, row, column, size, torus):
+        reach, found = range(-(size // 2), size // 2 + 1), []
+        for r in (row + i for i in reach):
+            for k in (column + j for j in reach):
+                if torus or (0 <= r < H and 0 <= k < W):
+                    found.append(at(state, b, c, r % H, k % W))
+        return max(found)
 
     def alive(state, b, row, column):
-        return highest(state, b, rule["alive_channel"], row, column, 3) > rule["alive_threshold"]
+        torus = (rule["alive_padding"] or padding) == "circular"
+        return highest(state, b, rule["alive_channel"], row, column, 3, torus) > rule["alive_threshold"]
 
-    after = list(x)
-    cells = [(b, row, column) for b in range(B) for row in range(H) for column in range(W)]
+    def noise(lane, *place):
+        return normal(where, step, *place, lane)
+
+    living, mode = rule["alive_channel"] is not None, rule["alive_mask"]
+    was = {cell: living and alive(x, *cell) for cell in cells}
+    seen = list(x)
     for b, row, column in cells:
-        if not fires(where, step, b, row, column, rates[row * W + column]):
+        for c in written:
+            if rule["state_noise"]:
+                seen[((b * C + c) * H + row) * W + column] += rule["state_noise"] * noise(3 * c, b, row, column)
+    after, hidden = list(seen), rule["activation"]
+    names = [hidden] * len(rule["hidden"]) if isinstance(hidden, str) else hidden
+    for b, row, column in cells:
+        rate, shared = rates[row * W + column], rule["fire_shared"]
+        lanes = {c: 0 if "channel" in shared else c for c in written}
+        fired = [c for c, lane in lanes.items() if fires(where, step, b, row, column, rate, shared, lane)]
+        if not fired or (living and mode == "update" and not was[b, row, column]):
             continue
         y = [filtered(filter, b, c, row, column) for filter in rule["filters"] for c in range(C)]
         if rule["maximum_window"] is not None:
-            y += [highest(x, b, c, row, column, rule["maximum_window"]) for c in range(C)]
-        for number, layer in enumerate(layers):
+            torus = padding == "circular"
+            y += [highest(seen, b, c, row, column, rule["maximum_window"], torus) for c in range(C)]
+        for layer, name in zip(layers, [*names, rule["update_activation"]], strict=True):
             rows, biases = layer[b]
             y = [bias + sum(w * v for w, v in zip(row, y, strict=True)) for row, bias in zip(rows, biases, strict=True)]
-            y = [max(v, 0.0) for v in y] if number < len(layers) - 1 else y
-        for c, update in enumerate(y, rule["frozen"]):
-            after[((b * C + c) * H + row) * W + column] += update
-    if rule["alive_channel"] is None:
-        return after
-    dead = [cell for cell in cells if not (alive(x, *cell) and alive(after, *cell))]
-    for b, row, column in dead:
-        for c in range(rule["frozen"], C):
-            after[((b * C + c) * H + row) * W + column] = 0.0
+            y = [activated(name, v) for v in y]
+        for c in fired:
+            u, place = y[c - rule["frozen"]], ((b * C + c) * H + row) * W + column
+            if rule["update_noise"]:
+                u += rule["update_noise"] * noise(3 * (C + c), b, row, column)
+            after[place] = after[place] + u if rule["residual"] else u
+    if living and mode != "update":
+        now = {cell: mode == "before" or alive(after, *cell) for cell in cells}
+        for b, row, column in cells:
+            if not (now[b, row, column] and (mode == "after" or was[b, row, column])):
+                for c in written:
+                    after[((b * C + c) * H + row) * W + column] = 0.0
+    if rule["clamp"] is not None:
+        low, high = (
+            bound if bound is not None else side
+            for bound, side in zip(rule["clamp"], (-math.inf, math.inf), strict=True)
+        )
+        for b, row, column in cells:
+            for c in written:
+                place = ((b * C + c) * H + row) * W + column
+                after[place] = min(max(after[place], low), high)
     return after

@@ -159,7 +159,7 @@ class SigmoidGate(System):
 
 
 class Isotropic(System):
-    """Isotropic NCA, "laplacian": a cell was dead before where none of 3x3 is mature. (The steerable ones: not a Rule.)"""
+    """Isotropic NCA, "laplacian": a cell was dead before where none of 3x3 is mature."""
 
     def __init__(self, C=8):
         super().__init__()
@@ -211,7 +211,7 @@ class MuNCA(System):
 
 
 class AdversarialGrowing(System):
-    """Randazzo et al. 2021: whole steps of two growing automata, mixed by a map. `after` does what is not the network."""
+    """Randazzo et al. 2021: whole steps of two growing automata, mixed by a map."""
 
     def __init__(self, C=6):
         super().__init__()

@@ -49,7 +49,7 @@ class StudyingGrowth(System):
 
 
 class GoalGuided(System):
-    """Sudhakaran et al. 2022: sees the state plus a goal where alive; alive before and after; clamp. By state copies."""
+    """Sudhakaran et al. 2022: sees the state plus a goal where alive; alive before and after; clamp."""
 
     def __init__(self, C=8):
         super().__init__()
@@ -86,7 +86,7 @@ class GoalGuided(System):
 
 
 class EngramNCA(System):
-    """Guichard et al. 2025: two automata take turns, one writes the genes, one everything else; alive gates the update."""
+    """Guichard et al. 2025: two automata take turns, one writes the genes, one everything else."""
 
     steps = 6  # two of ours are one of theirs
 
@@ -153,7 +153,7 @@ class MotionNCA(System):
 
 
 class BatchNormed(System):
-    """AlbertoSinigaglia: leaky units between normalisations that Keras runs on stored statistics: affine maps, folded."""
+    """AlbertoSinigaglia: leaky units between normalisations by stored statistics: affine maps, folded."""
 
     def __init__(self, C=8):
         super().__init__()
@@ -257,7 +257,7 @@ class UniformFactor(System):
 
 
 class TrafficNCA(System):
-    """NCA_Prediction (Chen and Wang): after each step a softmax pulls some cells to their targets; a map of valid cells."""
+    """NCA_Prediction (Chen and Wang): after each step a softmax pulls some cells to their targets."""
 
     steps = 4
 

@@ -22,7 +22,6 @@ from published import (
 )
 from torch import nn
 
-import nca_fast
 from nca_fast import Rule
 
 
@@ -55,7 +54,7 @@ class MedNCA(System):
 
 
 class RNCA(System):
-    """maltesilber: every channel fires for itself and is scaled up; alive before and after; each sample ends when it likes."""
+    """maltesilber: every channel fires for itself and is scaled up; each sample ends when it likes."""
 
     def __init__(self, C=7):
         super().__init__()
@@ -142,7 +141,7 @@ class SelfOrganizedControl(System):
 
 
 class CellFlow(System):
-    """tulerpetontidae: FiLM after both hidden layers, by the class; the update is clamped and scaled by a tenth; all fire."""
+    """tulerpetontidae: FiLM after both hidden layers, by the class; the update is clamped and scaled."""
 
     def __init__(self, C=8):
         super().__init__()
@@ -232,7 +231,7 @@ class ReactionDiffusion(System):
 
 
 class TokenNCA(System):
-    """nca-pre-pretraining: the next state is drawn from logits, one-hot; it is a generator of data, without gradients."""
+    """nca-pre-pretraining: the next state is drawn from logits, one-hot, without gradients."""
 
     differentiable = False
 
@@ -280,7 +279,7 @@ class VNCA(System):
 
 
 class VAENCA(System):
-    """Chen and Wang 2020 (MNIST), two rules for each sample that take turns: channels last, Sobel 3 and 7, local maxima."""
+    """Chen and Wang 2020 (MNIST), two rules for each sample that take turns, channels last."""
 
     def __init__(self, C=8):
         super().__init__()

@@ -141,10 +141,11 @@ def test_a_step_moves_no_more_bytes_than_the_automaton_that_everybody_writes():
 
 def test_it_serves_where_there_are_no_kernels():
     backends._said.clear()
-    rule = Rule(channels=65, hidden=(6,))
-    weights, x = random_weights(rule), torch.randn(1, 65, 3, 4)
+    rule = Rule(channels=5, hidden=(6,))
+    weights, x = random_weights(rule), torch.randn(1, 5, 3, 4, dtype=torch.float64)
+    weights = [tuple(None if t is None else t.double() for t in pair) for pair in weights]
     with pytest.warns(
-        UserWarning, match="runs stock convolutions, no faster than PyTorch alone: .*at most 64 channels"
+        UserWarning, match="runs stock convolutions, no faster than PyTorch alone: .*but x is torch.float64"
     ):
         y = rollout(x, weights, rule, 1, seed=0)
     assert torch.equal(y, rollout(x, weights, rule, 1, seed=0, backend="convolutions"))

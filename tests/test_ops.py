@@ -130,7 +130,6 @@ def test_bad_arguments(changes, error, message):
 
 
 UNSERVED = [
-    (Rule(channels=65, hidden=(6,)), {}, "at most 64 channels"),
     (RULE, {"precision": "bf16"}, 'precision "fp32"'),
     (RULE, {"dtype": torch.float64}, "float32, bfloat16 and float16 states.*use x.float"),
 ]

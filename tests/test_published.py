@@ -68,8 +68,10 @@ def errors(found, exact):
 
 @ALL
 def test_equals_its_authors_formulas(kind):
-    """In float64 to 1e-10, worst seen 1.2e-15, the order of sums; by the kernel to twice the error of plain PyTorch, with
-    the floor of test_rollout_cpu."""
+    """In float64 to 1e-10, worst seen 1.2e-15, the order of sums; by the kernel to twice the error of plain PyTorch.
+
+    Its floor is that of test_rollout_cpu.
+    """
     system, x = made(kind)
     exact = answers(system, lambda x: system.theirs(x, system.draws(x)), x)
     assert exact["y"].std() > 1e-3 and all(value.norm() > 1e-9 for value in exact.values()), "it shows nothing"

@@ -71,8 +71,8 @@ class Colony:
         for nca in (first, *grafts):
             if nca.rule.alive_circular != (nca.rule.padding == "circular"):
                 raise ValueError(
-                    "canvases are cut into strips, which do not know where the edges of a torus are: alive_padding must "
-                    f"be None, but got {nca.rule.alive_padding!r}. nca_fast.rollout runs such a rule."
+                    "canvases are cut into strips, which do not know where the edges of a torus are: alive_padding "
+                    f"must be None, but got {nca.rule.alive_padding!r}. nca_fast.rollout runs such a rule."
                 )
         if (map is not None) != bool(grafts):
             raise ValueError(

@@ -34,8 +34,8 @@ class Check:
             print(" " * 32 + "".join(f"{f'{backend} on {device}':<24}" for backend, device in asked))
         outcomes = []
         for vector in vectors:
-            row = [conformance.check(vector, *pair) for pair in asked]
-            outcomes += row
+            row = [conformance.check(vector, *pair) if _serves(vector, *pair) else None for pair in asked]
+            outcomes += [outcome for outcome in row if outcome is not None]
             if not self.json:
                 print(f"{vector.name:<32}" + "".join(f"{_said(outcome):<24}" for outcome in row).rstrip())
         wrong = [outcome for outcome in outcomes if not outcome.right]
@@ -72,7 +72,14 @@ def _refusals(name: str, vectors: list[Vector], device: torch.device) -> Iterato
         yield backends.refusal(name, vector.rule, torch.empty(0, device=device), "fp32")
 
 
-def _said(outcome: Outcome) -> str:
+def _serves(vector: Vector, backend: str, device: torch.device) -> bool:
+    """Says whether a backend takes a vector's rule: kernels may refuse what others serve."""
+    return backend in backends.PLAIN or next(_refusals(backend, [vector], device)) is None
+
+
+def _said(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return "not served"
     if outcome.trouble is not None:
         return "WRONG (no answer)"
     return f"{'right' if outcome.right else 'WRONG'} ({outcome.share:.0%})"
