@@ -88,7 +88,7 @@ class Contestant:
         target = load_image(STYLE, max_size=config.style_size)
         self.config, self.rollout, self.one_by_one = config, rollout, one_by_one
         self.pictures = ContentPictures.read(CONTENT, config.content_size, config.content_zoom)
-        self.objective = style_objective(config, target, nca)
+        self.objective = style_objective(config, target, nca, self.pictures)
         self.start = lambda count, seed: self.pictures.start(nca, count, seed)
         self.loss_seconds = 0.0
         optimizer = AddingAdam(rollout.parameters(), lr=config.learning_rate)
@@ -141,7 +141,7 @@ def check_loops(config: StyleConfig, nca: NCA, stock: Stock) -> float:
     """The largest relative difference of gradients between the loops, after 8 steps; stops when it is too large."""
     pictures = ContentPictures.read(CONTENT, config.content_size, config.content_zoom)
     target = load_image(STYLE, max_size=config.style_size)
-    objective, states = style_objective(config, target, nca), pictures.start(nca, 1, 0)
+    objective, states = style_objective(config, target, nca, pictures), pictures.start(nca, 1, 0)
 
     def gradients(rollout: nn.Module, parameters: list[nn.Parameter]) -> list[Tensor]:
         terms = objective(rollout(states, steps=8, seed=0), torch.Generator().manual_seed(0))
@@ -164,7 +164,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="rounds of interleaved iterations (default 1)")
     options = parser.parse_args()
     size, batch, lengths = (96, 2, (8,)) if options.quick else (SIZE, BATCH, STEPS)
-    config = replace(StyleConfig(), content_size=size, content_zoom=1.0, batch_size=batch)
+    # What the published systems compute: their automaton, and losses as they have them.
+    config = StyleConfig(content_size=size, content_zoom=1.0, batch_size=batch, style_size=128, features="random")
+    config = replace(config, loss="ot", guide_weight=0.0, content_weight=0.3, color_loss="histogram")
     facts = header()
     print(f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, commit {facts['commit']}")
     nca = automaton()

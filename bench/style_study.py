@@ -35,8 +35,20 @@ SHOWN = ("skimage:astronaut", "skimage:camera")
 SIDE, LABEL, GAP = 192, 16, 4  # pixels: shown pictures at most, the text above each, the space between
 ACROSS = 3  # automata in a row of a page
 MODEL_BYTES = 88 * 1024
-# Short rollouts only: the style of a training, without the second half of its time, which makes it last.
+# The settings that were the defaults until 27 November 2026, which compare what those papers do, in short rollouts
+# only: the style of a training, without the second half of its time, which makes it last.
 BASE = StyleConfig(
+    preset="style",
+    style_size=128,
+    features="random",
+    loss="ot",
+    guide_weight=0.0,
+    content_weight=0.3,
+    color_loss="histogram",
+    learning_rate=1.5e-3,
+    disturb=0.0,
+    early_steps_min=4,
+    early_steps_max=12,
     iterations=500,
     early_iterations=500,
     lr_milestones=(250, 400),

@@ -57,6 +57,13 @@ PRESETS = {
     # per channel. Its kernels and their order are inferred: the article lists gradient filters with a Laplacian each.
     "style": _style(style_filters("sobel")),
     "style-two-filters": _style(style_filters("sobel", "scharr")),
+    # Ours: the texture automaton that sees a picture. A step takes a quarter of the time that one of "style" does on a
+    # CPU, so that a training has twice the iterations. 7,501 parameters.
+    "strokes": {
+        "rule": Rule(channels=16, filters=_DISTILL, frozen=3, output_bias=True),
+        "rgb_channel": 3,
+        "start": "image",
+    },
     # Petersen, "Neural Cellular Automata Image Manipulation" (2022), without its three blurred channels. 16,125.
     "image-manipulation": _style(_DISTILL),
     # Mordvintsev et al., "Growing Neural Cellular Automata" (Distill 2020). 8,336 parameters.

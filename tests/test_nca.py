@@ -17,19 +17,20 @@ from nca_fast import NCA, Rule, convert, fire_mask, rollout
     [
         ("texture", 5856),
         ("clip", 7808),
+        ("strokes", 7501),
         ("style", 17745),
         ("style-two-filters", 20985),
         ("image-manipulation", 16125),
     ],
 )
-def test_presets_have_the_published_parameter_counts(name, parameters):
+def test_presets_have_their_parameter_counts(name, parameters):
     nca = NCA.preset(name)
     assert sum(p.numel() for p in nca.parameters()) == parameters
     image = torch.rand(3, 9, 8) if nca.start == "image" else None
     x = nca.initial_state(2, 9, 8, image=image)
     y = nca(x, 2)
     assert y.shape == x.shape and y.isfinite().all()
-    assert torch.equal(y, x) == name.startswith(("texture", "clip"))  # these start with a zero last layer
+    assert torch.equal(y, x) == name.startswith(("texture", "clip", "strokes"))  # these start with a zero last layer
     assert torch.equal(y[:, : nca.rule.frozen], x[:, : nca.rule.frozen])
 
 

@@ -40,6 +40,9 @@ TINY = StyleConfig(
     steps_max=4,
     early_iterations=0,
     lr_milestones=(2, 4),
+    features="random",
+    loss="ot",
+    content_weight=0.3,
     checkpoint_every=1,
     preview_every=2,
     picture_size=24,
@@ -166,17 +169,19 @@ def test_broken_files_of_a_folder_are_passed_over(tmp_path):
 
 def objective_and_states(config):
     torch.manual_seed(1)
-    nca = nca_fast.NCA.preset(config.preset)
-    states = ContentPictures([gradient(40, 90)], 16).start(nca, 2, 0)
-    return style_objective(config, noise(1), nca), states
+    nca, pictures = nca_fast.NCA.preset(config.preset), ContentPictures([gradient(40, 90)], 16)
+    return style_objective(config, noise(1), nca, pictures), pictures.start(nca, 2, 0)
 
 
-@pytest.mark.parametrize(("loss", "content_loss"), [("ot", "features"), ("gram", "gram"), ("w2", "structure")])
-def test_each_loss_has_its_weight(loss, content_loss):
-    weights = {"style": 0.7, "content": 2.0, "color": 1.3, "overflow": 0.9, "variation": 0.4}
+@pytest.mark.parametrize(
+    ("loss", "content_loss", "color_loss"),
+    [("ot", "features", "histogram"), ("gram", "gram", "transport"), ("w2", "structure", "transport")],
+)
+def test_each_loss_has_its_weight(loss, content_loss, color_loss):
+    weights = {"style": 0.7, "guide": 1.7, "content": 2.0, "color": 1.3, "overflow": 0.9, "variation": 0.4}
 
     def terms(**changed):
-        config = replace(TINY, loss=loss, content_loss=content_loss)
+        config = replace(TINY, loss=loss, content_loss=content_loss, color_loss=color_loss)
         config = replace(config, **{f"{name}_weight": value for name, value in (weights | changed).items()})
         objective, states = objective_and_states(config)
         return objective(states + 0.9 * torch.randn(states.shape), torch.Generator().manual_seed(0))
@@ -197,15 +202,19 @@ def test_each_loss_has_its_weight(loss, content_loss):
         ({"projections": 7}, "style"),
         ({"loss": "w2"}, "style"),
         ({"features": "patches"}, "style"),
+        ({"features": "dictionary"}, "style"),
         ({"style_size": 22}, "style"),
+        ({"guide_size": 4}, "guide"),
         ({"content_layers": (1,)}, "content"),
         ({"content_loss": "features"}, "content"),
+        ({"color_loss": "transport"}, "color"),
         ({"color_bins": 16}, "color"),
         ({"color_sigma": 0.3}, "color"),
     ],
 )
 def test_settings_reach_their_losses(tmp_path, change, term):
     options = {"init_gain": 1.0, "iterations": 1, "content_size": 24, "style_size": 24, "pool_size": 2}
+    options |= {"color_loss": "histogram"}
     for name, config in (("one", replace(TINY, **options)), ("other", replace(TINY, **options | change))):
         train_style(config, noise(1), [noise(2)], tmp_path / name, progress=False)
     (one,), (other,) = logged(tmp_path / "one"), logged(tmp_path / "other")
@@ -232,12 +241,13 @@ def test_content_is_that_of_the_frozen_channels():
 def test_training_brings_a_picture_nearer_to_the_style(tmp_path, loss, content_loss):
     config = replace(TINY, loss=loss, content_loss=content_loss, iterations=60, checkpoint_every=None)
     config = replace(config, preview_every=100, lr_milestones=None, learning_rate=5e-3, steps_min=3)
-    config = replace(config, content_weight=0.01, color_weight=0.0)
+    config = replace(config, content_weight=0.01, color_weight=0.0, guide_weight=0.0, preset="style", disturb=0.0)
     target = torch.tensor([0.8, 0.5, 0.1])[:, None, None] * noise(1)
     nca = train_style(config, target, [noise(2)], tmp_path, progress=False).model
-    start = ContentPictures.read([noise(4)], 16, 1).start(nca, 4, 0)
-    end = nca(start, steps=4, backend="reference").detach()
-    objective = style_objective(config, target, nca)
+    pictures = ContentPictures.read([noise(4)], 16, 1)
+    start = pictures.start(nca, 4, 0)
+    end = nca(start, steps=4, seed=0, backend="reference").detach()
+    objective = style_objective(config, target, nca, pictures)
     before, after = (objective(states, torch.Generator().manual_seed(0))["style"] for states in (start, end))
     assert after < 0.8 * before, after / before
 
@@ -252,12 +262,12 @@ def test_early_iterations_are_short(tmp_path):
     assert min(steps[3:]) >= 2
 
 
-def test_bptt_steps_truncate(tmp_path, pictures, whole_run):
-    for name, steps in (("one", 1), ("all", 4)):
-        config = replace(TINY, bptt_steps=steps, iterations=3)
+def test_bptt_steps_truncate(tmp_path, pictures):
+    for name, steps in (("one", 1), ("all", 4), ("whole", None)):
+        config = replace(TINY, bptt_steps=steps, iterations=3, preset="style", disturb=0.0)  # in which all cells fire
         train_style(config, pictures / "style.png", [pictures / "content"], tmp_path / name, progress=False)
-    one, every, whole = (logged(folder) for folder in (tmp_path / "one", tmp_path / "all", whole_run))
-    assert every == whole[:3]
+    one, every, whole = (logged(tmp_path / name) for name in ("one", "all", "whole"))
+    assert every == whole
     # While the last layer is zero all steps have the same gradient; the second step of Adam is the first to differ.
     assert one[:2] == whole[:2]
     assert one[2] != whole[2]
@@ -272,6 +282,7 @@ def test_frozen_channels_stay_pictures(whole_run):
 @pytest.mark.parametrize(
     ("preset", "filters", "parameters"),
     [
+        ("strokes", None, 7_501),
         ("style", None, 17_745),
         ("style-two-filters", None, 20_985),
         ("image-manipulation", None, 16_125),
@@ -290,6 +301,21 @@ def test_presets_and_filters(tmp_path, preset, filters, parameters):
         ]
     size = (tmp_path / "model.safetensors").stat().st_size
     assert 4 * parameters < size < 4 * parameters + 4096
+
+
+def test_the_size_of_strokes_is_found_or_asked(tmp_path, capsys):
+    stripes = (torch.arange(120) // 12 % 2).float().expand(3, 90, 120)  # 12 pixels wide
+    for scale, size in ((1.0, 64), (0.5, 32), (3.0, 120)):  # the smallest that is chosen by itself; all pixels
+        config = replace(TINY, style_size=None, style_scale=scale, iterations=1, steps_min=1, steps_max=1)
+        out = tmp_path / str(scale)
+        train_style(config, stripes, [noise(2)], out, progress=False)
+        settings = checkpoint.load_metadata(out / "training.safetensors")["config"]
+        assert settings["style_size"] == (192 if scale == 3 else size)
+        target = checkpoint.load(out / "training.safetensors")[0]["target"]
+        assert target.shape == (3, size * 90 // 120, size)
+        train_style(config, stripes, [], out, resume=True, progress=False)  # the same command again
+    with pytest.raises(ValueError, match="style_scale must be left out where style_size says .* but got 2.0 and 20"):
+        train_style(replace(TINY, style_scale=2.0), stripes, [noise(2)], tmp_path / "run", progress=False)
 
 
 # ---- runs
@@ -371,15 +397,23 @@ def test_a_run_keeps_its_settings_and_pictures(tmp_path, pictures, whole_run):
         ({"color_sigma": 0.0}, "color_sigma must be positive and finite, but got 0.0"),
         ({"init_gain": -0.1}, "init_gain must be positive and finite, but got -0.1"),
         ({"bptt_steps": 0}, "bptt_steps must be at least 1, but got 0"),
-        ({"preset": "texture"}, "preset must be one of style, style-two-filters, image-manipulation"),
+        ({"preset": "texture"}, "preset must be one of strokes, style, style-two-filters, image-manipulation"),
+        ({"color_loss": "l2"}, "color_loss must be one of transport, histogram"),
+        ({"guide_weight": -1.0}, "guide_weight must be at least 0, but got -1.0"),
+        ({"guide_size": 0}, "guide_size must be at least 1, but got 0"),
+        ({"guide_size": 65}, "guide_size must be at most content_size=64, but got 65"),
+        ({"style_scale": 0.0}, "style_scale must be positive and finite, but got 0.0"),
         ({"content_loss": "l2"}, "content_loss must be one of structure, features, gram"),
         ({"filters": ("canny",)}, "filters must be one or more of sobel, scharr, prewitt"),
         ({"filters": ()}, "filters must be one or more of"),
         ({"content_layers": ()}, "content_layers must be one or more numbers from 0"),
-        ({"style_weight": 0.0, "content_weight": 0.0, "color_weight": 0.0}, "must be above 0, but all are 0"),
+        (
+            {"style_weight": 0.0, "guide_weight": 0.0, "content_weight": 0.0, "color_weight": 0.0},
+            "must be above 0, but all are 0",
+        ),
         ({"loss": "gram", "projections": 8}, "projections must go with loss 'ot'"),
         ({"steps_min": 99}, "steps_min must be at most steps_max"),
-        ({"early_steps_max": 3}, "early_steps_max must be at least 4, but got 3"),
+        ({"early_steps_max": 3}, "early_steps_max must be at least 8, but got 3"),
         ({"early_iterations": -1}, "early_iterations must be at least 0, but got -1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""How far the colours of pictures are from those of a style picture, wherever they are: RGB-uv histograms."""
+"""The colours of a style picture: how far those of others are from them, and the map that brings others near them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _SPAN = 3.0  # log ratios beyond this land in no bin; exp(3) = 20
 _DARKEST = 1e-6  # keeps ratios of black pixels finite
 # A distance of 0 has no slope to divide by; below this the root is flat.
 _FLOOR = 1e-12
+_GREY = 1e-4  # variance that every colour has in `color_map`, in units of 1; grey pictures have none off their line
 
 
 class ColorHistogram(nn.Module):
@@ -115,3 +116,33 @@ class ColorHistogram(nn.Module):
         second = torch.stack([red_blue, green_blue, blue_green], dim=1)
         histogram = (first * intensity[:, :, None]) @ second.transpose(2, 3)
         return histogram / histogram.sum(dim=(1, 2, 3), keepdim=True)
+
+
+def color_map(pixels: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """The affine map that brings colours to the mean and covariance of others and moves them least.
+
+        x -> A x + b,    A = R^-1 (R S R)^(1/2) R^-1,    R^2 the covariance of the pixels, S that of the wanted ones
+
+    What was brighter, or redder, than other pixels stays so.
+
+    Args:
+        pixels, wanted: [3, n] and [3, m] in [0, 1].
+
+    Returns:
+        A [3, 3] and b [3], in float32 on the CPU; computed in float64.
+
+    Source: the linear Monge-Kantorovich solution in Pitie and Kokaram, The linear Monge-Kantorovitch linear colour
+    mapping for example-based colour transfer, 2007.
+    """
+    pixels, wanted = (colors.detach().to("cpu", torch.float64) for colors in (pixels, wanted))
+    mean, goal = pixels.mean(1), wanted.mean(1)
+    spread, desired = (torch.cov(colors) + _GREY * torch.eye(3, dtype=torch.float64) for colors in (pixels, wanted))
+    root = _root(spread)
+    inverse = torch.linalg.inv(root)
+    matrix = inverse @ _root(root @ desired @ root) @ inverse
+    return matrix.float(), (goal - matrix @ mean).float()
+
+
+def _root(matrix: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T

@@ -1,4 +1,4 @@
-"""How far a picture has moved from the one it was made of: three distances that know, or do not know, where things are.
+"""How far a picture has moved from the one it was made of: distances that know, or do not know, where things are.
 
     distance = cells * sum over samples and maps of D(map, wanted map)
 
@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nca_fast.losses.units import gram_unit, variance_unit
 
@@ -81,6 +82,32 @@ def gram_distance(maps: Sequence[Tensor], wanted: Sequence[Tensor], layers: Sequ
         return ((found - gram).square().mean(dim=(1, 2)) / gram_unit(goal.flatten(2), gram)).sum()
 
     return _over_layers(distance, maps, wanted, layers)
+
+
+def guide_distance(rgb: Tensor, wanted: Tensor, side: int) -> Tensor:
+    """Which colour is where, seen from afar: within squares of some pixels anything may be drawn.
+
+        D = mean over channels and squares of (mean of the square - wanted mean)^2 / variance of the wanted means
+
+    Args:
+        rgb: Pictures, [B, 3, H, W].
+        wanted: Those that they should look like from afar, of the same shape; without gradient.
+        side: Of the squares, in pixels; 1 to H and W. What is left over at the end is not looked at.
+
+    Returns:
+        Scalar: pixels times the sum of D over the batch, as the other losses here.
+
+    Raises:
+        ValueError: Another shape, or a side that does not fit.
+    """
+    if rgb.shape != wanted.shape or rgb.ndim != 4 or not 1 <= side <= min(rgb.shape[2:]):
+        raise ValueError(
+            f"rgb and wanted must be [B, 3, H, W] of one shape, with side from 1 to H and W, but got "
+            f"{tuple(rgb.shape)}, {tuple(wanted.shape)} and {side}."
+        )
+    seen, goal = F.avg_pool2d(rgb, side), F.avg_pool2d(wanted, side)
+    squares = (seen - goal).square().mean(dim=(1, 2, 3)) / variance_unit(goal.flatten(2))
+    return rgb.shape[2] * rgb.shape[3] * squares.sum()
 
 
 CONTENT_LOSSES = {"structure": structure_distance, "features": feature_distance, "gram": gram_distance}

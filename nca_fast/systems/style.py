@@ -16,15 +16,16 @@ import tyro
 from torch import Tensor
 
 from nca_fast import checkpoint, features
-from nca_fast.devices import network_dtype
+from nca_fast.devices import moved, network_dtype
 from nca_fast.losses import regularizers, style, weighted
-from nca_fast.losses.color import ColorHistogram
-from nca_fast.losses.content import CONTENT_LOSSES, check_layers
+from nca_fast.losses.color import ColorHistogram, color_map
+from nca_fast.losses.content import CONTENT_LOSSES, check_layers, guide_distance
 from nca_fast.media.images import load_image, source_name
+from nca_fast.media.strokes import size_for_strokes
 from nca_fast.nca import NCA
 from nca_fast.presets import PRESETS, style_filters
 from nca_fast.systems.drawing import draw_redrawn, next_apply, redrawn
-from nca_fast.systems.style_settings import SMALLEST_STYLE, StyleConfig
+from nca_fast.systems.style_settings import SMALLEST_STYLE, STROKE_WIDTH, STYLE_SIZES, StyleConfig
 from nca_fast.training.capture import Captured
 from nca_fast.training.content import ContentPictures, first_picture, shrunk
 from nca_fast.training.pool import Objective
@@ -78,7 +79,21 @@ class Style(PoolSystem):
         }
         if saved is None and (sources.style is None or not sources.content):
             raise ValueError(f"style and content must be given to begin a run, and folder {out} holds none to resume.")
-        target = given_or_saved("style", sources.style, lambda image: read_style(image, config.style_size), saved, out)
+        if saved is None and config.style_size is not None and config.style_scale != 1:
+            raise ValueError(
+                f"style_scale must be left out where style_size says how large the style is, but got "
+                f"{config.style_scale} and {config.style_size}."
+            )
+
+        def read(image: str | Path | Tensor) -> Tensor:
+            picture = image if isinstance(image, Tensor) else load_image(image)
+            check_style(picture)
+            if self.config.style_size is None:
+                found = size_for_strokes(picture, STROKE_WIDTH, *STYLE_SIZES)
+                self.config = replace(self.config, style_size=max(SMALLEST_STYLE, round(config.style_scale * found)))
+            return as_style(picture, self.config.style_size)
+
+        target = given_or_saved("style", sources.style, read, saved, out)
         if saved is None:
             self.pictures = ContentPictures.read(sources.content, config.content_size, config.content_zoom)
             self.first, self.facts = first_picture(sources.content, config.picture_size), asked
@@ -94,6 +109,15 @@ class Style(PoolSystem):
     def size(self) -> tuple[int, int]:
         """Rows and columns of the canvas."""
         return self.config.content_size, self.config.content_size
+
+    def beginning(self) -> list[str]:
+        """How large strokes will be, and what compares."""
+        height, width = self.kept["target"].shape[1:]
+        return [
+            f"the style is learned at {height} x {width} pixels, and its strokes are drawn as large as they are there "
+            "(--style-scale 2 for twice as large)",
+            features.said(self.config.features),
+        ]
 
     def model(self) -> NCA:
         """Makes the automaton, with other filters where they are asked for."""
@@ -122,7 +146,7 @@ class Style(PoolSystem):
 
     def objective(self) -> Objective:
         """The losses of style, content and colour."""
-        return style_objective(self.config, self.kept["target"], self.nca)
+        return style_objective(self.config, self.kept["target"], self.nca, self.pictures)
 
     def references(self) -> list[Tensor]:
         """The style, and the square that previews redraw."""
@@ -141,13 +165,14 @@ class Style(PoolSystem):
         return [next_apply(out, "restyled.png")]
 
 
-def style_objective(config: StyleConfig, target: Tensor, nca: NCA) -> Objective:
+def style_objective(config: StyleConfig, target: Tensor, nca: NCA, pictures: ContentPictures) -> Objective:
     """Makes the losses of a batch of states.
 
     Args:
-        config: The settings.
+        config: The settings, resolved.
         target: The style picture, [3, h, w] in [0, 1], on the device of the automaton.
         nca: The automaton; its frozen channels hold the content pictures.
+        pictures: The content pictures, whose colours the guide brings to those of the style.
 
     Returns:
         (states [B, C, H, W], generator) -> the weighted losses by name; those of weight 0 are not computed.
@@ -156,47 +181,72 @@ def style_objective(config: StyleConfig, target: Tensor, nca: NCA) -> Objective:
         ValueError: The content layers are not among the feature maps.
     """
     dtype = network_dtype(target.device, config.precision)
-    extractor = features.load(config.features, weights=config.weights, dtype=dtype).to(target.device)
+    extractor = features.load(config.features, config.weights, dtype=dtype, picture=target).to(target.device)
     style_distance = style.load(config.loss, extractor, target, config.projections)
     check_layers(config.content_layers, len(style_distance.channels), config.features)
     content_distance = CONTENT_LOSSES[config.content_loss]
-    color_distance = ColorHistogram(target[None], config.color_bins, config.color_sigma)
+    if config.color_loss == "transport":
+        color_distance = style.SlicedOT([target[None]], config.projections)
+    else:
+        color_distance = ColorHistogram(target[None], config.color_bins, config.color_sigma)
+    colors = torch.cat([picture.flatten(1) for picture in pictures.pictures], 1) / 255
+    matrix, shift = (moved(tensor, target.device) for tensor in color_map(colors, target.flatten(1)))
 
     def measure(states: Tensor, *drawn: Tensor) -> dict[str, Tensor]:
-        lattice = [tensor for tensor in drawn if not tensor.is_floating_point()]
-        directions = drawn[len(lattice) :]
-        rgb = nca.to_rgb(states, clamp=False)
+        of_color, of_style = drawn[: len(drawn) - in_style], drawn[len(drawn) - in_style :]
+        rgb, picture = nca.to_rgb(states, clamp=False), states[:, : nca.rule.frozen] + 0.5
         maps = extractor(rgb) if config.style_weight or config.content_weight else None
 
         def content() -> Tensor:
             with torch.no_grad():
-                wanted = extractor(states[:, : nca.rule.frozen] + 0.5)
+                wanted = extractor(picture)
             return content_distance(maps, wanted, config.content_layers)
 
+        def guide() -> Tensor:
+            wanted = torch.einsum("ij,bjhw->bihw", matrix, picture) + shift[:, None, None]
+            return guide_distance(rgb, wanted.clamp(0, 1), config.guide_size)
+
+        def color() -> Tensor:
+            return color_distance([rgb] if config.color_loss == "transport" else rgb, drawn=of_color)
+
         return weighted(
-            style=(config.style_weight, lambda: style_distance(maps, drawn=directions)),
+            style=(config.style_weight, lambda: style_distance(maps, drawn=of_style)),
+            guide=(config.guide_weight, guide),
             content=(config.content_weight, content),
-            color=(config.color_weight, lambda: color_distance(rgb, drawn=lattice)),
+            color=(config.color_weight, color),
             overflow=(config.overflow_weight, lambda: regularizers.overflow(states)),
             variation=(config.variation_weight, lambda: regularizers.total_variation(rgb)),
         )
 
     captured = Captured(measure)
+    in_style = len(style_distance.draw(torch.Generator())) if config.style_weight else 0
 
     def objective(states: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        directions = style_distance.draw(generator) if config.style_weight else []
-        lattice = color_distance.draw(generator, *states.shape[2:]) if config.color_weight else []
-        return captured(states, drawn=[*lattice, *directions])
+        of_style = style_distance.draw(generator) if config.style_weight else []
+        of_color = []
+        if config.color_weight:
+            size = [] if config.color_loss == "transport" else states.shape[2:]
+            of_color = color_distance.draw(generator, *size)
+        return captured(states, drawn=[*of_color, *of_style])
 
     return objective
 
 
-def read_style(image: str | Path | Tensor, size: int) -> Tensor:
-    """Opens the style picture, [3, h, w] in [0, 1], its longer side at most `size`."""
-    target = shrunk(image, size) if isinstance(image, Tensor) else load_image(image, max_size=size)
-    if target.ndim != 3 or target.shape[0] != 3 or min(target.shape[1:]) < SMALLEST_STYLE:
+def check_style(picture: Tensor) -> None:
+    """Raises ValueError for what is no picture, or too small."""
+    if picture.ndim != 3 or picture.shape[0] != 3 or min(picture.shape[1:]) < SMALLEST_STYLE:
         raise ValueError(
-            f"style must be [3, h, w], at least {SMALLEST_STYLE} pixels high and wide when its longer side has "
-            f"{size}, but it is {list(target.shape)}. Choose another picture or style size."
+            f"style must be [3, h, w], at least {SMALLEST_STYLE} pixels high and wide, but it is "
+            f"{list(picture.shape)}. Choose another picture."
+        )
+
+
+def as_style(picture: Tensor, size: int) -> Tensor:
+    """Shrinks the style picture [3, h, w] in [0, 1] until its longer side has at most `size` pixels."""
+    target = shrunk(picture, size)
+    if min(target.shape[1:]) < SMALLEST_STYLE:
+        raise ValueError(
+            f"style must be at least {SMALLEST_STYLE} pixels high and wide when its longer side has {size}, but it is "
+            f"{list(target.shape)}. Choose another picture, style size or style scale."
         )
     return target.float().contiguous()

@@ -1,14 +1,17 @@
 """The settings of a style training."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
+from nca_fast.features import FeaturesName
 from nca_fast.losses.content import ContentLossName
-from nca_fast.losses.style import StyleLossName
 from nca_fast.training.settings import StyleLossConfig
 
 SMALLEST_STYLE = 16  # VGG halves a picture four times
-Preset = Literal["style", "style-two-filters", "image-manipulation"]
+STROKE_WIDTH = 3.0  # cells, as `strokes.stroke_width` measures it, where the size of the style is chosen
+STYLE_SIZES = 64, 256  # bounds of what is chosen
+Preset = Literal["strokes", "style", "style-two-filters", "image-manipulation"]
+ColorLossName = Literal["transport", "histogram"]
 Operator = Literal["sobel", "scharr", "prewitt"]
 
 
@@ -17,20 +20,24 @@ class StyleConfig(StyleLossConfig):
     """Settings of a style training.
 
     The defaults give a style that one sees on pictures that one still recognises after minutes on a CPU, with features
-    that need no download (see bench/style_study.py), and that lasts for hundreds of steps: small canvases, one state an
+    that need no download (see bench/NOTES.md), and that lasts for hundreds of steps: small canvases, one state an
     iteration, short rollouts before long ones. Brackets say what the published systems do, where that is known.
     """
 
-    style_size: int = 128
-    """The style picture is shrunk until its longer side has this many pixels. Smaller: finer strokes."""
+    style_size: int | None = None
+    """The style picture is shrunk until its longer side has this many pixels. Smaller: finer strokes. None: found from
+    the picture, so that its strokes are some cells wide and an automaton can draw them."""
+    style_scale: float = 1.0
+    """A factor on the size that is found: of the strokes in what is redrawn, against what it shows. Above 1 they are
+    larger, as far as the style picture has pixels for it."""
     content_size: int = 64
     """The canvas is a square of so many cells, and shows a square of a content picture."""
     content_zoom: float = 1.5
     """Pictures are shrunk until their shorter side has this times content_size pixels, and squares with random sides
     from content_size to that are cut from them. 1: whole pictures, as wide as they are high. Squares that show little,
     as large zooms cut them, cannot look like the style but by noise."""
-    preset: Preset = "style"
-    """Named automaton to train: its channels, hidden widths and filters."""
+    preset: Preset = "strokes"
+    """Named automaton to train: its channels, hidden widths and filters. The published ones are four times as slow."""
     filters: tuple[Operator, ...] | None = None
     """Gradient filters in place of the preset's, each in both directions: sobel, scharr, prewitt. Two Laplacians come
     with them."""
@@ -39,7 +46,7 @@ class StyleConfig(StyleLossConfig):
     training begins with pictures as they are. (Petersen: 0.15.)"""
     iterations: int = 1500
     """Length of the training. May be raised when a run is resumed. (Petersen: 4000.)"""
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 4e-3
     """Step size of Adam, before the milestones. (Petersen: 1e-3.)"""
     lr_milestones: tuple[int, ...] | None = None
     """Iterations at which the learning rate is lowered. None: where the long rollouts begin, which run away at the rate
@@ -52,30 +59,38 @@ class StyleConfig(StyleLossConfig):
     400.)"""
     steps_min: int = 32
     """Shortest rollout of an iteration, after the early ones. (Petersen, Hinno: 32.)"""
-    steps_max: int = 96
+    steps_max: int = 64
     """Longest rollout of an iteration, after the early ones. (Petersen: 95, Hinno: 96.)"""
+    disturb: float = 0.25
+    """As in other trainings; without it what is learned at this learning rate may blow up on large pictures."""
     early_iterations: int | None = None
     """So many iterations at the beginning are short, and learn the style in a fraction of the time; the long ones after
     them learn to keep it for hundreds of steps. None: seven tenths of the run. (Petersen, Hinno: 0.)"""
-    early_steps_min: int = 4
+    early_steps_min: int = 8
     """Shortest rollout of the early iterations."""
-    early_steps_max: int = 12
+    early_steps_max: int = 24
     """Longest rollout of the early iterations."""
-    loss: StyleLossName = "ot"
-    """How styles are compared: sliced optimal transport, Wasserstein-2 distance of Gaussians, or Gram matrices."""
     style_weight: float = 1.0
     """Weight of the style loss."""
+    guide_weight: float = 1.0
+    """Weight of the loss that keeps colours where they are, seen from afar: the means of small squares shall be those
+    of the content picture, brought to the style's colours by the affine map that moves them least."""
+    guide_size: int = 8
+    """Side of these squares, in cells. Larger ones leave more room for strokes."""
     content_loss: ContentLossName = "structure"
     """How contents are compared: by what is where, whatever its colours, with its colours (features), or, as Petersen
     does, by Gram matrices, which do not know where."""
     content_layers: tuple[int, ...] = (2, 3)
     """Sets of features in which contents are compared; 0 is the pixels themselves, the last the coarsest."""
-    content_weight: float = 0.3
-    """Weight of the content loss."""
+    content_weight: float = 0.0
+    """Weight of the content loss, which compares features. Where the guide has none, 0.3 is a good one."""
+    color_loss: ColorLossName = "transport"
+    """How colours are compared: all three channels, by sliced optimal transport, or, as Petersen does, hue and
+    saturation in a histogram."""
     color_weight: float = 1.0
     """Weight of the color loss."""
     color_bins: int = 32
-    """Bins of a color histogram along each of its two axes. (Petersen: 256.)"""
+    """Bins of a color histogram along each of its two axes, with --color-loss histogram. (Petersen: 256.)"""
     color_sigma: float = 0.2
     """Width of the kernel that counts a color into bins, in units of log ratios. (Petersen: 0.02.)"""
     variation_weight: float = 0.0
@@ -87,22 +102,28 @@ class StyleConfig(StyleLossConfig):
     video_steps: int = 128
     """Steps shown in restyled.mp4. 0: no video."""
 
+    offline: ClassVar[FeaturesName] = "dictionary"
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        weights = ("style_weight", "content_weight", "color_weight", "variation_weight")
-        self.check_least(**dict.fromkeys(weights, 0), video_steps=0, picture_steps=1)
+        weights = ("style_weight", "guide_weight", "content_weight", "color_weight", "variation_weight")
+        self.check_least(**dict.fromkeys(weights, 0), video_steps=0, picture_steps=1, guide_size=1)
         self.check_least(content_zoom=1, color_bins=2)
         self.check_least(early_iterations=0, early_steps_min=1, early_steps_max=self.early_steps_min)
         self.check_least(style_size=SMALLEST_STYLE, content_size=SMALLEST_STYLE, picture_size=SMALLEST_STYLE)
-        self.check_positive("color_sigma", *(["init_gain"] if self.init_gain is not None else []))
-        self.check_choices(preset=Preset, content_loss=ContentLossName)
+        self.check_positive("color_sigma", "style_scale", *(["init_gain"] if self.init_gain is not None else []))
+        self.check_choices(preset=Preset, content_loss=ContentLossName, color_loss=ColorLossName)
+        if self.guide_size > self.content_size:
+            raise ValueError(f"guide_size must be at most content_size={self.content_size}, but got {self.guide_size}.")
         unknown = set(self.filters or ()) - set(get_args(Operator))
         if unknown or self.filters == ():
             raise ValueError(f"filters must be one or more of {', '.join(get_args(Operator))}, but got {self.filters}.")
         if not self.content_layers or min(self.content_layers) < 0:
             raise ValueError(f"content_layers must be one or more numbers from 0, but got {self.content_layers}.")
-        if not any(getattr(self, name) for name in weights[:3]):
-            raise ValueError("style_weight, content_weight or color_weight must be above 0, but all are 0.")
+        if not any(getattr(self, name) for name in weights[:4]):
+            raise ValueError(
+                "style_weight, guide_weight, content_weight or color_weight must be above 0, but all are 0."
+            )
 
     def resolved(self) -> "StyleConfig":
         """As `RunConfig.resolved`, with a number of early iterations."""
