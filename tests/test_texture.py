@@ -9,6 +9,7 @@ from test_training import TINY
 
 from nca_fast import NCA, checkpoint, features
 from nca_fast.features.vgg import VGG, at_hand, cache_file
+from nca_fast.media.images import load_image
 from nca_fast.systems.style_settings import StyleConfig
 from nca_fast.systems.texture import Texture, TextureConfig, TextureSources, as_target, chosen_crop, is_grey
 from nca_fast.training.session import run_training
@@ -71,8 +72,20 @@ def test_a_grey_picture_makes_an_automaton_that_draws_grey_to_the_bit(tmp_path):
     nca = NCA.from_pretrained(tmp_path)
     rows = nca.layers[-1].weight[:3]
     assert rows.abs().max() > 0 and torch.equal(rows[0], rows[1]) and torch.equal(rows[0], rows[2])
+    pool = checkpoint.load(tmp_path / "training.safetensors")[0]["pool"]  # no disturbance left colours that stay
+    assert pool.std() > 0.01
+    for colour in (1, 2):  # a mean of three is rounded: 6e-8
+        torch.testing.assert_close(pool[:, colour], pool[:, 0], rtol=0, atol=1e-6)
     rgb = nca.to_rgb(nca(nca.initial_state(1, 24, 40), steps=20, seed=0))[0]
     assert rgb.std() > 0.01 and torch.equal(rgb[0], rgb[1]) and torch.equal(rgb[0], rgb[2])
+
+
+def test_the_canvas_has_three_quarters_of_what_is_learned(tmp_path):
+    assert TextureConfig().resolved().canvas_size == 48
+    train(tmp_path, waves(8, 24), replace(QUICK, image_size=24, canvas_size=20, iterations=1))
+    tensors = checkpoint.load(tmp_path / "training.safetensors")[0]
+    assert tensors["pool"].shape[2:] == (20, 20) and tensors["target"].shape == (3, 24, 24)
+    assert load_image(tmp_path / "texture.png").shape == (3, 96, 96)
 
 
 def test_what_is_grey():

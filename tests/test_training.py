@@ -472,7 +472,7 @@ def test_runs_killed_while_writing_resume(tmp_path, picture, whole_run):
 def test_command_killed_in_mid_run_resumes(tmp_path, picture):
     """SIGKILL from outside, at a moment that nobody chose; both parts through the command line, on the C++ kernel."""
     options = "--image-size 16 --iterations 60 --pool-size 6 --batch-size 2 --steps-min 2 --steps-max 5 --threads 1"
-    options += " --learning-rate 1e-3 --checkpoint-every 7 --picture-steps 4 --video-steps 0 --backend cpu"
+    options += " --features random --checkpoint-every 7 --picture-steps 4 --video-steps 0 --backend cpu"
     words = ["texture", "--out", str(tmp_path / "killed")]
     killed = fresh.Process(["-m", "nca_fast", *words, picture, *options.split()])
     log = tmp_path / "killed" / "log.jsonl"
