@@ -132,7 +132,9 @@ def test_command(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "regrowth.png" in printed and "growing.mp4" in printed
     assert re.search(r"squared error grown \S+, regrown \S+ .*; a longer run is sharper: .* --iterations 4\n", printed)
+    assert printed.startswith("to expect: a ladybird")
     assert cli.main(["grow", "--out", out, "--resume", "--iterations", "3"]) == 0
+    assert "to expect" not in capsys.readouterr().out
     assert cli.main(["render", out, "--height", "20", "--width", "20", "--steps", "3", "--out", f"{out}/a.png"]) == 0
     assert cli.main(["grow", "missing.png", "--out", str(tmp_path / "b")]) == 2
     assert "there is no 'missing.png'" in capsys.readouterr().err
