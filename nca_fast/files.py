@@ -9,6 +9,7 @@ import platform
 import re
 import secrets
 import shutil
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -139,15 +140,13 @@ def check_writable(folder: str | os.PathLike) -> Path:
         OSError: of the same kind as the failed operation, naming `folder`.
     """
     folder = Path(folder)
-    probe = folder / f".writable.{secrets.token_hex(4)}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x")
+        with tempfile.TemporaryFile(dir=folder) as probe:  # without a name, so that a killed process leaves nothing
+            probe.write(b"x")
     except OSError as error:
         subject = f"the output folder must be writable, but {os.fspath(folder)!r} is not"
         raise _explained(error, subject, "choose another folder") from error
-    finally:
-        _remove(probe)
     return folder
 
 

@@ -82,16 +82,29 @@ def test_check_writable_creates_the_folder_and_leaves_it_empty(tmp_path):
     assert names(tmp_path / "a" / "b") == []
 
 
+def test_a_process_killed_in_check_writable_leaves_nothing(tmp_path, monkeypatch):
+    make, seen = files.tempfile.TemporaryFile, []
+
+    def made(dir):
+        probe = make(dir=dir)
+        seen.append(names(tmp_path))
+        return probe
+
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", made)
+    check_writable(tmp_path)
+    assert seen == [[]]
+
+
 def test_check_writable_refuses(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="output folder must be writable, but .*file.*choose another folder"):
         check_writable(tmp_path / "file" / "out")
 
-    def denied(self, data):
+    def denied(dir):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     # The tests may run as root, for whom every folder is writable.
-    monkeypatch.setattr("pathlib.Path.write_bytes", denied)
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", denied)
     with pytest.raises(PermissionError, match="must be writable.*Permission denied"):
         check_writable(tmp_path)
 

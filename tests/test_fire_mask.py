@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rollouts import masked
 
-from nca_fast import fire_mask
+from nca_fast import Rule, fire_mask
 from nca_fast.fire_mask import philox
 
 # Known-answer vectors of the Random123 distribution for philox4x32, 10 rounds: counter, key, output.
@@ -117,3 +118,43 @@ def test_map_equals_number_where_it_is_constant():
     mask = fire_mask(5, 2, 2, 8, 9, rate)
     assert torch.equal(mask[:, :, 1:, :4], fire_mask(5, 2, 2, 8, 9, 0.3)[:, :, 1:, :4])
     assert mask[:, :, 1:, 4:].all() and not mask[:, :, 0].any()
+
+
+EXTREMES = {
+    "seed": (0, 2**63 - 1, 2**63, 2**64 - 1),
+    "first_step": (0, 2**31, 2**32 - 1),
+    "first_sample": (0, 2**31 - 1, 2**32 - 2),
+    "canvas_height": (None, 1, 2, 2**31, 2**32),
+    "origin": ((0, 0), (2**31 - 1, 2**32 - 1), (2**32 - 1, 2**31)),
+}
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+def test_the_kernel_has_these_masks_at_the_ends_of_all_ranges(name):
+    """One number at each end of its range, the others far from theirs."""
+    rule = Rule(channels=2, hidden=(3,), output_bias=True)
+    for value in EXTREMES[name]:
+        where = {"seed": 77, "first_step": 5, "first_sample": 3, "origin": (9, 2), "canvas_height": None, name: value}
+        step, canvas = where["first_step"], where["canvas_height"]
+        want = fire_mask(where["seed"], step, 2, 4, 21, 0.5, where["origin"], where["first_sample"], canvas)
+        for backend in ("cpu", "reference"):
+            y = masked(rule, (2, 2, 4, 21), backend=backend, **where)
+            assert torch.equal(y[:, 1:], want.float()), (backend, name, value)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("seed", (-1, 2**64)),
+        ("first_step", (-1, 2**32, 2**63 - 1, 2**63, 2**64)),
+        ("first_sample", (-1, 2**32 - 1, 2**32, 2**63 - 1, 2**64)),
+        ("canvas_height", (0, -1, 2**32 + 1, 2**63 - 1)),
+        ("origin", ((-1, 0), (0, -1), (2**32, 0), (0, 2**32), (2**63 - 1, 0), (0, 2**63))),
+    ],
+)
+def test_numbers_beyond_the_ranges_are_refused(name, values, backend):
+    rule = Rule(channels=2, hidden=(3,), output_bias=True)
+    for value in values:
+        with pytest.raises(ValueError, match=name):
+            masked(rule, (2, 2, 4, 21), backend=backend, **{"seed": 77, name: value})

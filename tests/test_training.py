@@ -443,7 +443,9 @@ def test_ctrl_c_saves_and_the_run_resumes(tmp_path, picture, whole_run, monkeypa
 
 
 def test_runs_killed_while_writing_resume(tmp_path, picture, whole_run):
+    # The seventh model is that of the last iteration, whose training was saved before.
     moments = [("training.safetensors", 1), ("training.safetensors", 4), ("model.safetensors", 4), ("preview.png", 2)]
+    moments.append(("model.safetensors", 7))
     folders = [tmp_path / f"{name} {version}" for name, version in moments]
     calls = [f"train_texture({TINY!r}, {picture!r}, {str(folder)!r})" for folder in folders]
     killed_while_writing([(*moment, call) for moment, call in zip(moments, calls, strict=True)])

@@ -215,7 +215,8 @@ def _train(
                 if run.iteration > first and first_process:
                     save()
                 raise
-            if run.iteration > saved_at and first_process:
+            # A run that was killed between its last two files has no more iterations to do, but an older model.
+            if (run.iteration > saved_at or saved is not None) and first_process:
                 save()
             if not complete:
                 raise KeyboardInterrupt
