@@ -108,13 +108,13 @@ class NCA(nn.Module):
         return self.weights[0][0] if like is None else like
 
     def forward(self, x: Tensor, steps: int, **options) -> Tensor:
-        """Runs `steps` updates; options and errors are those of `nca_fast.rollout`. [B, C, H, W] -> same.
+        """Runs `steps` updates; options, result and errors are those of `nca_fast.rollout`. [B, C, H, W] -> same.
 
         Without a seed every call has fire masks of its own, which `torch.manual_seed` makes reproducible.
 
         Args:
-            options: seed, first_step, origin, first_sample, canvas_height, fire_rate, backend, precision,
-                checkpoint_every, bptt_steps.
+            options: seed, first_step, origin, first_sample, canvas_height, fire_rate, noise, at, after, after_inputs,
+                backend, precision, checkpoint_every, bptt_steps.
         """
         return ops.rollout(x, self.weights, self.rule, steps, **options)
 

@@ -260,12 +260,12 @@ def test_transforms_cannot_reach_a_function_in_between():
 
 def test_a_linear_unit_has_a_gradient_at_zero():
     """Outside of what has grown y is exactly 0, where two relus in its place have none."""
-    rule = Rule(2, (3,), activation="identity", fire_rate=1.0)
+    rule = Rule(2, (3,), activation="identity", fire_rate=1.0, hidden_bias=False)
     for backend in BACKENDS:
         x, weights = leaves_of(torch.zeros(1, 2, 4, 5), random_weights(rule), torch.float32)
         grad = torch.autograd.grad(rollout(x, weights, rule, 1, backend=backend).sum(), x)[0]
         assert (grad - 1).abs().min() > 1e-6
-    leaky = replace(rule, activation="leaky_relu(0.2)", hidden_bias=False)
+    leaky = replace(rule, activation="leaky_relu(0.2)")
     x, weights = leaves_of(torch.zeros(1, 2, 4, 5), random_weights(leaky), torch.float32)
     want, got = (
         torch.autograd.grad(rollout(x, weights, leaky, 1, backend=b).sum(), x)[0] for b in ("reference", "cpu")

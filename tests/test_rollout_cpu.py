@@ -18,6 +18,20 @@ RULES = [
     Rule(),
     Rule(channels=5, hidden=(7, 13), frozen=2, padding="zero", output_bias=True, filters=("identity", "scharr_y")),
     Rule(channels=5, hidden=(9,), filters=("sobel_x9", "sobel_y5"), maximum_window=3, alive_channel=3, padding="zero"),
+    Rule(
+        channels=5,
+        hidden=(9, 8, 7),
+        padding="reflect",
+        frozen=1,
+        alive_channel=3,
+        alive_mask="after",
+        fire_shared=(),
+        activation=("gelu", "elu", "leaky_relu(0.2)"),
+        update_activation="tanh/2",
+        clamp=(-0.8, 0.9),
+        state_noise=0.1,
+        update_noise=0.1,
+    ),
 ]
 
 
@@ -27,7 +41,7 @@ def can_run(isa):
 
 
 @pytest.mark.parametrize("isa", ["haswell", "x86-64"])
-@pytest.mark.parametrize("rule", RULES, ids=["texture", "style", "vae"])
+@pytest.mark.parametrize("rule", RULES, ids=["texture", "style", "vae", "everything"])
 def test_every_instruction_set(isa, rule, monkeypatch, poisoned):
     """AVX2 and plain SSE2 (which takes the code that any other CPU takes) against the float64 reference."""
     if not can_run(isa):

@@ -99,7 +99,7 @@ struct Applied {
 };
 
 // Applies a function to numbers of packed cells, and keeps in `input` what went in, unless null.
-inline void apply(const Applied& a, Cells<float> at, float* input, int64_t rows, int cells) {
+NCA_FAST_APART inline void apply(const Applied& a, Cells<float> at, float* input, int64_t rows, int cells) {
   for (int64_t o = 0; o < rows; ++o)
     for (int p = 0; p < cells; p += VL) {
       const vf z = load(at.at + o * at.stride + p);
@@ -109,7 +109,7 @@ inline void apply(const Applied& a, Cells<float> at, float* input, int64_t rows,
 }
 
 // Multiplies gradients of packed cells by the slope at numbers of [rows][CHUNK].
-inline void apply_slope(const Applied& a, Cells<float> grad, const float* at, int64_t rows, int cells) {
+NCA_FAST_APART inline void apply_slope(const Applied& a, Cells<float> grad, const float* at, int64_t rows, int cells) {
   for (int64_t o = 0; o < rows; ++o)
     for (int p = 0; p < cells; p += VL) {
       float* g = grad.at + o * grad.stride + p;

@@ -115,7 +115,7 @@ struct Backward {
 
   // Of the packed cells from p on, takes the gradient of the new state to that of the last layer's numbers, and keeps what
   // the old state gets without the network: x' = clamp(s + u where m, else s), u = phi(z) + noise.
-  void open_updates(int p, int cells) {
+  NCA_FAST_APART void open_updates(int p, int cells) {
     const Applied& phi = s.activations.back();
     const vf zero{};
     for (int64_t c = 0; c < s.written(); ++c)
@@ -138,7 +138,7 @@ struct Backward {
   }
 
   // What a row's gradient begins with where `gates`: that of cells that do not fire; the others' is added by `add_kept`.
-  void begin_row(const float* x, const float* grad, float* grad_x, int64_t sample, int64_t row) const {
+  NCA_FAST_APART void begin_row(const float* x, const float* grad, float* grad_x, int64_t sample, int64_t row) const {
     const RowKey key = philox_row_key(s, sample, row, s.shared), noise_key = philox_row_key(s, sample, row);
     for (int64_t column = 0; column < s.W; column += VL) {
       const int64_t left = s.W - column;
@@ -158,7 +158,7 @@ struct Backward {
     }
   }
 
-  void add_kept(int64_t row, int64_t in_group, float* grad_x, int64_t c0, int64_t c1) const {
+  NCA_FAST_APART void add_kept(int64_t row, int64_t in_group, float* grad_x, int64_t c0, int64_t c1) const {
     const int64_t per_row = (c1 - c0 + VL - 1) / VL;
     const Block *begin = packer.blocks.data() + in_group * per_row, *end = begin + per_row;
     for (int64_t c = 0; c < s.written(); ++c) {

@@ -64,7 +64,7 @@ struct Forward {
   }
 
   // Puts the updates of the first packed cells where they live, channels that do not fire apart.
-  void put_updates(int cells) {
+  NCA_FAST_APART void put_updates(int cells) {
     for (const Block& block : packer.blocks) {
       uint32_t bits = 0, rest = block.bits;
       for (int from = block.from; from < cells && rest; ++from, rest &= rest - 1) bits |= rest & -rest;

@@ -56,7 +56,7 @@ struct Packer {
   }
 
   // Adds the noise of the state to the copy of a row.
-  void add_noise(float* row, RowKey key) const {
+  NCA_FAST_APART void add_noise(float* row, RowKey key) const {
     for (int64_t c = s.frozen; c < s.C; ++c)
       for (int64_t i = 0; i < width; i += VL) {
         float* to = row + c * row_size + i;
@@ -196,7 +196,7 @@ struct Packer {
   }
 
   // Packs what is known of the cells of a block beside what they perceive.
-  void pack_extras(int64_t row, int64_t at, uint32_t bits, RowKey key) const {
+  NCA_FAST_APART void pack_extras(int64_t row, int64_t at, uint32_t bits, RowKey key) const {
     for (int64_t c = 0; c < s.written(); ++c) {
       if (s.update_noise > 0) append(extra(noise_row + c), noise_of(s, key, sample, left + at, s.frozen + c, true), bits);
       if (s.by_channel) append(extra(fires_row + c), ones(each[c]), bits);

@@ -9,6 +9,8 @@
 
 namespace nca_fast {
 
+#define NCA_FAST_APART __attribute__((noinline))  // of what few rules need: it would crowd the loops of all others
+
 #if defined(__AVX512F__)
 constexpr int VL = 16, V = 4;  // lanes of a vector, vectors of a register block: R * V + V + 1 registers of 32
 #elif defined(__AVX2__)
