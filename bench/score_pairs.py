@@ -82,7 +82,13 @@ def grown(name: str, iterations: int, seed: int, factor: float = 1) -> Tensor:
         picture, crop = folder / "original.png", round(64 * ORIGINALS[name].shrink)
         save_image(ORIGINALS[name].read(), picture)
         config = TextureConfig(
-            image_crop=crop, image_size=64, iterations=iterations, seed=seed, video_steps=0, threads=1
+            image_crop=crop,
+            image_size=64,
+            iterations=iterations,
+            features="random",  # those that the pairs were judged with
+            seed=seed,
+            video_steps=0,
+            threads=1,
         )
         run_training(Texture, TextureSources(str(picture)), folder, config, resume=True)
     nca = NCA.from_pretrained(folder)

@@ -34,7 +34,7 @@ QUIET = {"video_steps": 0, "picture_steps": 1, "preview_every": 10**9, "checkpoi
 SHORT = TextureConfig(image_crop=CROP, image_size=SIZE, **QUIET)
 LOSSES = {
     f"{loss}, {features}": {"loss": loss, "features": features}
-    for features, losses in (("random", ("w2", "ot", "gram")), ("patches", ("w2", "ot")))
+    for features, losses in (("dictionary", ("w2", "ot")), ("random", ("w2", "ot", "gram")), ("patches", ("w2", "ot")))
     for loss in losses
 }
 RECIPES = {

@@ -24,10 +24,11 @@ def redrawn(system: PoolSystem, image: Tensor | None, height: int, width: int, s
     return system.nca.to_rgb(render(scene))[0]
 
 
-def draw_grown(system: PoolSystem, out: Path, progress: bool) -> None:
-    """Writes a picture, four times as large as the training canvas, and a film of what an automaton grows."""
+def draw_grown(system: PoolSystem, out: Path, progress: bool, side: int | None = None) -> None:
+    """Writes a picture, four times as large as the training canvas or as `side` cells, and a film, twice as large, of
+    what an automaton grows."""
     (still, moving), config = system.files, system.config
-    height, width = system.size()
+    height, width = system.size() if side is None else (side, side)
     picture(_scene(system, 4 * height, 4 * width, config.picture_steps), out / still, progress=progress)
     if config.video_steps and not missing_encoder(out / moving):
         scene = _scene(system, 2 * height, 2 * width, config.video_steps)
