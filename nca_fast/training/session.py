@@ -97,9 +97,6 @@ def run_training(
     config = work.config
     check_writable(out)
     _announce_missing_films(work)
-    if processes.rank() == 0:
-        for line in work.beginning():
-            say(line)
     with run_folder.cpu_threads(config.threads), contextlib.ExitStack() as stack:
         with run_folder.refused_by(saved):
             model = _fresh_model(work)
@@ -107,6 +104,9 @@ def run_training(
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
         run = _begin(work, model.to(device), saved)
+        if processes.rank() == 0:  # all is well, but for what only the work itself can tell
+            for line in work.beginning():
+                say(line)
         seconds, cell_steps, endured = _train(work, run, saved, out, command, progress)
         figures = work.figures()
         if processes.rank() == 0:
