@@ -122,6 +122,7 @@ class Texture(PoolSystem):
 
         self.kept = {"target": given_or_saved("image", sources.image, read, saved, out)}
         self.facts = {"image": saved.metadata["image"] if saved else source_name(sources.image)}
+        self.picture = self.kept["target"]  # stays on the CPU, for features that are learned from it
         # Three channels that begin alike and are always changed alike stay alike, to the bit, on every canvas.
         starts_grey = PRESETS.get(config.preset, {}).get("start", "zeros") == "zeros"
         self.grey = starts_grey and is_grey(self.kept["target"])
@@ -181,7 +182,7 @@ class Texture(PoolSystem):
         config, nca = self.config, self.nca
         dtype = network_dtype(nca.device, config.precision)
         target = self.kept["target"]
-        extractor = features.load(config.features, config.weights, dtype=dtype, picture=target).to(nca.device)
+        extractor = features.load(config.features, config.weights, dtype=dtype, picture=self.picture).to(nca.device)
         distance = style.load(config.loss, extractor, target, config.projections)
 
         def measure(states: Tensor, *drawn: Tensor) -> dict[str, Tensor]:

@@ -106,6 +106,9 @@ def run_training(
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
         run = _begin(work, model.to(device), saved)
+        if processes.rank() == 0:  # all is well, but for what only the work itself can tell
+            for line in work.beginning():
+                say(line)
         seconds, cell_steps, endured = _train(work, run, saved, out, command, progress)
         figures = work.figures()
         if processes.rank() == 0:
