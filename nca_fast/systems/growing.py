@@ -32,8 +32,8 @@ MILESTONES = (40, 65, 80, 90, 95)  # percent of a run at which the learning rate
 GROWN = 128  # steps after which the picture should be there, and there again
 # bench/results/grow.json, by one thread of a machine with many other programs.
 EXPECTED = (
-    "to expect: the default 3,000 iterations took 12 minutes of one core for a ladybird of 32 pixels and left a squared "
-    "error of 0.0014, of 0.0045 where it regrew; sharp is 0.001 or less"
+    "to expect: the default 3,000 iterations took 12 minutes of one core for a ladybird of 32 pixels and left a "
+    "squared error of 0.0014, of 0.0045 where it regrew; sharp is 0.001 or less"
 )
 SHARP = 1e-3  # squared error below which a picture is sharp to the eye
 ZOOM = 4  # pixels along the side of a cell
