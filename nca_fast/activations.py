@@ -76,6 +76,6 @@ def _number(digits, default, may_be_zero, name, text):
     except ValueError:
         number = -1.0
     if digits is not None and not (0 < number < float("inf") or (may_be_zero and number == 0)):
-        kind = "a finite number of at least 0" if may_be_zero else "a finite number above 0"
+        kind = "one finite number of at least 0" if may_be_zero else "one finite number above 0"
         raise ValueError(f"the {name} of an activation must be {kind}, but got {text!r}.")
     return number

@@ -110,6 +110,12 @@ def _check_dense(name: str, tensor: Tensor) -> None:
 def _check_weights(x: Tensor, weights, rule: Rule) -> None:
     """Checks shapes, device and type of (W, b) pairs, and that they are finite on the CPU: a GPU would have to wait."""
     layers = rule.layers
+    pairs = isinstance(weights, (list, tuple)) and all(isinstance(w, (list, tuple)) and len(w) == 2 for w in weights)
+    if not pairs:
+        raise TypeError(
+            "weights must be a list of (W, b) pairs of tensors, one for each layer, b None where there is none, but got "
+            f"a {type(weights).__name__} of something else: an NCA has such a list as its .weights."
+        )
     if len(weights) != len(layers):
         raise ValueError(f"weights must hold {len(layers)} (W, b) pairs, one for each layer, but got {len(weights)}.")
     B = x.shape[0]
@@ -183,7 +189,11 @@ def _checked_numbers(batch, *, steps, first_step, origin, **others):
 def _check_fire_rate(x: Tensor, fire_rate, rule: Rule) -> None:
     """Checks that fire_rate is a map [H, W], or rates by step, sample and channel, in [0, 1], beside x."""
     if not isinstance(fire_rate, Tensor) or not fire_rate.is_floating_point():
-        raise TypeError(f"fire_rate must be a floating-point map [H, W] or None, but got {fire_rate!r:.60}.")
+        raise TypeError(
+            "fire_rate must be a floating-point tensor, [H, W] or [T, B or 1, written channels or 1, H, W], "
+            f"or None, but got {fire_rate!r:.60}: Rule(fire_rate=0.5) takes one number, torch.as_tensor(..., "
+            "dtype=torch.float32) makes a tensor."
+        )
     size, sizes = tuple(fire_rate.shape), ((x.shape[0], 1), (rule.written, 1))
     full = len(size) == 5 and size[0] > 0 and all(n in of for n, of in zip(size[1:3], sizes, strict=True))
     if size[-2:] != x.shape[2:] or not (len(size) == 2 or full):

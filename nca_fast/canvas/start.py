@@ -47,7 +47,10 @@ class Start:
                 )
             size = [3, scene.height, scene.width]
             if list(self.image.shape) != size:
-                raise ValueError(f"image must have shape {size}, but got {list(self.image.shape)}.")
+                raise ValueError(
+                    f"image must have shape {size}, but got {list(self.image.shape)}: a pixel for every cell. Give the "
+                    "canvas its size, or scale the picture."
+                )
         if self.kind == "state":
             state = self.state
             if (state.channels, state.height, state.width) != (rule.channels, scene.height, scene.width):

@@ -39,7 +39,7 @@ class Apply:
     Half as strong; in the colours of the photograph; a third tissue and two thirds of another style:
         nca-fast apply runs/tissue photo.jpg --strength 0.5 --out photo-tissue.png
         nca-fast apply runs/tissue photo.jpg --preserve-color --out photo-tissue.png
-        nca-fast apply runs/tissue:1,runs/gravel:2 photo.jpg --out photo-both.png
+        nca-fast apply runs/tissue:1,runs/brush:2 photo.jpg --out photo-both.png
     """
 
     model: Annotated[Positional[str], tyro.conf.arg(metavar="MODEL[:SHARE,MODEL:SHARE ...]")]

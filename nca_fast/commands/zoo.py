@@ -41,6 +41,8 @@ class Zoo:
         """Prints the list or a card, and writes the picture."""
         if self.out is not None and self.out.suffix.lower() not in PILLOW_FORMATS:
             raise ValueError(f"out must end in one of {', '.join(PILLOW_FORMATS)}, but got {str(self.out)!r}.")
+        if not zoo.names():
+            raise FileNotFoundError(f"the zoo must hold automata, but there are none in {zoo.FOLDER}: install again.")
         cards = [zoo.card(name) for name in ([self.name] if self.name else zoo.names())]
         if self.json:
             print(json.dumps([asdict(card) for card in cards], indent=1))

@@ -38,6 +38,11 @@ def blended(ncas: Sequence[NCA], shares: Sequence[float]) -> NCA:
     ):
         raise ValueError(f"shares must be one for each automaton, at least 0 and not all 0, but got {list(shares)}.")
     first = ncas[0]
+    if first.start != "image":
+        raise ValueError(
+            f"an automaton that redraws pictures must start from one, as those of nca-fast style do, but got "
+            f"{_kind(first)}: nca-fast render draws with it."
+        )
     for nca in ncas:
         kind = (first.rule, first.rgb_channel, "image", None)
         if (nca.rule, nca.rgb_channel, nca.start, nca.rule.alive_channel) != kind:

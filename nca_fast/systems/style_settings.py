@@ -62,7 +62,8 @@ class StyleConfig(StyleLossConfig):
     steps_max: int = 64
     """Longest rollout of an iteration, after the early ones. (Petersen: 95, Hinno: 96.)"""
     disturb: float = 0.25
-    """As in other trainings; without it what is learned at this learning rate may blow up on large pictures."""
+    """Share of the states of which a disc is made strange before a rollout. Without it what is learned at this learning
+    rate may blow up on large pictures."""
     early_iterations: int | None = None
     """So many iterations at the beginning are short, and learn the style in a fraction of the time; the long ones after
     them learn to keep it for hundreds of steps. None: seven tenths of the run. (Petersen, Hinno: 0.)"""

@@ -59,7 +59,8 @@ class TextureConfig(StyleLossConfig):
     learning_rate: float = 4e-3
     """Step size of Adam, before the milestones. With the notebook's 1e-3 short runs get nowhere."""
     disturb: float = 0.5
-    """As in other trainings; without it what is learned at this learning rate blows up on large canvases."""
+    """Share of the states of which a disc is made strange before a rollout. Without it what is learned at this learning
+    rate blows up on large canvases."""
     pool_size: int = 32
     """States that live on between iterations. They take memory and disk: 0.1 MB each at 48 x 48 cells."""
     picture_steps: int = 256
@@ -133,11 +134,12 @@ class Texture(PoolSystem):
         """What a cell sees, and what compares."""
         config = self.config
         shrink = max(1.0, config.image_crop / config.image_size)
+        height, width = self.kept["target"].shape[1:]
         cell = "one cell is one pixel" if shrink == 1 else f"one cell is {shrink:.3g} x {shrink:.3g} pixels"
         grey = "; it is grey, and so is all that it will draw" if self.grey else ""
         return [
-            f"{cell} of the picture, of which a square of {config.image_crop} pixels is learned, as "
-            f"{config.image_size} x {config.image_size} cells (--image-crop, --image-size){grey}",
+            f"{cell} of the picture, of which {height * shrink:.0f} x {width * shrink:.0f} pixels are learned, as "
+            f"{height} x {width} cells (--image-crop, --image-size){grey}",
             features.said(config.features),
         ]
 

@@ -101,8 +101,6 @@ def run_training(
         with run_folder.refused_by(saved):
             model = _fresh_model(work)
         device = config.pick(model.rule)
-        for line in work.beginning() if processes.rank() == 0 else ():
-            say(line)
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
         run = _begin(work, model.to(device), saved)

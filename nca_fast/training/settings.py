@@ -14,6 +14,8 @@ FREE_ON_RESUME = (
     *("device", "backend", "precision"),
 )
 
+MOST_THREADS = 1024  # with some ten thousands the process would be killed
+
 
 def default_milestones(iterations: int) -> tuple[int, ...]:
     """Chooses when to lower the learning rate where the user does not say: after half and four fifths of the run.
@@ -56,6 +58,8 @@ class RunConfig(ComputeConfig):
     def __post_init__(self) -> None:
         self.check_compute()
         self.check_least(seed=0, iterations=1, batch_size=1)
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise ValueError(f"threads must be at most {MOST_THREADS}, but got {self.threads}: one for a core is best.")
         self.check_least(**dict.fromkeys(("threads", "checkpoint_every", "checkpoint_seconds", "preview_every"), 1))
         self.check_positive("learning_rate", "lr_gamma", *(["time_limit"] if self.time_limit is not None else []))
         if any(milestone < 1 for milestone in self.lr_milestones or ()):
