@@ -113,7 +113,7 @@ def _check_weights(x: Tensor, weights, rule: Rule) -> None:
     pairs = isinstance(weights, (list, tuple)) and all(isinstance(w, (list, tuple)) and len(w) == 2 for w in weights)
     if not pairs:
         raise TypeError(
-            "weights must be a list of (W, b) pairs of tensors, one for each layer, b None where there is none, but got "
+            "weights must be a list of (W, b) pairs of tensors, one for each layer, b None without one, but got "
             f"a {type(weights).__name__} of something else: an NCA has such a list as its .weights."
         )
     if len(weights) != len(layers):

@@ -113,7 +113,7 @@ def fake_cache(monkeypatch, tmp_path):
 
 
 def test_auto_takes_vgg16_where_its_weights_are_at_hand(tmp_path, monkeypatch):
-    assert TextureConfig().resolved().features == "dictionary" and StyleConfig().resolved().features == "random"
+    assert TextureConfig().resolved().features == "dictionary" and StyleConfig().resolved().features == "dictionary"
     fake_cache(monkeypatch, tmp_path)
     config = TextureConfig().resolved()
     assert (config.features, config.loss) == ("vgg16", "ot")
