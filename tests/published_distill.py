@@ -161,10 +161,10 @@ class SigmoidGate(System):
 class Isotropic(System):
     """Isotropic NCA, "laplacian": a cell was dead before where none of 3x3 is mature."""
 
-    def __init__(self, C=8):
+    def __init__(self, C=8, hidden=24):
         super().__init__()
-        self.w1, self.w2 = network(2 * C, 24, C, last_bias=False)
-        self.rule = Rule(C, (24,), ("identity", "laplacian"), alive_channel=3, alive_mask="before")
+        self.w1, self.w2 = network(2 * C, hidden, C, last_bias=False)
+        self.rule = Rule(C, (hidden,), ("identity", "laplacian"), alive_channel=3, alive_mask="before")
 
     def theirs(self, x, draws):
         for n in range(self.steps):
@@ -256,13 +256,13 @@ class AdversarialGrowing(System):
 class NoiseNCA(System):
     """Pajouheshgar et al. 2024: all cells fire; a Laplacian of two halves, scaled by dx and dy."""
 
-    def __init__(self, C=8, dx=0.8, dy=1.3):
+    def __init__(self, C=8, hidden=24, dx=0.8, dy=1.3):
         super().__init__()
-        self.w1, self.w2 = network(4 * C, 24, C, last_bias=False)
+        self.w1, self.w2 = network(4 * C, hidden, C, last_bias=False)
         half = torch.tensor([[0.5, 0, 0.5], [2, -6, 2], [0.5, 0, 0.5]])
         self.register_buffer("five", torch.stack([IDENTITY, SOBEL / dx, SOBEL.T / dy, half / dx**2, half.T / dy**2]))
         lap = (self.five[3] + self.five[4]).tolist()
-        self.rule = Rule(C, (24,), ("identity", self.five[1].tolist(), self.five[2].tolist(), lap), 1.0)
+        self.rule = Rule(C, (hidden,), ("identity", self.five[1].tolist(), self.five[2].tolist(), lap), 1.0)
 
     def theirs(self, x, draws):
         for _ in range(self.steps):

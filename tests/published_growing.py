@@ -51,13 +51,14 @@ class StudyingGrowth(System):
 class GoalGuided(System):
     """Sudhakaran et al. 2022: sees the state plus a goal where alive; alive before and after; clamp."""
 
-    def __init__(self, C=8):
+    def __init__(self, C=8, hidden=16, bound=0.6):
         super().__init__()
-        self.C = C
+        self.C, self.bound = C, bound
         self.perceive = nn.Conv2d(C, 3 * C, 3, padding=1, groups=C, bias=False)
-        self.w = network(3 * C, 16, 16, C, last_bias=False)
+        self.w = network(3 * C, hidden, hidden, C, last_bias=False)
         self.goal = nn.Parameter(torch.randn(3, C) * 0.3)
-        self.rule = Rule(2 * C, (16, 16), shifts(3), padding="zero", frozen=C, alive_channel=C + 3, clamp=(-0.6, 0.6))
+        living = {"alive_channel": C + 3, "clamp": (-bound, bound)}
+        self.rule = Rule(2 * C, (hidden, hidden), shifts(3), padding="zero", frozen=C, **living)
 
     def theirs(self, x, draws):
         for n in range(self.steps):
@@ -65,7 +66,7 @@ class GoalGuided(System):
             seen = self.perceive(x + self.goal[:, :, None, None] * before)
             x = x + draws.mask(n) * self.w[2](F.relu(self.w[1](F.relu(self.w[0](seen)))))
             x = x * (before & pool(x[:, 3:4])).to(x)
-            x = x.clamp(-0.6, 0.6)  # theirs: 10
+            x = x.clamp(-self.bound, self.bound)  # theirs: 10
         return x
 
     def draws(self, x):
@@ -90,11 +91,12 @@ class EngramNCA(System):
 
     steps = 6  # two of ours are one of theirs
 
-    def __init__(self, C=8, genes=3):
+    def __init__(self, C=8, hidden=(20, 12), genes=3):
         super().__init__()
-        self.genes = genes
-        self.a, self.b = network(4 * C, 20, C - genes, last_bias=False), network(4 * C, 12, genes, last_bias=False)
-        self.rule = Rule(C, (20,), alive_channel=3, alive_mask="update")
+        self.genes, self.hidden = genes, hidden
+        self.a = network(4 * C, hidden[0], C - genes, last_bias=False)
+        self.b = network(4 * C, hidden[1], genes, last_bias=False)
+        self.rule = Rule(C, (hidden[0],), alive_channel=3, alive_mask="update")
 
     def theirs(self, x, draws):
         g = self.genes
@@ -108,11 +110,11 @@ class EngramNCA(System):
         return x
 
     def ours(self, x):
-        C, g, W1, b1 = x.shape[1], self.genes, [], []
+        C, g, W1, b1, most = x.shape[1], self.genes, [], [], self.hidden[0]
         for w, b in (one(self.a[0]), one(self.b[0])):
             w = torch.cat([w[:, :C], filterwise(w[:, C:], 3)], 1)
-            W1.append(F.pad(w, [0, 0, 0, 20 - len(w)])), b1.append(F.pad(b, [0, 20 - len(b)]))
-        genes = F.pad(one(self.b[1])[0], [0, 8, C - g, 0])
+            W1.append(F.pad(w, [0, 0, 0, most - len(w)])), b1.append(F.pad(b, [0, most - len(b)]))
+        genes = F.pad(one(self.b[1])[0], [0, most - self.hidden[1], C - g, 0])
         W2 = torch.stack([F.pad(one(self.a[1])[0], [0, 0, 0, g]), genes])
         return self.roll(x, [(torch.stack(W1)[:, None], torch.stack(b1)[:, None]), (W2[:, None], None)])
 

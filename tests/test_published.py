@@ -2,6 +2,7 @@
 
 import published_distill
 import published_growing
+import published_pictures
 import published_science
 import pytest
 import torch
@@ -9,7 +10,7 @@ from published import System
 
 SYSTEMS = [
     system
-    for module in (published_distill, published_growing, published_science)
+    for module in (published_distill, published_growing, published_pictures, published_science)
     for system in vars(module).values()
     if isinstance(system, type) and issubclass(system, System) and system is not System
 ]
