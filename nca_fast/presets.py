@@ -4,6 +4,7 @@ Only what differs from the defaults of `Rule` and `NCA` is written. Sources: stu
 lost (the style presets) the widths are inferred from the published parameter counts.
 """
 
+from nca_fast.folding import shifts
 from nca_fast.rule import Rule
 
 _DISTILL = ("identity", "sobel_x", "sobel_y", "laplacian")
@@ -46,12 +47,6 @@ def _vae(channels, hidden, sizes, alive_channel):
         alive_channel=alive_channel,
     )
     return {"rule": rule, "start": "cell"}
-
-
-def _shifts(size):
-    """One-hot filters, over which any learned perception of that size is a part of the first layer."""
-    places = [(i, j) for i in range(size) for j in range(size)]
-    return tuple([[float((i, j) == place) for j in range(size)] for i in range(size)] for place in places)
 
 
 PRESETS = {
@@ -109,12 +104,12 @@ PRESETS = {
     # automata; `rollout` runs both in turn where the weights have a time axis.
     "engram": {"rule": Rule(filters=_DISTILL, alive_channel=3, alive_mask="update"), "start": "cell"},
     # Sudhakaran, Najarro and Risi, "Goal-Guided Neural Cellular Automata: Learning to Control Self-Organising Systems"
-    # (2022). Channels 0 to 19 hold the goal where cells live, which `convert.aim` puts there after each step.
+    # (2022). Channels 0 to 19 hold the goal where cells live, as `convert.steered` has them.
     "goal-guided": {
         "rule": Rule(
             channels=40,
             hidden=(64, 64),
-            filters=_shifts(3),
+            filters=shifts(3),
             padding="zero",
             frozen=20,
             alive_channel=23,
@@ -125,14 +120,15 @@ PRESETS = {
     },
     # Palm, Gonzalez Duque, Sudhakaran and Risi, "Variational Neural Cellular Automata" (ICLR 2022), MNIST.
     "vnca": {
-        "rule": Rule(channels=128, hidden=(128,), filters=_shifts(3), fire_rate=1.0, padding="zero", activation="elu")
+        "rule": Rule(channels=128, hidden=(128,), filters=shifts(3), fire_rate=1.0, padding="zero", activation="elu")
     },
     # Kalkhof, Gonzalez and Mukhopadhyay, "Med-NCA: Robust and Lightweight Segmentation with Neural Cellular Automata"
     # (IPMI 2023). Channel 0 holds the image.
-    "med-nca": {"rule": Rule(channels=16, hidden=(128,), filters=_shifts(3), padding="reflect", frozen=1)},
-    # The segmentation automaton of marrlab, github.com/marrlab/resilience, as its code has it. Channels 0 to 2 hold the image.
-    "resilience": {"rule": Rule(channels=64, hidden=(128,), filters=_shifts(3), padding="reflect", frozen=3)},
-    # tulerpetontidae, github.com/tulerpetontidae/nca-cellflow, as its code has it. FiLM of the hidden layers is one rule for each sample.
+    "med-nca": {"rule": Rule(channels=16, hidden=(128,), filters=shifts(3), padding="reflect", frozen=1)},
+    # marrlab's segmentation, github.com/marrlab/resilience, as its code has it. Channels 0 to 2 hold the image.
+    "resilience": {"rule": Rule(channels=64, hidden=(128,), filters=shifts(3), padding="reflect", frozen=3)},
+    # tulerpetontidae, github.com/tulerpetontidae/nca-cellflow, as its code has it. FiLM of the hidden layers is one
+    # rule for each sample.
     "cellflow": {
         "rule": Rule(
             channels=3,
@@ -157,7 +153,7 @@ PRESETS = {
     # Robustly Control a Cart-Pole Agent" (Innovations in Machine Intelligence 2021). Its electrodes are overwritten
     # after each step, which the caller's `after` does.
     "self-organized-control": {
-        "rule": Rule(channels=6, hidden=(20, 30), filters=_shifts(3), padding="zero", output_bias=True)
+        "rule": Rule(channels=6, hidden=(20, 30), filters=shifts(3), padding="zero", output_bias=True)
     },
     # Randazzo, Mordvintsev, Niklasson, Levin and Greydanus, "Self-classifying MNIST Digits" (Distill 2020). Channel 0
     # holds the digit; cells without ink do not fire: fire_rate=0.5 * (digit > 0.1) is the caller's.
@@ -165,7 +161,7 @@ PRESETS = {
         "rule": Rule(
             channels=20,
             hidden=(80, 80),
-            filters=_shifts(3),
+            filters=shifts(3),
             padding="zero",
             frozen=1,
             output_bias=True,
