@@ -64,6 +64,7 @@ def from_growing(state_dict: dict[str, Tensor], **fields: Any) -> NCA:
     Source: chenmingxiang110/Growing-Neural-Cellular-Automata; greydanus/studying_growth.
     """
     what = "that of a growing automaton: fc0 and fc1, or a depthwise convolution and 1x1 convolutions"
+    _check_keys(state_dict, what)
     fields = {"padding": "zero", "alive_channel": 3} | fields
     if "fc0.weight" in state_dict:
         _check_keys(state_dict, what, {"fc0.weight", "fc0.bias", "fc1.weight"}, {"fc1.bias"})
@@ -106,7 +107,8 @@ def from_dynca(state_dict: dict[str, Tensor], **fields: Any) -> NCA:
     channels = len(last[0])
     body, place = _placed(w1, channels, what)
     layers = [(_with_place(body.unflatten(1, (4, channels)), place), b1), last]
-    return _automaton(what, layers, _FILTERS, channels + place.shape[1], {"padding": "replicate"} | fields)
+    fields = {"padding": "replicate"} | fields | {"frozen": place.shape[1]}
+    return _automaton(what, layers, _FILTERS, channels + place.shape[1], fields)
 
 
 def from_noisenca(state_dict: dict[str, Tensor], *, dx: float = 1.0, dy: float = 1.0, **fields: Any) -> NCA:
@@ -136,7 +138,7 @@ def from_noisenca(state_dict: dict[str, Tensor], *, dx: float = 1.0, dy: float =
     sobel = torch.tensor(named("sobel_x").taps, dtype=torch.float64)
     stencils = (sobel / dx, sobel.T / dy, half / dx**2 + half.T / dy**2)
     layers = [(_with_place(body.unflatten(1, (channels, 4)).transpose(1, 2), place), b1), last]
-    fields = {"fire_rate": 1.0 if "noise_level" in state_dict else 0.5} | fields
+    fields = {"fire_rate": 1.0 if "noise_level" in state_dict else 0.5} | fields | {"frozen": place.shape[1]}
     filters = ("identity", *(stencil.tolist() for stencil in stencils))
     return _automaton(what, layers, filters, channels + place.shape[1], fields)
 
@@ -158,6 +160,7 @@ def from_ncalab(state_dict: dict[str, Tensor], *, frozen: int = 0, **fields: Any
     Source: MECLabTUDA/NCALab.
     """
     what = "that of an NCALab model without head: network.0, network.2 and filters.0, filters.1 ..."
+    _check_keys(state_dict, what)
     short = {re.sub(r"^(\w+\.)*?(?=(network|filters)\.\d)", "", key): value for key, value in state_dict.items()}
     count = sum(key.startswith("filters.") for key in short)
     seen = [f"filters.{n}.weight" for n in range(count)]
@@ -225,6 +228,7 @@ def from_goal_guided(state_dict: dict[str, Tensor], *, alive_channel: int = 3, *
     Source: shyamsn97/controllable-ncas, controllable_nca/nca.py.
     """
     what = "that of Goal-Guided NCA"
+    _check_keys(state_dict, what)
     own = {key: value for key, value in state_dict.items() if not key.startswith("encoder.")}
     names = [f"update_net.out.{n}" for n in (0, 2, 4)]
     keys = {"perception_net.weight", *(f"{name}.weight" for name in names), *(f"{name}.bias" for name in names[:2])}
@@ -234,7 +238,7 @@ def from_goal_guided(state_dict: dict[str, Tensor], *, alive_channel: int = 3, *
     (over, bias), filters = _folded(what, w1, b1, [own["perception_net.weight"]], [None], channels, own=False)
     over = over.unflatten(1, (-1, channels))
     over = torch.cat([over, over], 2).flatten(1)  # the goal is seen as the state is
-    fields = {"padding": "zero", "clamp": (-10.0, 10.0), "alive_padding": "zero"} | fields
+    fields = {"padding": "zero", "clamp": (-10.0, 10.0)} | fields
     fields |= {"frozen": channels, "alive_channel": channels + alive_channel}
     return _automaton(what, [(over, bias), *rest], filters, 2 * channels, fields)
 
@@ -271,10 +275,11 @@ def positions(height: int, width: int) -> Tensor:
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
 
 
-def _check_keys(state_dict, what, keys, optional=frozenset()):
+def _check_keys(state_dict, what, keys=None, optional=frozenset()):
+    """Checks that it holds tensors, and these keys where they are known already."""
     if not isinstance(state_dict, dict) or not all(isinstance(value, Tensor) for value in state_dict.values()):
         raise TypeError(f"state_dict must be {what}, names and tensors, but got {state_dict!r:.60}.")
-    if not keys <= set(state_dict) <= keys | optional:
+    if keys is not None and not keys <= set(state_dict) <= keys | optional:
         also = f" (and perhaps {sorted(optional)})" if optional else ""
         raise ValueError(f"state_dict must have the keys {sorted(keys)}{also}, {what}, but got {sorted(state_dict)}.")
 
@@ -332,6 +337,8 @@ def _folded(what, w1, b1, kernels, biases, channels, own=True):
     if own:
         dense.insert(0, folding.identity_kernels(channels, dense[0]))
         biases.insert(0, dense[0].new_zeros(channels))
+    if len(sizes := {kernel.shape[-1] for kernel in dense}) > 1:
+        raise ValueError(f"state_dict must have perceptions of one size, {what}, but got {sorted(sizes)}.")
     seen = torch.cat(dense)
     _expect(what, w1, [len(seen)])
     bias = w1.new_zeros(len(w1)) if b1 is None else b1
