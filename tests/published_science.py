@@ -59,10 +59,10 @@ class RNCA(System):
     def __init__(self, C=7):
         super().__init__()
         self.embed = nn.Conv2d(1, 3 * C, 3, padding=1, bias=False)
-        self.w1, self.w2 = network(6 * C, 24, C)
+        self.w1, self.w2 = network(6 * C, self.width, C)
         self.ends = torch.tensor([2, 4, 3])
         self.rule = Rule(
-            C + 1, (24,), shifts(3), padding="zero", frozen=1, alive_channel=C, output_bias=True, fire_shared=()
+            C + 1, (self.width,), shifts(3), padding="zero", frozen=1, alive_channel=C, output_bias=True, fire_shared=()
         )
 
     def theirs(self, x, draws):
@@ -89,10 +89,10 @@ class NCAReal(System):
 
     def __init__(self, C=8):
         super().__init__()
-        self.w1, self.w2 = network(3 * C, 24, C - 2)
+        self.w1, self.w2 = network(3 * C, self.width, C - 2)
         self.rule = Rule(
             C,
-            (24,),
+            (self.width,),
             ("identity", "sobel_x/8", "sobel_y/8"),
             0.8,
             padding="zero",
@@ -120,7 +120,7 @@ class SelfOrganizedControl(System):
     def __init__(self, C=6, hidden=(12, 10)):
         super().__init__()
         self.conv, (self.d1, self.d2) = nn.Conv2d(C, hidden[0], 3, padding=1), network(*hidden, C)
-        keep, add = torch.ones(3, C, 9, 11), torch.zeros(3, C, 9, 11)
+        keep, add = torch.ones(3, C, *self.size), torch.zeros(3, C, *self.size)
         keep[:, 2:4], keep[:, :, 2, 3], keep[:, :, 5, 8] = 0, 0, 0
         add[:, 1:, 2, 3], add[:, 0, 2, 3], add[:, 3:, 7, 2] = 1, torch.tensor([0.2, -0.5, 0.9]), 1
         self.keep, self.add = keep, add
@@ -162,7 +162,13 @@ class CellFlow(System):
         g1, b1, g2, b2 = (t[:, :, None, None] for t in self.film.unbind(1))
         for _ in range(self.steps):
             y = torch.cat(
-                [x, *(F.conv2d(x, f.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1]) for f in TEXTURE[1:3])],
+                [
+                    x,
+                    *(
+                        F.conv2d(x, f.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
+                        for f in TEXTURE[1:3].to(x)
+                    ),
+                ],
                 1,
             )
             h = g1 * F.relu(self.w[0](y)) + b1
@@ -239,7 +245,7 @@ class TokenNCA(System):
     def __init__(self, C=6):
         super().__init__()
         self.conv, (self.d1, self.d2) = nn.Conv2d(C, 4, 3, padding=1, padding_mode="circular"), network(4, 16, C)
-        self.gumbel = -torch.log(-torch.log(torch.rand(self.steps, 3, C, 9, 11)))
+        self.gumbel = -torch.log(-torch.log(torch.rand(self.steps, 3, C, *self.size)))
         self.rule = Rule(C, (4, 16), shifts(3), 1.0, output_bias=True, activation=("identity", "relu"), residual=False)
 
     def start(self, x):
