@@ -82,6 +82,7 @@ class System(nn.Module):
     """A published automaton: `theirs(x, draws)` by their formulas, `ours(x)` by a rollout; `start(x)` from a state."""
 
     steps, backend, checkpoint_every, differentiable = 5, "reference", None, True
+    size, width = (9, 11), 24  # of the canvas; hidden units where the constructor does not ask
 
     def start(self, x):
         return x

@@ -34,9 +34,9 @@ class GrowingDistill(System):
 
     def __init__(self, C=8):
         super().__init__()
-        self.w1, self.w2 = network(3 * C, 24, C)
+        self.w1, self.w2 = network(3 * C, self.width, C)
         self.rule = Rule(
-            C, (24,), ("identity", "sobel_x/8", "sobel_y/8"), padding="zero", alive_channel=3, output_bias=True
+            C, (self.width,), ("identity", "sobel_x/8", "sobel_y/8"), padding="zero", alive_channel=3, output_bias=True
         )
 
     def theirs(self, x, draws):
@@ -56,8 +56,8 @@ class TextureDistill(System):
 
     def __init__(self, C=8):
         super().__init__()
-        self.w1, self.w2 = network(4 * C, 24, C, last_bias=False)
-        self.rule = Rule(C, (24,))
+        self.w1, self.w2 = network(4 * C, self.width, C, last_bias=False)
+        self.rule = Rule(C, (self.width,))
 
     def theirs(self, x, draws):
         for n in range(self.steps):
@@ -74,7 +74,7 @@ class NoiseControlled(TextureDistill):
 
     def __init__(self, C=8):
         super().__init__(C)
-        self.rule = Rule(C, (24,), state_noise=1.0)
+        self.rule = Rule(C, (self.width,), state_noise=1.0)
         self.levels = torch.tensor([0.0, 0.02, 0.05])[:, None, None, None]
 
     def theirs(self, x, draws):
@@ -96,7 +96,7 @@ class AdversarialMNIST(System):
         self.convs = nn.ModuleList(nn.Conv2d(C + 1, 8, 3, padding=1) for _ in "ab")
         self.nets = nn.ModuleList(network(8, 7, C) for _ in "ab")
         self.rule = Rule(C + 3, (18, 15), shifts(3), padding="zero", frozen=3, output_bias=True, update_noise=0.02)
-        self.map = (torch.rand(3, 1, 9, 11) < 0.4).to(torch.float64)
+        self.map = (torch.rand(3, 1, *self.size) < 0.4).to(torch.float64)
 
     def draws(self, x):
         return super().draws(torch.cat([x[:, :2], x], 1))
@@ -105,7 +105,7 @@ class AdversarialMNIST(System):
         for n in range(self.steps):
             gray, state, results = x[:, :1], x[:, 1:], []
             for conv, net in zip(self.convs, self.nets, strict=True):
-                u = net[1](F.relu(net[0](F.relu(conv(x))))) + 0.02 * draws.normal(n, True).double()
+                u = net[1](F.relu(net[0](F.relu(conv(x))))) + 0.02 * draws.normal(n, True).to(x)
                 results.append(torch.cat([gray, state + u * (draws.mask(n) & (gray > 0.1))], 1))
             x = results[0] * (1 - self.map) + results[1] * self.map
         return x
@@ -161,10 +161,10 @@ class SigmoidGate(System):
 class Isotropic(System):
     """Isotropic NCA, "laplacian": a cell was dead before where none of 3x3 is mature."""
 
-    def __init__(self, C=8):
+    def __init__(self, C=8, hidden=24):
         super().__init__()
-        self.w1, self.w2 = network(2 * C, 24, C, last_bias=False)
-        self.rule = Rule(C, (24,), ("identity", "laplacian"), alive_channel=3, alive_mask="before")
+        self.w1, self.w2 = network(2 * C, hidden, C, last_bias=False)
+        self.rule = Rule(C, (hidden,), ("identity", "laplacian"), alive_channel=3, alive_mask="before")
 
     def theirs(self, x, draws):
         for n in range(self.steps):
@@ -219,7 +219,7 @@ class AdversarialGrowing(System):
         filters = ("identity", "sobel_x/8", "sobel_y/8")
         self.rule = Rule(2 * C, (40,), filters, 1.0, padding="zero", output_bias=True, residual=False)
         self.one_rule = Rule(C, alive_channel=3, padding="zero")
-        self.register_buffer("map", (torch.rand(3, 1, 9, 11) < 0.3).to(torch.float64))
+        self.register_buffer("map", (torch.rand(3, 1, *self.size) < 0.3).to(torch.float64))
 
     def start(self, x):
         return x[:, :6]
@@ -256,13 +256,13 @@ class AdversarialGrowing(System):
 class NoiseNCA(System):
     """Pajouheshgar et al. 2024: all cells fire; a Laplacian of two halves, scaled by dx and dy."""
 
-    def __init__(self, C=8, dx=0.8, dy=1.3):
+    def __init__(self, C=8, hidden=24, dx=0.8, dy=1.3):
         super().__init__()
-        self.w1, self.w2 = network(4 * C, 24, C, last_bias=False)
+        self.w1, self.w2 = network(4 * C, hidden, C, last_bias=False)
         half = torch.tensor([[0.5, 0, 0.5], [2, -6, 2], [0.5, 0, 0.5]])
         self.register_buffer("five", torch.stack([IDENTITY, SOBEL / dx, SOBEL.T / dy, half / dx**2, half.T / dy**2]))
         lap = (self.five[3] + self.five[4]).tolist()
-        self.rule = Rule(C, (24,), ("identity", self.five[1].tolist(), self.five[2].tolist(), lap), 1.0)
+        self.rule = Rule(C, (hidden,), ("identity", self.five[1].tolist(), self.five[2].tolist(), lap), 1.0)
 
     def theirs(self, x, draws):
         for _ in range(self.steps):

@@ -17,10 +17,10 @@ class StudyingGrowth(System):
 
     def __init__(self, C=8):
         super().__init__()
-        self.w1, self.w2 = network(3 * C, 24, C)
+        self.w1, self.w2 = network(3 * C, self.width, C)
         self.rule = Rule(
             C,
-            (24,),
+            (self.width,),
             ("identity", "sobel_x/8", "sobel_y/8"),
             0.8,
             padding="zero",
@@ -30,7 +30,8 @@ class StudyingGrowth(System):
         )
 
     def pinned(self, x):
-        pin = F.pad(torch.ones(1, 1, 1, 1, dtype=torch.bool), [5, 5, 4, 4, 3, 4])
+        pin = torch.zeros(x.shape[1:], dtype=torch.bool)
+        pin[3, 4, 5] = True
         return torch.where(pin, 1.0, x)
 
     def theirs(self, x, draws):
@@ -51,13 +52,14 @@ class StudyingGrowth(System):
 class GoalGuided(System):
     """Sudhakaran et al. 2022: sees the state plus a goal where alive; alive before and after; clamp."""
 
-    def __init__(self, C=8):
+    def __init__(self, C=8, hidden=16, bound=0.6):
         super().__init__()
-        self.C = C
+        self.C, self.bound = C, bound
         self.perceive = nn.Conv2d(C, 3 * C, 3, padding=1, groups=C, bias=False)
-        self.w = network(3 * C, 16, 16, C, last_bias=False)
+        self.w = network(3 * C, hidden, hidden, C, last_bias=False)
         self.goal = nn.Parameter(torch.randn(3, C) * 0.3)
-        self.rule = Rule(2 * C, (16, 16), shifts(3), padding="zero", frozen=C, alive_channel=C + 3, clamp=(-0.6, 0.6))
+        living = {"alive_channel": C + 3, "clamp": (-bound, bound)}
+        self.rule = Rule(2 * C, (hidden, hidden), shifts(3), padding="zero", frozen=C, **living)
 
     def theirs(self, x, draws):
         for n in range(self.steps):
@@ -65,7 +67,7 @@ class GoalGuided(System):
             seen = self.perceive(x + self.goal[:, :, None, None] * before)
             x = x + draws.mask(n) * self.w[2](F.relu(self.w[1](F.relu(self.w[0](seen)))))
             x = x * (before & pool(x[:, 3:4])).to(x)
-            x = x.clamp(-0.6, 0.6)  # theirs: 10
+            x = x.clamp(-self.bound, self.bound)  # theirs: 10
         return x
 
     def draws(self, x):
@@ -90,11 +92,12 @@ class EngramNCA(System):
 
     steps = 6  # two of ours are one of theirs
 
-    def __init__(self, C=8, genes=3):
+    def __init__(self, C=8, hidden=(20, 12), genes=3):
         super().__init__()
-        self.genes = genes
-        self.a, self.b = network(4 * C, 20, C - genes, last_bias=False), network(4 * C, 12, genes, last_bias=False)
-        self.rule = Rule(C, (20,), alive_channel=3, alive_mask="update")
+        self.genes, self.hidden = genes, hidden
+        self.a = network(4 * C, hidden[0], C - genes, last_bias=False)
+        self.b = network(4 * C, hidden[1], genes, last_bias=False)
+        self.rule = Rule(C, (hidden[0],), alive_channel=3, alive_mask="update")
 
     def theirs(self, x, draws):
         g = self.genes
@@ -108,11 +111,11 @@ class EngramNCA(System):
         return x
 
     def ours(self, x):
-        C, g, W1, b1 = x.shape[1], self.genes, [], []
+        C, g, W1, b1, most = x.shape[1], self.genes, [], [], self.hidden[0]
         for w, b in (one(self.a[0]), one(self.b[0])):
             w = torch.cat([w[:, :C], filterwise(w[:, C:], 3)], 1)
-            W1.append(F.pad(w, [0, 0, 0, 20 - len(w)])), b1.append(F.pad(b, [0, 20 - len(b)]))
-        genes = F.pad(one(self.b[1])[0], [0, 8, C - g, 0])
+            W1.append(F.pad(w, [0, 0, 0, most - len(w)])), b1.append(F.pad(b, [0, most - len(b)]))
+        genes = F.pad(one(self.b[1])[0], [0, most - self.hidden[1], C - g, 0])
         W2 = torch.stack([F.pad(one(self.a[1])[0], [0, 0, 0, g]), genes])
         return self.roll(x, [(torch.stack(W1)[:, None], torch.stack(b1)[:, None]), (W2[:, None], None)])
 
@@ -122,11 +125,11 @@ class MotionNCA(System):
 
     def __init__(self, C=8):
         super().__init__()
-        self.w1, self.w2 = network(3 * C, 24, C)
+        self.w1, self.w2 = network(3 * C, self.width, C)
         self.goal = nn.Parameter(torch.randn(3, C) * 0.1 * (torch.arange(C) > 3))
         self.rule = Rule(
             C,
-            (24,),
+            (self.width,),
             ("identity", "sobel_x/8", "sobel_y/8"),
             padding="zero",
             alive_channel=3,
@@ -157,15 +160,15 @@ class BatchNormed(System):
 
     def __init__(self, C=8):
         super().__init__()
-        self.w1, self.w2 = network(3 * C, 24, C)
-        self.one, self.two = nn.BatchNorm2d(3 * C, eps=1e-3), nn.BatchNorm2d(24, eps=1e-3)
+        self.w1, self.w2 = network(3 * C, self.width, C)
+        self.one, self.two = nn.BatchNorm2d(3 * C, eps=1e-3), nn.BatchNorm2d(self.width, eps=1e-3)
         for norm in (self.one, self.two):
             nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
             norm.running_var.uniform_(0.5, 2), norm.running_mean.normal_()
         self.eval()
         self.rule = Rule(
             C,
-            (24,),
+            (self.width,),
             ("identity", "sobel_x", "sobel_y"),
             0.8,
             padding="zero",
@@ -178,7 +181,13 @@ class BatchNormed(System):
     def theirs(self, x, draws):
         for n in range(self.steps):
             y = torch.cat(
-                [x, *(F.conv2d(x, f.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1]) for f in TEXTURE[1:3])],
+                [
+                    x,
+                    *(
+                        F.conv2d(x, f.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
+                        for f in TEXTURE[1:3].to(x)
+                    ),
+                ],
                 1,
             )
             u = self.w2(self.two(F.leaky_relu(self.w1(self.one(y)), 0.2)))
@@ -200,10 +209,10 @@ class ClampedColours(System):
 
     def __init__(self, C=8):
         super().__init__()
-        self.w1, self.w2 = network(3 * C, 24, C)
+        self.w1, self.w2 = network(3 * C, self.width, C)
         self.rule = Rule(
             C,
-            (24,),
+            (self.width,),
             ("identity", "sobel_x", "sobel_y"),
             padding="zero",
             alive_channel=3,
@@ -231,17 +240,20 @@ class UniformFactor(System):
 
     def __init__(self, C=8):
         super().__init__()
-        self.w1, self.w2 = network(3 * C, 24, C)
+        self.w1, self.w2 = network(3 * C, self.width, C)
         self.rule = Rule(
-            C, (24,), ("sobel_x", "sobel_y", "identity"), 1.0, padding="zero", output_bias=True, residual=False
+            C, (self.width,), ("sobel_x", "sobel_y", "identity"), 1.0, padding="zero", output_bias=True, residual=False
         )
         self.living = Rule(C, alive_channel=3, padding="zero")
-        self.factors = torch.rand(self.steps, 3, 1, 9, 11)
+        self.factors = torch.rand(self.steps, 3, 1, *self.size)
 
     def theirs(self, x, draws):
         for n in range(self.steps):
             y = torch.cat(
-                [F.conv2d(x, f.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1]) for f in TEXTURE[[1, 2, 0]]],
+                [
+                    F.conv2d(x, f.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
+                    for f in TEXTURE[[1, 2, 0]].to(x)
+                ],
                 1,
             )
             x = x + self.w2(F.relu(self.w1(y))) * self.factors[n]
@@ -267,9 +279,9 @@ class TrafficNCA(System):
         self.w1, self.w2 = network(8 * C, 20, C, last_bias=False)
         names = [f"sobel_{a}{k}/8" for k in ("", 5, 7) for a in "yx"]  # theirs swap rows and columns
         self.rule = Rule(C, (20,), ("identity", *names), padding="zero", maximum_window=5, alive_channel=alpha)
-        self.valid = (torch.rand(3, 1, 9, 11) < 0.8).to(torch.float64)
-        self.pull = (torch.rand(3, 1, 9, 11) < 0.4).to(torch.float64)
-        self.target = torch.rand(3, alpha, 9, 11)
+        self.valid = (torch.rand(3, 1, *self.size) < 0.8).to(torch.float64)
+        self.pull = (torch.rand(3, 1, *self.size) < 0.4).to(torch.float64)
+        self.target = torch.rand(3, alpha, *self.size)
 
     def calibrated(self, x):
         a = self.alpha
@@ -306,9 +318,9 @@ class SelfReplication(System):
 
     def __init__(self, C=8):
         super().__init__()
-        self.w1, self.w2 = network(3 * C, 24, C)
+        self.w1, self.w2 = network(3 * C, self.width, C)
         filters = ("identity", "sobel_x/8", "sobel_y/8")
-        self.rule = Rule(C, (24,), filters, padding="zero", alive_channel=3, output_bias=True)
+        self.rule = Rule(C, (self.width,), filters, padding="zero", alive_channel=3, output_bias=True)
 
     def start(self, x):
         return x[:, :, 1:-1, 1:-1]
@@ -339,10 +351,10 @@ class Bitcoin(System):
 
     def __init__(self, C=6):
         super().__init__()
-        self.w1, self.w2 = network(3 * C, 24, C)
+        self.w1, self.w2 = network(3 * C, self.width, C)
         filters = ("identity", "sobel_x", "sobel_y")
         self.rule = Rule(
-            2 * C, (24,), filters, padding="zero", frozen=C, output_bias=True, fire_shared=("height", "width")
+            2 * C, (self.width,), filters, padding="zero", frozen=C, output_bias=True, fire_shared=("height", "width")
         )
 
     def start(self, x):
@@ -357,7 +369,7 @@ class Bitcoin(System):
     def theirs(self, x, draws):
         states = []
         for n in range(self.steps):
-            y = torch.cat([F.conv2d(x, f.expand(6, 1, 3, 3), padding=1, groups=6) for f in TEXTURE[:3]], 1)
+            y = torch.cat([F.conv2d(x, f.expand(6, 1, 3, 3), padding=1, groups=6) for f in TEXTURE[:3].to(x)], 1)
             living = self.living(x)
             x = x + self.w2(F.relu(self.w1(y))) * draws.mask(n) / 0.5
             states.append(x)
@@ -380,8 +392,8 @@ class SelfHealing(System):
 
     def __init__(self, C=8):
         super().__init__()
-        self.w1, self.w2 = network(3 * C, 24, C)
-        self.rule = Rule(C, (24,), ("identity", "sobel_x", "sobel_y"), padding="zero", output_bias=True)
+        self.w1, self.w2 = network(3 * C, self.width, C)
+        self.rule = Rule(C, (self.width,), ("identity", "sobel_x", "sobel_y"), padding="zero", output_bias=True)
 
     def masked(self, x):
         return x * pool(x[:, :3].abs().amax(1, keepdim=True))

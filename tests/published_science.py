@@ -28,14 +28,14 @@ from nca_fast import Rule
 class MedNCA(System):
     """Kalkhof et al. 2023: channels last, rows and columns swapped; reflect padding; two dense convolutions."""
 
-    def __init__(self, C=7):
+    def __init__(self, C=7, hidden=24):
         super().__init__()
-        self.p0, self.p1 = (nn.Conv2d(C, C, 3, padding=1, padding_mode="reflect") for _ in "ab")
-        self.fc0, self.fc1 = nn.Linear(3 * C, 24), nn.Linear(24, C, bias=False)
-        self.rule = Rule(C, (24,), shifts(3), padding="reflect", frozen=1)
+        self.C, self.p0, self.p1 = C, *(nn.Conv2d(C, C, 3, padding=1, padding_mode="reflect") for _ in "ab")
+        self.fc0, self.fc1 = nn.Linear(3 * C, hidden), nn.Linear(hidden, C, bias=False)
+        self.rule = Rule(C, (hidden,), shifts(3), padding="reflect", frozen=1)
 
     def start(self, x):
-        return x[:, :7]
+        return x[:, : self.C]
 
     def theirs(self, x, draws):
         x = x.permute(0, 2, 3, 1)
@@ -59,10 +59,10 @@ class RNCA(System):
     def __init__(self, C=7):
         super().__init__()
         self.embed = nn.Conv2d(1, 3 * C, 3, padding=1, bias=False)
-        self.w1, self.w2 = network(6 * C, 24, C)
+        self.w1, self.w2 = network(6 * C, self.width, C)
         self.ends = torch.tensor([2, 4, 3])
         self.rule = Rule(
-            C + 1, (24,), shifts(3), padding="zero", frozen=1, alive_channel=C, output_bias=True, fire_shared=()
+            C + 1, (self.width,), shifts(3), padding="zero", frozen=1, alive_channel=C, output_bias=True, fire_shared=()
         )
 
     def theirs(self, x, draws):
@@ -89,10 +89,10 @@ class NCAReal(System):
 
     def __init__(self, C=8):
         super().__init__()
-        self.w1, self.w2 = network(3 * C, 24, C - 2)
+        self.w1, self.w2 = network(3 * C, self.width, C - 2)
         self.rule = Rule(
             C,
-            (24,),
+            (self.width,),
             ("identity", "sobel_x/8", "sobel_y/8"),
             0.8,
             padding="zero",
@@ -117,14 +117,14 @@ class NCAReal(System):
 class SelfOrganizedControl(System):
     """Variengien et al. 2021: after every step electrodes are overwritten, and output cells get a constant."""
 
-    def __init__(self, C=6):
+    def __init__(self, C=6, hidden=(12, 10)):
         super().__init__()
-        self.conv, (self.d1, self.d2) = nn.Conv2d(C, 12, 3, padding=1), network(12, 10, C)
-        keep, add = torch.ones(3, C, 9, 11), torch.zeros(3, C, 9, 11)
+        self.conv, (self.d1, self.d2) = nn.Conv2d(C, hidden[0], 3, padding=1), network(*hidden, C)
+        keep, add = torch.ones(3, C, *self.size), torch.zeros(3, C, *self.size)
         keep[:, 2:4], keep[:, :, 2, 3], keep[:, :, 5, 8] = 0, 0, 0
         add[:, 1:, 2, 3], add[:, 0, 2, 3], add[:, 3:, 7, 2] = 1, torch.tensor([0.2, -0.5, 0.9]), 1
         self.keep, self.add = keep, add
-        self.rule = Rule(C, (12, 10), shifts(3), padding="zero", output_bias=True)
+        self.rule = Rule(C, hidden, shifts(3), padding="zero", output_bias=True)
 
     def start(self, x):
         return x[:, :6]
@@ -143,30 +143,37 @@ class SelfOrganizedControl(System):
 class CellFlow(System):
     """tulerpetontidae: FiLM after both hidden layers, by the class; the update is clamped and scaled."""
 
-    def __init__(self, C=8):
+    def __init__(self, C=8, hidden=16, bound=0.2):
         super().__init__()
-        self.w = network(3 * C, 16, 16, C)
-        self.film = nn.Parameter(torch.randn(3, 4, 16))
+        self.bound = bound
+        self.w = network(3 * C, hidden, hidden, C)
+        self.film = nn.Parameter(torch.randn(3, 4, hidden))
         self.rule = Rule(
             C,
-            (16, 16),
+            (hidden, hidden),
             ("identity", "sobel_x", "sobel_y"),
             1.0,
             padding="zero",
             output_bias=True,
-            update_activation="hardtanh(0.2)/10",
+            update_activation=f"hardtanh({bound})/10",
         )
 
     def theirs(self, x, draws):
         g1, b1, g2, b2 = (t[:, :, None, None] for t in self.film.unbind(1))
         for _ in range(self.steps):
             y = torch.cat(
-                [x, *(F.conv2d(x, f.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1]) for f in TEXTURE[1:3])],
+                [
+                    x,
+                    *(
+                        F.conv2d(x, f.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
+                        for f in TEXTURE[1:3].to(x)
+                    ),
+                ],
                 1,
             )
             h = g1 * F.relu(self.w[0](y)) + b1
             h = g2 * F.relu(self.w[1](h)) + b2
-            x = x + self.w[2](h).clamp(-0.2, 0.2) * 0.1  # theirs: 10
+            x = x + self.w[2](h).clamp(-self.bound, self.bound) * 0.1  # theirs: 10
         return x
 
     def ours(self, x):
@@ -238,7 +245,7 @@ class TokenNCA(System):
     def __init__(self, C=6):
         super().__init__()
         self.conv, (self.d1, self.d2) = nn.Conv2d(C, 4, 3, padding=1, padding_mode="circular"), network(4, 16, C)
-        self.gumbel = -torch.log(-torch.log(torch.rand(self.steps, 3, C, 9, 11)))
+        self.gumbel = -torch.log(-torch.log(torch.rand(self.steps, 3, C, *self.size)))
         self.rule = Rule(C, (4, 16), shifts(3), 1.0, output_bias=True, activation=("identity", "relu"), residual=False)
 
     def start(self, x):
@@ -261,10 +268,10 @@ class TokenNCA(System):
 class VNCA(System):
     """Palm et al. 2022 (MNIST): a dense convolution, ELU; every state is kept. Theirs has 128 channels."""
 
-    def __init__(self, C=8):
+    def __init__(self, C=8, hidden=24):
         super().__init__()
-        self.conv, self.w = nn.Conv2d(C, 24, 3, padding=1), nn.Conv2d(24, C, 1, bias=False)
-        self.rule = Rule(C, (24,), shifts(3), 1.0, padding="zero", activation="elu")
+        self.conv, self.w = nn.Conv2d(C, hidden, 3, padding=1), nn.Conv2d(hidden, C, 1, bias=False)
+        self.rule = Rule(C, (hidden,), shifts(3), 1.0, padding="zero", activation="elu")
 
     def theirs(self, x, draws):
         states = []

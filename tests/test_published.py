@@ -1,18 +1,9 @@
 """Published automata, by their authors' formulas and as one rollout: values and every gradient."""
 
-import published_distill
-import published_growing
-import published_science
 import pytest
 import torch
-from published import System
+from published_systems import SYSTEMS, single
 
-SYSTEMS = [
-    system
-    for module in (published_distill, published_growing, published_science)
-    for system in vars(module).values()
-    if isinstance(system, type) and issubclass(system, System) and system is not System
-]
 ALL = pytest.mark.parametrize("kind", SYSTEMS, ids=lambda kind: kind.__name__)
 
 
@@ -37,16 +28,6 @@ def made(kind):
     x = (torch.rand(3, 8, 9, 11) - 0.5) * (torch.rand(3, 1, 9, 11) < 0.12)
     x[:, :, 4, 5] = 0.7
     return system, system.start(x).detach()
-
-
-def single(system):
-    """Rounds a system to float32."""
-    torch.set_default_dtype(torch.float32)
-    system.float()
-    for part in system.modules():
-        for name, value in vars(part).items():
-            if isinstance(value, torch.Tensor) and value.is_floating_point():
-                setattr(part, name, value.float())
 
 
 def answers(system, function, x):

@@ -1,0 +1,63 @@
+"""Learned perceptions as our fixed filters: one-hot filters and a first layer that holds the learned kernels.
+
+    W1 (K * x) + b1 = W y + b,    y: the one-hot filters' answers,    W[h, ij, c] = sum over p of W1[h, p] K[p, c, i, j]
+
+exact for values and gradients. Kernels are [P, C, k, k]: P perceptions, each of all channels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def shifts(size: int) -> tuple[list[list[float]], ...]:
+    """The one-hot filters of an odd size, row by row: filter i * size + j sees the neighbour at row i, column j."""
+    places = [(i, j) for i in range(size) for j in range(size)]
+    return tuple([[float((i, j) == place) for j in range(size)] for i in range(size)] for place in places)
+
+
+def identity_kernels(channels: int, like: Tensor) -> Tensor:
+    """Kernels that see each channel of the cell itself. [C, C, k, k], with size, dtype and device of kernels."""
+    eye = torch.eye(channels, dtype=like.dtype, device=like.device)
+    return F.pad(eye[:, :, None, None], [like.shape[-1] // 2] * 4)
+
+
+def dense_kernels(weight: Tensor, channels: int) -> Tensor:
+    """The weight of a convolution, dense [P, C, k, k] or depthwise [n * C, 1, k, k] with n for each channel, as dense.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if weight.ndim != 4 or weight.shape[2] != weight.shape[3] or weight.shape[2] % 2 == 0:
+        raise ValueError(
+            f"state_dict must have perceptions that are square convolutions of odd size, but got {list(weight.shape)}."
+        )
+    outputs, inputs = weight.shape[:2]
+    if inputs == channels:
+        return weight
+    if inputs != 1 or outputs % channels:
+        raise ValueError(
+            f"state_dict must have perceptions of all {channels} channels, or of each for itself, but got "
+            f"{list(weight.shape)}."
+        )
+    owner = torch.arange(outputs, device=weight.device) // (outputs // channels)
+    return weight * F.one_hot(owner, channels)[:, :, None, None].to(weight)
+
+
+def folded(weight: Tensor, bias: Tensor, kernels: Tensor, kernel_bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A first layer over kernels as one over `shifts`; summed in float64.
+
+    Args:
+        weight: W1, [hidden, P].
+        bias: b1, [hidden].
+        kernels: [P, C, k, k].
+        kernel_bias: That of the perceptions, [P], or None.
+
+    Returns:
+        (W [hidden, k * k * C], b [hidden]).
+    """
+    exact = weight.double()
+    over = torch.einsum("hp,pcij->hijc", exact, kernels.double()).flatten(1)
+    if kernel_bias is not None:
+        bias = (bias.double() + exact @ kernel_bias.double()).to(bias)
+    return over.to(weight), bias
