@@ -24,8 +24,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from published import Draws, System
 from published_systems import AS_PUBLISHED, SYSTEMS, single
 
-# Shares of norms in float32: sums in another order, over steps. A threshold that a rounding crosses changes a cell.
-PARITY = 1e-3
+# Shares of norms in float32: sums in another order, over steps. Worst seen 5e-7 and 8e-4; a threshold that a rounding
+# crosses changes a cell, and a unit that it switches changes the gradients of many.
+PARITY = {"value": 1e-3, "gradient": 5e-3}
 
 
 class Kept:
@@ -112,7 +113,9 @@ def measured(kind: type[System], repeats: int) -> dict:
     row["spread"] = results["theirs"]["y"].std().item()
     if not row["spread"] > 1e-3:
         return row | {"parity": "RED: all cells are alike, so it shows nothing"}
-    if not max(row["value_error"], row["worst_gradient_error"] or 0) <= PARITY:  # NaN too
+    if not (
+        row["value_error"] <= PARITY["value"] and (row["worst_gradient_error"] or 0) <= PARITY["gradient"]
+    ):  # NaN too
         return row | {"parity": "RED"}
 
     def forward(way):

@@ -10,18 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nca_fast import folding
+from nca_fast import layouts
 from nca_fast.filters import named
 from nca_fast.nca import NCA
 from nca_fast.reference import alive
-from nca_fast.rule import Rule
 
 _FILTERS = ("identity", "sobel_x", "sobel_y", "laplacian")
-_SAID_BY_WEIGHTS = {"channels", "hidden", "filters", "hidden_bias", "output_bias"}
 
 
 def from_distill(state_dict: dict[str, Tensor], fire_rate: float = 0.5) -> NCA:
-    """The automaton of the Distill texture notebook (PyTorch).
+    """Reads the automaton of the Distill texture notebook (PyTorch).
 
     That notebook perceives identity, Sobel x, Sobel y and Laplacian, unnormalised, channel by channel (input 4 c + f);
     here the order is filter by filter (f C + c), so the columns of the first layer are permuted.
@@ -39,15 +37,15 @@ def from_distill(state_dict: dict[str, Tensor], fire_rate: float = 0.5) -> NCA:
     Source: google-research/self-organising-systems, texture_nca_pytorch.ipynb.
     """
     what = "that of the Distill texture notebook"
-    _check_keys(state_dict, what, {"w1.weight", "w1.bias", "w2.weight"})
-    (w1, b1), last = _layer(state_dict, "w1"), _layer(state_dict, "w2")
+    layouts.check_keys(state_dict, what, {"w1.weight", "w1.bias", "w2.weight"})
+    (w1, b1), last = layouts.layer(state_dict, "w1"), layouts.layer(state_dict, "w2")
     channels = len(last[0])
-    layers = [(_by_filter(w1, 4, channels, what), b1), last]
-    return _automaton(what, layers, _FILTERS, channels, {"fire_rate": fire_rate})
+    layers = [(layouts.by_filter(w1, 4, channels, what), b1), last]
+    return layouts.automaton(what, layers, _FILTERS, channels, {"fire_rate": fire_rate})
 
 
 def from_growing(state_dict: dict[str, Tensor], **fields: Any) -> NCA:
-    """A growing automaton of the PyTorch ports, in either of their layouts.
+    """Reads a growing automaton of the PyTorch ports, in either of their layouts.
 
     - "fc0.weight", "fc0.bias", "fc1.weight" (and "fc1.bias"): linear layers over the state and two Sobel filters / 8.
       That code holds states [B, H, W, C] and turns rows into columns; `x.permute(0, 3, 1, 2)` is what this one takes.
@@ -64,30 +62,36 @@ def from_growing(state_dict: dict[str, Tensor], **fields: Any) -> NCA:
     Source: chenmingxiang110/Growing-Neural-Cellular-Automata; greydanus/studying_growth.
     """
     what = "that of a growing automaton: fc0 and fc1, or a depthwise convolution and 1x1 convolutions"
-    _check_keys(state_dict, what)
+    layouts.check_keys(state_dict, what)
     fields = {"padding": "zero", "alive_channel": 3} | fields
     if "fc0.weight" in state_dict:
-        _check_keys(state_dict, what, {"fc0.weight", "fc0.bias", "fc1.weight"}, {"fc1.bias"})
-        layers = [_layer(state_dict, "fc0"), _layer(state_dict, "fc1")]
-        return _automaton(what, layers, ("identity", "sobel_y/8", "sobel_x/8"), len(layers[-1][0]), fields)
+        layouts.check_keys(state_dict, what, {"fc0.weight", "fc0.bias", "fc1.weight"}, {"fc1.bias"})
+        layers = [layouts.layer(state_dict, "fc0"), layouts.layer(state_dict, "fc1")]
+        return layouts.automaton(what, layers, ("identity", "sobel_y/8", "sobel_x/8"), len(layers[-1][0]), fields)
     names = list(dict.fromkeys(re.sub(r"\.(weight|bias)$", "", key) for key in state_dict))
     keys = {f"{name}.weight" for name in names}
-    _check_keys(state_dict, what, keys, {f"{name}.bias" for name in names})
-    seen = [name for name in names if state_dict[f"{name}.weight"].ndim == 4 and _size(state_dict, name) > 1]
+    layouts.check_keys(state_dict, what, keys, {f"{name}.bias" for name in names})
+    seen = [
+        name for name in names if state_dict[f"{name}.weight"].ndim == 4 and state_dict[f"{name}.weight"].shape[-1] > 1
+    ]
     if len(seen) != 1 or len(names) < 3:
-        raise ValueError(f"state_dict must be {what}, but got {_shapes(state_dict)}.")
-    (w1, b1), *rest = [_layer(state_dict, name) for name in names if name != seen[0]]
+        raise ValueError(f"state_dict must be {what}, but got {layouts.shapes(state_dict)}.")
+    (w1, b1), *rest = [layouts.layer(state_dict, name) for name in names if name != seen[0]]
     kernels, channels = state_dict[f"{seen[0]}.weight"], len(rest[-1][0])
     own = kernels.unflatten(0, (channels, -1)) if kernels.shape[:2] == (w1.shape[1], 1) else None
     if own is not None and f"{seen[0]}.bias" not in state_dict and bool((own == own[:1]).all()):
         filters = tuple(kernel.tolist() for kernel in own[0, :, 0])
-        return _automaton(what, [(_by_filter(w1, len(filters), channels, what), b1), *rest], filters, channels, fields)
-    first, filters = _folded(what, w1, b1, [kernels], [state_dict.get(f"{seen[0]}.bias")], channels, own=False)
-    return _automaton(what, [first, *rest], filters, channels, fields)
+        return layouts.automaton(
+            what, [(layouts.by_filter(w1, len(filters), channels, what), b1), *rest], filters, channels, fields
+        )
+    first, filters = layouts.folded_first(
+        what, w1, b1, [kernels], [state_dict.get(f"{seen[0]}.bias")], channels, own=False
+    )
+    return layouts.automaton(what, [first, *rest], filters, channels, fields)
 
 
 def from_dynca(state_dict: dict[str, Tensor], **fields: Any) -> NCA:
-    """The automaton of DyNCA with one scale of perception.
+    """Reads the automaton of DyNCA with one scale of perception.
 
     Where it sees the place of a cell ("CPE"), that is in the first two, frozen channels: `positions`. Its colours are
     2 x of the first three others, not x + 0.5.
@@ -102,17 +106,17 @@ def from_dynca(state_dict: dict[str, Tensor], **fields: Any) -> NCA:
     Source: IVRL/DyNCA, models/dynca.py.
     """
     what = "that of DyNCA"
-    _check_keys(state_dict, what, {"w1.weight", "w1.bias", "w2.weight", "w2.bias"})
-    (w1, b1), last = _layer(state_dict, "w1"), _layer(state_dict, "w2")
+    layouts.check_keys(state_dict, what, {"w1.weight", "w1.bias", "w2.weight", "w2.bias"})
+    (w1, b1), last = layouts.layer(state_dict, "w1"), layouts.layer(state_dict, "w2")
     channels = len(last[0])
-    body, place = _placed(w1, channels, what)
-    layers = [(_with_place(body.unflatten(1, (4, channels)), place), b1), last]
+    body, place = layouts.placed(w1, channels, what)
+    layers = [(layouts.with_place(body.unflatten(1, (4, channels)), place), b1), last]
     fields = {"padding": "replicate"} | fields | {"frozen": place.shape[1]}
-    return _automaton(what, layers, _FILTERS, channels + place.shape[1], fields)
+    return layouts.automaton(what, layers, _FILTERS, channels + place.shape[1], fields)
 
 
 def from_noisenca(state_dict: dict[str, Tensor], *, dx: float = 1.0, dy: float = 1.0, **fields: Any) -> NCA:
-    """The automaton of NoiseNCA, or its relatives NCA and PENCA.
+    """Reads the automaton of NoiseNCA, or its relatives NCA and PENCA.
 
     PENCA's place of a cell is in the first two, frozen channels: `positions`.
 
@@ -130,21 +134,21 @@ def from_noisenca(state_dict: dict[str, Tensor], *, dx: float = 1.0, dy: float =
     what = "that of NoiseNCA"
     if not (dx > 0 and dy > 0):
         raise ValueError(f"dx and dy must be above 0, but got {dx!r} and {dy!r}.")
-    _check_keys(state_dict, what, {"w1.weight", "w1.bias", "w2.weight"}, {"noise_level"})
-    (w1, b1), last = _layer(state_dict, "w1"), _layer(state_dict, "w2")
+    layouts.check_keys(state_dict, what, {"w1.weight", "w1.bias", "w2.weight"}, {"noise_level"})
+    (w1, b1), last = layouts.layer(state_dict, "w1"), layouts.layer(state_dict, "w2")
     channels = len(last[0])
-    body, place = _placed(w1, channels, what)
+    body, place = layouts.placed(w1, channels, what)
     half = torch.tensor([[0.5, 0, 0.5], [2, -6, 2], [0.5, 0, 0.5]], dtype=torch.float64)
     sobel = torch.tensor(named("sobel_x").taps, dtype=torch.float64)
     stencils = (sobel / dx, sobel.T / dy, half / dx**2 + half.T / dy**2)
-    layers = [(_with_place(body.unflatten(1, (channels, 4)).transpose(1, 2), place), b1), last]
+    layers = [(layouts.with_place(body.unflatten(1, (channels, 4)).transpose(1, 2), place), b1), last]
     fields = {"fire_rate": 1.0 if "noise_level" in state_dict else 0.5} | fields | {"frozen": place.shape[1]}
     filters = ("identity", *(stencil.tolist() for stencil in stencils))
-    return _automaton(what, layers, filters, channels + place.shape[1], fields)
+    return layouts.automaton(what, layers, filters, channels + place.shape[1], fields)
 
 
 def from_ncalab(state_dict: dict[str, Tensor], *, frozen: int = 0, **fields: Any) -> NCA:
-    """A model of NCALab, without head and clock.
+    """Reads a model of NCALab, without head and clock.
 
     Args:
         state_dict: "network.0.weight" [hidden, (1 + n) C] or with [..., 1, 1], "network.0.bias", "network.2.weight"
@@ -160,12 +164,12 @@ def from_ncalab(state_dict: dict[str, Tensor], *, frozen: int = 0, **fields: Any
     Source: MECLabTUDA/NCALab.
     """
     what = "that of an NCALab model without head: network.0, network.2 and filters.0, filters.1 ..."
-    _check_keys(state_dict, what)
+    layouts.check_keys(state_dict, what)
     short = {re.sub(r"^(\w+\.)*?(?=(network|filters)\.\d)", "", key): value for key, value in state_dict.items()}
     count = sum(key.startswith("filters.") for key in short)
     seen = [f"filters.{n}.weight" for n in range(count)]
-    _check_keys(short, what, {"network.0.weight", "network.0.bias", "network.2.weight", *seen})
-    (w1, b1), (w2, _) = _layer(short, "network.0"), _layer(short, "network.2")
+    layouts.check_keys(short, what, {"network.0.weight", "network.0.bias", "network.2.weight", *seen})
+    (w1, b1), (w2, _) = layouts.layer(short, "network.0"), layouts.layer(short, "network.2")
     channels = len(w2)
     if (w1.shape[1] - 1) % channels == 0 and channels > 1:
         raise ValueError(
@@ -173,19 +177,20 @@ def from_ncalab(state_dict: dict[str, Tensor], *, frozen: int = 0, **fields: Any
             "which `nca_fast.rollout` takes as weights with a time axis."
         )
     if count:
-        first, filters = _folded(what, w1, b1, [short[key] for key in seen], [None] * count, channels)
+        first, filters = layouts.folded_first(what, w1, b1, [short[key] for key in seen], [None] * count, channels)
     else:
+        layouts.expect(what, w1, [3 * channels, 4 * channels])
         first, filters = (w1, b1), ("identity", "sobel_x/8", "sobel_y/8", "laplacian")[: w1.shape[1] // channels]
     fields = {"padding": "reflect" if count else "zero"} | fields
     if fields.get("alive_channel") is not None:  # theirs masks the image too, and frozen channels would be exempt
         image = torch.arange(channels, device=w2.device) < frozen
         frozen, w2 = 0, w2.masked_fill(image[:, None], 0)
         fields = {"alive_padding": "zero"} | fields
-    return _automaton(what, [first, (w2[frozen:], None)], filters, channels, {"frozen": frozen} | fields)
+    return layouts.automaton(what, [first, (w2[frozen:], None)], filters, channels, {"frozen": frozen} | fields)
 
 
 def from_mednca(state_dict: dict[str, Tensor], *, frozen: int = 1, transposed: bool = True, **fields: Any) -> NCA:
-    """The automaton of Med-NCA, or one with depthwise convolutions in their place.
+    """Reads the automaton of Med-NCA, or one with depthwise convolutions in their place.
 
     Its states are [B, H, W, C]; `x.permute(0, 3, 1, 2)` is what this one takes.
 
@@ -203,18 +208,20 @@ def from_mednca(state_dict: dict[str, Tensor], *, frozen: int = 1, transposed: b
     """
     what = "that of Med-NCA"
     keys = {"p0.weight", "p0.bias", "p1.weight", "p1.bias", "fc0.weight", "fc0.bias", "fc1.weight"}
-    _check_keys(state_dict, what, keys)
-    (w1, b1), (w2, _) = _layer(state_dict, "fc0"), _layer(state_dict, "fc1")
+    layouts.check_keys(state_dict, what, keys)
+    (w1, b1), (w2, _) = layouts.layer(state_dict, "fc0"), layouts.layer(state_dict, "fc1")
     kernels = [state_dict[f"{name}.weight"] for name in ("p0", "p1")]
     kernels = [kernel.mT for kernel in kernels] if transposed else kernels
     biases = [state_dict[f"{name}.bias"] for name in ("p0", "p1")]
-    first, filters = _folded(what, w1, b1, kernels, biases, len(w2))
+    first, filters = layouts.folded_first(what, w1, b1, kernels, biases, len(w2))
     fields = {"padding": "reflect", "frozen": frozen} | fields
-    return _automaton(what, [first, (w2[fields["frozen"] :], None)], filters, len(w2), fields)
+    return layouts.automaton(what, [first, (w2[fields["frozen"] :], None)], filters, len(w2), fields)
 
 
 def from_goal_guided(state_dict: dict[str, Tensor], *, alive_channel: int = 3, **fields: Any) -> NCA:
-    """The automaton of Goal-Guided NCA, whose first C channels hold the goal where cells live: run it by `steered`.
+    """Reads the automaton of Goal-Guided NCA: run it by `steered`.
+
+    Its first C channels hold the goal where cells live.
 
     Args:
         state_dict: "perception_net.weight" [3 C, 1, 3, 3], "update_net.out.0", ".2" and ".4" with ".weight" and, but
@@ -228,19 +235,21 @@ def from_goal_guided(state_dict: dict[str, Tensor], *, alive_channel: int = 3, *
     Source: shyamsn97/controllable-ncas, controllable_nca/nca.py.
     """
     what = "that of Goal-Guided NCA"
-    _check_keys(state_dict, what)
+    layouts.check_keys(state_dict, what)
     own = {key: value for key, value in state_dict.items() if not key.startswith("encoder.")}
     names = [f"update_net.out.{n}" for n in (0, 2, 4)]
     keys = {"perception_net.weight", *(f"{name}.weight" for name in names), *(f"{name}.bias" for name in names[:2])}
-    _check_keys(own, what, keys)
-    (w1, b1), *rest = (_layer(own, name) for name in names)
+    layouts.check_keys(own, what, keys)
+    (w1, b1), *rest = (layouts.layer(own, name) for name in names)
     channels = len(rest[-1][0])
-    (over, bias), filters = _folded(what, w1, b1, [own["perception_net.weight"]], [None], channels, own=False)
+    (over, bias), filters = layouts.folded_first(
+        what, w1, b1, [own["perception_net.weight"]], [None], channels, own=False
+    )
     over = over.unflatten(1, (-1, channels))
     over = torch.cat([over, over], 2).flatten(1)  # the goal is seen as the state is
     fields = {"padding": "zero", "clamp": (-10.0, 10.0)} | fields
     fields |= {"frozen": channels, "alive_channel": channels + alive_channel}
-    return _automaton(what, [(over, bias), *rest], filters, 2 * channels, fields)
+    return layouts.automaton(what, [(over, bias), *rest], filters, 2 * channels, fields)
 
 
 def steered(nca: NCA, x: Tensor, goal: Tensor, steps: int, **options: Any) -> Tensor:
@@ -270,103 +279,6 @@ def steered(nca: NCA, x: Tensor, goal: Tensor, steps: int, **options: Any) -> Te
 
 
 def positions(height: int, width: int) -> Tensor:
-    """The place of each cell as DyNCA and PENCA see it: row and column, from -1 to 1, centres of cells. [2, H, W]"""
+    """Gives the place of each cell as DyNCA and PENCA see it: row and column from -1 to 1, of centres. [2, H, W]"""
     rows, columns = (2 * ((torch.arange(n) + 0.5) / n - 0.5) for n in (height, width))
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
-
-
-def _check_keys(state_dict, what, keys=None, optional=frozenset()):
-    """Checks that it holds tensors, and these keys where they are known already."""
-    if not isinstance(state_dict, dict) or not all(isinstance(value, Tensor) for value in state_dict.values()):
-        raise TypeError(f"state_dict must be {what}, names and tensors, but got {state_dict!r:.60}.")
-    if keys is not None and not keys <= set(state_dict) <= keys | optional:
-        also = f" (and perhaps {sorted(optional)})" if optional else ""
-        raise ValueError(f"state_dict must have the keys {sorted(keys)}{also}, {what}, but got {sorted(state_dict)}.")
-
-
-def _shapes(state_dict):
-    return {name: tuple(value.shape) for name, value in state_dict.items()}
-
-
-def _size(state_dict, name):
-    return state_dict[f"{name}.weight"].shape[-1]
-
-
-def _layer(state_dict, name):
-    """(W, b or None) of a linear layer or a 1x1 convolution."""
-    weight = state_dict[f"{name}.weight"]
-    if weight.ndim == 4 and weight.shape[2:] == (1, 1):
-        weight = weight[:, :, 0, 0]
-    if weight.ndim != 2:
-        raise ValueError(f"state_dict must have the shapes of linear layers, but got {_shapes(state_dict)}.")
-    return weight, state_dict.get(f"{name}.bias")
-
-
-def _expect(what, w1, inputs):
-    if w1.shape[1] not in inputs:
-        raise ValueError(
-            f"state_dict must have the shapes of a first layer with {' or '.join(map(str, inputs))} inputs, {what}, "
-            f"but got {w1.shape[1]}."
-        )
-
-
-def _by_filter(w1, count, channels, what):
-    """Columns c F + f as f C + c."""
-    _expect(what, w1, [count * channels])
-    return w1.unflatten(1, (channels, count)).transpose(1, 2).flatten(1)
-
-
-def _placed(w1, channels, what):
-    """The columns of the perception, and those of the place of a cell, if any."""
-    _expect(what, w1, [4 * channels, 4 * channels + 2])
-    return w1[:, : 4 * channels], w1[:, 4 * channels :]
-
-
-def _with_place(body, place):
-    """Columns [hidden, F, C] with those of the place before them, which the identity alone looks at."""
-    none = place.new_zeros(len(place), body.shape[1] - 1, place.shape[1])
-    return torch.cat([torch.cat([place[:, None], none], 1), body], 2).flatten(1)
-
-
-def _folded(what, w1, b1, kernels, biases, channels, own=True):
-    """The first layer over learned convolutions, and over the cell itself before them, as one over shifts."""
-    dense = [folding.dense_kernels(kernel, channels) for kernel in kernels]
-    biases = [
-        kernel.new_zeros(len(kernel)) if bias is None else bias for kernel, bias in zip(dense, biases, strict=True)
-    ]
-    if own:
-        dense.insert(0, folding.identity_kernels(channels, dense[0]))
-        biases.insert(0, dense[0].new_zeros(channels))
-    if len(sizes := {kernel.shape[-1] for kernel in dense}) > 1:
-        raise ValueError(f"state_dict must have perceptions of one size, {what}, but got {sorted(sizes)}.")
-    seen = torch.cat(dense)
-    _expect(what, w1, [len(seen)])
-    bias = w1.new_zeros(len(w1)) if b1 is None else b1
-    return folding.folded(w1, bias, seen, torch.cat(biases)), folding.shifts(seen.shape[-1])
-
-
-def _automaton(what, layers, filters, channels, fields):
-    """The automaton of (W, b or None) of every layer."""
-    if given := _SAID_BY_WEIGHTS & set(fields):
-        raise ValueError(f"{sorted(given)} must not be given: the weights say it. Leave it out.")
-    hidden_bias = any(bias is not None for _, bias in layers[:-1])
-    layers = [
-        (w, w.new_zeros(len(w)) if b is None and hidden_bias and n < len(layers) - 1 else b)
-        for n, (w, b) in enumerate(layers)
-    ]
-    rule = Rule(
-        channels=channels,
-        hidden=tuple(len(w) for w, _ in layers[:-1]),
-        filters=filters,
-        hidden_bias=hidden_bias,
-        output_bias=layers[-1][1] is not None,
-        **fields,
-    )
-    expected = [((out, inputs), (out,) if bias else None) for out, inputs, bias in rule.layers]
-    got = [(tuple(w.shape), None if b is None else tuple(b.shape)) for w, b in layers]
-    if got != expected:
-        raise ValueError(f"state_dict must have the shapes (W, b) {expected}, {what}, but got {got}.")
-    nca = NCA(rule, start="zeros" if rule.alive_channel is None else "cell").to(layers[0][0])
-    tensors = {f"layers.{n}.weight": w for n, (w, _) in enumerate(layers)}
-    nca.load_state_dict(tensors | {f"layers.{n}.bias": b for n, (_, b) in enumerate(layers) if b is not None})
-    return nca

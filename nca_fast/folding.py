@@ -11,19 +11,19 @@ from torch import Tensor
 
 
 def shifts(size: int) -> tuple[list[list[float]], ...]:
-    """The one-hot filters of an odd size, row by row: filter i * size + j sees the neighbour at row i, column j."""
+    """Gives the one-hot filters of an odd size, row by row: filter i * size + j sees row i, column j."""
     places = [(i, j) for i in range(size) for j in range(size)]
     return tuple([[float((i, j) == place) for j in range(size)] for i in range(size)] for place in places)
 
 
 def identity_kernels(channels: int, like: Tensor) -> Tensor:
-    """Kernels that see each channel of the cell itself. [C, C, k, k], with size, dtype and device of kernels."""
+    """Gives kernels that see each channel of the cell itself. [C, C, k, k], with size, dtype and device of kernels."""
     eye = torch.eye(channels, dtype=like.dtype, device=like.device)
     return F.pad(eye[:, :, None, None], [like.shape[-1] // 2] * 4)
 
 
 def dense_kernels(weight: Tensor, channels: int) -> Tensor:
-    """The weight of a convolution, dense [P, C, k, k] or depthwise [n * C, 1, k, k] with n for each channel, as dense.
+    """Gives the weight of a dense [P, C, k, k] or depthwise [n * C, 1, k, k] convolution as that of a dense one.
 
     Raises:
         ValueError: It is neither.
@@ -45,7 +45,7 @@ def dense_kernels(weight: Tensor, channels: int) -> Tensor:
 
 
 def folded(weight: Tensor, bias: Tensor, kernels: Tensor, kernel_bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """A first layer over kernels as one over `shifts`; summed in float64.
+    """Writes a first layer over kernels as one over `shifts`; summed in float64.
 
     Args:
         weight: W1, [hidden, P].

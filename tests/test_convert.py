@@ -210,9 +210,18 @@ def test_shapes_that_do_not_fit():
             convert.from_growing(good | {key: torch.zeros(size)})
     with pytest.raises(ValueError, match=r"\['hidden'\] must not be given: the weights say it"):
         convert.from_growing(good, hidden=(20,))
+    for read, inputs in ((convert.from_dynca, 21), (convert.from_noisenca, 23)):
+        wrong = {"w1.weight": torch.zeros(8, inputs), "w1.bias": torch.zeros(8), "w2.weight": torch.zeros(5, 8)}
+        with pytest.raises(ValueError, match="first layer with 20 or 22 inputs"):
+            read(wrong | ({"w2.bias": torch.zeros(5)} if read is convert.from_dynca else {}))
     clock = {"network.0.weight": torch.zeros(8, 13), "network.0.bias": torch.zeros(8)}
     with pytest.raises(ValueError, match="without a clock"):
         convert.from_ncalab(clock | {"network.2.weight": torch.zeros(4, 8)})
+    two = {"network.0.weight": torch.zeros(8, 8), "network.0.bias": torch.zeros(8)}
+    with pytest.raises(ValueError, match="first layer with 12 or 16 inputs"):
+        convert.from_ncalab(two | {"network.2.weight": torch.zeros(4, 8)})
+    with pytest.raises(ValueError, match="shapes of linear layers"):
+        convert.from_ncalab(two | {"network.2.weight": torch.zeros(0, 8)})
     with pytest.raises(ValueError, match="dx and dy must be above 0"):
         convert.from_noisenca({}, dx=0)
     kernels = {"filters.0.weight": torch.zeros(4, 1, 3, 3), "filters.1.weight": torch.zeros(4, 1, 5, 5)}

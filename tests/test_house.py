@@ -17,7 +17,7 @@ ROOMS = (
     ("canvas",),
     ("losses", "features"),
     ("media",),
-    ("nca", "presets", "convert", "folding", "conformance", "model_card"),
+    ("nca", "presets", "convert", "layouts", "folding", "conformance", "model_card"),
     ("pretrained",),
     ("zoo",),
     ("checkpoint",),
