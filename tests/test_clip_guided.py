@@ -257,7 +257,7 @@ def test_recipe_is_where_the_options_begin(monkeypatch, tmp_path):
 
     def train(system, sources, out, config, **options):
         asked.update(config=config, prompts=sources.prompts)
-        raise ValueError("seen enough")
+        raise OSError("seen enough")
 
     monkeypatch.setattr(commands, "run_training", train)
     assert cli.main(["clip", "noses", "--recipe", "deb", "--out", str(tmp_path / "x"), "--pool-size", "9"]) == 2

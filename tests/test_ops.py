@@ -117,7 +117,7 @@ def nan_weights():
             ValueError,
             'canvas_height must be None where alive_padding is "zero" on a torus',
         ),
-        ({"fire_rate": 0.5}, TypeError, r"fire_rate must be a floating-point map \[H, W\] or None, but got 0.5"),
+        ({"fire_rate": 0.5}, TypeError, r"fire_rate must be a floating-point tensor, \[H, W\] or .* but got 0.5"),
         ({"backend": "cuda"}, ValueError, "backend must be one of"),
         ({"precision": "fp8"}, ValueError, "precision must be one of"),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be from 1"),

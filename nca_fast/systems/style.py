@@ -104,7 +104,7 @@ class Style(PoolSystem):
             tensors, _ = checkpoint.load(out / PICTURES_FILE)
             self.pictures = ContentPictures.restored(tensors, config.content_size)
             self.first = tensors.tensor("first", (3, None, None), torch.uint8)
-        self.kept = {"target": target}
+        self.kept, self.picture = {"target": target}, target  # the latter stays on the CPU
 
     def size(self) -> tuple[int, int]:
         """Rows and columns of the canvas."""
@@ -146,7 +146,7 @@ class Style(PoolSystem):
 
     def objective(self) -> Objective:
         """The losses of style, content and colour."""
-        return style_objective(self.config, self.kept["target"], self.nca, self.pictures)
+        return style_objective(self.config, self.kept["target"], self.nca, self.pictures, self.picture)
 
     def references(self) -> list[Tensor]:
         """The style, and the square that previews redraw."""
@@ -165,7 +165,9 @@ class Style(PoolSystem):
         return [next_apply(out, "restyled.png")]
 
 
-def style_objective(config: StyleConfig, target: Tensor, nca: NCA, pictures: ContentPictures) -> Objective:
+def style_objective(
+    config: StyleConfig, target: Tensor, nca: NCA, pictures: ContentPictures, learned: Tensor | None = None
+) -> Objective:
     """Makes the losses of a batch of states.
 
     Args:
@@ -173,6 +175,7 @@ def style_objective(config: StyleConfig, target: Tensor, nca: NCA, pictures: Con
         target: The style picture, [3, h, w] in [0, 1], on the device of the automaton.
         nca: The automaton; its frozen channels hold the content pictures.
         pictures: The content pictures, whose colours the guide brings to those of the style.
+        learned: The picture that features are learned from, on the CPU. None: the target.
 
     Returns:
         (states [B, C, H, W], generator) -> the weighted losses by name; those of weight 0 are not computed.
@@ -181,7 +184,8 @@ def style_objective(config: StyleConfig, target: Tensor, nca: NCA, pictures: Con
         ValueError: The content layers are not among the feature maps.
     """
     dtype = network_dtype(target.device, config.precision)
-    extractor = features.load(config.features, config.weights, dtype=dtype, picture=target).to(target.device)
+    learned = target if learned is None else learned
+    extractor = features.load(config.features, config.weights, dtype=dtype, picture=learned).to(target.device)
     style_distance = style.load(config.loss, extractor, target, config.projections)
     check_layers(config.content_layers, len(style_distance.channels), config.features)
     content_distance = CONTENT_LOSSES[config.content_loss]
