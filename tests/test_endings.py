@@ -154,7 +154,9 @@ def test_every_command_has_debug(name, capsys):
     needed = {"vae-fuse": ["a", "b", "--model", "?"], "vae-repair": ["a", "--model", "?"], "score": ["?.safetensors"]}
     needed |= {"vae-outpaint": ["a", "--model", "?", *size], "render": ["?", "--steps", "1", *size]}
     words = needed.get(name, ["?", "a"] if name == "apply" else ["?"])
-    words += [] if name == "score" else ["--out", "/dev/null/x.png"]
+    needed["push"] = ["?", "user/name"]
+    words = needed.get(name, words)
+    words += [] if name in ("score", "push") else ["--out", "/dev/null/x.png"]
     for debug in ([], ["--debug"]):
         assert cli.main([*debug, *command, *words]) == 2
         *trace, last = capsys.readouterr().err.splitlines()

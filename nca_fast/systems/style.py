@@ -128,7 +128,7 @@ class Style(PoolSystem):
 
     def begin(self, model: NCA, saved: SavedRun | None) -> None:
         """Moves the content pictures to the device first."""
-        self.pictures = self.pictures.to(model.device)
+        self.originals, self.pictures = self.pictures, self.pictures.to(model.device)
         super().begin(model, saved)
         self.shown = self.pictures.squares(1, self.generator("preview"))[0]
 
@@ -146,7 +146,7 @@ class Style(PoolSystem):
 
     def objective(self) -> Objective:
         """The losses of style, content and colour."""
-        return style_objective(self.config, self.kept["target"], self.nca, self.pictures, self.picture)
+        return style_objective(self.config, self.picture, self.nca, self.originals)
 
     def references(self) -> list[Tensor]:
         """The style, and the square that previews redraw."""
@@ -165,17 +165,14 @@ class Style(PoolSystem):
         return [next_apply(out, "restyled.png")]
 
 
-def style_objective(
-    config: StyleConfig, target: Tensor, nca: NCA, pictures: ContentPictures, learned: Tensor | None = None
-) -> Objective:
+def style_objective(config: StyleConfig, picture: Tensor, nca: NCA, contents: ContentPictures) -> Objective:
     """Makes the losses of a batch of states.
 
     Args:
         config: The settings, resolved.
-        target: The style picture, [3, h, w] in [0, 1], on the device of the automaton.
+        picture: The style picture, [3, h, w] in [0, 1], on the CPU, where features are learned from it.
         nca: The automaton; its frozen channels hold the content pictures.
-        pictures: The content pictures, whose colours the guide brings to those of the style.
-        learned: The picture that features are learned from, on the CPU. None: the target.
+        contents: The content pictures, on the CPU, whose colours the guide brings to those of the style.
 
     Returns:
         (states [B, C, H, W], generator) -> the weighted losses by name; those of weight 0 are not computed.
@@ -183,9 +180,8 @@ def style_objective(
     Raises:
         ValueError: The content layers are not among the feature maps.
     """
-    dtype = network_dtype(target.device, config.precision)
-    learned = target if learned is None else learned
-    extractor = features.load(config.features, config.weights, dtype=dtype, picture=learned).to(target.device)
+    target, dtype = moved(picture, nca.device), network_dtype(nca.device, config.precision)
+    extractor = features.load(config.features, config.weights, dtype=dtype, picture=picture).to(nca.device)
     style_distance = style.load(config.loss, extractor, target, config.projections)
     check_layers(config.content_layers, len(style_distance.channels), config.features)
     content_distance = CONTENT_LOSSES[config.content_loss]
@@ -193,8 +189,8 @@ def style_objective(
         color_distance = style.SlicedOT([target[None]], config.projections)
     else:
         color_distance = ColorHistogram(target[None], config.color_bins, config.color_sigma)
-    colors = torch.cat([picture.flatten(1) for picture in pictures.pictures], 1) / 255
-    matrix, shift = (moved(tensor, target.device) for tensor in color_map(colors, target.flatten(1)))
+    colors = torch.cat([content.flatten(1) for content in contents.pictures], 1) / 255
+    matrix, shift = (moved(tensor, nca.device) for tensor in color_map(colors, picture.flatten(1)))
 
     def measure(states: Tensor, *drawn: Tensor) -> dict[str, Tensor]:
         of_color, of_style = drawn[: len(drawn) - in_style], drawn[len(drawn) - in_style :]
