@@ -108,7 +108,7 @@ class Journal:
         names = [name for name in self.settings | settings if self.settings.get(name) != settings.get(name)]
         if names:
             changes = ", ".join(
-                f"{name} (was {settings.get(name)!r}, now {self.settings.get(name)!r})" for name in names
+                f"{name} (was {_short(settings.get(name))}, now {_short(self.settings.get(name))})" for name in names
             )
             raise _OtherSettings(
                 f"a resumed run must keep its settings, but these differ: {changes}. Leave them as they were, or "
@@ -155,3 +155,8 @@ def _check(extents: Sequence[Extent], stage: int, plans: Sequence[Plan], positio
         field(where, name, int, "'position'", 0, halo)
     field(where, "row", int, "'position'", 0, extent.rows if position.pass_steps else 0)
     field(where, "base", int, "'position'", 0, ring_rows(extent.rows, plan.halo, plan.shift) - 1)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:116]} ..."
