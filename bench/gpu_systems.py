@@ -42,7 +42,9 @@ TINY = {
     | _STILL
     | {"style_size": 16, "content_size": 16, "early_iterations": 0, "picture_size": 16, "backend": "reference"},
     "clip": _POOL | _STILL | {"image_size": 16, "picture_size": 16, "backend": "reference"},
-    "grow": _POOL | {"image_size": 8, "image_margin": 1, "damage": 0, "video_steps": 4, "backend": "reference"},
+    "grow": _POOL
+    | {"image_size": 8, "image_margin": 1, "damage": 0, "video_steps": 4, "early_iterations": 0}
+    | {"backend": "reference"},
     "vae": {"batch_size": 2, "backend": "reference"},
 }
 

@@ -61,7 +61,9 @@ def cases(tmp_path, monkeypatch):
         "clip content": ("clip", clip, {"prompts": ["red dots"], "content": content}),
         "grow": (
             "grow",
-            POOL | {"image_size": 8, "image_margin": 1, "damage": 1, "overflow_weight": 0.1, "video_steps": 4},
+            POOL
+            | {"image_size": 8, "image_margin": 1, "damage": 1, "overflow_weight": 0.1, "video_steps": 4}
+            | {"early_iterations": 0},
             {"image": target},
         ),
         "vae": ("vae", SHORT | {"batch_size": 2, "damage": 2}, {"dataset": "digits"}),
