@@ -44,8 +44,9 @@ def _sprite(title: str, name: str) -> Item:
     return Item("grow", title, lambda: sprite(name), f"a drawing of ours (bench.held_set.sprites, {name})")
 
 
-HALF = {"image_crop": 128, "image_size": 64}  # of the 256 pixels of a drawing: one cell is two pixels
-WHOLE = {"image_size": 64}  # one cell is four
+HALF = {"image_crop": 256, "image_size": 128, "canvas_size": 64}  # all of a drawing, one cell for two pixels
+QUARTER = {"image_crop": 256, "image_size": 64, "canvas_size": 64}  # one cell for four
+PHOTO = {"image_crop": 512, "image_size": 128, "canvas_size": 64}  # all of a photograph, likewise
 ITEMS = {
     "bark": _drawn("texture", "the bark of an old tree", drawings, "bark", **HALF),
     "bricks": Item(
@@ -53,7 +54,7 @@ ITEMS = {
         "a wall of bricks",
         lambda: load_image("skimage:brick"),
         "brick, a photograph of D. Savva, in scikit-image",
-        settings={"image_crop": 256, "image_size": 64},
+        settings=PHOTO,
     ),
     "circles": _drawn("texture", "translucent discs on cream", textures, "circles", **HALF),
     "cobbles": _drawn("texture", "cobblestones, lit from above", textures, "cobbles", **HALF),
@@ -62,11 +63,11 @@ ITEMS = {
         "gravel",
         lambda: load_image("skimage:gravel"),
         "gravel, a photograph of D. Savva, in scikit-image",
-        settings={"image_crop": 256, "image_size": 64},
+        settings=PHOTO,
     ),
     "lava": _drawn("texture", "plates of lava with glowing seams", drawings, "lava", **HALF),
     "leaves": _drawn("texture", "autumn leaves on the ground", textures, "leaves", **HALF),
-    "marble": _drawn("texture", "green marble with pale veins", textures, "marble", **WHOLE),
+    "marble": _drawn("texture", "green marble with pale veins", textures, "marble", **QUARTER),
     "moss": _drawn("texture", "a cushion of moss", drawings, "moss", **HALF),
     "scales": _drawn("texture", "a fish's scales, teal and gold", textures, "scales", **HALF),
     "terrazzo": _drawn("texture", "a floor with chips of coloured stone", drawings, "terrazzo", **HALF),
