@@ -20,14 +20,12 @@ import resource
 import shutil
 import signal
 import subprocess
-import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.faults.jobs import Job, Running, contents, jobs, orphans, same, started, uninterrupted
+from bench.faults.jobs import Job, Running, contents, orphans, same, started, undisturbed
 from bench.faults.kills import nothing_to_resume
 from bench.harness import header
 
@@ -144,14 +142,8 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first case, which is its seed")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    warnings.simplefilter("ignore")
     facts, counts, failures = {"header": header()}, {}, []
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        (folder / "given").mkdir()
-        made = jobs(folder / "given")
-        alone = {name: uninterrupted(job, folder / "alone" / name) for name, job in made.items()}
+    with undisturbed() as (folder, made, alone):
         for number in range(options.first, options.first + options.cases):
             name = sorted(made)[number % len(made)]
             way = WAYS[number // len(made) % len(WAYS)]

@@ -14,13 +14,11 @@ import os
 import random
 import shutil
 import signal
-import tempfile
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bench.faults.jobs import Job, Running, contents, jobs, orphans, same, started, uninterrupted
+from bench.faults.jobs import Job, Running, contents, orphans, same, started, undisturbed
 from bench.harness import header
 
 MOST = 3  # kills of one run
@@ -95,14 +93,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of jobs")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    warnings.simplefilter("ignore")
     facts, counts, failures = {"header": header()}, {}, []
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        (folder / "given").mkdir()
-        made = {name: job for name, job in jobs(folder / "given").items() if not options.only or name in options.only}
-        alone = {name: uninterrupted(job, folder / "alone" / name) for name, job in made.items()}
+    with undisturbed(options.only) as (folder, made, alone):
         number = 0
         while _kills(counts) < options.kills:
             name = sorted(made)[number % len(made)]

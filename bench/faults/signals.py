@@ -14,15 +14,13 @@ import os
 import random
 import shutil
 import signal
-import tempfile
 import time
-import warnings
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench.faults.jobs import Job, contents, jobs, orphans, same, started, uninterrupted
+from bench.faults.jobs import Job, contents, orphans, same, started, undisturbed
 from bench.faults.kills import nothing_to_resume
 from bench.harness import header
 
@@ -79,14 +77,8 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first case, which is its seed")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    warnings.simplefilter("ignore")
     facts, counts, failures = {"header": header()}, {}, []
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        (folder / "given").mkdir()
-        made = jobs(folder / "given")
-        alone = {name: uninterrupted(job, folder / "alone" / name) for name, job in made.items()}
+    with undisturbed() as (folder, made, alone):
         for number in range(options.first, options.first + options.cases):
             name = sorted(made)[number % len(made)]
             happened, failure = one_case(made[name], *alone[name], folder / "run", random.Random(number))
