@@ -50,7 +50,10 @@ KERNEL_RULES = {
 
 @pytest.mark.parametrize("name", KERNEL_RULES)
 def test_the_kernel(name, poisoned):
-    """At most twice the error of the float32 reference; the floor as in test_rollout. Worst seen 4.8e-7, of a bias."""
+    """At most twice the error of the float32 reference; the floor as in test_rollout.
+
+    The gradient from above does not sum to nothing: what cancels in a bias's gradient would leave its rounding alone.
+    """
     rule = KERNEL_RULES[name]
     torch.manual_seed(1)
     B, H, W = (2, 5, 37) if rule.channels < 9 else (1, 4, 650)  # two tiles
@@ -58,7 +61,7 @@ def test_the_kernel(name, poisoned):
     x += 0.01 * torch.rand(B, rule.channels, H, W)
     exact, plain, fused = (
         values_and_gradients(
-            rule, random_weights_of(rule), x, torch.ones_like(x).cumsum(3).cos(), 3, backend=b, dtype=d
+            rule, random_weights_of(rule), x, torch.ones_like(x).cumsum(3).cos() + 1, 3, backend=b, dtype=d
         )
         for b, d in (("reference", torch.float64), ("reference", torch.float32), ("cpu", torch.float32))
     )

@@ -64,10 +64,18 @@ struct Partial {
   std::vector<Row> outside;
 };
 
+// [out][CHUNK] for every layer; for the last one, of whose gradients all cells are gathered first, [out][cells].
+inline std::vector<std::unique_ptr<Buffer>> unit_buffers(const Step& s, int64_t cells) {
+  std::vector<std::unique_ptr<Buffer>> buffers;
+  for (const Layer& layer : s.shape())
+    buffers.push_back(std::make_unique<Buffer>(round_up(round_up(layer.out, VL), R) * (&layer == &s.shape().back() ? cells : CHUNK)));
+  return buffers;
+}
+
 struct Backward {
   // `alive`: the mask of the step, or null.
   Backward(const Step& s, Partial& partial, int64_t columns, int64_t group_rows, const Alive* alive)
-      : s(s), partial(partial), group_rows(group_rows), alive(alive), packer(s, columns, group_rows * round_up(columns, VL), s.clamps),
+      : s(s), partial(partial), group_rows(group_rows), alive(alive), packer(s, columns, group_rows * round_up(columns, VL), 0, s.clamps),
         units(unit_buffers(s, CHUNK)), inputs(s.shape().size()), grads(unit_buffers(s, packer.S)), kept(gates() ? s.written() * packer.S : 0), row_size(round_up(columns, VL) + 3 * MARGIN),
         dense_y((s.F + 1) * row_size), grad_y(round_up(s.inputs(), R) * packer.S), transposed(CHUNK * widest_input()),
         winner(s.window ? group_rows * s.C * row_size : 0) {
@@ -160,7 +168,7 @@ struct Backward {
 
   NCA_FAST_APART void add_kept(int64_t row, int64_t in_group, float* grad_x, int64_t c0, int64_t c1) const {
     const int64_t per_row = (c1 - c0 + VL - 1) / VL;
-    const Block *begin = packer.blocks.data() + in_group * per_row, *end = begin + per_row;
+    const Block *begin = blocks.data() + in_group * per_row, *end = begin + per_row;
     for (int64_t c = 0; c < s.written(); ++c) {
       float* to = grad_x + (s.frozen + c) * s.plane() + row * s.W + c0;
       for (const Block* block = begin; block < end; ++block)
@@ -179,13 +187,14 @@ struct Backward {
       for (int64_t row = r0; alive && row < r1; ++row) alive->apply_mask(grad_x, sample, row);
       for (int64_t c0 = 0; c0 < s.W; c0 += s.tile) {
         const int64_t c1 = std::min(s.W, c0 + s.tile);
-        packer.begin(x + first, sample, r0, c0, c1);
+        packer.begin(sample, c0, c1);
+        for (int64_t row = r0 - s.reach; row < r0 + s.reach; ++row) packer.copy_row(x + first, row);
         std::memset(dense_y, 0, (s.F + 1) * row_size * sizeof(float));  // what lies beside the tile stays so
         if (s.window) std::fill_n(static_cast<float*>(winner), group_rows * s.C * row_size, -1.f);
         for (int64_t group = r0; group < r1; group += group_rows) {
           const int64_t group_end = std::min(r1, group + group_rows);
-          packer.forget();
-          for (int64_t row = group; row < group_end; ++row) pack_row(row, row - group, grad + first, c0, c1);
+          packer.count = 0, blocks.clear();
+          for (int64_t row = group; row < group_end; ++row) pack_row(row, row - group, x + first, grad + first, c0, c1);
           for (int p = 0; p < packer.count; p += CHUNK) run(sample, p, std::min(CHUNK, packer.count - p));
           for (int64_t row = group; gates() && row < group_end; ++row) add_kept(row, row - group, grad_x + first, c0, c1);
           for (int64_t row = group; row < group_end; ++row) spread_row(sample, row, row - group, grad_x + first, r0, r1, c0, c1);
@@ -196,8 +205,10 @@ struct Backward {
     if (s.rules == 1) partial.fold(0);
   }
 
-  void pack_row(int64_t row, int64_t in_group, const float* grad, int64_t c0, int64_t c1) {
-    const Blocks& batch = packer.pack_row(row, 0, true);
+  void pack_row(int64_t row, int64_t in_group, const float* x, const float* grad, int64_t c0, int64_t c1) {
+    packer.copy_row(x, row + s.reach);
+    packer.look(row);
+    const Blocks& batch = packer.pack(0, c1 - c0, [&](int64_t at, uint32_t bits, int place) { blocks.push_back({at, bits, place}); });
     const float* g = grad + s.frozen * s.plane() + row * s.W + c0;
     float* packed = *grads.back();
     for (int64_t c = s.frozen; c < s.C; ++c, g += s.plane(), packed += packer.S)
@@ -316,7 +327,7 @@ struct Backward {
       around[i] = {lost ? nullptr : own ? grad_x + to * s.W : partial.outside_row(sample, to), own ? s.plane() : s.W};
     }
     const int64_t per_row = (c1 - c0 + VL - 1) / VL;
-    const Block *begin = packer.blocks.data() + in_group * per_row, *end = begin + per_row;
+    const Block *begin = blocks.data() + in_group * per_row, *end = begin + per_row;
     if (std::none_of(begin, end, [](const Block& block) { return block.bits; })) return;
     for (int64_t c = 0; c < s.C; ++c) {
       for (int64_t f = 0; f < s.F + (s.window > 0); ++f) {
@@ -349,6 +360,7 @@ struct Backward {
   std::vector<std::unique_ptr<Buffer>> inputs;       // of hidden layers whose activation needs it: what that took
   const std::vector<std::unique_ptr<Buffer>> grads;  // of every layer: gradients of the outputs
   Buffer kept;                                       // of packed cells, see `open_updates`: [written][packer.S]
+  Blocks blocks;  // of the rows of a group, all of them
   const int64_t row_size;
   Buffer dense_y;  // gradient of one channel's filters along a row, [F + 1][row_size], columns from MARGIN on, zeros around
   Buffer grad_y;   // gradient of the packed cells' perception, [inputs][packer.S]

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "interface.h"
+#include "narrow.h"
 
 namespace nca_fast {
 
@@ -18,7 +19,7 @@ constexpr int FARTHEST = 4;  // rows to either side that a filter of 9x9 sees
 
 // A filter over the profiles of a rule.
 struct Correlation {
-  struct Term { int profile, shift; float weight; };
+  struct Term { int profile, shift, slot; float weight; };  // slot: of 3x3, where the shifted profile is kept
   int count = 0;
   Term terms[2 * FARTHEST + 1];
 };
@@ -38,6 +39,8 @@ struct Filters {
       if (reach > 1) wide(taps);
       else narrow(taps);
     }
+    if (masks == std::vector<uint32_t>{CELL, DIFFERENCE_X, DIFFERENCE_Y}) known = Known::gradient;
+    if (masks == std::vector<uint32_t>{CELL, DIFFERENCE_X, DIFFERENCE_Y, LAPLACIAN}) known = Known::gradient_and_laplacian;
     uses.resize(reach > 1 ? profiles.size() : 3);
     for (size_t f = 0; f < of.size(); ++f)
       for (int i = 0; i < of[f].count; ++i) uses[of[f].terms[i].profile].push_back({int64_t(f), of[f].terms[i].shift, of[f].terms[i].weight});
@@ -46,11 +49,13 @@ struct Filters {
   // 3x3 over the three profiles of a column (a, b, c): smooth a + 2 b + c, slope c - a, and b itself.
   void narrow(const float* taps) {
     Correlation& filter = of.back();
+    uint32_t mask = 0;
     for (int j = 0; j < 3; ++j) {
       const float a = taps[j], b = taps[3 + j], c = taps[6 + j], weights[3] = {(a + c) / 2, (c - a) / 2, b - a - c};
       for (int profile = 0; profile < 3; ++profile)
-        if (weights[profile] != 0) filter.terms[filter.count++] = {profile, j - 1, weights[profile]};
+        if (weights[profile] != 0) filter.terms[filter.count++] = {profile, j - 1, 3 * j + profile, weights[profile]}, mask |= 1u << (3 * j + profile);
     }
+    masks.push_back(mask);
   }
 
   void wide(const float* taps) {
@@ -71,7 +76,7 @@ struct Filters {
       const float weight = column[largest - known.begin()] / *largest, limit = std::abs(weight * *largest) * 0x1p-22f;
       bool same = weight != 0;
       for (int i = 0; i < size; ++i) same = same && std::abs(column[i] - weight * known[i]) <= limit;
-      if (same) return {int(p), shift, weight};
+      if (same) return {int(p), shift, 0, weight};
     }
     columns.emplace_back(column, column + size);
     Profile& profile = profiles.emplace_back();
@@ -81,10 +86,12 @@ struct Filters {
       profile.odd[j] = (column[reach + j] - column[reach - j]) / 2;
     }
     for (int j = 0; j <= reach; ++j) profile.is_even |= profile.even[j] != 0, profile.is_odd |= profile.odd[j] != 0;
-    return {int(profiles.size()) - 1, shift, 1.f};
+    return {int(profiles.size()) - 1, shift, 0, 1.f};
   }
 
   int reach;                      // 1 for 3x3
+  Known known = Known::no;
+  std::vector<uint32_t> masks;    // of 3x3, by filter: see narrow.h
   std::vector<Correlation> of;    // by filter
   std::vector<Profile> profiles;  // of wide filters
   std::vector<std::vector<float>> columns;  // the profiles as columns of taps

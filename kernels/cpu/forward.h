@@ -1,4 +1,8 @@
-// The forward pass over a share of the rows.
+// Forward steps over a share of the rows: several at once, each some rows behind the one before.
+//
+// A stage takes one step. As soon as a row of the new state is complete, it is written into the rows of the next stage,
+// which goes on while it is in cache; only what the last stage makes, and what is asked for, goes to memory. So that shares
+// and tiles need not wait for each other, a stage computes what the later ones see beyond the share, once more.
 #pragma once
 
 #include "packer.h"
@@ -15,13 +19,14 @@ void for_samples(const Step& s, int64_t begin, int64_t end, const Visit& visit) 
   }
 }
 
-// [out][CHUNK] for every layer; for the last one, whose cells wait to be written back, [out][cells].
-inline std::vector<std::unique_ptr<Buffer>> unit_buffers(const Step& s, int64_t cells) {
-  std::vector<std::unique_ptr<Buffer>> buffers;
-  for (const Layer& layer : s.shape())
-    buffers.push_back(std::make_unique<Buffer>(round_up(round_up(layer.out, VL), R) * (&layer == &s.shape().back() ? cells : CHUNK)));
-  return buffers;
-}
+// [out][CHUNK] for every layer but the last.
+struct Units {
+  explicit Units(const Step& s) {
+    for (size_t i = 0; i + 1 < s.shape().size(); ++i) of.push_back(std::make_unique<Buffer>(round_up(round_up(s.shape()[i].out, VL), R) * CHUNK));
+  }
+  float* operator[](size_t layer) const { return *of[layer]; }
+  std::vector<std::unique_ptr<Buffer>> of;
+};
 
 // Runs hidden layer i on a chunk of cells; what its activation takes is kept in `input`, unless null.
 inline void run_hidden(const Step& s, const Network& network, size_t i, Cells<const float> in, float* units, float* input, int cells) {
@@ -31,100 +36,212 @@ inline void run_hidden(const Step& s, const Network& network, size_t i, Cells<co
   apply(s.activations[i], {units, CHUNK}, input, layer.out, cells);
 }
 
-struct Forward {
-  // `cells`: the only ones to update; null for all.
-  Forward(const Step& s, int64_t columns, const Bits* cells)
-      : s(s), packer(s, columns, CHUNK + columns), units(unit_buffers(s, packer.S)), depth(2 + 4 * CHUNK / columns), row_size(round_up(columns, VL)),
-        updated(depth * s.C * row_size) {
+constexpr int64_t SEGMENT = 128;  // columns that are packed before they run through the network: few enough to stay in L1
+
+// One step, row by row.
+struct Stage {
+  // For tiles of at most `columns`. `cells`: the only ones to update; null for all.
+  Stage(const Step& step, int64_t columns, const Bits* cells, const Units& units)
+      : s(step), wait(2 + 4 * CHUNK / columns), packer(s, columns, CHUNK + std::min(round_up(columns, VL), SEGMENT), wait, false), units(units),
+        capacity(round_up((wait + 1) * columns + CHUNK, VL) + V * VL + VL), u(round_up(s.written() * (s.by_channel ? 2 : 1), R) * capacity + V * VL),
+        blocks_of_row(round_up(columns, VL) / VL), blocks(wait * blocks_of_row), ends(wait) {
     packer.cells = cells;
+  }
+
+  // A tile is about to come: rows r0 to r1, columns c0 to c1. What is written goes to the next stage, or else to `state`; with
+  // both, `state` gets the rows and columns of `own`.
+  struct Area { int64_t r0, r1, c0, c1; };
+  void begin(int64_t sample, Area tile, Area own_area, Stage* next_or_null, float* sample_of_state) {
+    network = &s.network(sample), area = tile, own = own_area, next = next_or_null, state = sample_of_state;
+    packer.begin(sample, tile.c0, tile.c1);
+    packer.count = 0, computed = first = 0;
+    written = row = tile.r0;
+    for (int64_t r = row - s.reach; r < row + s.reach; ++r)
+      if (s.beyond(r, s.H)) packer.clear_row(r);
+  }
+
+  void turn_to(uint32_t step) { s.step = step; }
+
+  // Row `at` of the old state is in place, after those before it.
+  void arrive(int64_t at) {
+    while (row < area.r1 && (row + s.reach <= at || (s.beyond(row + s.reach, s.H) && at == s.H - 1))) {
+      for (int64_t r = row + s.reach; r > at; --r) packer.clear_row(r);
+      process();
+    }
+  }
+
+  void finish() {
+    if (packer.count) run(packer.count);
+    flush();
+  }
+
+  // Computes the cells of a row, or leaves some for the next one.
+  void process() {
+    packer.look(row);
+    int64_t block = slot(row) * blocks_of_row;
+    for (int64_t at = 0; at < packer.width; at += SEGMENT) {
+      packer.pack(at, std::min(packer.width, at + SEGMENT), [&](int64_t, uint32_t bits, int place) { blocks[block++] = {bits, computed + place}; });
+      if (packer.count >= CHUNK) run(packer.count / CHUNK * CHUNK);
+    }
+    ends[slot(row)] = computed + packer.count;
+    ++row;
+    if (packer.count && row - written == wait) run(packer.count);  // no room for another row that waits
+    flush();
   }
 
   // Updates the first packed cells.
   void run(int cells) {
+    if (computed - first + round_up(cells, VL) + V * VL > capacity) keep_waiting();
     const size_t last = network->size() - 1;
     for (int p = 0; p < cells; p += CHUNK) {
       Cells<const float> in{packer.y + p, packer.S};
+      const Cells<float> out{u + (computed - first + p), capacity};
       const int n = std::min(CHUNK, cells - p);
-      for (size_t i = 0; i < last; in = {*units[i++], CHUNK}) run_hidden(s, *network, i, in, *units[i], nullptr, n);
-      dense<Then::nothing>((*network)[last].forward, (*network)[last].bias, in, nullptr, {*units[last] + p, packer.S}, n);
-      if (!s.activations[last].is(Function::identity)) apply(s.activations[last], {*units[last] + p, packer.S}, nullptr, s.written(), n);
-      for (int64_t c = 0; s.update_noise > 0 && c < s.written(); ++c)
-        for (int q = p; q < p + n; q += VL) {
-          float* u = *units[last] + c * packer.S + q;
-          store(u, load(u) + load(packer.y + (packer.noise_row + c) * packer.S + q));
-        }
+      for (size_t i = 0; i < last; in = {units[i++], CHUNK}) run_hidden(s, *network, i, in, units[i], nullptr, n);
+      dense<Then::nothing>((*network)[last].forward, (*network)[last].bias, in, nullptr, out, n);
+      if (!s.activations[last].is(Function::identity)) apply(s.activations[last], out, nullptr, s.written(), n);
+      if (packer.end_row > packer.noise_row) add_extras(out, p, n);
     }
-    const bool adds = s.residual && !s.by_channel;
-    if (!adds) put_updates(cells);
-    const Blocks& done = packer.drain(cells);
-    const float* u = *units[last];
-    float* to = updated + s.frozen * row_size;
-    for (int64_t c = s.frozen; adds && c < s.C; ++c, u += packer.S, to += row_size)
-      for (const Block& block : done) add_expanded(to + block.offset, u + block.from, block.bits);
+    computed += cells;
+    packer.drain(cells);
   }
 
-  // Puts the updates of the first packed cells where they live, channels that do not fire apart.
-  NCA_FAST_APART void put_updates(int cells) {
-    for (const Block& block : packer.blocks) {
-      uint32_t bits = 0, rest = block.bits;
-      for (int from = block.from; from < cells && rest; ++from, rest &= rest - 1) bits |= rest & -rest;
-      if (!bits) continue;
-      for (int64_t c = 0; c < s.written(); ++c) {
-        float* to = updated + (s.frozen + c) * row_size + block.offset;
-        const vf fires = s.by_channel ? expanded(packer.y + (packer.fires_row + c) * packer.S + block.from, bits) : ones(bits);
-        const vf old = load(to), u = expanded(*units.back() + c * packer.S + block.from, bits);
-        store(to, fires != 0 ? s.residual ? old + u : u : old);
+  NCA_FAST_APART void add_extras(Cells<float> out, int p, int n) const {
+    for (int64_t c = 0; c < s.written(); ++c)
+      for (int q = 0; q < n; q += VL) {
+        const auto packed = [&](int64_t kind) { return load(packer.y + (kind + c) * packer.S + p + q); };
+        float* to = out.at + c * out.stride + q;
+        if (s.update_noise > 0) store(to, load(to) + packed(packer.noise_row));
+        if (s.by_channel) store(to + s.written() * out.stride, packed(packer.fires_row));
       }
+  }
+
+  // Moves the updates that wait for their row to the front.
+  NCA_FAST_APART void keep_waiting() {
+    const int64_t from = blocks[slot(written) * blocks_of_row].from;
+    for (int64_t c = 0; c < s.written() * (s.by_channel ? 2 : 1); ++c)
+      std::memmove(u + c * capacity, u + c * capacity + (from - first), (computed - from) * sizeof(float));
+    first = from;
+  }
+
+  int64_t slot(int64_t r) const { return uint32_t(r + (wait << 16)) % uint32_t(wait); }
+
+  // Writes the rows of which all cells are computed.
+  void flush() {
+    for (; written < row && ends[slot(written)] <= computed; ++written) {
+      if (!next) write_row<true>(state + written * s.W + area.c0, s.plane());
+      else pass_on();
     }
   }
 
-  void rows(const float* x, float* out, int64_t begin, int64_t end) {
+  // Writes a row to the next stage, and to `state` what is its own.
+  void pass_on() {
+    const int64_t from = area.c0 - next->area.c0;
+    float* to = next->packer.tile_row(written) + from;
+    write_row<false>(to, next->packer.row_size);
+    if (state && written >= own.r0 && written < own.r1)
+      for (int64_t c = 0; c < s.C; ++c)
+        std::memcpy(state + c * s.plane() + written * s.W + own.c0, to + c * next->packer.row_size + (own.c0 - area.c0), (own.c1 - own.c0) * sizeof(float));
+    next->packer.complete_row(written, from, from + packer.width);
+    next->arrive(written);
+  }
+
+  // Writes a complete row, of which EXACT says that nothing may be written behind it.
+  template <bool EXACT>
+  void write_row(float* to, int64_t plane) const {
+    const float* old = packer.tile_row(written);
+    const Waiting* const begin = blocks.data() + slot(written) * blocks_of_row;
+    const int64_t width = packer.width;
+    const auto put = [&](int64_t i, vf v, float* at) { EXACT ? store_some(at + i, v, width - i) : store(at + i, v); };
+    for (int64_t c = 0; c < s.C; ++c, old += packer.row_size, to += plane) {
+      const float* const update = u + (c - s.frozen) * capacity - first;
+      if (c < s.frozen || ends[slot(written)] == begin->from) copy(old, to, width, c >= s.frozen && s.clamps, put);
+      else if (s.residual && !s.by_channel && !s.clamps)
+        for (int64_t i = 0; i < width; i += VL) put(i, with_expanded(load(old + i), update + begin[i / VL].from, begin[i / VL].bits), to);
+      else
+        for (int64_t i = 0; i < width; i += VL) put(i, new_state(load(old + i), update + begin[i / VL].from, begin[i / VL].bits), to);
+    }
+  }
+
+  template <class Put>
+  void copy(const float* old, float* to, int64_t width, bool clamps, const Put& put) const {
+    for (int64_t i = 0; i < width; i += VL) put(i, clamps ? s.clamped(load(old + i)) : load(old + i), to);
+  }
+
+  // What few rules ask for: a state that its update replaces, channels that do not fire, a clamp.
+  NCA_FAST_APART vf new_state(vf old, const float* update, uint32_t bits) const {
+    const vf fires = s.by_channel ? expanded(update + s.written() * capacity, bits) : ones(bits);
+    const vf u = expanded(update, bits), v = fires != 0 ? s.residual ? old + u : u : old;
+    return s.clamps ? s.clamped(v) : v;
+  }
+
+  Step s;
+  const int64_t wait;  // rows that may wait for their last cells
+  Packer packer;
+  const Units& units;
+  const int64_t capacity;
+  Buffer u;  // updates of the cells of rows that wait, [written][capacity], and where `by_channel` which of them fire
+  const int64_t blocks_of_row;
+  struct Waiting { uint32_t bits; int64_t from; };  // of VL columns: those that fire, and the number of the first of them
+  std::vector<Waiting> blocks;                      // [wait][blocks_of_row]
+  std::vector<int64_t> ends;                        // [wait]: the number behind a row's last cell
+  const Network* network = nullptr;                 // of the sample at hand
+  Area area{}, own{};
+  Stage* next = nullptr;
+  float* state = nullptr;
+  int64_t row = 0, written = 0;       // the next one to compute, and to write
+  int64_t computed = 0, first = 0;    // numbers of cells, in the order of packing: the next one to compute, and the first in `u`
+};
+
+// Steps that follow each other down the rows.
+struct Chain {
+  // For up to `most` steps and tiles of `columns`.
+  Chain(const Step& s, int64_t most, int64_t columns, const Bits* cells) : reach(s.reach), columns(columns), units(s) {
+    const int64_t beside = columns < s.W ? (most - 1) * s.reach : 0;
+    for (int64_t i = 0; i < most; ++i) stages.push_back(std::make_unique<Stage>(s, std::min(s.W, columns) + 2 * beside, cells, units));
+  }
+
+  // Takes as many steps as there are `states`, from first_step on: states[i], of all samples or null, gets rows begin to end
+  // of all samples' rows after step i.
+  void rows(uint32_t first_step, const float* x, const std::vector<float*>& states, int64_t begin, int64_t end) {
+    const Step& s = stages.front()->s;
+    const int64_t steps = int64_t(states.size());
+    for (int64_t i = 0; i < steps; ++i) stages[i]->turn_to(first_step + uint32_t(i));
     for_samples(s, begin, end, [&](int64_t sample, int64_t r0, int64_t r1) {
-      network = &s.network(sample);
-      for (int64_t c0 = 0; c0 < s.W; c0 += s.tile)
-        tile(x + sample * s.C * s.plane(), out + sample * s.C * s.plane(), sample, r0, r1, c0, std::min(s.W, c0 + s.tile));
+      const int64_t at = sample * s.C * s.plane();
+      for (int64_t c0 = 0; c0 < s.W; c0 += columns) {
+        const Stage::Area own{r0, r1, c0, std::min(s.W, c0 + columns)};
+        for (int64_t i = steps - 1; i >= 0; --i) {
+          float* const state = states[i] ? states[i] + at : nullptr;
+          stages[i]->begin(sample, around(s, own, (steps - 1 - i) * reach), own, i + 1 < steps ? &*stages[i + 1] : nullptr, state);
+        }
+        first(x + at);
+        for (int64_t i = 0; i < steps; ++i) stages[i]->finish();
+      }
     });
   }
 
-  void tile(const float* x, float* out, int64_t sample, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
-    packer.begin(x, sample, r0, c0, c1);
-    int64_t written = r0;  // rows before it are complete and in `out`
-    const auto write_until = [&](int64_t end) {
-      for (; written < end; ++written)
-        for (int64_t c = 0; c < s.C; ++c) {
-          const float* from = row_at(written) + c * row_size;
-          float* to = out + c * s.plane() + written * s.W + c0;
-          if (!s.clamps || c < s.frozen) std::memcpy(to, from, (c1 - c0) * sizeof(float));
-          else
-            for (int64_t i = 0; i < c1 - c0; i += VL) store_some(to + i, s.clamped(load(from + i)), c1 - c0 - i);
-        }
-    };
-    for (int64_t row = r0; row < r1; ++row) {
-      const float* old = packer.tile_row(row);
-      for (int64_t c = 0; c < s.C; ++c) std::memcpy(row_at(row) + c * row_size, old + c * packer.row_size, (c1 - c0) * sizeof(float));
-      packer.pack_row(row, row_at(row) - updated, false);
-      if (packer.count >= CHUNK) run(packer.count / CHUNK * CHUNK);
-      if (packer.count && row + 1 - written == depth) run(packer.count);  // no room for another row that waits
-      write_until(packer.count ? std::max(written, row + 1 - waiting_rows(row)) : row + 1);
+  // The area and what is seen from it, so far as it is not a whole row or beyond a canvas that ends.
+  static Stage::Area around(const Step& s, Stage::Area own, int64_t reach) {
+    Stage::Area area{own.r0 - reach, own.r1 + reach, own.c0, own.c1};
+    if (own.c1 - own.c0 < s.W) area.c0 -= reach, area.c1 += reach;
+    if (s.padding != Padding::zero) return area;
+    return {std::max<int64_t>(area.r0, 0), std::min(area.r1, s.H), std::max<int64_t>(area.c0, 0), std::min(area.c1, s.W)};
+  }
+
+  // The first stage takes its rows from the canvas.
+  void first(const float* x) {
+    Stage& stage = *stages.front();
+    for (int64_t r = stage.row - reach; r < stage.row + reach; ++r) stage.packer.copy_row(x, r);
+    while (stage.row < stage.area.r1) {
+      stage.packer.copy_row(x, stage.row + reach);
+      stage.process();
     }
-    if (packer.count) run(packer.count);
-    write_until(r1);
   }
 
-  // Of the rows up to `row`, how many from the first on that has a cell among those left over.
-  int64_t waiting_rows(int64_t row) const {
-    const int64_t slot = packer.blocks.front().offset / (s.C * row_size);
-    return (row % depth - slot + depth) % depth + 1;
-  }
-
-  float* row_at(int64_t row) const { return updated + row % depth * s.C * row_size; }
-
-  const Step& s;
-  const Network* network = nullptr;  // of the sample at hand
-  Packer packer;
-  const std::vector<std::unique_ptr<Buffer>> units;
-  const int64_t depth, row_size;
-  Buffer updated;  // rows that wait for their last cells, in turn: [depth][C][row_size]
+  const int64_t reach, columns;
+  const Units units;
+  std::vector<std::unique_ptr<Stage>> stages;
 };
 
 }  // namespace nca_fast

@@ -71,59 +71,99 @@ void for_all_samples(const Step& s, const Visit& visit) {
   parallel_for(s.B, visit);
 }
 
-// One step of all samples, each in shares: `to` from `from`.
-void step_in_shares(const Step& s, Alive* alive, const float* from, float* to) {
-  if (alive) for_all_samples(s, [&](int64_t sample) { alive->before_step(from, sample, false); });
-  for_rows(s, [&](int64_t begin, int64_t end) { Forward(s, std::min(s.W, s.tile), alive ? &alive->cells : nullptr).rows(from, to, begin, end); });
-  if (!alive) return;
-  for_all_samples(s, [&](int64_t sample) { alive->after_step(to, sample); });
-  for_rows(s, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) alive->apply_mask(to, row / s.H, row % s.H);
-  });
+constexpr int64_t CHAIN = 4;             // the most steps of a chain
+constexpr int64_t CHAIN_BYTES = 1 << 19;  // of the rows that its stages keep, so that they stay in L2
+
+// How many steps the shares take at once, and the columns of their tiles.
+struct Plan { int64_t steps, columns; };
+
+Plan planned(const Step& s, int64_t shares, int64_t steps, bool has_alive_mask) {
+  const Plan alone{1, std::min(s.W, s.tile)};
+  if (has_alive_mask || (s.padding != Padding::circular && s.padding != Padding::zero)) return alone;  // a stage would need more than the rows around
+  const int64_t rows = s.B * s.H / shares;
+  const int64_t most = std::min({CHAIN, steps, 1 + rows / (32 * std::max(s.reach, 1))});  // what is computed twice stays small
+  if (most == 1) return alone;
+  const int64_t column_bytes = most * (2 * s.reach + 3) * s.C * int64_t(sizeof(float));
+  const int64_t columns = std::max<int64_t>(CHAIN_BYTES / column_bytes / SEGMENT * SEGMENT, SEGMENT);
+  return {most, s.W <= columns + columns / 2 ? s.W : columns};
 }
 
-// The same for a single sample and by a single thread.
-void step_sample(const Step& s, Forward& forward, Alive* alive, const float* from, float* to, int64_t sample) {
-  if (alive) alive->before_step(from, sample, false);
-  forward.rows(from, to, sample * s.H, (sample + 1) * s.H);
-  if (!alive) return;
-  alive->after_step(to, sample);
-  for (int64_t row = 0; row < s.H; ++row) alive->apply_mask(to, sample, row);
+// Steps that follow each other, and where each of their states goes, or null.
+struct Group { uint32_t first; const float* from; std::vector<float*> to; };
+
+// Cuts the steps of a call into groups of at most `most`; see `advance`.
+std::vector<Group> grouped(int64_t first_step, const float* x, float* states, int64_t count, int64_t every, float* scratch, int64_t size, int64_t most) {
+  std::vector<Group> groups;
+  const float* from = x;
+  const auto add = [&](int64_t begin, std::vector<float*> to) {
+    groups.push_back({uint32_t(first_step + begin), from, std::move(to)});
+    from = groups.back().to.back();
+  };
+  for (int64_t j = 0; every == 1 && j < count; j += most) {
+    std::vector<float*> to;
+    for (int64_t i = j; i < std::min(count, j + most); ++i) to.push_back(states + i * size);
+    add(j, to);
+  }
+  for (int64_t j = 0; every > 1 && j < count; ++j) {
+    float* const state = states + j * size;
+    int64_t parts = (every + most - 1) / most;
+    if (from == state) parts += parts % 2;  // the first of them must not write where it reads
+    for (int64_t i = 0; i < parts; ++i) {
+      const int64_t begin = i * every / parts, end = (i + 1) * every / parts;
+      std::vector<float*> to(end - begin);
+      to.back() = (parts - 1 - i) % 2 ? scratch : state;
+      add(j * every + begin, to);
+    }
+  }
+  return groups;
 }
 
-// states[j] = x after (j + 1) * every steps, for `count` states; scratch is another one, null when every is 1.
+// Rows begin to end of all samples' rows take the steps of a group; where there is an alive mask, it is up to the caller.
+void take(std::unique_ptr<Chain>& chain, const Step& s, Plan plan, const Bits* cells, const Group& group, int64_t begin, int64_t end) {
+  if (!chain) chain = std::make_unique<Chain>(s, plan.steps, plan.columns, cells);
+  chain->rows(group.first, group.from, group.to, begin, end);
+}
+
+// states[j] = x after (j + 1) * every steps, for `count` states; scratch is another one, null when every is 1. Where x is
+// states[0], every is even.
 void advance(const Rule& rule, const Canvas& canvas, int64_t first_step, const float* x, float* states, int64_t count, int64_t every, float* scratch) {
-  Step s(rule, canvas);
-  const int64_t size = s.B * s.C * s.plane(), steps = count * every;
+  const Step s(rule, canvas);
+  const int64_t size = s.B * s.C * s.plane(), shares = share_count(s);
   prefer_large_pages(states, count * size);
   if (scratch) prefer_large_pages(scratch, size);
-  const auto each_step = [&](Step& own, const auto& visit) {  // visit(from, to) in the order of the steps
-    const float* from = x;
-    for (int64_t n = 0; n < steps; ++n) {
-      own.step = uint32_t(first_step + n);
-      float* state = states + n / every * size;
-      float* to = (every - 1 - n % every) % 2 ? scratch : state;  // the last of `every` lands in states
-      visit(from, to);
-      from = to;
-    }
-  };
-  const auto mask = [&](const Step& own) {
-    std::optional<Alive> alive;
-    if (rule.alive_channel >= 0) alive.emplace(own);
-    return alive;
-  };
-  const int64_t shares = share_count(s);
+  const bool has_mask = rule.alive_channel >= 0;
+  const Plan plan = planned(s, shares, count * every, has_mask);
+  const std::vector<Group> groups = grouped(first_step, x, states, count, every, scratch, size, plan.steps);
+  std::vector<std::unique_ptr<Chain>> chains(shares);
   if (s.B % shares == 0) {  // shares of whole samples need not wait for each other, and a small sample stays in cache
-    for_shares(s, shares, [&](int64_t, int64_t begin, int64_t end) {
+    for_shares(s, shares, [&](int64_t i, int64_t begin, int64_t end) {
       Step own = s;
-      std::optional<Alive> alive = mask(own);
-      Forward forward(own, std::min(s.W, s.tile), alive ? &alive->cells : nullptr);
+      std::optional<Alive> alive;
+      if (has_mask) alive.emplace(own);
       for (int64_t sample = begin / s.H; sample < end / s.H; ++sample)
-        each_step(own, [&](const float* from, float* to) { step_sample(own, forward, alive ? &*alive : nullptr, from, to, sample); });
+        for (const Group& group : groups) {
+          own.step = group.first;
+          if (alive) alive->before_step(group.from, sample, false);
+          take(chains[i], s, plan, alive ? &alive->cells : nullptr, group, sample * s.H, (sample + 1) * s.H);
+          if (!alive) continue;
+          alive->after_step(group.to.back(), sample);
+          for (int64_t row = 0; row < s.H; ++row) alive->apply_mask(group.to.back(), sample, row);
+        }
     });
-  } else {
-    std::optional<Alive> alive = mask(s);
-    each_step(s, [&](const float* from, float* to) { step_in_shares(s, alive ? &*alive : nullptr, from, to); });
+    return;
+  }
+  Step own = s;
+  std::optional<Alive> alive;
+  if (has_mask) alive.emplace(own);
+  for (const Group& group : groups) {
+    own.step = group.first;
+    if (alive) for_all_samples(s, [&](int64_t sample) { alive->before_step(group.from, sample, false); });
+    for_shares(s, shares, [&](int64_t i, int64_t begin, int64_t end) { take(chains[i], s, plan, alive ? &alive->cells : nullptr, group, begin, end); });
+    if (!alive) continue;
+    for_all_samples(s, [&](int64_t sample) { alive->after_step(group.to.back(), sample); });
+    for_rows(s, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) alive->apply_mask(group.to.back(), row / s.H, row % s.H);
+    });
   }
 }
 
@@ -136,7 +176,7 @@ void backward(const Rule& rule, const Canvas& canvas, int64_t step, const float*
   if (rule.alive_channel >= 0) alive.emplace(s);
   grad_params += s.first_network() * s.parameters;
   const auto update = [&](int64_t begin, int64_t end) {  // grad_x is not written yet: room for a state
-    Forward(s, columns, &alive->cells).rows(x, grad_x, begin, end);
+    Chain(s, 1, columns, &alive->cells).rows(s.step, x, {grad_x}, begin, end);
   };
   const bool whole = s.B % shares == 0;  // as in `advance`
   if (alive && !whole) {

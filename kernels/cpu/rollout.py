@@ -120,7 +120,12 @@ def advance(x: Tensor, weights: Weights, fire: Tensor, rule, place, states: Tens
     cells = x.numel() // x.shape[1]
     # An even number, because a call that starts from states[j] must not write there in its first step.
     most = max(2, _CELL_STEPS_PER_CALL // cells // 2 * 2)
-    scratch = torch.empty_like(x) if every > 1 else None
+    if every == 1:
+        for j in range(0, len(states), most):
+            library.advance(rule, canvas, place.first_step + j, x, states[j : j + most], 1, None)
+            x = states[j : j + most][-1]
+        return
+    scratch = torch.empty_like(x)
     for j in range(len(states)):
         done = 0
         while done < every:

@@ -26,7 +26,7 @@ typedef int32_t vi __attribute__((vector_size(VL * 4)));
 
 inline vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 inline void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
-inline vf splat(float v) { return vf{} + v; }
+inline vf splat(float v) { return v - vf{}; }  // one broadcast; v + 0 would be an addition too, for it makes 0 of -0
 inline vf relu(vf v) { return v < 0 ? vf{} : v; }  // NaN stays NaN, as in PyTorch: a run that diverged must show it
 inline vf relu_gate(vf unit, vf grad) { return unit <= 0 ? vf{} : grad; }
 
@@ -138,13 +138,14 @@ inline void append(float* p, vf v, uint32_t bits) {
 #endif
 }
 
-// The inverse: consecutive floats from `from` on are added to the lanes `bits` of the VL floats at `to`.
-inline void add_expanded(float* to, const float* from, uint32_t bits) {
+// The inverse: v, and consecutive floats from `from` on added to its lanes `bits`.
+inline vf with_expanded(vf v, const float* from, uint32_t bits) {
 #if defined(__AVX512F__)
-  const __m512 old = _mm512_loadu_ps(to), v = _mm512_maskz_expand_ps(__mmask16(bits), _mm512_loadu_ps(from));
-  _mm512_storeu_ps(to, _mm512_mask_add_ps(old, __mmask16(bits), old, v));
+  const __m512 old = reinterpret_cast<__m512>(v), more = _mm512_maskz_expand_ps(__mmask16(bits), _mm512_loadu_ps(from));
+  return reinterpret_cast<vf>(_mm512_mask_add_ps(old, __mmask16(bits), old, more));
 #else
-  for (; bits; bits &= bits - 1) to[__builtin_ctz(bits)] += *from++;
+  for (; bits; bits &= bits - 1) v[__builtin_ctz(bits)] += *from++;
+  return v;
 #endif
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "activations.h"
@@ -30,18 +31,18 @@ struct Step {
         rules(canvas.rules) {
     for (int64_t i = 0; i < rule.layers; ++i) activations.emplace_back(rule.activations[i]);
     const float* at = canvas.networks;
-    for (int64_t n = 0; n < periods * rules; ++n) {
-      networks.emplace_back();
+    auto all = std::make_shared<std::vector<Network>>(periods * rules);
+    for (Network& one : *all)
       for_layers(rule, [&](int64_t out, int64_t in, int64_t has_bias) {
-        networks.back().emplace_back(at, out, in, has_bias);
+        one.emplace_back(at, out, in, has_bias);
         at += Layer::size(out, in);
       });
-    }
+    networks = all;
   }
 
-  const Network& shape() const { return networks.front(); }  // the same for every rule
+  const Network& shape() const { return networks->front(); }  // the same for every rule
   int64_t first_network() const { return step % periods * rules; }  // of this step
-  const Network& network(int64_t sample) const { return networks[first_network() + (rules > 1 ? sample : 0)]; }
+  const Network& network(int64_t sample) const { return (*networks)[first_network() + (rules > 1 ? sample : 0)]; }
   int inputs() const { return shape().front().in; }
   int64_t plane() const { return H * W; }
   int64_t written() const { return C - frozen; }
@@ -52,7 +53,7 @@ struct Step {
     switch (padding) {
       case Padding::reflect: i = size - 1 - std::abs(size - 1 - std::abs(i)); [[fallthrough]];
       case Padding::replicate: return std::clamp<int64_t>(i, 0, size - 1);
-      default: return (i % size + size) % size;
+      default: return i >= 0 && i < size ? i : i < 0 && i + size >= 0 ? i + size : (i % size + size) % size;
     }
   }
 
@@ -90,7 +91,7 @@ struct Step {
   int reach;     // rows to either side that a cell perceives
   int64_t tile;  // columns of a tile
   int64_t parameters, periods, rules;
-  std::vector<Network> networks;  // [periods][rules]
+  std::shared_ptr<const std::vector<Network>> networks;  // [periods][rules]; copies of a step share them
   std::vector<Applied> activations;
 };
 
@@ -135,9 +136,16 @@ inline Word normal_integer(const Step& s, RowKey key, Word column, int64_t c, bo
 
 constexpr float NORMAL = float(1 / (65536 * 4.02077936060494));  // sqrt(16 + 1/6)
 
+// The numbers of VL neighbouring columns, as the draws know them; a row that goes around goes on at its other end.
+inline vu columns_from(const Step& s, int64_t column) {
+  vu at = lane_numbers() + uint32_t(column);
+  if (column + VL > s.W) at = at >= uint32_t(s.W) ? at - uint32_t(s.W) : at;
+  return at + s.column0;
+}
+
 // What is added to channel c in the columns from `column` on.
 inline vf noise_of(const Step& s, RowKey key, int64_t sample, int64_t column, int64_t c, bool of_update) {
-  const vu at = lane_numbers() + (s.column0 + uint32_t(column));
+  const vu at = columns_from(s, column);
   const vf e = __builtin_convertvector((vi)normal_integer(s, key, at, c, of_update), vf) * NORMAL;
   return e * (of_update ? s.update_noise : s.state_noise) * s.noise_factor(sample);
 }
@@ -149,12 +157,12 @@ inline float noise_of_cell(const Step& s, RowKey key, int64_t sample, int64_t co
 
 // One bit per lane for the cells of columns column .. column + min(VL, left) - 1 that fire; c counts the written channels.
 inline uint32_t fire_bits(const Step& s, RowKey key, int64_t sample, int64_t row, int64_t column, int64_t left, int64_t c = 0) {
-  const vu at = s.shared & WIDTH ? vu{} : lane_numbers() + (s.column0 + uint32_t(column));
+  const vu at = s.shared & WIDTH ? vu{} : columns_from(s, column);
   const vu z = hashed(at, s.shared & CHANNEL ? 0 : uint32_t(s.frozen + c), key.k0, key.k1);
   uint32_t bits = 0;
   if (s.fire_map) {
-    const int64_t* limit = s.limits(sample, c, row) + column;
-    for (int i = 0; i < std::min<int64_t>(VL, left); ++i) bits |= uint32_t(int64_t(z[i]) < limit[i]) << i;
+    const int64_t* limit = s.limits(sample, c, row);
+    for (int i = 0; i < std::min<int64_t>(VL, left); ++i) bits |= uint32_t(int64_t(z[i]) < limit[(column + i) % s.W]) << i;
     return bits;
   }
   bits = *s.fire > 0 ? lanes_at_most(z, uint32_t(*s.fire - 1)) : 0;
