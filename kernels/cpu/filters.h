@@ -19,9 +19,10 @@ constexpr int FARTHEST = 4;  // rows to either side that a filter of 9x9 sees
 
 // A filter over the profiles of a rule.
 struct Correlation {
-  struct Term { int profile, shift, slot; float weight; };  // slot: of 3x3, where the shifted profile is kept
+  struct Term { int profile, shift, slot; };  // slot: of 3x3, where the shifted profile is kept
   int count = 0;
   Term terms[2 * FARTHEST + 1];
+  float weights[2 * FARTHEST + 1];
 };
 
 // A vertical profile of a wide rule, over sums and differences of the rows above and below:
@@ -43,7 +44,7 @@ struct Filters {
     if (masks == std::vector<uint32_t>{CELL, DIFFERENCE_X, DIFFERENCE_Y, LAPLACIAN}) known = Known::gradient_and_laplacian;
     uses.resize(reach > 1 ? profiles.size() : 3);
     for (size_t f = 0; f < of.size(); ++f)
-      for (int i = 0; i < of[f].count; ++i) uses[of[f].terms[i].profile].push_back({int64_t(f), of[f].terms[i].shift, of[f].terms[i].weight});
+      for (int i = 0; i < of[f].count; ++i) uses[of[f].terms[i].profile].push_back({int64_t(f), of[f].terms[i].shift, of[f].weights[i]});
   }
 
   // 3x3 over the three profiles of a column (a, b, c): smooth a + 2 b + c, slope c - a, and b itself.
@@ -53,7 +54,7 @@ struct Filters {
     for (int j = 0; j < 3; ++j) {
       const float a = taps[j], b = taps[3 + j], c = taps[6 + j], weights[3] = {(a + c) / 2, (c - a) / 2, b - a - c};
       for (int profile = 0; profile < 3; ++profile)
-        if (weights[profile] != 0) filter.terms[filter.count++] = {profile, j - 1, 3 * j + profile, weights[profile]}, mask |= 1u << (3 * j + profile);
+        if (weights[profile] != 0) add(filter, {profile, j - 1, 3 * j + profile}, weights[profile]), mask |= 1u << (3 * j + profile);
     }
     masks.push_back(mask);
   }
@@ -63,12 +64,16 @@ struct Filters {
     for (int j = 0; j < size; ++j) {
       float column[2 * FARTHEST + 1];
       for (int i = 0; i < size; ++i) column[i] = taps[i * size + j];
-      if (std::any_of(column, column + size, [](float tap) { return tap != 0; })) of.back().terms[of.back().count++] = term(column, j - reach);
+      if (std::any_of(column, column + size, [](float tap) { return tap != 0; })) add_column(column, j - reach);
     }
   }
 
-  // The column as a multiple of a profile that is there, but for roundings, or of a new one.
-  Correlation::Term term(const float* column, int shift) {
+  static void add(Correlation& filter, Correlation::Term term, float weight) {
+    filter.terms[filter.count] = term, filter.weights[filter.count++] = weight;
+  }
+
+  // Adds a column as a multiple of a profile that is there, but for roundings, or of a new one.
+  void add_column(const float* column, int shift) {
     const int size = 2 * reach + 1;
     for (size_t p = 0; p < columns.size(); ++p) {
       const std::vector<float>& known = columns[p];
@@ -76,7 +81,7 @@ struct Filters {
       const float weight = column[largest - known.begin()] / *largest, limit = std::abs(weight * *largest) * 0x1p-22f;
       bool same = weight != 0;
       for (int i = 0; i < size; ++i) same = same && std::abs(column[i] - weight * known[i]) <= limit;
-      if (same) return {int(p), shift, 0, weight};
+      if (same) return add(of.back(), {int(p), shift, 0}, weight);
     }
     columns.emplace_back(column, column + size);
     Profile& profile = profiles.emplace_back();
@@ -86,7 +91,7 @@ struct Filters {
       profile.odd[j] = (column[reach + j] - column[reach - j]) / 2;
     }
     for (int j = 0; j <= reach; ++j) profile.is_even |= profile.even[j] != 0, profile.is_odd |= profile.odd[j] != 0;
-    return {int(profiles.size()) - 1, shift, 0, 1.f};
+    add(of.back(), {int(profiles.size()) - 1, shift, 0}, 1.f);
   }
 
   int reach;                      // 1 for 3x3

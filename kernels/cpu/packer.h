@@ -97,11 +97,8 @@ struct Packer {
   // Packs what the filters of 3x3 see of channel c: all in registers where they have the terms MASKS, see narrow.h.
   template <uint32_t... MASKS>
   void perceive_known(int64_t c, const Blocks& batch) const {
-    constexpr int COUNT = sizeof...(MASKS);
     constexpr uint32_t ANY = (MASKS | ...);
-    float weights[COUNT][9];
-    for (int f = 0; f < COUNT; ++f)
-      for (int i = 0; i < s.filters.of[f].count; ++i) weights[f][i] = s.filters.of[f].terms[i].weight;
+    const Correlation* const filters = s.filters.of.data();
     const Narrow rows(around + s.reach, c * row_size);
     float* const packed = y + c * S;
     const int64_t next = s.C * S;
@@ -109,8 +106,9 @@ struct Packer {
       vf slots[9];
       rows.fill<ANY>(block.offset, slots);
       float* to = packed + block.from;
+      const uint32_t bits = block.bits;
       int f = 0;
-      ((append(to, weighted<MASKS>(slots, weights[f++]), block.bits), to += next), ...);
+      ((append(to, weighted<MASKS>(slots, filters[f++].weights), bits), to += next), ...);
     }
   }
 
@@ -216,7 +214,7 @@ struct Packer {
   void correlate(const Correlation& filter, float* packed, const Blocks& batch, const Start& start, const Place& place) const {
     vf weight[N];
     const float* from[N];
-    for (int i = 0; i < N; ++i) weight[i] = splat(filter.terms[i].weight), from[i] = start(filter.terms[i]);
+    for (int i = 0; i < N; ++i) weight[i] = splat(filter.weights[i]), from[i] = start(filter.terms[i]);
     for (size_t n = 0; n < batch.size(); ++n) {
       const Block& block = batch[n];
       const int64_t at = place(block.offset, n);

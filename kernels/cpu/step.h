@@ -123,7 +123,7 @@ template <class Word>
 inline Word ones_of(Word v) {
   v = v - (v >> 1 & 0x55555555u);
   v = (v & 0x33333333u) + (v >> 2 & 0x33333333u);
-  return ((v + (v >> 4) & 0x0F0F0F0Fu) * 0x01010101u) >> 24;
+  return (((v + (v >> 4)) & 0x0F0F0F0Fu) * 0x01010101u) >> 24;
 }
 
 // The number of nca_fast/normals.py times 65536 sqrt(16 + 1/6), of channel c; wraps around.
