@@ -77,7 +77,7 @@ struct Backward {
   Backward(const Step& s, Partial& partial, int64_t columns, int64_t group_rows, const Alive* alive)
       : s(s), partial(partial), group_rows(group_rows), alive(alive), packer(s, columns, group_rows * round_up(columns, VL), 0, s.clamps),
         units(unit_buffers(s, CHUNK)), inputs(s.shape().size()), grads(unit_buffers(s, packer.S)), kept(gates() ? s.written() * packer.S : 0), row_size(round_up(columns, VL) + 3 * MARGIN),
-        dense_y((s.F + 1) * row_size), grad_y(round_up(s.inputs(), R) * packer.S), transposed(CHUNK * widest_input()),
+        dense_y(2 * (s.F + 1) * row_size), grad_y(round_up(s.inputs(), R) * packer.S), transposed(CHUNK * widest_input()),
         winner(s.window ? group_rows * s.C * row_size : 0) {
     packer.cells = alive ? &alive->cells : nullptr;
     for (size_t i = 0; i + 1 < inputs.size(); ++i)
@@ -179,17 +179,24 @@ struct Backward {
   void rows(const float* x, const float* grad, float* grad_x, int64_t begin, int64_t end) {
     for_samples(s, begin, end, [&](int64_t sample, int64_t r0, int64_t r1) {
       const int64_t first = sample * s.C * s.plane();
-      for (int64_t c = 0; c < (gates() ? s.frozen : s.C); ++c) {
-        const int64_t at = first + c * s.plane() + r0 * s.W;
-        std::memcpy(grad_x + at, grad + at, (r1 - r0) * s.W * sizeof(float));
-      }
+      // Each row begins as the gradient of the new state, not long before cells around it add to it, where that can be.
+      const int64_t reach = s.reach;
+      const bool at_once = gates() || alive || s.W > s.tile || r1 - r0 <= 2 * reach;
+      const auto begin_rows = [&](int64_t begin, int64_t end) {
+        for (int64_t c = 0; c < (gates() ? s.frozen : s.C); ++c) {
+          const int64_t at = first + c * s.plane() + begin * s.W;
+          std::memcpy(grad_x + at, grad + at, (end - begin) * s.W * sizeof(float));
+        }
+      };
+      if (at_once) begin_rows(r0, r1);
+      else begin_rows(r0, r0 + reach), begin_rows(r1 - reach, r1);
       for (int64_t row = r0; gates() && row < r1; ++row) begin_row(x + first, grad + first, grad_x + first, sample, row);
       for (int64_t row = r0; alive && row < r1; ++row) alive->apply_mask(grad_x, sample, row);
       for (int64_t c0 = 0; c0 < s.W; c0 += s.tile) {
         const int64_t c1 = std::min(s.W, c0 + s.tile);
         packer.begin(sample, c0, c1);
         for (int64_t row = r0 - s.reach; row < r0 + s.reach; ++row) packer.copy_row(x + first, row);
-        std::memset(dense_y, 0, (s.F + 1) * row_size * sizeof(float));  // what lies beside the tile stays so
+        std::memset(dense_y, 0, 2 * (s.F + 1) * row_size * sizeof(float));  // what lies beside the tile stays so
         if (s.window) std::fill_n(static_cast<float*>(winner), group_rows * s.C * row_size, -1.f);
         for (int64_t group = r0; group < r1; group += group_rows) {
           const int64_t group_end = std::min(r1, group + group_rows);
@@ -197,6 +204,7 @@ struct Backward {
           for (int64_t row = group; row < group_end; ++row) pack_row(row, row - group, x + first, grad + first, c0, c1);
           for (int p = 0; p < packer.count; p += CHUNK) run(sample, p, std::min(CHUNK, packer.count - p));
           for (int64_t row = group; gates() && row < group_end; ++row) add_kept(row, row - group, grad_x + first, c0, c1);
+          if (!at_once) begin_rows(std::min(group + reach, r1 - reach), std::min(group_end + reach, r1 - reach));
           for (int64_t row = group; row < group_end; ++row) spread_row(sample, row, row - group, grad_x + first, r0, r1, c0, c1);
         }
       }
@@ -250,25 +258,20 @@ struct Backward {
 
   float* winner_row(int64_t in_group, int64_t c) const { return winner + (in_group * s.C + c) * row_size + MARGIN; }
 
-  // Gradient of a profile at columns q to q + VL - 1 of the tile, from that of the filters in dense_y.
-  vf profile_grad(size_t profile, int64_t q) const {
+  // Gradient of a profile at columns q to q + VL - 1 of the tile, from that of the filters of channel c.
+  vf profile_grad(int64_t c, size_t profile, int64_t q) const {
     vf total{};
-    for (const Filters::Use& use : s.filters.uses[profile]) total += use.weight * load(dense_y + use.filter * row_size + MARGIN + q - use.shift);
+    for (const Filters::Use& use : s.filters.uses[profile]) total += use.weight * load(placed(c, use.filter) + q - use.shift);
     return total;
   }
 
   // What columns q to q + VL - 1 of the rows from row - REACH to row + REACH are owed by the filters of a row's cells.
   template <int REACH>
-  void owed_to_filtered(int64_t q, vf* owed) const {
-    if constexpr (REACH == 1) {
-      const vf smooth = profile_grad(0, q), slope = profile_grad(1, q), cell = profile_grad(2, q);
-      owed[0] = smooth - slope, owed[1] = 2 * smooth + cell, owed[2] = smooth + slope;
-      return;
-    }
+  void owed_to_filtered(int64_t c, int64_t q, vf* owed) const {
     vf even[REACH + 1] = {}, odd[REACH + 1] = {};
     for (size_t p = 0; p < s.filters.profiles.size(); ++p) {
       const Profile& profile = s.filters.profiles[p];
-      const vf grad = profile_grad(p, q);
+      const vf grad = profile_grad(c, p, q);
       if (profile.is_even)
         for (int j = 0; j <= REACH; ++j) even[j] += profile.even[j] * grad;
       if (profile.is_odd)
@@ -278,9 +281,9 @@ struct Backward {
   }
 
   // The same for the local maximum, whose gradient lies in dense_y behind those of the filters.
-  void owed_to_winners(const float* who, int64_t q, vf* owed) const {
+  void owed_to_winners(int64_t c, const float* who, int64_t q, vf* owed) const {
     const int half = s.window / 2;
-    const float* grad = dense_y + s.F * row_size + MARGIN;
+    const float* grad = placed(c, s.F);
     for (int i = 0; i < s.window; ++i) {
       owed[i] = vf{};
       for (int j = 0; j < s.window; ++j) {
@@ -329,25 +332,57 @@ struct Backward {
     const int64_t per_row = (c1 - c0 + VL - 1) / VL;
     const Block *begin = blocks.data() + in_group * per_row, *end = begin + per_row;
     if (std::none_of(begin, end, [](const Block& block) { return block.bits; })) return;
-    for (int64_t c = 0; c < s.C; ++c) {
-      for (int64_t f = 0; f < s.F + (s.window > 0); ++f) {
-        const float* from = grad_y + (f * s.C + c) * packer.S;
-        float* to = dense_y + f * row_size + MARGIN;
-        for (const Block* block = begin; block < end; ++block) store(to + block->offset, expanded(from + block->from, block->bits));
-        if (whole_row()) continue_row(to, s.reach);
-      }
-      const auto filtered = [&]<int REACH>(std::integral_constant<int, REACH>) {
-        spread(c, REACH, around, c0, c1, [&](int64_t q, vf* owed) { owed_to_filtered<REACH>(q, owed); });
-      };
-      switch (s.F ? s.filters.reach : 0) {
-        case 0: break;
-        case 1: filtered(std::integral_constant<int, 1>()); break;
-        case 2: filtered(std::integral_constant<int, 2>()); break;
-        case 3: filtered(std::integral_constant<int, 3>()); break;
-        default: filtered(std::integral_constant<int, 4>());
-      }
-      if (s.window) spread(c, s.window / 2, around, c0, c1, [&](int64_t q, vf* owed) { owed_to_winners(winner_row(in_group, c), q, owed); });
+    // What lies in packed cells is put in place one channel ahead: its loads would wait for stores that are under way.
+    for (int64_t c = 0; c <= s.C; ++c) {
+      if (c < s.C) place_channel(c, begin, end);
+      if (c > 0) spread_channel(c - 1, in_group, around, c0, c1);
     }
+  }
+
+  // Puts the gradients of a channel's filters and maximum where their cells are.
+  void place_channel(int64_t c, const Block* begin, const Block* end) const {
+    for (int64_t f = 0; f < s.F + (s.window > 0); ++f) {
+      const float* from = grad_y + (f * s.C + c) * packer.S;
+      float* to = placed(c, f);
+      for (const Block* block = begin; block < end; ++block) store(to + block->offset, expanded(from + block->from, block->bits));
+      if (whole_row()) continue_row(to, s.reach);
+    }
+  }
+
+  float* placed(int64_t c, int64_t f) const { return dense_y + (c % 2 * (s.F + 1) + f) * row_size + MARGIN; }
+
+  void spread_channel(int64_t c, int64_t in_group, const Target* around, int64_t c0, int64_t c1) {
+    const auto filtered = [&]<int REACH>(std::integral_constant<int, REACH>) {
+      spread(c, REACH, around, c0, c1, [&](int64_t q, vf* owed) { owed_to_filtered<REACH>(c, q, owed); });
+    };
+    switch (s.F ? s.filters.reach : 0) {
+      case 0: break;
+      case 1: spread_narrow(c, around, c0, c1); break;
+      case 2: filtered(std::integral_constant<int, 2>()); break;
+      case 3: filtered(std::integral_constant<int, 3>()); break;
+      default: filtered(std::integral_constant<int, 4>());
+    }
+    if (s.window) spread(c, s.window / 2, around, c0, c1, [&](int64_t q, vf* owed) { owed_to_winners(c, winner_row(in_group, c), q, owed); });
+  }
+
+  void spread_narrow(int64_t c, const Target* around, int64_t c0, int64_t c1) {
+    const auto known = [&]<uint32_t... MASKS>() {
+      spread(c, 1, around, c0, c1, [&](int64_t q, vf* owed) {
+        vf profiles[3] = {};
+        int64_t f = 0;
+        ((add_profiles<MASKS>(placed(c, f) + q, s.filters.of[f].weights, profiles), ++f), ...);
+        owed_to_profiles(profiles, owed);
+      });
+    };
+    switch (s.filters.known) {
+      case Known::gradient: return known.template operator()<CELL, DIFFERENCE_X, DIFFERENCE_Y>();
+      case Known::gradient_and_laplacian: return known.template operator()<CELL, DIFFERENCE_X, DIFFERENCE_Y, LAPLACIAN>();
+      case Known::no: break;
+    }
+    spread(c, 1, around, c0, c1, [&](int64_t q, vf* owed) {
+      const vf profiles[3] = {profile_grad(c, 0, q), profile_grad(c, 1, q), profile_grad(c, 2, q)};
+      owed_to_profiles(profiles, owed);
+    });
   }
 
   static constexpr int64_t MARGIN = 16;  // columns beside a row of gradients: a shift of a filter beyond the columns it sees
@@ -362,7 +397,7 @@ struct Backward {
   Buffer kept;                                       // of packed cells, see `open_updates`: [written][packer.S]
   Blocks blocks;  // of the rows of a group, all of them
   const int64_t row_size;
-  Buffer dense_y;  // gradient of one channel's filters along a row, [F + 1][row_size], columns from MARGIN on, zeros around
+  Buffer dense_y;  // gradients of two channels' filters along a row, [2][F + 1][row_size], columns from MARGIN on, zeros around
   Buffer grad_y;   // gradient of the packed cells' perception, [inputs][packer.S]
   Buffer transposed;
   Buffer winner;  // by row of the group and channel: the number of the neighbour that holds the maximum, -1 around

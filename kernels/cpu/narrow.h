@@ -58,4 +58,17 @@ inline vf weighted(const vf* slots, const float* weights) {
   return total;
 }
 
+// Adds to the gradients of a column's profiles what a filter with the terms MASK owes them; the filter's own lies at `grad`.
+template <uint32_t MASK>
+inline void add_profiles(const float* grad, const float* weights, vf* profiles) {
+#pragma GCC unroll 9
+  for (int bit = 0; bit < 9; ++bit)
+    if (MASK >> bit & 1) profiles[bit % 3] += *weights++ * load(grad + 1 - bit / 3);
+}
+
+// What the three rows of a column are owed by its profiles.
+inline void owed_to_profiles(const vf* profiles, vf* rows) {
+  rows[0] = profiles[0] - profiles[1], rows[1] = 2 * profiles[0] + profiles[2], rows[2] = profiles[0] + profiles[1];
+}
+
 }  // namespace nca_fast

@@ -160,6 +160,26 @@ inline vf expanded(const float* from, uint32_t bits) {
 #endif
 }
 
+// out[j][i] = in[i][j] for VL x VL floats; the strides are in floats.
+#if defined(__AVX512F__)
+// Quarters of rows are put together as they are loaded: two shuffles for a vector are left of four.
+inline void transpose_square(const float* in, int64_t in_stride, float* out, int64_t out_stride) {
+  for (int quarter = 0; quarter < 4; ++quarter, in += 4, out += 4 * out_stride) {
+    const auto every_fourth = [&](int64_t i) {  // of the rows from i on, four columns each
+      __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(in + i * in_stride));
+      v = _mm512_insertf32x4(v, _mm_loadu_ps(in + (i + 4) * in_stride), 1);
+      v = _mm512_insertf32x4(v, _mm_loadu_ps(in + (i + 8) * in_stride), 2);
+      return _mm512_insertf32x4(v, _mm_loadu_ps(in + (i + 12) * in_stride), 3);
+    };
+    const __m512 a = every_fourth(0), b = every_fourth(1), c = every_fourth(2), d = every_fourth(3);
+    const __m512d ab = _mm512_castps_pd(_mm512_unpacklo_ps(a, b)), cd = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));
+    const __m512d ab2 = _mm512_castps_pd(_mm512_unpackhi_ps(a, b)), cd2 = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
+    const auto put = [&](int64_t row, __m512d v) { _mm512_storeu_ps(out + row * out_stride, _mm512_castpd_ps(v)); };
+    put(0, _mm512_unpacklo_pd(ab, cd)), put(1, _mm512_unpackhi_pd(ab, cd));
+    put(2, _mm512_unpacklo_pd(ab2, cd2)), put(3, _mm512_unpackhi_pd(ab2, cd2));
+  }
+}
+#else
 // Interleaves halves of two vectors: one stage of the butterfly by which a square is transposed.
 inline void exchange(vf& a, vf& b, int distance) {
   vi low, high;
@@ -179,7 +199,6 @@ inline void exchange(vf& a, vf& b, int distance) {
   a = a2, b = b2;
 }
 
-// out[j][i] = in[i][j] for VL x VL floats; the strides are in floats.
 inline void transpose_square(const float* in, int64_t in_stride, float* out, int64_t out_stride) {
   vf v[VL];
 #pragma GCC unroll 16
@@ -192,5 +211,6 @@ inline void transpose_square(const float* in, int64_t in_stride, float* out, int
 #pragma GCC unroll 16
   for (int i = 0; i < VL; ++i) store(out + i * out_stride, v[i]);
 }
+#endif
 
 }  // namespace nca_fast
