@@ -68,7 +68,7 @@ struct Partial {
 inline std::vector<std::unique_ptr<Buffer>> unit_buffers(const Step& s, int64_t cells) {
   std::vector<std::unique_ptr<Buffer>> buffers;
   for (const Layer& layer : s.shape())
-    buffers.push_back(std::make_unique<Buffer>(round_up(round_up(layer.out, VL), R) * (&layer == &s.shape().back() ? cells : CHUNK)));
+    buffers.push_back(std::make_unique<Buffer>(round_up(round_up(layer.out, VL), R) * (&layer == &s.shape().back() ? cells : CHUNK), Buffer::zeros));
   return buffers;
 }
 

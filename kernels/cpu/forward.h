@@ -22,7 +22,7 @@ void for_samples(const Step& s, int64_t begin, int64_t end, const Visit& visit) 
 // [out][CHUNK] for every layer but the last.
 struct Units {
   explicit Units(const Step& s) {
-    for (size_t i = 0; i + 1 < s.shape().size(); ++i) of.push_back(std::make_unique<Buffer>(round_up(round_up(s.shape()[i].out, VL), R) * CHUNK));
+    for (size_t i = 0; i + 1 < s.shape().size(); ++i) of.push_back(std::make_unique<Buffer>(round_up(s.shape()[i].out, R) * CHUNK));
   }
   float* operator[](size_t layer) const { return *of[layer]; }
   std::vector<std::unique_ptr<Buffer>> of;

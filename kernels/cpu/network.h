@@ -19,7 +19,9 @@ constexpr int CHUNK = 64;  // cells that run through the network together: their
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-struct Buffer {  // 64-byte aligned, uninitialised
+struct Buffer {  // 64-byte aligned, uninitialised but where `zeros` are asked for
+  enum Zeros { zeros };
+  Buffer(int64_t n, Zeros) : Buffer(n) { std::fill_n(data.get(), n, 0.f); }
   explicit Buffer(int64_t n) : data(static_cast<float*>(std::aligned_alloc(64, round_up(std::max<int64_t>(n, 1) * 4, 64)))) {
     if (!data) throw std::runtime_error("nca_fast: out of memory for " + std::to_string(n * 4) + " bytes of scratch");
   }

@@ -29,7 +29,9 @@ struct Packer {
         old_row(fires_row + (s.by_channel ? s.written() : 0)), end_row(old_row + (keeps_old ? s.written() : 0)), row_size(round_up(columns, VL) + 2 * VL), S(round_up(cells, VL) + VL), depth(2 * s.reach + 1 + wait), rows(depth * s.C * row_size),
         profiles(s.filters.reach == 1 ? 9 * row_size : s.filters.uses.size() * row_size), highest(s.window ? row_size : 0), outside(s.window ? row_size : 0),
         y(end_row * S), each(s.by_channel ? s.written() : 0) {
-    std::memset(y, 0, s.inputs() * S * sizeof(float));  // a filter of zeros has no terms: its rows stay so
+    // A filter of zeros has no terms: its rows stay so. What pads a vector or a register block is computed with, and what a
+    // buffer happens to hold may be subnormal, which is slow.
+    std::memset(y, 0, noise_row * S * sizeof(float));
   }
 
   // The tile that is to be packed: columns c0 to c1 of one sample.
