@@ -90,7 +90,7 @@ struct Backward {
 
   int64_t widest_input() const {
     int64_t widest = 0;
-    for (const Layer& layer : s.shape()) widest = std::max(widest, round_up(layer.in, VL));
+    for (const Layer& layer : s.shape()) widest = std::max(widest, round_up(layer.in, WIDE));
     return widest;
   }
 
@@ -108,7 +108,7 @@ struct Backward {
       const Layer& layer = network[i];
       const auto grad = i == last ? Cells<const float>{*grads[i] + p, packer.S} : Cells<const float>{*grads[i], CHUNK};
       const int stride = round_up(layer.in, VL);
-      transpose(input(i), layer.in, cells, transposed, stride);
+      transpose(input(i), layer.in, cells, transposed);
       outer(grad, transposed, cells, layer.out, stride, *partial.weight[i]);
       if (layer.has_bias)
         for (int o = 0; o < layer.out; ++o) add_lanes(*partial.bias[i] + o * VL, grad.at + o * grad.stride, cells);
@@ -368,7 +368,7 @@ struct Backward {
   void spread_narrow(int64_t c, const Target* around, int64_t c0, int64_t c1) {
     const auto known = [&]<uint32_t... MASKS>() {
       spread(c, 1, around, c0, c1, [&](int64_t q, vf* owed) {
-        vf profiles[3] = {};
+        vf profiles[PROFILES] = {};
         int64_t f = 0;
         ((add_profiles<MASKS>(placed(c, f) + q, s.filters.of[f].weights, profiles), ++f), ...);
         owed_to_profiles(profiles, owed);
@@ -380,7 +380,8 @@ struct Backward {
       case Known::no: break;
     }
     spread(c, 1, around, c0, c1, [&](int64_t q, vf* owed) {
-      const vf profiles[3] = {profile_grad(c, 0, q), profile_grad(c, 1, q), profile_grad(c, 2, q)};
+      vf profiles[PROFILES];
+      for (int i = 0; i < PROFILES; ++i) profiles[i] = profile_grad(c, i, q);
       owed_to_profiles(profiles, owed);
     });
   }

@@ -42,21 +42,29 @@ struct Filters {
     }
     if (masks == std::vector<uint32_t>{CELL, DIFFERENCE_X, DIFFERENCE_Y}) known = Known::gradient;
     if (masks == std::vector<uint32_t>{CELL, DIFFERENCE_X, DIFFERENCE_Y, LAPLACIAN}) known = Known::gradient_and_laplacian;
-    uses.resize(reach > 1 ? profiles.size() : 3);
+    uses.resize(reach > 1 ? profiles.size() : PROFILES);
     for (size_t f = 0; f < of.size(); ++f)
       for (int i = 0; i < of[f].count; ++i) uses[of[f].terms[i].profile].push_back({int64_t(f), of[f].terms[i].shift, of[f].weights[i]});
   }
 
-  // 3x3 over the three profiles of a column (a, b, c): smooth a + 2 b + c, slope c - a, and b itself.
+  // 3x3 over the profiles of narrow.h: a column (a, b, c) of taps as one of them where it is one, else by the first three.
   void narrow(const float* taps) {
     Correlation& filter = of.back();
     uint32_t mask = 0;
     for (int j = 0; j < 3; ++j) {
-      const float a = taps[j], b = taps[3 + j], c = taps[6 + j], weights[3] = {(a + c) / 2, (c - a) / 2, b - a - c};
-      for (int profile = 0; profile < 3; ++profile)
-        if (weights[profile] != 0) add(filter, {profile, j - 1, 3 * j + profile}, weights[profile]), mask |= 1u << (3 * j + profile);
+      const float a = taps[j], b = taps[3 + j], c = taps[6 + j];
+      const bool is_above = b == 0 && c == 0, is_below = a == 0 && b == 0;
+      float weights[PROFILES] = {(a + c) / 2, (c - a) / 2, b - a - c, 0.f, 0.f};
+      if (is_above || is_below) weights[0] = weights[1] = weights[2] = 0, weights[is_above ? 3 : 4] = a + c;
+      for (int profile = 0; profile < PROFILES; ++profile)
+        if (weights[profile] != 0) {
+          const int slot = PROFILES * j + profile;
+          add(filter, {profile, j - 1, slot}, weights[profile]);
+          mask |= 1u << slot;
+        }
     }
     masks.push_back(mask);
+    slots_used |= mask;
   }
 
   void wide(const float* taps) {
@@ -97,6 +105,7 @@ struct Filters {
   int reach;                      // 1 for 3x3
   Known known = Known::no;
   std::vector<uint32_t> masks;    // of 3x3, by filter: see narrow.h
+  uint32_t slots_used = 0;        // all of them
   std::vector<Correlation> of;    // by filter
   std::vector<Profile> profiles;  // of wide filters
   std::vector<std::vector<float>> columns;  // the profiles as columns of taps

@@ -98,15 +98,20 @@ struct Cells {
 
 enum class Then { nothing, relu, gate };  // gate: zero where the hidden unit was not positive
 
+constexpr int DEPTH = 96;  // the most inputs of a pass: those of a block of cells, read for all outputs, stay in L1
+
+struct Pass { int begin, end; };  // the inputs that a product sums at once; the sums of those before lie in its outputs
+
 // out[o][p] = bias[o] + sum over k of W[o][k] in[k][p], for N vectors of cells p.
-template <int N, Then THEN>
-void dense_vectors(const Panel& w, const float* bias, Cells<const float> in, const float* hidden, Cells<float> out) {
+template <int N, Then THEN, bool FIRST>
+void dense_vectors(const Panel& w, Pass pass, const float* bias, Cells<const float> in, const float* hidden, Cells<float> out) {
   for (int b = 0; b < w.blocks; ++b) {
     vf a[R][N];
+    float* const to = out.at + b * R * out.stride;
     for (int r = 0; r < R; ++r)
-      for (int v = 0; v < N; ++v) a[r][v] = bias ? splat(bias[b * R + r]) : splat(0.f);
+      for (int v = 0; v < N; ++v) a[r][v] = FIRST ? bias ? splat(bias[b * R + r]) : splat(0.f) : load(to + r * out.stride + v * VL);
     const float* panel = w.data + int64_t(b) * w.in * R;
-    for (int k = 0; k < w.in; ++k) {
+    for (int k = pass.begin; k < pass.end; ++k) {
       vf y[N];
       for (int v = 0; v < N; ++v) y[v] = load(in.at + k * in.stride + v * VL);
       for (int r = 0; r < R; ++r) {
@@ -116,32 +121,42 @@ void dense_vectors(const Panel& w, const float* bias, Cells<const float> in, con
     }
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < N; ++v) {
-        const int64_t row = b * R + r;
         if (THEN == Then::relu) a[r][v] = relu(a[r][v]);
-        if (THEN == Then::gate) a[r][v] = relu_gate(load(hidden + row * CHUNK + v * VL), a[r][v]);
-        store(out.at + row * out.stride + v * VL, a[r][v]);
+        if (THEN == Then::gate) a[r][v] = relu_gate(load(hidden + (b * R + r) * CHUNK + v * VL), a[r][v]);
+        store(to + r * out.stride + v * VL, a[r][v]);
       }
+  }
+}
+
+template <Then THEN, bool FIRST>
+void dense_pass(const Panel& w, Pass pass, const float* bias, Cells<const float> in, const float* hidden, Cells<float> out, int cells) {
+  for (int p = 0; p < cells; p += V * VL) {
+    const float* h = THEN == Then::gate ? hidden + p : nullptr;
+    switch (std::min(V, (cells - p + VL - 1) / VL)) {
+      case 1: dense_vectors<1, THEN, FIRST>(w, pass, bias, in + p, h, out + p); break;
+      case 2: dense_vectors<2, THEN, FIRST>(w, pass, bias, in + p, h, out + p); break;
+      case 3: dense_vectors<3, THEN, FIRST>(w, pass, bias, in + p, h, out + p); break;
+      default: dense_vectors<V, THEN, FIRST>(w, pass, bias, in + p, h, out + p);
+    }
   }
 }
 
 template <Then THEN>
 void dense(const Panel& w, const float* bias, Cells<const float> in, const float* hidden, Cells<float> out, int cells) {
-  for (int p = 0; p < cells; p += V * VL) {
-    const float* h = THEN == Then::gate ? hidden + p : nullptr;
-    switch (std::min(V, (cells - p + VL - 1) / VL)) {
-      case 1: dense_vectors<1, THEN>(w, bias, in + p, h, out + p); break;
-      case 2: dense_vectors<2, THEN>(w, bias, in + p, h, out + p); break;
-      case 3: dense_vectors<3, THEN>(w, bias, in + p, h, out + p); break;
-      default: dense_vectors<V, THEN>(w, bias, in + p, h, out + p);
-    }
-  }
+  const int passes = w.blocks > 2 ? (w.in + DEPTH - 1) / DEPTH : 1;
+  if (passes == 1) return dense_pass<THEN, true>(w, {0, w.in}, bias, in, hidden, out, cells);
+  const auto pass = [&](int i) { return Pass{int(int64_t(i) * w.in / passes), int(int64_t(i + 1) * w.in / passes)}; };
+  dense_pass<Then::nothing, true>(w, pass(0), bias, in, nullptr, out, cells);
+  for (int i = 1; i + 1 < passes; ++i) dense_pass<Then::nothing, false>(w, pass(i), bias, in, nullptr, out, cells);
+  dense_pass<THEN, false>(w, pass(passes - 1), bias, in, hidden, out, cells);
 }
 
-// [rows][cells] -> [cells][stride], by squares of VL x VL in registers.
-inline void transpose(Cells<const float> in, int rows, int cells, float* out, int stride) {
+constexpr int WIDE = V * VL;  // inputs that `outer` takes together
+
+// [rows][cells] -> [rows / WIDE][CHUNK][WIDE], by squares of VL x VL in registers.
+inline void transpose(Cells<const float> in, int rows, int cells, float* out) {
   for (int k = 0; k < rows; k += VL)
-    for (int p = 0; p < cells; p += VL)
-      transpose_square(in.at + k * in.stride + p, in.stride, out + int64_t(p) * stride + k, stride);
+    for (int p = 0; p < cells; p += VL) transpose_square(in.at + k * in.stride + p, in.stride, out + k / WIDE * CHUNK * WIDE + p * WIDE + k % WIDE, WIDE);
 }
 
 // grad_w[o][k] += sum over cells p of grad[o][p] in[p][k], for N vectors of inputs k.
@@ -153,7 +168,7 @@ void outer_vectors(Cells<const float> grad, const float* in, int cells, int out,
       for (int v = 0; v < N; ++v) a[r][v] = splat(0.f);
     for (int p = 0; p < cells; ++p) {
       vf y[N];
-      for (int v = 0; v < N; ++v) y[v] = load(in + int64_t(p) * stride + v * VL);
+      for (int v = 0; v < N; ++v) y[v] = load(in + p * WIDE + v * VL);
       for (int r = 0; r < R; ++r) {
         const vf g = splat(grad.at[(o + r) * grad.stride + p]);
         for (int v = 0; v < N; ++v) a[r][v] += g * y[v];
@@ -167,12 +182,13 @@ void outer_vectors(Cells<const float> grad, const float* in, int cells, int out,
   }
 }
 
+// The same for all inputs, `in` as `transpose` leaves them and grad_w [out][stride].
 inline void outer(Cells<const float> grad, const float* in, int cells, int out, int stride, float* grad_w) {
-  for (int k = 0; k < stride; k += V * VL) switch (std::min(V, (stride - k) / VL)) {
-      case 1: outer_vectors<1>(grad, in + k, cells, out, stride, grad_w + k); break;
-      case 2: outer_vectors<2>(grad, in + k, cells, out, stride, grad_w + k); break;
-      case 3: outer_vectors<3>(grad, in + k, cells, out, stride, grad_w + k); break;
-      default: outer_vectors<V>(grad, in + k, cells, out, stride, grad_w + k);
+  for (int k = 0; k < stride; k += WIDE, in += CHUNK * WIDE) switch (std::min(V, (stride - k) / VL)) {
+      case 1: outer_vectors<1>(grad, in, cells, out, stride, grad_w + k); break;
+      case 2: outer_vectors<2>(grad, in, cells, out, stride, grad_w + k); break;
+      case 3: outer_vectors<3>(grad, in, cells, out, stride, grad_w + k); break;
+      default: outer_vectors<V>(grad, in, cells, out, stride, grad_w + k);
     }
 }
 

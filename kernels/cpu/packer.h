@@ -27,7 +27,7 @@ struct Packer {
   Packer(const Step& s, int64_t columns, int64_t cells, int64_t wait, bool keeps_old)
       : s(s), noise_row(round_up(round_up(s.inputs(), VL), R)), fires_row(noise_row + (s.update_noise > 0 ? s.written() : 0)),
         old_row(fires_row + (s.by_channel ? s.written() : 0)), end_row(old_row + (keeps_old ? s.written() : 0)), row_size(round_up(columns, VL) + 2 * VL), S(round_up(cells, VL) + VL), depth(2 * s.reach + 1 + wait), rows(depth * s.C * row_size),
-        profiles(s.filters.reach == 1 ? 9 * row_size : s.filters.uses.size() * row_size), highest(s.window ? row_size : 0), outside(s.window ? row_size : 0),
+        profiles(s.filters.reach == 1 ? SLOTS * row_size : s.filters.uses.size() * row_size), highest(s.window ? row_size : 0), outside(s.window ? row_size : 0),
         y(end_row * S), each(s.by_channel ? s.written() : 0) {
     // A filter of zeros has no terms: its rows stay so. What pads a vector or a register block is computed with, and what a
     // buffer happens to hold may be subnormal, which is slow.
@@ -105,7 +105,7 @@ struct Packer {
     float* const packed = y + c * S;
     const int64_t next = s.C * S;
     for (const Block& block : batch) {
-      vf slots[9];
+      vf slots[SLOTS];
       rows.fill<ANY>(block.offset, slots);
       float* to = packed + block.from;
       const uint32_t bits = block.bits;
@@ -119,8 +119,9 @@ struct Packer {
   void perceive_narrow(int64_t c, const Blocks& batch) const {
     const Narrow rows(around + s.reach, c * row_size);
     vf* slots = reinterpret_cast<vf*>(static_cast<float*>(profiles));
-    for (const Block& block : batch) rows.fill<0x1FF>(block.offset, slots), slots += 9;
-    correlate_all(c, batch, [&](const Correlation::Term& term) { return profiles + term.slot * VL; }, [](int64_t, size_t i) { return int64_t(i) * 9 * VL; });
+    const uint32_t used = s.filters.slots_used;
+    for (const Block& block : batch) rows.fill<(1u << SLOTS) - 1>(block.offset, slots, used), slots += SLOTS;
+    correlate_all(c, batch, [&](const Correlation::Term& term) { return profiles + term.slot * VL; }, [](int64_t, size_t i) { return int64_t(i) * SLOTS * VL; });
   }
 
   // The profiles of channel c around the row, for columns from - VL to to + VL - 1 of the tile.
@@ -278,7 +279,7 @@ struct Packer {
   const int64_t S;  // stride of packed cells; a store may overshoot by a vector
   const int64_t depth;
   Buffer rows;      // those that a cell perceives, in turn: [depth][C][row_size], columns from VL on
-  Buffer profiles;  // of one channel and row: of wide filters [profiles][row_size], of 3x3 [blocks][9][VL]
+  Buffer profiles;  // of one channel and row: of wide filters [profiles][row_size], of 3x3 [blocks][SLOTS][VL]
   Buffer highest;   // of one channel: by column, over the rows of the window; [row_size]
   Buffer outside;   // 0 on the canvas, -infinity where a cell of another tile or none is; [row_size]
   Buffer y;         // [inputs, then what is packed beside][S]
