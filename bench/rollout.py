@@ -5,13 +5,15 @@
     python -m bench.rollout --device cuda --precision fp16 --channels 16 --state bf16    on a GPU, some four minutes
     python -m bench.rollout --device cuda --smoke   the same with tiny sizes, without a GPU on the CPU: does it work?
 
-Parity with the float64 reference is checked first: no speed is printed when it fails.
+Parity with the float64 reference is checked first: no speed is printed when it fails. On the CPU the FMA peak is measured
+before and after each speed, and what a cell costs beside products is the time of the same rule with one hidden unit.
 """
 
 import argparse
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,6 +31,7 @@ FORWARD = {
 }
 TRAINING = {"cpu": [(4, 128, 32)], "cuda": [(4, 128, 64), (1, 256, 64), (1, 1024, 32), (1, 4096, 4)]}
 SMOKE = [(1, 8, 5)]
+RULES = ("style", "growing", "vae-mnist")  # presets of larger rules that are measured too, on the CPU
 STATES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Error against float64 that is rounding alone, whatever plain PyTorch's is.
 FLOORS = {"fp32": 3e-7, "tf32": 2e-3, "fp16": 2e-3, "bf16": 2e-2}
@@ -46,6 +49,11 @@ def automaton(channels: int = 12, rule: Rule | None = None) -> NCA:
 def operations_per_fired_cell(nca: NCA) -> int:
     """Multiply-adds of the network, two operations each; perception is not counted."""
     return sum(2 * layer.weight.numel() for layer in nca.layers)
+
+
+def training_operations_per_fired_cell(nca: NCA) -> int:
+    """Those of a step forward and back: two products more for each layer, and the hidden units once more."""
+    return 3 * operations_per_fired_cell(nca) + sum(2 * layer.weight.numel() for layer in nca.layers[:-1])
 
 
 def check_parity(nca: NCA, device: str = "cpu", precision: str = "fp32") -> dict[str, list[float]]:
@@ -268,6 +276,37 @@ def main() -> None:
         measure_cpu(options)
 
 
+def beside_peak(timed, nca: NCA, trains: bool, options) -> tuple[dict, dict]:
+    """What `timed` gives, and the share of the FMA peak, measured before and after, that its "fused" reaches."""
+    peaks = [fma_peak(options.isa)]
+    rates = timed()
+    peaks.append(fma_peak(options.isa))
+    count = training_operations_per_fired_cell if trains else operations_per_fired_cell
+    work = count(nca) * nca.rule.fire_rate * rates["fused"]["cell_steps_per_second"]
+    return rates, {"fma_peaks": peaks, "share_of_fma_peak": 2 * work / sum(peaks)}
+
+
+def measure_rule(name: str, options) -> dict:
+    """Shares of the peak of another rule, of which all cells are alive, forward and with gradients; shows them."""
+    torch.manual_seed(0)
+    nca = NCA.preset(name)
+    with torch.no_grad():
+        nca.layers[-1].weight.normal_(0, 0.005)
+    x = torch.randn(4, nca.rule.channels, 64, 64) * 0.3
+    if nca.rule.alive_channel is not None:
+        x[:, nca.rule.alive_channel] = 1
+    stock = contestants(nca)
+    runs = {way: stock[way] for way in ("eager", "fused")}
+    result = {}
+    for kind, time_it in (("forward", time_forward), ("training", time_training)):
+        trains = kind == "training"
+        rates, share = beside_peak(lambda t=time_it: t(runs, x, 16, options.repeats), nca, trains, options)
+        result[kind] = rates | share
+        note = f"  ({share['share_of_fma_peak']:.0%} of the FMA peak)"
+        show(f"{name}, {kind}, 4 x 64 x 64, 16 steps", rates, note)
+    return result
+
+
 def measure_cpu(options) -> None:
     """The comparison on the CPU."""
     if options.isa != "native":
@@ -283,20 +322,24 @@ def measure_cpu(options) -> None:
     if options.quick:
         del runs["torch.compile"]
     repeats = 3 if options.quick else options.repeats
-    peak = fma_peak()
-    work = operations_per_fired_cell(nca) * nca.rule.fire_rate
-    result = {"header": facts, "parity": parity, "fma_peak": peak, "forward": {}, "training": {}}
+    result = {"header": facts, "parity": parity, "forward": {}}
+    bare = contestants(automaton(rule=replace(nca.rule, hidden=(1,))))["fused"]
     for batch, side, steps in [(1, 256, 16)] if options.quick else FORWARD["cpu"]:
-        rates = time_forward(runs, torch.randn(batch, 12, side, side) * 0.3, steps, repeats)
-        share = rates["fused"]["cell_steps_per_second"] * work / peak
-        result["forward"][side] = rates | {"steps": steps, "share_of_fma_peak": share}
-        show(f"forward, {side} x {side}, {steps} steps", rates, f"  ({share:.0%} of the FMA peak)")
+        x = torch.randn(batch, 12, side, side) * 0.3
+        rates, share = beside_peak(lambda x=x, steps=steps: time_forward(runs, x, steps, repeats), nca, False, options)
+        outside = time_forward({"fused": bare}, x, steps, repeats)["fused"]["cell_steps_per_second"]
+        result["forward"][side] = rates | share | {"steps": steps, "nanoseconds_outside_products": 1e9 / outside}
+        note = f"  ({share['share_of_fma_peak']:.0%} of the FMA peak; {1e9 / outside:.1f} ns a cell outside products)"
+        show(f"forward, {side} x {side}, {steps} steps", rates, note)
     batch, side, steps = (4, 96, 8) if options.quick else TRAINING["cpu"][0]
-    rates = time_training(runs, torch.randn(batch, 12, side, side) * 0.3, steps, repeats)
-    result["training"] = rates | {"batch": batch, "side": side, "steps": steps}
-    show(f"forward and backward, {batch} x {side} x {side}, {steps} steps", rates)
+    x = torch.randn(batch, 12, side, side) * 0.3
+    rates, share = beside_peak(lambda: time_training(runs, x, steps, repeats), nca, True, options)
+    result["training"] = rates | share | {"batch": batch, "side": side, "steps": steps}
+    note = f"  ({share['share_of_fma_peak']:.0%} of the FMA peak)"
+    show(f"forward and backward, {batch} x {side} x {side}, {steps} steps", rates, note)
     if options.quick:
         return
+    result["rules"] = {name: measure_rule(name, options) for name in RULES}
     state = 4 * 12 * 128 * 128 * 4
     result["peak_memory_bytes"] = {name: peak_memory(name) for name in ("eager", "fused")}
     print("\npeak memory of a training rollout, 4 x 128 x 128, 96 steps")
