@@ -7,6 +7,8 @@ say its version and hear Ctrl-C.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from nca_fast.waiting import wait_briefly
+
 if TYPE_CHECKING:
     from nca_fast import convert, filters, reference
     from nca_fast.filters import Filter
@@ -41,6 +43,8 @@ _HOMES = {
     "normal": "normals",
     "rollout": "ops",
 }
+
+wait_briefly()  # before torch is loaded, if it is not
 
 
 def __getattr__(name: str) -> Any:

@@ -256,7 +256,7 @@ print((resident("VmHWM") - before) / x.nbytes)
 def test_memory_of_a_training_rollout_is_its_states():
     """96 steps, 4 x 128 x 128: at most 97 states and 64 MiB = 21.3 states, the loss and the gradients included."""
     result = fresh.run(["-c", MEMORY], check=True)
-    # Seen: 94.9 to 99.2, for what the first call left behind is used again. Less than 80 would mean that nothing was measured.
+    # Seen: 94.9 to 99.2, for what the first call left behind is used again. Less than 80 would be nothing measured.
     assert 80 < float(result.stdout) < 97 + 64 / 3
 
 

@@ -37,7 +37,16 @@ PACKAGES = {
     "sklearn": ("scikit-learn", "the digits of nca-fast vae"),
 }
 VARIABLES = (
-    *("OMP_NUM_THREADS", "NCA_FAST_ISA", "ATEN_CPU_CAPABILITY", "CXX", "XDG_CACHE_HOME", "TRITON_CACHE_DIR"),
+    *(
+        "OMP_NUM_THREADS",
+        "OMP_WAIT_POLICY",
+        "GOMP_SPINCOUNT",
+        "NCA_FAST_ISA",
+        "ATEN_CPU_CAPABILITY",
+        "CXX",
+        "XDG_CACHE_HOME",
+        "TRITON_CACHE_DIR",
+    ),
     *("TRITON_INTERPRET", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"),
 )
 
