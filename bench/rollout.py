@@ -6,7 +6,8 @@
     python -m bench.rollout --device cuda --smoke   the same with tiny sizes, without a GPU on the CPU: does it work?
 
 Parity with the float64 reference is checked first: no speed is printed when it fails. On the CPU the FMA peak is
-measured before and after each speed, and what a cell costs beside products is the time of the same rule with one hidden unit.
+measured before and after each speed, and what a cell costs beside products is the time of the same rule with one
+hidden unit.
 """
 
 import argparse
