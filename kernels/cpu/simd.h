@@ -114,15 +114,17 @@ inline vf ones(uint32_t bits) {
 }
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
-struct PackTable {  // for every set of lanes, the permutation that moves them to the front
+struct PackTable {  // for every set of lanes, the permutation that moves them to the front, and the one that moves them back
   PackTable() {
     for (int bits = 0; bits < 256; ++bits)
       for (int lane = 0, to = 0; lane < 8; ++lane)
-        if (bits >> lane & 1) lane_of[bits][to++] = lane;
+        if (bits >> lane & 1) is_set[bits][lane] = -1, place_of[bits][lane] = to, lane_of[bits][to++] = lane;
   }
-  int32_t lane_of[256][8] = {};
+  alignas(32) int32_t lane_of[256][8] = {}, place_of[256][8] = {}, is_set[256][8] = {};
 };
 inline const PackTable pack_table;
+
+inline __m256i of_table(const int32_t* entry) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(entry)); }
 #endif
 
 // Stores the lanes `bits` of v at p, p + 1, ...; may write up to VL floats.
@@ -131,31 +133,36 @@ inline void append(float* p, vf v, uint32_t bits) {
   // Not compressstoreu: it is microcoded and slow on Zen 4, and the row has room for a whole vector.
   _mm512_storeu_ps(p, _mm512_maskz_compress_ps(__mmask16(bits), reinterpret_cast<__m512>(v)));
 #elif defined(__AVX2__)
-  const __m256i order = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pack_table.lane_of[bits]));
-  _mm256_storeu_ps(p, _mm256_permutevar8x32_ps(reinterpret_cast<__m256>(v), order));
+  _mm256_storeu_ps(p, _mm256_permutevar8x32_ps(reinterpret_cast<__m256>(v), of_table(pack_table.lane_of[bits])));
 #else
   for (; bits; bits &= bits - 1) *p++ = v[__builtin_ctz(bits)];
 #endif
 }
 
-// The inverse: v, and consecutive floats from `from` on added to its lanes `bits`.
-inline vf with_expanded(vf v, const float* from, uint32_t bits) {
+// The inverse: consecutive floats from `from` on in the lanes `bits`, zeros in the others. Reads up to VL floats.
+inline vf expanded(const float* from, uint32_t bits) {
 #if defined(__AVX512F__)
-  const __m512 old = reinterpret_cast<__m512>(v), more = _mm512_maskz_expand_ps(__mmask16(bits), _mm512_loadu_ps(from));
-  return reinterpret_cast<vf>(_mm512_mask_add_ps(old, __mmask16(bits), old, more));
+  return reinterpret_cast<vf>(_mm512_maskz_expand_ps(__mmask16(bits), _mm512_loadu_ps(from)));
+#elif defined(__AVX2__)
+  const __m256 placed = _mm256_permutevar8x32_ps(_mm256_loadu_ps(from), of_table(pack_table.place_of[bits]));
+  return reinterpret_cast<vf>(_mm256_and_ps(placed, _mm256_castsi256_ps(of_table(pack_table.is_set[bits]))));
 #else
-  for (; bits; bits &= bits - 1) v[__builtin_ctz(bits)] += *from++;
+  vf v{};
+  for (; bits; bits &= bits - 1) v[__builtin_ctz(bits)] = *from++;
   return v;
 #endif
 }
 
-// Consecutive floats from `from` on in the lanes `bits`, zeros in the others.
-inline vf expanded(const float* from, uint32_t bits) {
+// v, and consecutive floats from `from` on added to its lanes `bits`.
+inline vf with_expanded(vf v, const float* from, uint32_t bits) {
 #if defined(__AVX512F__)
-  return reinterpret_cast<vf>(_mm512_maskz_expand_ps(__mmask16(bits), _mm512_loadu_ps(from)));
+  const __m512 old = reinterpret_cast<__m512>(v), more = _mm512_maskz_expand_ps(__mmask16(bits), _mm512_loadu_ps(from));
+  return reinterpret_cast<vf>(_mm512_mask_add_ps(old, __mmask16(bits), old, more));
+#elif defined(__AVX2__)
+  const __m256 sum = reinterpret_cast<__m256>(v + expanded(from, bits));  // not for all lanes: -0 stays so
+  return reinterpret_cast<vf>(_mm256_blendv_ps(reinterpret_cast<__m256>(v), sum, _mm256_castsi256_ps(of_table(pack_table.is_set[bits]))));
 #else
-  vf v{};
-  for (; bits; bits &= bits - 1) v[__builtin_ctz(bits)] = *from++;
+  for (; bits; bits &= bits - 1) v[__builtin_ctz(bits)] += *from++;
   return v;
 #endif
 }
