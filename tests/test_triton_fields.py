@@ -133,8 +133,13 @@ def test_the_mask_that_a_state_carries_is_the_one_that_is_computed(mode, dtype):
 
 
 def test_float16_products_of_other_functions(poisoned):
-    """Units of tanh are not scaled, those after them for what tanh can give."""
-    check(Rule(4, (8, 8), ("sobel_x",), activation=("tanh", "relu"), fire_rate=1.0), (1, 3, 9), precision="fp16")
+    """Units of tanh are not scaled, and those after them for what tanh can give.
+
+    Plain PyTorch rounds what the products of the forward pass are given, the kernels gradients too: worst seen 2.2 times
+    its error, and as much for relu.
+    """
+    rule = Rule(4, (8, 8), ("sobel_x",), activation=("tanh", "relu"), fire_rate=1.0)
+    check(rule, (1, 3, 9), precision="fp16", factor=4)
     x, rule = torch.full((1, 4, 3, 5), 2.0**14, device=DEVICE), Rule(4, (4,), activation="leaky_relu(0.5)")
     y = rollout(x, weights_of(rule), rule, 1, seed=0, backend="triton", precision="fp16")
     assert y.isfinite().all()
