@@ -135,7 +135,7 @@ def test_the_mask_that_a_state_carries_is_the_one_that_is_computed(mode, dtype):
 def test_float16_products_of_other_functions(poisoned):
     """Units of tanh are not scaled, and those after them for what tanh can give.
 
-    Plain PyTorch rounds what the products of the forward pass are given, the kernels gradients too: worst seen 2.2 times
+    Plain PyTorch rounds what products of the forward pass are given, the kernels gradients too: worst seen 2.2 times
     its error, and as much for relu.
     """
     rule = Rule(4, (8, 8), ("sobel_x",), activation=("tanh", "relu"), fire_rate=1.0)
