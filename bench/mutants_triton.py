@@ -2,6 +2,7 @@
 
 python -m bench.mutants_triton            of the single pass; writes bench/results/mutants_triton.json
 python -m bench.mutants_triton memory     of the kernels that keep perception in memory; mutants_triton_memory.json
+python -m bench.mutants_triton fields     of what else rules may ask for; mutants_triton_fields.json
 python -m bench.mutants_triton guards     what no result shows; mutants_triton_guards.json; some minutes
 With --missed only those that the result file has not as caught. The others take an hour or more.
 
@@ -27,7 +28,7 @@ MUTANTS = [
     (FIRE, "i // H % B", "i // H"),
     (FIRE, "(step + tl.load(place + 2))", "step"),
     (FIRE, "(below % canvas_height)", "below"),
-    (FIRE, "z ^= k1\n    return", "return"),
+    (FIRE, "z = mixed(column_part + k0) ^ k1", "z = mixed(column_part + k0)"),
     (FIRE, "z <= (below - 1)", "z < (below - 1)"),
     (FIRE, " & (below > 0)", ""),
     (FILTERS, "row = tl.where(row >= H, row - H, row)\n", ""),
@@ -53,7 +54,7 @@ MUTANTS = [
     (BACKWARD, "both(own, (row >= first) & (row < end))", "own"),
     (PRODUCTS, "tl.where(h.to(tl.float32) > 0, grad, 0.0)", "grad"),
     (BACKWARD, "moved_in(p + t, p - t)", "moved_in(p - t, p + t)"),
-    (BACKWARD, "sums = sums + (begun[3 * k + 2] + g,)", "sums = sums + (begun[3 * k + 2],)"),
+    (BACKWARD, "sums = sums + (begun[3 * k + 2] + straight,)", "sums = sums + (begun[3 * k + 2],)"),
     (BACKWARD, "own_y = to_matrices(seen, mine, True, DOT, PRODUCT)", "own_y = y"),
     (BACKWARD, "own_grad_u = output_matrix(fired, mine, True, COLUMNS, DOT, PRODUCT)", "own_grad_u = grad_u"),
     (PRODUCTS, "tl.store(at, tl.load(at) + scale * tiles", "tl.store(at, scale * tiles"),
@@ -67,15 +68,15 @@ MUTANTS = [
     (BACKWARD, "tl.minimum((end_band - strip * bands_down) * R, H)", "H"),
     (PLAN, "RING=circular and p.columns == W", "RING=p.columns == W"),
     (PLAN, "several=bands.several or bands.programs < sums", "several=bands.several"),
-    (BACKWARD, "tl.where((m & mine)[:, None], g, 0.0)", "tl.where(m[:, None], g, 0.0)"),
+    (BACKWARD, "summed = (m & mine)[:, None]", "summed = m[:, None]"),
     (
         BACKWARD,
         "add_channels(to_biases + (UNITS1 + 8 * k), grad_b[k], down)",
         "add_channels(to_biases + UNITS1, grad_b[k], down)",
     ),
     (PRODUCTS, "tl.arange(0, WIDTH) * (8 // WIDTH)", "tl.arange(0, WIDTH)"),
-    (HOST, "keys_of(j * every + n)", "keys_of(n)"),
-    (HOST, "place.after(made * block)", "place"),
+    (HOST, "steps.take(j * every + n)", "steps.take(n)"),
+    (HOST, "self.place.after(self.made * self.block)", "self.place"),
     (HOST, "(every - 1 - n) % 2", "n % 2"),
     (WEIGHTS, "packed[..., first_bias + 1] = bias - high", "packed[..., first_bias + 1] = 0"),
     (PACKING, "channels = frozen + torch.arange(written)", "channels = torch.arange(written)"),
@@ -127,7 +128,7 @@ MEMORY_MUTANTS = [
     (PERCEIVE, "tl.program_id(1) * GROUP", "0"),
     (PERCEIVE, "(range_sample * rows - first_row)", "(range_sample * rows)"),
     (PERCEIVE_BACK, "beside(column, REACH - j, W)", "beside(column, j - REACH, W)"),
-    (PERCEIVE_BACK, "column + (REACH - j)", "column + (j - REACH)"),
+    (PERCEIVE_BACK, "columns + (column + (REACH - j - RING),)", "columns + (column + (j - REACH - RING),)"),
     (PERCEIVE_BACK, "neighbours(line + FILTERS * C", "neighbours(line"),
     (PERCEIVE_BACK, "down = 1.0 / tl.load(scale)", "down = 1.0"),
     (PERCEIVE_BACK, "winners += sample * H * W * C", "winners += 0"),
@@ -137,15 +138,15 @@ MEMORY_MUTANTS = [
     (ALIVE, ">= FROZEN", ">= 0"),
     (ALIVE, " | (v != v)", ""),
     (ALIVE, "tl.where(written, v * mask, v)", "tl.where(written & (mask == 0), 0.0, v)"),
-    (NETWORK, "m[:, None] & (o >= FROZEN)[None, :]", "m[:, None]"),
-    (NETWORK, "m[:, None] & (o >= FROZEN)[None, :]", "(o >= FROZEN)[None, :]"),
+    (NETWORK, "across(m) & (o >= FROZEN)[None, :]", "across(m)"),
+    (NETWORK, "across(m) & (o >= FROZEN)[None, :]", "(o >= FROZEN)[None, :]"),
     (NETWORK, "weights += sample * weights_stride", "weights += 0"),
     (NETWORK, "biases + (UNITS1 + UNITS) + o", "biases + UNITS1 + o"),
     (NETWORK, "(column + origin_column)", "column"),
-    (NETWORK, "(sample * H + row) * 2", "row * 2"),
+    (NETWORK, "fires(column_part, keys + (sample * H + row) * WORDS", "fires(column_part, keys + row * WORDS"),
     (NETWORK_BACK, "g *= tl.load(scale)", "g *= 1.0"),
-    (NETWORK_BACK, "gated(back_a, a, DOT, PRODUCT)", "back_a.to(DOT)"),
-    (NETWORK_BACK, "gated(sums[k], inputs[k], DOT, PRODUCT)", "sums[k].to(DOT)"),
+    (NETWORK_BACK, "gated(back_a, z_h if F[3] else a, F, DOT, PRODUCT)", "back_a.to(DOT)"),
+    (NETWORK_BACK, "gated(sums[k], at_slope, FUNCTIONS[0], DOT, PRODUCT)", "sums[k].to(DOT)"),
     (NETWORK_BACK, "biases += sample * biases_stride", "biases += 0"),
     (NETWORK_BACK, "store_chunks(grad_y + whole * K", "store_chunks(grad_y + place * K"),
     (SUMS, "tl.load(at, mask=kept, other=0.0) + sums * down", "sums * down"),
@@ -157,10 +158,43 @@ MEMORY_MUTANTS = [
     (MEMORY, "part.samples, cells, part.first_sample * parts", "part.samples, cells, 0"),
     (MEMORY, "            if not kept:\n", "            if False:\n"),
     (MEMORY, "return len(ranges) == 1", "return True"),
-    (STEPS, "weights.alive.apply(x, after, grad, masked)", "weights.alive.apply(x, x, grad, masked)"),
-    (STEPS, "fire, origin_column, keep=True)", "fire, origin_column)"),
+    (STEPS, "living=alive.living(x, after)", "living=alive.living(x, x)"),
+    (STEPS, "after, step, keep=True)", "after, step)"),
     (LAYER_PACKING, "for stencil in stencils] + [len(distinct)]", "for stencil in distinct] + [len(distinct)]"),
     (LAYER_PACKING, "[*order[1:], frozen + torch.arange(written)]", "[*order[1:], torch.arange(written)]"),
+]
+
+UPDATE, NOISE, ACTIVATIONS = "triton/update.py", "triton/noise.py", "triton/activations.py"
+
+# In what rules ask for beyond Distill's step: one for each trap of theirs that these kernels could fall into, and more.
+FIELD_MUTANTS = [
+    (ALIVE, "-(2**31)).to", "0).to"),
+    (ALIVE, "< 0) & (v == 0)", "< 0)"),
+    (STEPS, "out, step._replace(living=alive.living(x, x))", "out, step._replace(living=alive.living(s, s))"),
+    (STEPS, "weights.forward_way.forward(s, after, step)\n", "weights.forward_way.forward(x, after, step)\n"),
+    (UPDATE, "m = m & written\n", "m = m\n"),
+    (UPDATE, "m = m & alive", "m = m"),
+    (UPDATE, "v * tl.where(alive, 1.0, 0.0), v)", "v * tl.where(alive, 1.0, 0.0), v * tl.where(alive, 1.0, 0.0))"),
+    (UPDATE, "(v >= CLAMP[0]) & (v <= CLAMP[1])", "(v > CLAMP[0]) & (v < CLAMP[1])"),
+    (UPDATE, "tl.where(m & written, 0.0, g)", "g"),
+    (UPDATE, "return tl.where(m, u, s)", "return tl.where(m, u, 0.0)"),
+    (NOISE, "3 * c, NOISE[2]", "c, NOISE[2]"),
+    (FORWARD, "lane = 3 * (c + FROZEN + WRITTEN)", "lane = 3 * c"),
+    (NETWORK, "3 * (channel + FROZEN + WRITTEN)", "3 * channel"),
+    (FIRE, "zero if SHARED_HEIGHT else row_counter", "row_counter"),
+    (FIRE, "zero if SHARED_BATCH else sample_counter", "sample_counter"),
+    (FIRE, "_, _, k2, k3 = philox(row_counter, sample_counter", "_, _, k2, k3 = philox(zero, zero"),
+    (FIRE, "part = part + lane_part(channel)[None, :]", "part = part"),
+    (FIRE, "tl.maximum(channel - FROZEN, 0)", "channel"),
+    (HOST, "self.number = self.place.first_step + n", "self.number = n"),
+    (ACTIVATIONS, "s = tl.where(at > 0, grad, F[1] * grad)", "s = tl.where(at >= 0, grad, F[1] * grad)"),
+    (ACTIVATIONS, "s = tl.where(at > 0, grad, F[1] * grad)", "s = tl.where(at > 0, grad, 0.0)"),
+    (CELLS, "n - 1 - tl.abs(n - 1 - tl.abs(i))", "n - 1 - tl.abs(n - tl.abs(i))"),
+    (PERCEIVE_BACK, "(rows_mine & columns_mine & there)", "(rows_mine & there)"),
+    (BACKWARD, "g = masked(g, alive[:, None], written_here)", "g = g"),
+    (BACKWARD, "                    m = m & alive", "                    m = m"),
+    (NETWORK_BACK, "takes = takes & alive", "takes = takes"),
+    (NETWORK_BACK, "applied(z, LAST) + e, takes", "applied(z, LAST), takes"),
 ]
 
 HALF = "triton/half_range.py"
@@ -188,11 +222,14 @@ GUARD_MUTANTS = [
 
 if __name__ == "__main__":
     options = parser(__doc__)
-    options.add_argument("which", nargs="?", choices=("pass", "memory", "guards"), default="pass")
+    options.add_argument("which", nargs="?", choices=("pass", "memory", "fields", "guards"), default="pass")
     options = options.parse_args()
     if options.which == "memory":
         tests = ["tests/test_triton_memory.py", "-k", "not presets"]
         hunt(MEMORY_MUTANTS, tests, "mutants_triton_memory.json", options.missed)
+    if options.which == "fields":
+        tests = ["tests/test_triton_fields.py", "tests/test_fields_of_rules.py", "-k", "fields or triton or everywhere"]
+        hunt(FIELD_MUTANTS, tests, "mutants_triton_fields.json", options.missed)
     if options.which == "guards":
         tests = ["tests/test_triton_guards.py", "tests/test_triton_range.py"]
         hunt(GUARD_MUTANTS, tests, "mutants_triton_guards.json", options.missed)

@@ -1,8 +1,9 @@
 """What the compilers make of the Triton kernels, without a GPU: registers, spills, shared memory, instructions.
 
     python -m bench.triton_table                    every variant for every target, half an hour; writes
-                                                    bench/results/triton_table.json; rows whose kernels and launches
-                                                    are as they were stay
+                                                    bench/results/triton_table.json; rows stay whose kernels and
+                                                    launches are as they were, by their text (digest) or by what
+                                                    compilers are given of it (code, see bench/triton_code.py)
     python -m bench.triton_table sm_90 texture      prints the variants of one target whose names hold a word
 
 Instructions are what one warp issues for its share, per cell: everything outside loops, and all turns of the loop: 32
@@ -29,6 +30,7 @@ from unittest import mock
 import torch
 
 from bench.harness import RESULTS, header, write_result
+from bench.triton_code import of_launch
 from nca_fast import Rule
 from nca_fast.fire_masks import threshold
 from nca_fast.presets import PRESETS
@@ -76,6 +78,12 @@ SHAPES = {
     "texture fp16, 2048 x 2048": (1, 2048, 2048),
 }
 VARIANTS |= {name: (Rule(), "fp16", "fp32") for name in SHAPES}
+# Published automata, each with something that those above have not; on one target.
+PUBLISHED = ("engram", "dynca", "game-nca", "isotropic", "med-nca", "self-classifying-mnist", "goal-guided")
+VARIANTS |= {f"{name} fp16": (PRESETS[name]["rule"], "fp16", "fp32") for name in PUBLISHED}
+VARIANTS["studying growth fp16"] = (replace(_GROWING, fire_rate=0.8, fire_shared=()), "fp16", "fp32")
+VARIANTS["game-nca fp32"] = (PRESETS["game-nca"]["rule"], "fp32", "fp32")
+_ONE_TARGET = {f"{name} fp16" for name in PUBLISHED} | {"studying growth fp16", "game-nca fp32"}
 STATES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 POINTERS = {dtype: name for name, dtype in STATES.items()} | {torch.int8: "i8", torch.int32: "i32", torch.int64: "i64"}
 TARGETS = {
@@ -96,7 +104,9 @@ _PRESETS = ("texture", "clip", "growing", "style", "style-two-filters", "vae-mni
 
 def variants_of(target: str) -> list[str]:
     """Names of the variants that are compiled for a target."""
-    return [*(f"{name} fp16" for name in _PRESETS), *SHAPES] if target in _CONSUMER else list(VARIANTS)
+    if target in _CONSUMER:
+        return [*(f"{name} fp16" for name in _PRESETS), *SHAPES]
+    return [name for name in VARIANTS if target == "sm_90" or name not in _ONE_TARGET]
 
 
 def kinds_of(target: str) -> list[tuple[str, str]]:
@@ -171,7 +181,8 @@ def launches(name: str, direction: str, target: str) -> list[Launch]:
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise RuntimeError("kernels must be compiled without the interpreter, but TRITON_INTERPRET=1: unset it.")
-    from nca_fast.kernels.triton import alive, rollout, steps
+    from nca_fast.kernels.triton import alive, noise, rollout, steps
+    from nca_fast.kernels.triton.fire import Step
     from nca_fast.kernels.triton.single_pass import plan
     from nca_fast.kernels.triton.single_pass import steps as single_pass
     from nca_fast.kernels.triton.through_memory import perception
@@ -192,30 +203,42 @@ def launches(name: str, direction: str, target: str) -> list[Launch]:
         stack.enter_context(mock.patch.multiple(plan, capability=lambda device: capability, **changes))
         for module, kernels in (
             (single_pass, ("step_fwd", "step_bwd")),
-            (perception, ("perception_fwd", "perception_bwd")),
+            (perception, ("perception_fwd", "perception_bwd", "add_ring")),
             (through_memory, ("network_fwd", "network_bwd", "network_weights")),
-            (alive, ("apply_alive_mask",)),
+            (alive, ("apply_alive_mask", "write_living", "read_living")),
+            (noise, ("add_state_noise",)),
         ):
             recorders = {k: _Recorder(getattr(module, k), found, name in SHAPES) for k in kernels}
             stack.enter_context(mock.patch.multiple(module, **recorders))
-        weights = rollout.pack_weights(params, rule.kernel_rule, precision)
-        out, keys = torch.empty_like(x), torch.empty(*x.shape[:2], 2, dtype=torch.int32)
+        noisy = rule.state_noise or rule.update_noise
+        weights = rollout.pack_weights(params, rule.kernel_rule, precision, torch.ones(1) if noisy else None)
+        keys = torch.empty(*x.shape[:2], 4 if noisy else 2, dtype=torch.int32)
+        out, step = torch.empty_like(x), Step(keys, fire, 0)
         if direction == "forward":
-            steps.forward_step(x, out, weights, keys, fire, 0)
+            steps.forward_step(x, out, weights, step)
         else:
             buffer, scale = steps.gradient_buffer(weights, x), torch.ones(())
-            steps.backward_step(x, x, out, buffer, weights, scale, keys, fire, 0)
+            steps.backward_step(x, x, out, buffer, weights, scale, step, x)
     return found
 
 
 def compiled(launch: Launch, target: str):
     """Triton's kernel of a launch, compiled ahead of time for one of TARGETS."""
     import triton
-    from nca_fast.kernels.triton.products import product
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    kernel, signature, constants, attributes, options = _to_compile(launch, target)
+    source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes)
+    return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
+
+
+def _to_compile(launch, target):
+    """Lists what Triton's compiler is given of a launch: kernel, signature, constants, attributes, options."""
+    from nca_fast.kernels.triton.products import product
+
     constants, names = dict(launch.constants), launch.kernel.arg_names
+    constants |= {n: None for n, v in launch.arguments.items() if v is None}
     if "PRODUCT" in constants:
         precision = next(p for p in ("fp32", "fp16", "bf16") if p == str(constants["DOT"]))
         precision = "tf32" if constants["PRODUCT"] == "tf32" else precision
@@ -226,11 +249,21 @@ def compiled(launch: Launch, target: str):
     multiples = {n for n, v in launch.arguments.items() if isinstance(v, int) and v % 16 == 0}
     multiples -= {p.name for p in launch.kernel.params if p.do_not_specialize}
     aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n in pointers or n in multiples}
-    source = ASTSource(launch.kernel, signature=signature, constexprs=constants, attrs=aligned)
     options = {"num_warps": launch.warps, "num_stages": launch.stages}
     if launch.fused is not None:
         options["enable_fp_fusion"] = launch.fused
-    return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
+    return launch.kernel, signature, constants, aligned, options
+
+
+def row_code(name: str, direction: str, target: str) -> str:
+    """Changes with what Triton's compilers are given: where it does not, a row stays as it is."""
+    from triton.backends.compiler import GPUTarget
+
+    parts = []
+    for launch in launches(name, direction, target):
+        given = _to_compile(launch, target)
+        parts += [repr((target, given[-1], launch.turns, launch.cells)), of_launch(*given, GPUTarget(*TARGETS[target]))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 @lru_cache
@@ -352,14 +385,16 @@ def main(arguments: list[str]) -> None:
     if not arguments and TABLE.exists():
         table = json.loads(TABLE.read_text())
         if table["header"]["triton"] == facts["triton"]:
-            earlier = {(r["variant"], r["direction"], r["target"], r["digest"]): r for r in table["rows"]}
+            earlier = {(r["variant"], r["direction"], r["target"]): r for r in table["rows"]}
     wanted = [(name, d, t) for t in ([target] if target else TARGETS) for name, d in kinds_of(t) if word in name]
     rows = []
     for key in wanted:
-        of_now = row_digest(*key)
-        kept = earlier.pop((*key, of_now), None)
-        rows.append(kept or row(*key) | {"digest": of_now})
-        if kept is None:
+        of_now, kept = row_digest(*key), earlier.pop(key, {})
+        same = kept.get("digest") == of_now
+        code = kept["code"] if same else row_code(*key)
+        same = same or kept.get("code") == code
+        rows.append((kept if same else row(*key)) | {"digest": of_now, "code": code})
+        if not same:
             print(*(f"{v:>7}" if n > 2 else f"{v:<30}" for n, v in enumerate(rows[-1].values())), flush=True)
             if not arguments:  # with those that are not looked at yet, so that a run that is cut off goes on
                 write_result(TABLE, {"header": facts, "rows": rows + list(earlier.values())})

@@ -58,6 +58,7 @@ class Step:
     def __init__(self, kernels, shape, precision, rule=None, dtype=torch.float32):
         from nca_fast.kernels.triton import steps
         from nca_fast.kernels.triton.fire import RowKeys
+        from nca_fast.kernels.triton.fire import Step as StepOf
 
         nca = automaton(rule=rule)
         B, H, W = shape
@@ -71,20 +72,18 @@ class Step:
         self.x = kernels.to_layout(x.to(dtype))
         self.out, self.grad = torch.empty_like(self.x), torch.randn_like(self.x)
         self.buffer = kernels.gradient_buffer(self.weights, self.x)
-        keys = RowKeys(1, self.x)
+        keys = RowKeys(1, self.x, nca.rule.kernel_rule)
         keys.put(self.place)
         keys.make(1)
-        self.keys, self.scale = keys.table[0], self.weights.gradient_scale(self.grad)
+        self.step, self.scale = StepOf(keys.table[0], self.fire, 0), self.weights.gradient_scale(self.grad)
 
     def forward(self):
         """Launches the kernel of a step."""
-        self.steps.forward_step(self.x, self.out, self.weights, self.keys, self.fire, 0)
+        self.steps.forward_step(self.x, self.out, self.weights, self.step)
 
     def backward(self):
         """Launches the kernels of a step back."""
-        self.steps.backward_step(
-            self.x, self.grad, self.out, self.buffer, self.weights, self.scale, self.keys, self.fire, 0
-        )
+        self.steps.backward_step(self.x, self.grad, self.out, self.buffer, self.weights, self.scale, self.step)
 
     def results(self, direction):
         """What a step gives, forward or backward."""
@@ -264,7 +263,7 @@ def thread_per_cell(kernels, shape) -> dict:
     (w1, b1), (w2, _) = nca.weights
     B, H, W = shape
     x = kernels.from_layout(step.x, nca.rule.channels)
-    out, keys = torch.empty_like(x), RowKeys(1, step.x)
+    out, keys = torch.empty_like(x), RowKeys(1, step.x, nca.rule.kernel_rule)
     keys.put(step.place)
     keys.make(1)
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (x, out, w1.detach(), b1.detach(), w2.detach(), keys.table)]

@@ -114,7 +114,7 @@ class Kernels(Protocol):
         """Returns the gradient of states[0], in the memory of grad or in new memory.
 
         Args:
-            states: Before each of some consecutive steps. [n, *grad.shape].
+            states: Before each of some consecutive steps; all but the first as `advance` gave them. [n, *grad.shape].
             grad: Gradient of the state after the last of them; overwritten.
             place: Of the step taken from states[0].
             buffer: What `gradient_buffer` made; added to.

@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 from nca_fast.kernels.triton import steps
+from nca_fast.kernels.triton.fire import Step
 from nca_fast.kernels.triton.launch import RepeatedStep, launch
 from nca_fast.kernels.triton.rollout import pack_weights
 
@@ -54,15 +55,21 @@ def step_of_a_rule():
     buffer = steps.gradient_buffer(weights, states[0])
 
     def forward(x, out, keys):
-        steps.forward_step(x, out, weights, keys, fire, 3)
+        steps.forward_step(x, out, weights, Step(keys, fire, 3))
 
-    def backward(x, grad, grad_x, scale, keys):
-        steps.backward_step(x, grad, grad_x, buffer, weights, scale, keys, fire, 3)
+    def backward(x, grad, grad_x, scale, keys, following=None):
+        steps.backward_step(x, grad, grad_x, buffer, weights, scale, Step(keys, fire, 3), following)
 
     grads = torch.zeros(2, 1, 3, 5, 4, dtype=torch.float16)
     for step, calls in (
         (forward, [(states[n], states[n + 1], keys[n]) for n in range(6)]),
-        (backward, [(states[n], grads[n % 2], grads[1 - n % 2], scales[n], keys[n]) for n in range(6)]),
+        (
+            backward,
+            [
+                (states[n], grads[n % 2], grads[1 - n % 2], scales[n], keys[n], *states[n + 1 : n + 1 + n % 2])
+                for n in range(6)
+            ],
+        ),
     ):
         launches, repeated = same(step, calls)
         assert not repeated.plain and 1 < len(repeated.of_kinds) < len(calls)

@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ import nca_fast
 from nca_fast import Rule, fire_mask, normal, reference, rollout
 
 BACKENDS = ("reference", "convolutions", "cpu")
+# Where Triton's interpreter takes part, on a few cells; its values and gradients are compared in test_triton_fields.
+WITH_TRITON = (*BACKENDS, *(("triton",) if find_spec("triton") and not torch.cuda.is_available() else ()))
 PLACE = {"seed": 2**40 + 3, "first_step": 5, "origin": (7, 2**32 - 3), "first_sample": 2, "canvas_height": 12}
 SHARED = [(), ("channel",), ("batch", "channel"), ("height", "width"), ("batch", "width"), ("channel", "height")]
 EVERYTHING = Rule(
@@ -81,7 +84,7 @@ def test_masks_are_the_same_bits_everywhere(shared):
         *(PLACE[n] for n in ("seed", "first_step")), 3, 9, 37, 0.4, *list(PLACE.values())[2:], None, shared, 4, 1
     )
     want = want.expand(3, 3, 9, 37)
-    for backend in BACKENDS:
+    for backend in WITH_TRITON:
         drawn = masked(rule, (3, 4, 9, 37), backend=backend, **PLACE)
         assert torch.equal(drawn[:, 1:] == 1, want) and not drawn[:, 0].any()
     for axis, name in enumerate(("batch", "channel", "height", "width")):
@@ -93,14 +96,14 @@ def test_rates_by_step_sample_and_channel():
     rule = Rule(channels=3, hidden=(3,), output_bias=True)
     rates = torch.rand(2, 3, 3, 9, 37)
     rates[:, :, :, 0], rates[:, :, :, 1] = 0, 1
-    for backend, step in itertools.product(BACKENDS, (5, 6)):
+    for backend, step in itertools.product(WITH_TRITON, (5, 6)):
         drawn = masked(rule, (3, 3, 9, 37), backend=backend, fire_rate=rates, **PLACE | {"first_step": step}) == 1
         assert torch.equal(drawn, fire_mask(PLACE["seed"], step, 3, 9, 37, rates, *list(PLACE.values())[2:]))
         assert drawn[:, :, 1].all() and not drawn[:, :, 0].any()
         plain = [fire_mask(PLACE["seed"], step, 3, 9, 37, r, *list(PLACE.values())[2:]) for r in rates[step % 2, 1]]
         assert torch.equal(drawn[1], torch.stack([mask[1, 0] for mask in plain]))
     one = rates[:, :1, :1].expand(2, 1, 1, 9, 37)
-    same = [masked(rule, (3, 3, 9, 37), backend=b, fire_rate=one, **PLACE) for b in BACKENDS]
+    same = [masked(rule, (3, 3, 9, 37), backend=b, fire_rate=one, **PLACE) for b in WITH_TRITON]
     assert all(torch.equal(same[0], other) for other in same)
 
 
@@ -111,7 +114,7 @@ def test_normal_numbers_are_the_same_bits_everywhere():
         where = {name: value for name, value in PLACE.items() if name not in ("seed", "first_step")}
         want = normal(PLACE["seed"], 5, 3, 4, 9, 37, frozen=1, of_update=of_update, **where)
         weights = [tuple(None if t is None else t * 0 for t in pair) for pair in random_weights(rule)]
-        for backend in BACKENDS:
+        for backend in WITH_TRITON:
             found = rollout(torch.zeros(3, 4, 9, 37), weights, rule, 1, backend=backend, **PLACE)
             assert torch.equal(found[:, 1:], want) and not found[:, 0].any()
             half = torch.tensor([1.0, 0.0, 0.5])
@@ -264,7 +267,7 @@ def test_transforms_cannot_reach_a_function_in_between():
 def test_a_linear_unit_has_a_gradient_at_zero():
     """Outside of what has grown y is exactly 0, where two relus in its place have none."""
     rule = Rule(2, (3,), activation="identity", fire_rate=1.0, hidden_bias=False)
-    for backend in BACKENDS:
+    for backend in WITH_TRITON:
         x, weights = leaves_of(torch.zeros(1, 2, 4, 5), random_weights(rule), torch.float32)
         grad = torch.autograd.grad(rollout(x, weights, rule, 1, backend=backend).sum(), x)[0]
         assert (grad - 1).abs().min() > 1e-6
@@ -276,7 +279,7 @@ def test_a_linear_unit_has_a_gradient_at_zero():
     assert torch.allclose(got, want, atol=1e-6) and (want - 1).abs().min() > 1e-6
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_TRITON)
 def test_a_clamp_passes_gradient_at_its_bounds(backend):
     """A cell at the bound that does not fire is there each step, and must go on learning; beyond there is none."""
     rule = Rule(2, (3,), fire_rate=0.0, clamp=(-0.5, 1.0), frozen=0)
@@ -286,7 +289,7 @@ def test_a_clamp_passes_gradient_at_its_bounds(backend):
     assert torch.autograd.grad(y.sum(), x)[0][0, 0, 0].tolist() == [0, 1, 1, 1, 0]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_TRITON)
 def test_who_is_alive_before_is_seen_before_the_noise(backend):
     rule = Rule(2, (3,), alive_channel=1, alive_mask="before", state_noise=10.0, fire_rate=0.0)
     y = rollout(torch.zeros(1, 2, 9, 9), random_weights(rule), rule, 1, seed=1, backend=backend)
@@ -297,7 +300,7 @@ def test_who_is_alive_before_is_seen_before_the_noise(backend):
     assert after.any()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_TRITON)
 def test_frozen_channels_are_exempt(backend):
     rule = Rule(3, (4,), frozen=1, alive_channel=2, state_noise=1.0, update_noise=1.0, clamp=(-0.1, 0.2))
     x = torch.full((1, 3, 5, 6), -7.0)
@@ -320,7 +323,7 @@ def test_numbers_that_a_rule_computes_in_float16_are_rounded_after_the_step_alon
     rule = Rule(1, (), ("identity",), state_noise=1e-4, residual=False, fire_rate=1.0, output_bias=True)
     weights = [(torch.full((1, 1), 512.0), torch.full((1,), -512.0))]
     x = torch.full((1, 1, 4, 5), 1.0, dtype=torch.float16)
-    for backend in BACKENDS:
+    for backend in WITH_TRITON:
         y = rollout(x, weights, rule, 1, seed=1, backend=backend)
         want = 512e-4 * normal(1, 0, 1, 1, 4, 5)
         assert torch.allclose(y.float(), want, atol=2e-4)  # 512 roundings of 1; worst seen 4e-5

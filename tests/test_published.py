@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from published_growing import EngramNCA, StudyingGrowth
+from published_pictures import DyNCA
 from published_systems import SYSTEMS, single
 
 ALL = pytest.mark.parametrize("kind", SYSTEMS, ids=lambda kind: kind.__name__)
@@ -64,3 +66,22 @@ def test_equals_its_authors_formulas(kind):
     for system.backend, system.checkpoint_every in (("cpu", None), ("cpu", 2)):
         found = errors(answers(system, system.ours, x.float()), exact)
         assert all(found[name] <= max(2 * plain[name], 3e-7) for name in exact), (found, plain)
+
+
+@pytest.mark.parametrize("kind", [StudyingGrowth, EngramNCA, DyNCA], ids=lambda kind: kind.__name__)
+def test_by_the_triton_kernels(kind, monkeypatch):
+    """Some, for two steps: the interpreter is slow. Every field is compared in test_triton_fields; the floor is its."""
+    pytest.importorskip("triton", reason="the Triton kernels need triton: pip install triton")
+    from triton_rollouts import FLOOR, INTERPRETED, small_programs
+
+    if not INTERPRETED:
+        pytest.skip("these systems are on the CPU")
+    small_programs(monkeypatch, 16)
+    system, x = made(kind)
+    system.steps = 2
+    exact = answers(system, lambda x: system.theirs(x, system.draws(x)), x)
+    single(system)
+    plain = errors(answers(system, system.ours, x.float()), exact)
+    system.backend = "triton"
+    found = errors(answers(system, system.ours, x.float()), exact)
+    assert all(found[name] <= max(2 * plain[name], FLOOR) for name in exact), (found, plain)

@@ -118,7 +118,7 @@ def test_more_channels_units_and_perception_than_the_kernels_take_are_refused():
         (Rule(channels=4, hidden=(4, 4, 4)), "two of at most 128"),
         (Rule(channels=4, hidden=(257,)), "at most 256 units"),
         (Rule(channels=4, hidden=(4, 129)), "two of at most 128"),
-        (Rule(channels=64, maximum_window=3), "at most 256 numbers of perception .* but the rule has 320"),
+        (Rule(channels=64, filters=("sobel_x",) * 6, maximum_window=3), "at most 384 numbers .* but the rule has 448"),
     ):
         x = torch.zeros(1, rule.channels, 2, 2, device=DEVICE)
         weights = weights_of(rule)
@@ -203,9 +203,9 @@ def test_two_rows_per_turn_where_there_are_registers_for_them(monkeypatch):
         assert not plan.weights_in_registers(torch.device("cpu"))
     params = torch.cat([t.flatten() for pair in random_weights(Rule()) for t in pair if t is not None])
     way = single_pass.SinglePass(params, Rule().kernel_rule, "fp16")
-    assert way._forward_constants(False)["UNROLL"] == 2
+    assert way._unroll() == 2
     monkeypatch.setattr(plan, "weights_in_registers", lambda device: True)
-    assert way._forward_constants(False)["UNROLL"] == 1
+    assert way._unroll() == 1
 
 
 def way_of(rule, precision="fp16"):
@@ -566,7 +566,8 @@ def test_compiled_kernels_do_not_spill_or_grow():
     variants = [(row["variant"], row["direction"], row["target"]) for row in want]
     code = f"""import json
 from bench.triton_table import digest, kinds_of, launches, row
-fused = [x.fused for v in {variants} for x in launches(*v) if x.kernel.fn.__name__ != "apply_alive_mask"]
+plain = "apply_alive_mask", "write_living", "read_living"
+fused = [x.fused for v in {variants} for x in launches(*v) if x.kernel.fn.__name__ not in plain]
 print(json.dumps([digest(), kinds_of("sm_90"), [row(*v) for v in {variants}], fused]))"""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env=environment)

@@ -70,20 +70,20 @@ class Recorder:
         return replay
 
 
-def cheap_forward_step(x, out, weights, keys, fire, origin_column):
+def cheap_forward_step(x, out, weights, step):
     """Depends on all that `forward_step` is given; a step after another is not the same as the other after the one."""
     assert x.data_ptr() != out.data_ptr()  # a kernel would overwrite what its neighbours read
     one = weights.packed.matrices.float().sum(-1) + 3 * weights.packed.biases.sum(-1)  # of each sample
-    z = (keys.long().sum(-1, keepdim=True) + fire + origin_column) % 1009  # [B, H, 1 or W]
+    z = (step.keys.long().sum(-1, keepdim=True) + step.fire + step.column) % 1009  # [B, H, 1 or W]
     out.copy_(torch.sin(0.8 * x + 0.2 * x.roll(1, 2) + z[..., None] * 1e-3 + one.reshape(-1, 1, 1, 1)))
 
 
-def cheap_backward_step(x, grad, grad_x, buffer, weights, scale, keys, fire, origin_column):
+def cheap_backward_step(x, grad, grad_x, buffer, weights, scale, step, following):
     """Likewise; rounds as float16 does, after scaling."""
     assert grad.data_ptr() != grad_x.data_ptr()
     if weights.packed.precision == "fp16":
         grad = (grad.float() * scale).half().float() / scale
-    cheap_forward_step(x, grad_x, weights, keys, fire, origin_column)
+    cheap_forward_step(x, grad_x, weights, step)
     buffer.add_((grad_x * grad).sum())
     grad_x.copy_(0.5 * grad_x * grad + 0.5 * grad.roll(1, 2))
 
@@ -404,9 +404,12 @@ def test_threads_do_not_meet_in_a_frame(graphs, monkeypatch):
 
     class Weights:
         def __init__(self, number):
-            self.made_of = (number,)
-            self.packed = SimpleNamespace(number=torch.full((), number), precision="fp32", per_sample=False)
-            self.scratch = SimpleNamespace(kept={})
+            self.packed = SimpleNamespace(number=torch.full((), number), precision="fp32")
+            self.packed.per_sample = self.packed.by_step = False
+            self.scratch, self.noise = SimpleNamespace(kept={}), None
+
+        def twin(self):
+            return Weights(self.packed.number.item())
 
         def copy_(self, other):
             self.packed.number.copy_(other.packed.number)
@@ -418,7 +421,6 @@ def test_threads_do_not_meet_in_a_frame(graphs, monkeypatch):
     for name in ("put", "make", "move"):
         monkeypatch.setattr(graphs.RowKeys, name, lambda *_: None)
     monkeypatch.setattr(graphs.Graphs, "capture", lambda self, launch: launch)
-    monkeypatch.setattr(graphs, "RolloutWeights", Weights)
     monkeypatch.setattr(graphs, "forward_step", add)
     monkeypatch.setattr(graphs, "_stream", lambda x: 0)
     fire, x, found = torch.zeros((), dtype=torch.int64), torch.zeros(1, 3, 5, 4), [None] * 4
@@ -426,7 +428,9 @@ def test_threads_do_not_meet_in_a_frame(graphs, monkeypatch):
     def work(i):
         for _ in range(5):
             states = torch.empty(1, *x.shape)
-            if graphs.replayed_advance(x, Weights(float(i)), fire, "rule", Place(0, 0, 0, 0, 0, 1), states, 8):
+            if graphs.replayed_advance(
+                x, Weights(float(i)), fire, RULE.kernel_rule, Place(0, 0, 0, 0, 0, 1), states, 8
+            ):
                 found[i] = states.unique().tolist()
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]

@@ -216,6 +216,7 @@ def test_nan_in_the_alive_channel_kills_what_is_around_it():
 
 def test_scratch_is_allocated_once_per_rollout():
     from nca_fast.kernels.triton import steps
+    from nca_fast.kernels.triton.fire import Step
 
     params = torch.cat([t.flatten() for pair in weights_of(GROWS) for t in pair if t is not None])
     weights = steps.RolloutWeights(params, GROWS.kernel_rule, "fp32")
@@ -225,9 +226,9 @@ def test_scratch_is_allocated_once_per_rollout():
         torch.ones((), device=DEVICE),
         steps.gradient_buffer(weights, x),
     )
-    places = []
+    places, step = [], Step(keys, fire, 0)
     for _ in range(2):
-        steps.forward_step(x, torch.empty_like(x), weights, keys, fire, 0)
-        steps.backward_step(x, x, torch.empty_like(x), sums, weights, scale, keys, fire, 0)
+        steps.forward_step(x, torch.empty_like(x), weights, step)
+        steps.backward_step(x, x, torch.empty_like(x), sums, weights, scale, step)
         places.append({name: t.data_ptr() for name, t in weights.scratch.kept.items()})
     assert places[0] == places[1] and len(places[0]) > 5

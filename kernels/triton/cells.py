@@ -60,6 +60,30 @@ def beside(i, by: tl.constexpr, n):
 
 
 @triton.jit
+def mirrored(i, n):
+    """Mirrors the number of a row or column, -n to 2 n - 1, at the outermost ones of n."""
+    return tl.maximum(n - 1 - tl.abs(n - 1 - tl.abs(i)), 0)
+
+
+@triton.jit
+def source(i, n, PADDING: tl.constexpr):
+    """Returns the row or column that stands for number i, of n, with reflection or replication."""
+    if PADDING == "reflect":
+        return mirrored(i, n)
+    else:
+        return tl.minimum(tl.maximum(i, 0), n - 1)
+
+
+@triton.jit
+def seen_beside(i, by: tl.constexpr, n, PADDING: tl.constexpr):
+    """Returns which row or column is seen `by` further, -4 to 4; and whether that lies among the n."""
+    if PADDING == "reflect" or PADDING == "replicate":
+        return source(i + by, n, PADDING), (i + by >= 0) & (i + by < n)
+    else:
+        return beside(i, by, n)
+
+
+@triton.jit
 def row_here(columns, in_rows, W):
     """Says which neighbours of a row are on a canvas that is no torus.
 

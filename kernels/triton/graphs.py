@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .fire import RowKeys, word
+from .fire import RowKeys, Step, word
 from .memory import in_the_common_pool
 from .steps import RolloutWeights, backward_step, forward_step
 
@@ -75,9 +75,9 @@ class Frame:
     Of states larger than LARGEST_STATE, which are not saved, there are two.
     """
 
-    def __init__(self, x: Tensor, weights: RolloutWeights, fire: Tensor, origin_column: int):
-        self.weights, self.fire, self.origin_column = RolloutWeights(*weights.made_of), fire.clone(), origin_column
-        self.keys = RowKeys(_FREE_STEPS, x)
+    def __init__(self, x: Tensor, weights: RolloutWeights, fire: Tensor, rule, origin_column: int):
+        self.weights, self.fire, self.origin_column = weights.twin(), fire.clone(), origin_column
+        self.keys = RowKeys(_FREE_STEPS, x, rule)
         self.states = x.new_empty(SAVED_STEPS + 1 if x.nbytes <= LARGEST_STATE else 2, *x.shape)
         self.grads = self.buffer = None
         self.graphs, self.replays = Graphs(), {}
@@ -110,6 +110,9 @@ class Frame:
                 f"nca_fast launches its kernels one by one, because a CUDA graph failed: {error}", stacklevel=2
             )
 
+    def _step(self, n):
+        return Step(self.keys.table[n], self.fire, self.origin_column)
+
     # These are captured: nothing here may depend on what changes from one run to the next, but for the frame's memory.
 
     def advance(self, steps: int) -> None:
@@ -117,7 +120,7 @@ class Frame:
         self.keys.make(steps)
         a, b = self.states[-1], self.states[0]
         for n in range(steps):
-            forward_step(a, b, self.weights, self.keys.table[n], self.fire, self.origin_column)
+            forward_step(a, b, self.weights, self._step(n))
             a, b = b, a
         if steps % 2:
             self.states[-1].copy_(self.states[0])
@@ -130,19 +133,26 @@ class Frame:
         self.keys.make(steps)
         x = self.states[-1]
         for n, out in enumerate(self.states[len(self.states) - steps :]):
-            forward_step(x, out, self.weights, self.keys.table[n], self.fire, self.origin_column)
+            forward_step(x, out, self.weights, self._step(n))
             x = out
         self.keys.move(steps)
 
     def backward(self, steps: int) -> None:
         """Replaces the first gradient by that of the first state; the first `steps` states are those before each."""
+        self._back(steps, None)
+
+    def backward_to(self, steps: int) -> None:
+        """Does likewise, and the next of the states is the one after the last step."""
+        self._back(steps, self.states[steps])
+
+    def _back(self, steps, last):
         self.keys.move(-steps)
         self.keys.make(steps)
         a, b = self.grads
         scale = self.weights.gradient_scale(a)
         for n in reversed(range(steps)):
-            keys = self.keys.table[n]
-            backward_step(self.states[n], a, b, self.buffer, self.weights, scale, keys, self.fire, self.origin_column)
+            following = self.states[n + 1] if n + 1 < steps else last
+            backward_step(self.states[n], a, b, self.buffer, self.weights, scale, self._step(n), following)
             a, b = b, a
         if steps % 2:
             self.grads[0].copy_(self.grads[1])
@@ -160,10 +170,12 @@ def _stream(x):
 def _frame(x, weights, fire, rule, place, steps, largest=None):
     """Finds the frame that serves a rollout, or None where its steps are launched one by one."""
     largest = LARGEST_STATE if largest is None else max(LARGEST_STATE, largest)
-    if steps < _FEWEST_STEPS or x.nbytes > largest or not _replays(x):
-        return None
     packed, column = weights.packed, word(place.column)
-    key = x.device, _stream(x), x.shape, x.dtype, rule, packed.precision, packed.per_sample, fire.ndim, column
+    if steps < _FEWEST_STEPS or x.nbytes > largest or not _replays(x) or packed.by_step or fire.ndim > 2:
+        return None
+    noise = None if weights.noise is None else weights.noise.shape
+    kind = packed.precision, packed.per_sample, fire.ndim, noise, column
+    key = x.device, _stream(x), x.shape, x.dtype, rule, *kind
     if key not in _frames:
         _frames[key] = None
         if len(_frames) > _KINDS:
@@ -171,7 +183,7 @@ def _frame(x, weights, fire, rule, place, steps, largest=None):
         return None
     if _frames[key] is None:
         with torch.inference_mode(False), torch.no_grad():  # or only that mode could write to the frame
-            frame = Frame(x, weights, fire, column)
+            frame = Frame(x, weights, fire, rule, column)
         _frames[key] = frame if in_the_common_pool(frame.states) else None
     _frames.move_to_end(key)
     return _frames[key]
@@ -226,9 +238,11 @@ def replayed_backward(
         frame.take(weights, fire, place.after(len(states)))
         frame.grads[0].copy_(grad)
         frame.buffer.copy_(buffer)
+        looks_after = weights.alive is not None and weights.alive.looks_after
         for start, count in reversed(runs(len(states), SAVED_STEPS)):
-            frame.states[:count].copy_(states[start : start + count])
-            frame.run(frame.backward, count)
+            more = looks_after and start + count < len(states)
+            frame.states[: count + more].copy_(states[start : start + count + more])
+            frame.run(frame.backward_to if more else frame.backward, count)
         grad.copy_(frame.grads[0])
         buffer.copy_(frame.buffer)
         _release(grad.device)

@@ -4,8 +4,9 @@
 
 k_f hangs on the taps of a filter, e_u on the weights of a unit: they are the least, 0 at least, with which nothing that
 a matrix product is given exceeds 65504 as long as no number of the state exceeds `STATE`. Units that are cut at zero do
-not mind: relu(h 2**-e) = relu(h) 2**-e. What a product is given has the same bits as without, but for what float16
-holds in fewer than 11 of them: there numbers are 2**14 times smaller than the largest that the unit is safe from.
+not mind: relu(h 2**-e) = relu(h) 2**-e; nor do linear and leaky ones; those of other functions are not multiplied.
+What a product is given has the same bits as without, but for what float16 holds in fewer than 11 of them: there numbers
+are 2**14 times smaller than the largest that the unit is safe from.
 
 Unscaled, a laplacian (24 times a value) overflowed from states of 2730 on, and a unit sooner. An infinite unit times a
 weight of zero is NaN, which spreads to the neighbours step by step.
@@ -24,6 +25,7 @@ _LARGEST_UNIT = 15  # exponent of what units stay below; float16 would hold one 
 # Exponent of what the absolute weights of a unit in the last layer stay below in sum: the backward pass multiplies them
 # by gradients of up to 2. Where this and `_LARGEST_UNIT` are at odds, a step multiplies states by 2**13 or more.
 _LARGEST_SUM = 14
+_HOMOGENEOUS = ("relu", "identity", "leaky_relu")
 
 
 @lru_cache(maxsize=256)
@@ -67,6 +69,13 @@ def _power(e):
     return ((e + 127) << 23).view(torch.float32)
 
 
+def _largest_result(name, parameter, largest):
+    """Bounds what a function makes of numbers whose absolute values are at most `largest`."""
+    if name in ("tanh", "sigmoid", "hardtanh"):
+        return torch.full_like(largest, parameter or 1.0)
+    return largest * max(1.0, parameter) if name in _HOMOGENEOUS else largest + 1
+
+
 def weight_scales(params: Tensor, rule) -> Tensor:
     """Computes the powers of two by which weights and biases are multiplied, on their device. Like params.
 
@@ -90,7 +99,11 @@ def weight_scales(params: Tensor, rule) -> Tensor:
         largest = (weight.abs() * largest.unsqueeze(-2)).sum(-1)
         if bias.shape[-1]:
             largest = largest + bias.abs()
+        name, parameter, divisor = rule.activations[n]
+        largest = _largest_result(name, parameter, largest) / divisor
         e = (_exponent(largest) - _LARGEST_UNIT).clamp_(0, 60)
+        if name not in _HOMOGENEOUS:
+            e = torch.zeros_like(e)
         if n == len(layers) - 2:
             room = _LARGEST_SUM - _exponent(last.abs().sum(-2))
             e = torch.minimum(e, room.clamp_(0, 60))

@@ -30,14 +30,12 @@ def refusal(rule, x: Tensor, precision: str, uses: tuple[str, ...] = ()) -> str 
     if rule.channels > 64:
         return f"the Triton kernels take at most 64 channels, but the rule has {rule.channels}."
     inputs = -(-rule.channels // 4) * 4 * (len(rule.stencils) + (rule.maximum_window is not None))
-    if inputs > 256:
+    if inputs > 384:
         return (
-            "the Triton kernels take at most 256 numbers of perception (channels, of which they make a multiple of "
+            "the Triton kernels take at most 384 numbers of perception (channels, of which they make a multiple of "
             f"four, times filters and maximum), but the rule has {inputs}."
         )
-    if reason := _not_served(rule, uses):
-        return reason
-    if len(rule.hidden) > 2 or max(rule.hidden) * len(rule.hidden) > 256:
+    if len(rule.hidden) > 2 or max(rule.hidden, default=0) * len(rule.hidden) > 256:
         return (
             "the Triton kernels take one hidden layer of at most 256 units or two of at most 128, but the rule has "
             f"{rule.hidden}."
@@ -61,24 +59,6 @@ def refusal(rule, x: Tensor, precision: str, uses: tuple[str, ...] = ()) -> str 
     if not x.is_cuda:
         return None
     return _refusal_of_amd(x.device) if torch.version.hip else _refusal_of_nvidia(rule, x.device, precision)
-
-
-def _not_served(rule, uses):
-    """Names the first thing that a rule or a call asks for and these kernels do not know; or None."""
-    asked = {
-        "no hidden layer": not rule.hidden,
-        f"padding {rule.padding!r}": rule.padding not in ("circular", "zero"),
-        f"alive_mask {rule.alive_mask!r}": rule.alive_channel is not None and rule.alive_mask != "both",
-        "an alive_padding": rule.alive_channel is not None and rule.alive_circular != rule.circular,
-        f"fire_shared {rule.fire_shared}": rule.fire_shared != ("channel",),
-        "activations other than relu": any(a != ("relu", 0, 1) for a in rule.activations[:-1]),
-        "an update_activation": rule.activations[-1] != ("identity", 0, 1),
-        "residual=False": not rule.residual,
-        "a clamp": rule.clamp is not None,
-        "noise": rule.state_noise > 0 or rule.update_noise > 0,
-    } | dict.fromkeys(uses, True)
-    name = next((name for name, is_asked in asked.items() if is_asked), None)
-    return None if name is None else f"the Triton kernels do not serve {name}: stay with convolutions."
 
 
 @lru_cache(maxsize=1)
@@ -133,14 +113,18 @@ def load() -> None:
 
 
 def bytes_per_cell(rule) -> int:
-    """Counts copies of the state in the kernels' layout: where a rollout begins and ends, and in between."""
-    return 4 * 4 * rule.channels
+    """Counts copies of the state in the kernels' layout: where a rollout begins and ends, in between, with noise."""
+    return 4 * (4 + (rule.state_noise > 0)) * rule.channels + (rule.alive_channel is not None)
 
 
 def through_memory(rule, precision: str) -> tuple[bool, bool]:
     """Says whether perception goes through memory, forward and backward: where registers do not hold a single pass."""
     wide = rule.maximum_window is not None or any(len(stencil) > 3 for stencil in rule.stencils)
-    wide = wide or rule.channels > 32 or len(rule.stencils) > 8 or max(rule.hidden) > 128
+    wide = wide or rule.channels > 32 or len(rule.stencils) > 8 or max(rule.hidden, default=129) > 128
     # Two rows of tiles in float32 do not fit into shared memory.
     wide = wide or precision == "tf32" and (rule.channels > 16 or len(rule.stencils) > 4)
-    return wide, wide or len(rule.hidden) > 1
+    *hidden, last = rule.activations
+    # What the gradient needs is known only after all hidden units, or is what went into them.
+    again = rule.clamp is not None or last != ("identity", 0, 1)
+    again = again or any(divisor != 1 or name in ("gelu", "silu", "hardtanh") for name, _, divisor in hidden)
+    return wide, wide or again or len(rule.hidden) > 1 or rule.padding in ("reflect", "replicate")

@@ -10,6 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
+from .activations import applied, sloped
+
 # Whether Triton's interpreter runs the kernels, on the CPU; decided when triton is imported.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -73,6 +75,15 @@ def relu(a, DOT: tl.constexpr, PRODUCT: tl.constexpr):
 
 
 @triton.jit
+def activated(a, F: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.constexpr):
+    """Applies a function (activations.py), and rounds to DOT."""
+    if F[0] == "relu" and F[2] == 1.0:
+        return relu(a, DOT, PRODUCT)
+    else:
+        return applied(a, F).to(DOT)
+
+
+@triton.jit
 def zeros(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     return tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
 
@@ -102,34 +113,34 @@ def load_bias(b, TO: tl.constexpr):
 
 
 @triton.jit
-def units(
-    inputs, w, b, j: tl.constexpr, BIAS: tl.constexpr, RELU: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.constexpr
-):
-    """Computes chunk j of W inputs + b; with RELU, cut at zero and rounded to DOT for the next layer."""
+def units(inputs, w, b, j: tl.constexpr, BIAS: tl.constexpr, F: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.constexpr):
+    """Computes chunk j of W inputs + b; with a function F of it, rounded to DOT for the next layer, else F is ()."""
     a = zeros(inputs[0].shape[0], w[j * len(inputs)].shape[1])
     if BIAS:
         a += b[j]
     for i in tl.static_range(len(inputs)):
         a = dot(inputs[i], w[j * len(inputs) + i], a, DOT, PRODUCT)
-    if RELU:
-        return relu(a, DOT, PRODUCT)
+    if len(F) > 0:
+        return activated(a, F, DOT, PRODUCT)
     else:
         return a
 
 
 @triton.jit
-def layer(inputs, w, b, BIAS: tl.constexpr, RELU: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.constexpr):
+def layer(inputs, w, b, BIAS: tl.constexpr, F: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.constexpr):
     """Computes all chunks of a layer, see `units`."""
     outputs = ()
     for j in tl.static_range(len(w) // len(inputs)):
-        outputs = outputs + (units(inputs, w, b, j, BIAS, RELU, DOT, PRODUCT),)
+        outputs = outputs + (units(inputs, w, b, j, BIAS, F, DOT, PRODUCT),)
     return outputs
 
 
 @triton.jit
-def gated(grad, h, DOT: tl.constexpr, PRODUCT: tl.constexpr):
-    """Computes the gradient before the ReLU whose values are h, rounded to DOT."""
-    if PRODUCT == "ptx":  # h is 0 or positive: adding 0x7fff sets the sign bit of those that are positive
+def gated(grad, h, F: tl.constexpr, DOT: tl.constexpr, PRODUCT: tl.constexpr):
+    """Computes the gradient before a function F whose values are h (with F[3] what went into it), rounded to DOT."""
+    if F[0] != "relu" or F[2] != 1.0:
+        return sloped(grad, h.to(tl.float32), F).to(DOT)
+    elif PRODUCT == "ptx":  # h is 0 or positive: adding 0x7fff sets the sign bit of those that are positive
         return tl.inline_asm_elementwise(
             "{ .reg .b32 m; add.u32 m, $1, 0x7fff7fff; prmt.b32 m, m, 0, 0xbb99; and.b32 $0, m, $2; }",
             "=r,r,r",

@@ -9,10 +9,18 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from .fire import RowKeys, word
+from .fire import RowKeys, Step, word
 from .graphs import SAVED_STEPS, replayed_advance, replayed_backward, runs
 from .launch import RepeatedStep
-from .steps import RolloutWeights, backward_step, forward_step, gradient_buffer, reduce_gradients
+from .steps import (
+    RolloutWeights,
+    add_sums,
+    backward_step,
+    forward_step,
+    gradient_buffer,
+    reduce_gradients,
+    sums_of_a_step,
+)
 
 __all__ = [
     "advance",
@@ -40,9 +48,9 @@ def from_layout(state: Tensor, channels: int) -> Tensor:
     return state[..., :channels].permute(0, 3, 1, 2).contiguous()
 
 
-def pack_weights(params: Tensor, rule, precision: str) -> RolloutWeights:
+def pack_weights(params: Tensor, rule, precision: str, noise: Tensor | None = None) -> RolloutWeights:
     """Packs the weights for the way that the rule goes."""
-    return RolloutWeights(params, rule, precision)
+    return RolloutWeights(params, rule, precision, noise)
 
 
 def _on_device(x):
@@ -50,21 +58,42 @@ def _on_device(x):
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
-def _row_keys(x, place, steps):
-    """Returns a function n -> row keys of the n-th step, int32 [B, H, 2], from a table of up to 64 steps."""
-    block = min(64, steps, max(1, _KEY_ROWS // (x.shape[0] * x.shape[1])))
-    keys, made = RowKeys(block, x), None
-    of_steps = keys.table.unbind()
+class _Steps:
+    """What consecutive steps draw, from a table of the row keys of up to 64; and their own weights and fire rates.
 
-    def keys_of(n):
-        nonlocal made
-        if n // block != made:
-            made = n // block
-            keys.put(place.after(made * block))
-            keys.make(block)
-        return of_steps[n % block]
+    Args:
+        x: A state.
+        place: Of the first step.
+        steps: How many there are.
+        The others as in `advance`.
+    """
 
-    return keys_of
+    def __init__(self, x, weights, fire, rule, place, steps):
+        self.weights, self.fire, self.place, self.column = weights, fire, place, word(place.column)
+        self.block = min(64, steps, max(1, _KEY_ROWS // (x.shape[0] * x.shape[1])))
+        self.keys, self.made = RowKeys(self.block, x, rule), None
+        self.of_steps = self.keys.table.unbind()
+        # Or each step launches the same.
+        self.varies = fire.ndim > 2 or any(way.weights.by_step for way in weights.ways)
+
+    def take(self, n):
+        """Makes the n-th step the one under way, and returns its row keys, int32 [B, H, words]."""
+        self.number = self.place.first_step + n
+        self.weights.take(self.number)
+        if n // self.block != self.made:
+            self.made = n // self.block
+            self.keys.put(self.place.after(self.made * self.block))
+            self.keys.make(self.block)
+        return self.of_steps[n % self.block]
+
+    def step(self, keys):
+        """Returns what the step under way is told."""
+        fire = self.fire[self.number % len(self.fire)] if self.fire.ndim > 2 else self.fire
+        return Step(keys, fire, self.column)
+
+    def repeated(self, step):
+        """Repeats the launches of a step, where all launch the same."""
+        return step if self.varies else RepeatedStep(step)
 
 
 def advance(x: Tensor, weights: RolloutWeights, fire: Tensor, rule, place, states: Tensor, every: int) -> None:
@@ -74,13 +103,13 @@ def advance(x: Tensor, weights: RolloutWeights, fire: Tensor, rule, place, state
     with _on_device(x):
         if replayed_advance(x, weights, fire, rule, place, states, every):
             return
-        keys_of, column = _row_keys(x, place, len(states) * every), word(place.column)
-        step = RepeatedStep(lambda x, out, keys: forward_step(x, out, weights, keys, fire, column))
+        steps = _Steps(x, weights, fire, rule, place, len(states) * every)
+        step = steps.repeated(lambda x, out, keys: forward_step(x, out, weights, steps.step(keys)))
         scratch = torch.empty_like(x) if every > 1 else None
         for j, state in enumerate(states.unbind()):
             for n in range(every):
                 out = scratch if (every - 1 - n) % 2 else state
-                step(x, out, keys_of(j * every + n))
+                step(x, out, steps.take(j * every + n))
                 x = out
 
 
@@ -93,15 +122,21 @@ def backward(
     with _on_device(grad):
         if replayed_backward(states, grad, weights, fire, rule, place, buffer):
             return grad
-        keys_of, column, other = _row_keys(grad, place, len(states)), word(place.column), torch.empty_like(grad)
+        steps, other = _Steps(grad, weights, fire, rule, place, len(states)), torch.empty_like(grad)
+        by_step = weights.backward_way.weights.by_step
+        sums = sums_of_a_step(weights, grad) if by_step else buffer
 
-        def step_back(x, grad, grad_x, scale, keys):
-            backward_step(x, grad, grad_x, buffer, weights, scale, keys, fire, column)
+        def step_back(x, grad, grad_x, scale, keys, following=None):
+            backward_step(x, grad, grad_x, sums, weights, scale, steps.step(keys), following)
 
-        step, states = RepeatedStep(step_back), states.unbind()
+        step, states = steps.repeated(step_back), states.unbind()
+        looks_after = weights.alive is not None and weights.alive.looks_after
         for start, count in reversed(runs(len(states), SAVED_STEPS)):
             scale = weights.gradient_scale(grad)
             for n in reversed(range(start, start + count)):
-                step(states[n], grad, other, scale, keys_of(n))
+                following = states[n + 1 : n + 2] if looks_after else ()
+                step(states[n], grad, other, scale, steps.take(n), *following)
+                if by_step:
+                    add_sums(buffer, sums, weights)
                 grad, other = other, grad
         return grad

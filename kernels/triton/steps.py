@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from .alive import AliveMask
+from .fire import Step
 from .half_range import halved, weight_scales
 from .limits import through_memory
 from .memory import Scratch
+from .noise import StateNoise
 from .single_pass.steps import SinglePass
 from .through_memory.steps import ThroughMemory
 from .weights import PackedWeights, gradient_scale
@@ -21,22 +23,25 @@ class RolloutWeights:
     """The weights of one rollout as its steps take them, and the memory between their kernels.
 
     Args:
-        params: All layers' weights [out, in] and biases in a row, float32 [P]; or, one rule per sample, [B, P].
+        params: All layers' weights [out, in] and biases in a row, float32 [P]; or, one rule per sample, [B, P]; or, by
+            step, [T, B or 1, P].
         rule: What a kernel needs to know of the rule (`nca_fast.rule.KernelRule`).
         precision: What the matrix products multiply.
+        noise: The factor of the rule's noise, float32 [1] or [B]; None where it has none.
     """
 
-    def __init__(self, params: Tensor, rule, precision: str):
-        self.made_of = params, rule, precision
+    def __init__(self, params: Tensor, rule, precision: str, noise: Tensor | None = None):
+        self.made_of = params, rule, precision, noise
         forward, backward = through_memory(rule, precision)
         self.scales = None
         if precision == "fp16":
             self.scales = weight_scales(params, rule)
             params, rule = params * self.scales, halved(rule)
-        self.scratch = Scratch()
+        self.scratch, self.noise = Scratch(), noise
         self.alive = None if rule.alive_channel is None else AliveMask(rule, self.scratch)
-        self.ways = [] if forward else [SinglePass(params, rule, precision)]
-        self.ways += [ThroughMemory(params, rule, precision, self.scratch)] if backward else []
+        self.state_noise = StateNoise(rule, noise, self.scratch) if rule.state_noise else None
+        self.ways = [] if forward else [SinglePass(params, rule, precision, noise)]
+        self.ways += [ThroughMemory(params, rule, precision, self.scratch, noise)] if backward else []
         self.forward_way, self.backward_way = self.ways[0], self.ways[-1]
 
     @property
@@ -44,35 +49,48 @@ class RolloutWeights:
         """The packed weights of the forward pass."""
         return self.forward_way.weights
 
+    def twin(self) -> "RolloutWeights":
+        """Makes others of the same rule, in memory of their own."""
+        *made_of, noise = self.made_of
+        return RolloutWeights(*made_of, None if noise is None else noise.clone())
+
     def copy_(self, other: "RolloutWeights") -> None:
         """Puts the weights of another rollout of the same rule in the place of these."""
         for mine, others in zip(self.ways, other.ways, strict=True):
             mine.weights.matrices.copy_(others.weights.matrices)
             mine.weights.biases.copy_(others.weights.biases)
+        if self.noise is not None:
+            self.noise.copy_(other.noise)
+
+    def take(self, number: int) -> None:
+        """Takes those of a step, where they differ from step to step; number: of the step, from the start of life."""
+        for way in self.ways:
+            if way.weights.by_step:
+                way.weights.entry = number % len(way.weights.matrices)
 
     def gradient_scale(self, grad: Tensor) -> Tensor:
         """Computes what the matrix products of the backward pass multiply grad by, chosen anew every few steps."""
         return gradient_scale(grad) if self.packed.precision == "fp16" else self.packed.biases  # not read
 
 
-def forward_step(
-    x: Tensor, out: Tensor, weights: RolloutWeights, keys: Tensor, fire: Tensor, origin_column: int
-) -> None:
+def forward_step(x: Tensor, out: Tensor, weights: RolloutWeights, step: Step) -> None:
     """out = x after one step.
 
     Args:
         x: [B, H, W, C4], see `rollout.to_layout`; contiguous, as all tensors here.
         out: Written. Like x.
-        keys: The step's row keys, int32 [B, H, 2].
-        fire: A cell fires when its hash is below: int64, [] or a map [H, W].
-        origin_column: Column of the first cell in the whole canvas, as a signed 32-bit word.
+        step: Its draws; `living` is put in here.
     """
-    if weights.alive is None:
-        weights.forward_way.forward(x, out, keys, fire, origin_column)
+    alive = weights.alive
+    s = weights.state_noise.added(x, step) if weights.state_noise else x
+    if alive is None:
+        weights.forward_way.forward(s, out, step)
+    elif alive.looks_after:
+        after = alive.after(x)
+        weights.forward_way.forward(s, after, step)
+        alive.apply(x, after, out)
     else:
-        after = weights.alive.after(x)
-        weights.forward_way.forward(x, after, keys, fire, origin_column)
-        weights.alive.apply(x, after, after, out)
+        weights.forward_way.forward(s, out, step._replace(living=alive.living(x, x)))
 
 
 def backward_step(
@@ -82,9 +100,8 @@ def backward_step(
     buffer: Tensor,
     weights: RolloutWeights,
     scale: Tensor,
-    keys: Tensor,
-    fire: Tensor,
-    origin_column: int,
+    step: Step,
+    following: Tensor | None = None,
 ) -> None:
     """grad_x = the gradient of x, given grad, that of the state after the step; buffer += partial sums.
 
@@ -93,26 +110,51 @@ def backward_step(
         grad_x: Written. Like x.
         buffer: Added to: partial sums from `gradient_buffer`.
         scale: For "fp16" the power of two that takes grad to about 1, float32; else not read.
+        following: The state after the step, which holds the alive mask (alive.py), so that no step is taken to know it.
         The others as in `forward_step`.
     """
-    kept = False
-    if weights.alive:  # which cells are alive after the step hangs on the state after the update
-        after, masked = weights.alive.after(x), weights.alive.masked(grad)
-        kept = weights.forward_way.forward(x, after, keys, fire, origin_column, keep=True)
-        weights.alive.apply(x, after, grad, masked)
-        grad = masked
-    weights.backward_way.backward(x, grad, grad_x, buffer, scale, keys, fire, origin_column, kept)
+    alive, kept = weights.alive, False
+    s = weights.state_noise.added(x, step) if weights.state_noise else x
+    if alive is not None and not alive.looks_after:
+        step = step._replace(living=alive.living(x, x))
+    elif alive is not None and following is not None:
+        step = step._replace(living=alive.living_in(following))
+    elif alive is not None:
+        after = alive.after(x)
+        kept = weights.forward_way.forward(s, after, step, keep=True)
+        step = step._replace(living=alive.living(x, after))
+    weights.backward_way.backward(s, grad, grad_x, buffer, scale, step, kept)
 
 
 def gradient_buffer(weights: RolloutWeights, x: Tensor) -> Tensor:
-    """Makes partial sums of the gradient of the packed weights, zero: float32 [sums, packed]."""
+    """Makes partial sums of the gradient of the packed weights, zero: float32 [sums, packed].
+
+    Where weights differ from step to step, sums of their own: [T, B or 1, packed].
+    """
+    packed = weights.backward_way.weights
+    if packed.by_step:
+        return torch.zeros(*packed.matrices.shape[:2], packed.packing.packed, dtype=torch.float32, device=x.device)
     return weights.backward_way.gradient_buffer(x)
+
+
+def sums_of_a_step(weights: RolloutWeights, x: Tensor) -> Tensor:
+    """Gives partial sums for a step whose weights are its own; to be added to its entry by `add_sums`."""
+    made = weights.backward_way.gradient_buffer(x)
+    return weights.scratch("sums of a step", x, *made.shape, dtype=torch.float32)
+
+
+def add_sums(buffer: Tensor, sums: Tensor, weights: RolloutWeights) -> None:
+    """Adds the partial sums of the step under way to its entry of the buffer, and makes them zero."""
+    entry = buffer[weights.backward_way.weights.entry]
+    entry += sums.view(len(entry), -1, sums.shape[1]).sum(1)
+    sums.zero_()
 
 
 def reduce_gradients(buffer: Tensor, weights: RolloutWeights) -> Tensor:
     """Sums the gradient of params, float32, from the partial sums; those of a sample lie together."""
     packed = weights.backward_way.weights
-    if packed.per_sample:
+    if packed.per_sample and not packed.by_step:
         buffer = buffer.view(len(packed.matrices), -1, buffer.shape[1])
-    grad = buffer.sum(-2, dtype=torch.float64).float()[..., packed.index]
+    summed = buffer if packed.by_step else buffer.sum(-2, dtype=torch.float64).float()
+    grad = summed[..., packed.index]
     return grad if weights.scales is None else grad * weights.scales

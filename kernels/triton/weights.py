@@ -32,15 +32,19 @@ class PackedWeights:
     """The weights of a rollout, packed.
 
     Args:
-        params: All layers' weights [out, in] and biases in a row, float32 [P]; or, one rule per sample, [B, P].
+        params: All layers' weights [out, in] and biases in a row, float32 [P]; or, one rule per sample, [B, P]; or, by
+            step, [T, B or 1, P].
         packing: Where they go: a `Packing` or a `LayerPacking`.
         precision: What the matrix products multiply.
+
+    Attributes:
+        entry: Which of those by step are those of the step under way.
     """
 
     def __init__(self, params: Tensor, packing, precision: str):
-        self.packing = packing
-        self.precision = precision
-        self.per_sample = params.ndim == 2
+        self.packing, self.precision, self.entry = packing, precision, 0
+        self.by_step = params.ndim == 3
+        self.per_sample = params.ndim == 2 or (self.by_step and params.shape[1] > 1)
         first_bias = packing.first_bias
         places = (packing.index,) if first_bias is None else (packing.index, first_bias)
         self.index, *first_bias = kept_on(params.device, packing, lambda: places)
@@ -56,9 +60,14 @@ class PackedWeights:
         self.biases = packed[..., self.packing.weights :].clone(memory_format=torch.contiguous_format)
 
     @property
-    def strides(self):
+    def now(self) -> tuple[Tensor, Tensor]:
+        """The matrices and biases of the step under way."""
+        return (self.matrices[self.entry], self.biases[self.entry]) if self.by_step else (self.matrices, self.biases)
+
+    @property
+    def strides(self) -> tuple[int, int]:
         """Numbers from one sample's matrices and biases to the next sample's."""
-        return (self.matrices.shape[1], self.biases.shape[1]) if self.per_sample else (0, 0)
+        return (self.matrices.shape[-1], self.biases.shape[-1]) if self.per_sample else (0, 0)
 
 
 @triton.jit

@@ -1,10 +1,11 @@
 """The gradient of one step in Triton, in a single pass: perception and hidden units are computed again.
 
-    grad_u = m grad        grad_h = (W^T grad_u) [h > 0]        grad_y = W1^T grad_h
+    grad_u = m grad        grad_h = (W^T grad_u) f1'        grad_y = W1^T grad_h
     grad_x = grad + filters^T grad_y
     grad_W = sum of grad_u h^T        grad_W1 = sum of grad_h y^T        grad_b = sum of grad_u, ... over all cells
 
-For one hidden layer; the gradient of two goes through memory (through_memory/steps.py).
+For one hidden layer, whose slope is that of its result, and no function of the update; the gradients of others go
+through memory (through_memory/steps.py).
 
 A program slides down the rows of a strip of BW - 2 columns, as in `step_fwd`. grad_x of a cell needs grad_y of its
 eight neighbours, so the program computes one column more at either side and one row more at either end; on a torus of
@@ -26,7 +27,7 @@ additional cells, for the weights of all layers or of some.
 import triton
 import triton.language as tl
 
-from ..fire import fires
+from ..fire import channel_fires, fires, rates_of
 from ..products import (
     add_back,
     add_bias,
@@ -42,11 +43,13 @@ from ..products import (
     zero_tiles,
     zeros,
 )
+from ..update import is_written, kept, masked
 from .filters import (
     add_through_filters,
     blank,
     both,
     filter_responses,
+    group_channels,
     group_pointers,
     moved_in,
     offsets,
@@ -65,6 +68,7 @@ def step_bwd(
     scale,
     keys,
     fire,
+    living,
     weights,
     biases,
     weights_stride,
@@ -87,7 +91,15 @@ def step_bwd(
     UNITS1: tl.constexpr,
     BIAS1: tl.constexpr,
     OUT_BIAS: tl.constexpr,
-    CIRCULAR: tl.constexpr,
+    PADDING: tl.constexpr,
+    FROZEN: tl.constexpr,
+    WRITTEN: tl.constexpr,
+    FUNCTIONS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    LIVING: tl.constexpr,
+    LANES: tl.constexpr,
+    ONE_COLUMN: tl.constexpr,
+    WORDS: tl.constexpr,
     MAP: tl.constexpr,
     SCALED: tl.constexpr,
     DOT: tl.constexpr,
@@ -125,6 +137,8 @@ def step_bwd(
     K: tl.constexpr = GROUPS * 8 * FP
     COLUMNS: tl.constexpr = OUTPUTS[1]
     PACKED: tl.constexpr = UNITS1 * K + COLUMNS * UNITS1 + UNITS1 + COLUMNS
+    CIRCULAR: tl.constexpr = PADDING == "circular"
+    BY_CHANNEL: tl.constexpr = LANES or MAP >= 4
     EDGE: tl.constexpr = 1 if GRAD_X else 0  # rows more at either end, and columns at either side
     HALO: tl.constexpr = 0 if RING else EDGE
     if RING:  # numbers that the compiler knows
@@ -183,8 +197,14 @@ def step_bwd(
         x_of = x + sample * H * stride
         grad_of = grad + sample * H * stride
         grad_x_of = grad_x + sample * H * stride
-        keys_of = keys + sample * H * 2
+        keys_of = keys + sample * H * WORDS
         column_part = (cell + origin_column).to(tl.uint32) * 0x9E3779B9
+        if ONE_COLUMN:
+            column_part = tl.zeros_like(column_part)
+        cells = (tl.zeros((), tl.int64) + H) * W
+        fire_of = fire
+        if MAP >= 2:
+            fire_of = fire + rates_of(sample, cells, WRITTEN, MAP)
 
         # Unfinished rows of grad_x: P, T, Z over the rows read so far, for the row above the next and for the next.
         done = ()
@@ -195,10 +215,10 @@ def step_bwd(
             begun = begun + (nothing, nothing, nothing)
         if CARRIED:
             above = profiles(
-                x_of, first - EDGE - 1, H, stride, left, centre, right, left_there, there, right_there, C, CIRCULAR
+                x_of, first - EDGE - 1, H, stride, left, centre, right, left_there, there, right_there, C, PADDING
             )
             here = profiles(
-                x_of, first - EDGE, H, stride, left, centre, right, left_there, there, right_there, C, CIRCULAR
+                x_of, first - EDGE, H, stride, left, centre, right, left_there, there, right_there, C, PADDING
             )
         rows = end - first + 2 * EDGE
         tl.assume(rows > 0)  # else registers are kept for the case that there are none
@@ -206,27 +226,52 @@ def step_bwd(
             row = first - EDGE + n
             if not CARRIED:
                 above = profiles(
-                    x_of, row - 1, H, stride, left, centre, right, left_there, there, right_there, C, CIRCULAR
+                    x_of, row - 1, H, stride, left, centre, right, left_there, there, right_there, C, PADDING
                 )
-                here = profiles(x_of, row, H, stride, left, centre, right, left_there, there, right_there, C, CIRCULAR)
-            below = profiles(x_of, row + 1, H, stride, left, centre, right, left_there, there, right_there, C, CIRCULAR)
+                here = profiles(x_of, row, H, stride, left, centre, right, left_there, there, right_there, C, PADDING)
+            below = profiles(x_of, row + 1, H, stride, left, centre, right, left_there, there, right_there, C, PADDING)
             seen = filter_responses(above, here, below, TERMS, DOT)
             y = to_matrices(seen, own, False, DOT, PRODUCT)
 
             at = wrapped(row, H).to(tl.int64)  # without a torus, rows outside are masked below
-            m = fires(column_part, keys_of + at * 2, tl.load(fire + at * W + cell) if MAP else below_threshold)
+            if BY_CHANNEL:
+                m = lane >= 0
+            else:
+                limit = tl.load(fire_of + at * W + cell) if MAP else below_threshold
+                m = fires(column_part, keys_of + at * WORDS, limit)
             if not CIRCULAR or not GRAD_X:
                 m = both(m & on_canvas, (row >= 0) & (row < H))
+            alive = True
+            if LIVING > 0:
+                alive = tl.load(living + sample * cells + at * W + cell) != 0
+                if LIVING == 1:
+                    m = m & alive
             mine = both(own, (row >= first) & (row < end))
             sums = ()
             fired = ()
             sums_b = ()
             for k in tl.static_range(GROUPS):
                 g = tl.load(group_pointers(grad_of + at * stride, centre, k, C)).to(tl.float32) * up
-                sums = sums + (begun[3 * k + 2] + g,)
-                fired = fired + (tl.where(m[:, None], g, 0.0).to(DOT),)
+                fires_here = m[:, None]
+                if BY_CHANNEL:
+                    c = group_channels(k, C)
+                    key = keys_of + at * WORDS
+                    fires_here &= channel_fires(
+                        column_part, key, fire_of, at * W + cell, cells, c, FROZEN, WRITTEN, LANES, MAP
+                    )
+                straight = g
+                if LIVING == 2 or not RESIDUAL:
+                    written_here = is_written(group_channels(k, C), FROZEN, WRITTEN)
+                    if LIVING == 2:
+                        g = masked(g, alive[:, None], written_here)
+                    straight = kept(g, fires_here, written_here, RESIDUAL)
+                sums = sums + (begun[3 * k + 2] + straight,)
+                fired = fired + (tl.where(fires_here, g, 0.0).to(DOT),)
                 if GRAD_W and OUT_BIAS:
-                    sums_b = sums_b + (grad_b[k] + tl.where((m & mine)[:, None], g, 0.0),)
+                    summed = (m & mine)[:, None]
+                    if BY_CHANNEL:
+                        summed = fires_here & mine[:, None]
+                    sums_b = sums_b + (grad_b[k] + tl.where(summed, g, 0.0),)
             grad_u = output_matrix(fired, own, False, COLUMNS, DOT, PRODUCT)
             if GRAD_X:  # the sums over cells leave out those of other programs
                 own_y = to_matrices(seen, mine, True, DOT, PRODUCT)
@@ -245,8 +290,8 @@ def step_bwd(
                 grad_y = grad_y + (zeros(BW, y[i].shape[1]),)
 
             for j in tl.static_range(len(w)):
-                h = units(y, w1, b1, j, BIAS1, True, DOT, PRODUCT)
-                grad_h = gated(back((grad_u,), (w[j],), 0, 1, DOT, PRODUCT), h, DOT, PRODUCT)
+                h = units(y, w1, b1, j, BIAS1, FUNCTIONS[0], DOT, PRODUCT)
+                grad_h = gated(back((grad_u,), (w[j],), 0, 1, DOT, PRODUCT), h, FUNCTIONS[0], DOT, PRODUCT)
                 if GRAD_W:
                     sums_w = sums_w + (dot(tl.trans(h), own_grad_u, grad_w[j], DOT, PRODUCT),)
                 if GRAD_W1:

@@ -15,6 +15,8 @@ as 16. How groups lie in the matrices of the products is in single_pass/operands
 import triton
 import triton.language as tl
 
+from ..cells import source
+
 
 @triton.jit
 def offsets(cell, C: tl.constexpr):
@@ -37,6 +39,15 @@ def group_pointers(row, at, k: tl.constexpr, C: tl.constexpr):
         return row + at[0] + 8 * k
     else:
         return row + at[1]
+
+
+@triton.jit
+def group_channels(k: tl.constexpr, C: tl.constexpr):
+    """Numbers the channels of group k, int32 [8 or 4]."""
+    if 8 * k + 8 <= C:
+        return 8 * k + tl.arange(0, 8)
+    else:
+        return C - 4 + tl.arange(0, 4)
 
 
 @triton.jit
@@ -63,6 +74,15 @@ def wrapped(row, H):
 
 
 @triton.jit
+def next_columns(cell, W, PADDING: tl.constexpr):
+    """Returns the columns that stand left and right of each; with zero padding any, where none does."""
+    if PADDING == "reflect" or PADDING == "replicate":
+        return source(cell - 1, W, PADDING), source(cell + 1, W, PADDING)
+    else:
+        return (cell + W - 1) % W, (cell + 1) % W
+
+
+@triton.jit
 def profiles(
     x,
     row,
@@ -75,22 +95,26 @@ def profiles(
     there,
     right_there,
     C: tl.constexpr,
-    CIRCULAR: tl.constexpr,
+    PADDING: tl.constexpr,
 ):
-    """Computes S, D, M of a row of cells for every group of channels, float32; cells that are not there are zero.
+    """Computes S, D, M of a row of cells for every group of channels, float32; with zero padding, which is told alone
+    whether cells are there, those that are not are zero.
 
     Args:
+        row: -1 to H.
         left, centre, right: Offsets of the cells and their neighbours in a row, see `offsets`.
-        left_there, there, right_there: Whether the cells are on the canvas, [cells, 1]; looked at without a torus.
+        left_there, there, right_there: Whether the cells are on the canvas, [cells, 1].
     """
-    if CIRCULAR:
+    if PADDING == "circular":
         base = x + wrapped(row, H).to(tl.int64) * stride
+    elif PADDING == "reflect" or PADDING == "replicate":
+        base = x + source(row, H, PADDING).to(tl.int64) * stride
     else:
         base = x + tl.minimum(tl.maximum(row, 0), H - 1).to(tl.int64) * stride
     inside = (row >= 0) & (row < H)
     p = ()
     for k in tl.static_range((C + 7) // 8):
-        if CIRCULAR:
+        if PADDING != "zero":
             a = tl.load(group_pointers(base, left, k, C)).to(tl.float32)
             b = tl.load(group_pointers(base, centre, k, C)).to(tl.float32)
             c = tl.load(group_pointers(base, right, k, C)).to(tl.float32)

@@ -37,10 +37,10 @@ class Packing:
         stencils: Rows of the 3x3 filters, as nested tuples.
         layers: (outputs, inputs, has a bias) of every layer: two or three.
         frozen: Channels that are read and never written.
-        circular: Whether the canvas is a torus.
+        padding: What lies beyond the edges.
     """
 
-    def __init__(self, stencils, layers, frozen, circular):
+    def __init__(self, stencils, layers, frozen, padding):
         (units1, _, bias1), *middle, (written, _, out_bias) = layers
         distinct = list(dict.fromkeys(stencils))
         F, FP = len(distinct), max(2, 1 << (len(distinct) - 1).bit_length())
@@ -78,7 +78,7 @@ class Packing:
             "BIAS1": bias1 and ones is None,
             "BIAS2": bool(middle) and middle[0][2],
             "OUT_BIAS": out_bias,
-            "CIRCULAR": circular,
+            "PADDING": padding,
         }
         self.transposed = _transposed(terms)
 
@@ -107,4 +107,4 @@ class Packing:
 def packing(rule) -> Packing:
     """Returns the packing of a rule (`nca_fast.rule.KernelRule`), the same object for the same rule."""
     with torch.device("cpu"):  # it is kept, whatever PyTorch's default device is at the first call
-        return Packing(rule.stencils, rule.layers, rule.frozen, rule.circular)
+        return Packing(rule.stencils, rule.layers, rule.frozen, rule.padding)

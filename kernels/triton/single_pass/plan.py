@@ -116,7 +116,7 @@ def passes(weights: PackedWeights, per_cell: bool, W: int) -> tuple[Pass, ...]:
         W: Columns of the canvas.
     """
     found = capability(weights.matrices.device)
-    columns, circular = COLUMNS[weights.precision], weights.packing.constants["CIRCULAR"]
+    columns, circular = COLUMNS[weights.precision], weights.packing.constants["PADDING"] == "circular"
     launches = _launches(weights, per_cell, found)
     if circular and 2 * columns == W and len(launches) == 1 and found and found[0] in _WIDE_RING:
         warps, carried = _WIDE_RING[found[0]]

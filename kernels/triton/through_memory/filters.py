@@ -82,20 +82,20 @@ def _as_multiple(row, known):
 
 
 @triton.jit
-def neighbours(line, columns, here, CIRCULAR: tl.constexpr):
+def neighbours(line, columns, here, MASKED: tl.constexpr):
     """Loads a row of neighbours as float32, the leftmost first.
 
     Args:
         line: Where the row begins.
         columns: Offsets of the neighbours, from the leftmost.
-        here: Whether each is on the canvas; else it is 0.
+        here: With MASKED, whether each is on the canvas; else it is 0.
     """
     v = ()
     for j in tl.static_range(len(columns)):
-        if CIRCULAR:
-            v = v + (tl.load(line + columns[j]).to(tl.float32),)
-        else:
+        if MASKED:
             v = v + (tl.load(line + columns[j], mask=here[j], other=0.0).to(tl.float32),)
+        else:
+            v = v + (tl.load(line + columns[j]).to(tl.float32),)
     return v
 
 

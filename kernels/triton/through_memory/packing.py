@@ -21,17 +21,16 @@ class LayerPacking:
 
     first_bias = None  # no bias is among the weights
 
-    def __init__(self, stencils, layers, frozen, circular, maximum_window):
-        (units1, _, bias1), *middle, (written, _, out_bias) = layers
+    def __init__(self, stencils, layers, frozen, padding, maximum_window):
+        *hidden, (written, _, out_bias) = layers
         distinct = list(dict.fromkeys(stencils))
         maxima = maximum_window > 0
         C = written + frozen
         padded = -(-C // 4) * 4
         width = _round_up((len(distinct) + maxima) * padded)
-        hidden1 = chunks(units1) if middle else ()
+        hidden1 = chunks(hidden[0][0]) if len(hidden) == 2 else ()
         units1 = sum(hidden1[1::2])
-        last, _, bias = middle[0] if middle else layers[0]
-        units = _round_up(last)
+        units = _round_up(hidden[-1][0]) if hidden else 0
         columns = max(16, 1 << (padded - 1).bit_length())
         filters = self.filters = row_profiles(distinct, maximum_window)
         self.perception = {
@@ -44,26 +43,25 @@ class LayerPacking:
             "PROFILES": filters.profiles,
             "WEIGHTS": filters.weights,
             "MAXIMUM": maximum_window,
-            "CIRCULAR": circular,
+            "PADDING": padding,
         }
         self.network = {
             "C": padded,
-            "FROZEN": frozen,
             "K": width,
             "INPUTS": chunks(width),
             "UNITS1": units1,
             "HIDDEN1": hidden1,
             "UNITS": units,
             "COLUMNS": columns,
-            "BIAS1": bool(middle) and bias1,
-            "BIAS": bias,
+            "BIAS1": len(hidden) == 2 and hidden[0][2],
+            "BIAS": bool(hidden) and hidden[-1][2],
             "OUT_BIAS": out_bias,
         }
 
         f = torch.tensor([distinct.index(stencil) for stencil in stencils] + [len(distinct)] * maxima)[:, None]
         order = [(f * padded + torch.arange(C)).flatten()] + [torch.arange(out) for out, _, _ in layers[:-1]]
         rows = [*order[1:], frozen + torch.arange(written)]
-        widths = [width, units1, units] if middle else [width, units]
+        widths = [width, *([units1] if units1 else []), *([units] if units else [])]
         heights = [*widths[1:], columns]
         self.layers, index, at = [], [], 0  # (outputs, inputs, where weights begin, where the bias begins)
         at_bias = self.weights = sum(w * h for w, h in zip(widths, heights, strict=True))
@@ -86,4 +84,4 @@ def _round_up(width):
 def layer_packing(rule) -> LayerPacking:
     """Returns the packing of a rule (`nca_fast.rule.KernelRule`), the same object for the same rule."""
     with torch.device("cpu"):  # it is kept, whatever PyTorch's default device is at the first call
-        return LayerPacking(rule.stencils, rule.layers, rule.frozen, rule.circular, rule.maximum_window or 0)
+        return LayerPacking(rule.stencils, rule.layers, rule.frozen, rule.padding, rule.maximum_window or 0)

@@ -5,12 +5,15 @@
 
 The transpose of perception_forward.py, which slides down the canvas, too: the sums that it carries are of grad_x, for
 all filters together. Nothing is scattered, so that sums have one order.
+
+With reflection and replication the cells around the canvas are perceived too, and stand for some of it. So the sums are
+made for REACH rows and columns more at each edge, and a second kernel adds them where they belong.
 """
 
 import triton
 import triton.language as tl
 
-from ..cells import beside, own_columns, row_here
+from ..cells import beside, own_cells, own_columns, row_here, source
 from ..single_pass.filters import both
 from .filters import mirrored, neighbours, profile
 
@@ -71,27 +74,32 @@ def perception_bwd(
     WEIGHTS: tl.constexpr,
     USED: tl.constexpr,
     MAXIMUM: tl.constexpr,
-    CIRCULAR: tl.constexpr,
+    PADDING: tl.constexpr,
     SCALED: tl.constexpr,
     BM: tl.constexpr,
 ):
     """grad_x = grad + what perception returns, for all cells.
 
     Args:
-        grad: Gradient of the state after the step, multiplied by the alive mask. [B, H, W, C].
+        grad: Gradient that reaches the state straight, not by way of perception. [B, H, W, C].
         grad_y: Gradient of the perception, times `scale` with SCALED. [B, H, W, K].
         winners: See `perception_fwd`. Read with MAXIMUM.
-        grad_x: Written. [B, H, W, C].
+        grad_x: Written. [B, H, W, C]; with reflection and replication float32 [B, H + 2 REACH, W + 2 REACH, C], and
+            without grad.
         USED: See `RowProfiles`.
         The others as in `perception_fwd`.
     """
     FILTERS: tl.constexpr = len(WEIGHTS)
-    sample, _, first, end, column, there = own_columns(0, 0, H, W, program_rows, BM)
+    CIRCULAR: tl.constexpr = PADDING == "circular"
+    RING: tl.constexpr = REACH if PADDING == "reflect" or PADDING == "replicate" else 0
+    rows = H + 2 * RING
+    width = W + 2 * RING
+    sample, _, first, end, column, there = own_columns(0, 0, rows, width, program_rows, BM)
     c = tl.program_id(1) * GROUP + tl.arange(0, GROUP)[None, :]
     grad_y += sample * H * W * K
     winners += sample * H * W * C
     grad += sample * H * W * C
-    grad_x += sample * H * W * C
+    grad_x += sample * rows * width * C
     own = (column * C)[:, None] + c
     if SCALED:
         down = 1.0 / tl.load(scale)
@@ -102,8 +110,11 @@ def perception_bwd(
     offsets = ()
     won_offsets = ()
     for j in tl.static_range(2 * REACH + 1):
-        seer, _ = beside(column, REACH - j, W)
-        columns = columns + (column + (REACH - j),)
+        if RING > 0:
+            seer = source(column + (REACH - j - RING), W, "replicate")  # one that is there, and masked where it is not
+        else:
+            seer, _ = beside(column, REACH - j, W)
+        columns = columns + (column + (REACH - j - RING),)
         offsets = offsets + ((seer * K)[:, None] + c,)
         won_offsets = won_offsets + ((seer * C)[:, None] + c,)
 
@@ -114,27 +125,82 @@ def perception_bwd(
     tl.assume(steps > 0)  # else registers are kept for the case that there are none
     for n in range(steps):
         row = first - REACH + n  # of the cells that saw
-        at, in_rows = beside(row, 0, H)
+        if RING > 0:
+            at = source(row - RING, H, "replicate")
+            in_rows = (row >= RING) & (row < RING + H)
+        else:
+            at, in_rows = beside(row, 0, H)
         line = grad_y + at.to(tl.int64) * (W * K)
         here = row_here(columns, in_rows, W)
         totals = carried + (tl.zeros((BM, GROUP), tl.float32),)
         for f in tl.static_range(FILTERS):
-            sums, differences = mirrored(neighbours(line + f * C, offsets, here, CIRCULAR))
+            sums, differences = mirrored(neighbours(line + f * C, offsets, here, not CIRCULAR))
             for i in tl.static_range(len(USED[f])):
                 q = profile(sums, differences, EVEN, ODD, USED[f][i])
                 totals = add_returned(totals, q, PROFILES, WEIGHTS, f, USED[f][i])
         if MAXIMUM > 0:
             BEGIN: tl.constexpr = REACH - MAXIMUM // 2
-            g = neighbours(line + FILTERS * C, offsets, here, CIRCULAR)
+            g = neighbours(line + FILTERS * C, offsets, here, not CIRCULAR)
             for j in tl.static_range(MAXIMUM):
                 won = tl.load(winners + at.to(tl.int64) * (W * C) + won_offsets[BEGIN + j])
                 totals = add_won(totals, won, g[BEGIN + j], MAXIMUM, j)
 
         done = row - REACH
         mine = both(there, (done >= first) & (done < end))
-        to = done.to(tl.int64) * (W * C) + own
-        total = tl.fma(totals[0], down, tl.load(grad + to, mask=mine, other=0.0).to(tl.float32))
-        tl.store(grad_x + to, total.to(grad_x.dtype.element_ty), mask=mine)
+        to = done.to(tl.int64) * (width * C) + own
+        if RING > 0:
+            tl.store(grad_x + to, totals[0] * down, mask=mine)
+        else:
+            total = tl.fma(totals[0], down, tl.load(grad + to, mask=mine, other=0.0).to(tl.float32))
+            tl.store(grad_x + to, total.to(grad_x.dtype.element_ty), mask=mine)
         carried = ()
         for i in tl.static_range(1, 2 * REACH + 1):
             carried = carried + (totals[i],)
+
+
+@triton.jit
+def add_ring(
+    grad,
+    ring,
+    grad_x,
+    cells,
+    H,
+    W,
+    C: tl.constexpr,
+    GROUP: tl.constexpr,
+    REACH: tl.constexpr,
+    PADDING: tl.constexpr,
+    BM: tl.constexpr,
+):
+    """grad_x = grad + the sums of `perception_bwd` for a cell and for those around the canvas that it stands for.
+
+    Args:
+        grad, grad_x: As there; [B, H, W, C].
+        ring: The sums, float32 [B, H + 2 REACH, W + 2 REACH, C].
+        cells: H * W.
+    """
+    sample, whole, _, row, column, there = own_cells(0, 0, cells, H, W, BM)
+    c = tl.program_id(1) * GROUP + tl.arange(0, GROUP)[None, :]
+    own = whole * C + tl.arange(0, BM)[:, None] * C + c
+    width = W + 2 * REACH
+    ring += sample * (H + 2 * REACH) * width * C
+    total = tl.load(grad + own, mask=there[:, None], other=0.0).to(tl.float32)
+    for i in tl.static_range(2 * REACH + 1):
+        at_row, rows_mine = stands_for(row, i, H, REACH, PADDING)
+        for j in tl.static_range(2 * REACH + 1):
+            at_column, columns_mine = stands_for(column, j, W, REACH, PADDING)
+            at = (at_row.to(tl.int64) + REACH) * width + (at_column + REACH)
+            mine = (rows_mine & columns_mine & there)[:, None]
+            total += tl.load(ring + at[:, None] * C + c, mask=mine, other=0.0)
+    tl.store(grad_x + own, total.to(grad_x.dtype.element_ty), mask=there[:, None])
+
+
+@triton.jit
+def stands_for(i, number: tl.constexpr, n, REACH: tl.constexpr, PADDING: tl.constexpr):
+    """Returns a place, i itself or one of the 2 REACH around the n rows or columns; and whether i stands for it."""
+    if number == 0:
+        return i, i >= 0
+    elif number <= REACH:
+        return i * 0 - number, source(i * 0 - number, n, PADDING) == i
+    else:
+        return i * 0 + (n - 1 + number - REACH), source(i * 0 + (n - 1 + number - REACH), n, PADDING) == i

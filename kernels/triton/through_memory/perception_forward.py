@@ -10,7 +10,7 @@ columns and some of the channels and slides down some rows; see through_memory/f
 import triton
 import triton.language as tl
 
-from ..cells import beside, own_columns, row_here
+from ..cells import own_columns, row_here, seen_beside
 from ..single_pass.filters import both
 from .filters import mirrored, neighbours, profile, slide
 
@@ -51,7 +51,7 @@ def perception_fwd(
     BEGIN: tl.constexpr,
     MAXIMUM: tl.constexpr,
     WINNERS: tl.constexpr,
-    CIRCULAR: tl.constexpr,
+    PADDING: tl.constexpr,
     BM: tl.constexpr,
 ):
     """y = the perception of a range of rows, see cells.py.
@@ -64,11 +64,13 @@ def perception_fwd(
         program_rows: Rows of a program.
         GROUP: Channels of a program, a power of two that divides C.
         REACH, EVEN, ODD, PROFILES, WEIGHTS, BEGIN: The filters, see `RowProfiles`; there may be none.
-        MAXIMUM: Odd width of the window of the maximum, at most 2 REACH + 1; 0 for none.
+        MAXIMUM: Odd width of the window of the maximum, at most 2 REACH + 1; 0 for none. What lies beyond the edges is
+            looked at on a torus alone.
     """
     FILTERS: tl.constexpr = len(WEIGHTS)
     CARRIED: tl.constexpr = BEGIN[FILTERS]
     HALF: tl.constexpr = MAXIMUM // 2
+    CIRCULAR: tl.constexpr = PADDING == "circular"
     sample, range_sample, first, end, column, there = own_columns(first_sample, first_row, rows, W, program_rows, BM)
     c = tl.program_id(1) * GROUP + tl.arange(0, GROUP)[None, :]
     x += sample * H * W * C
@@ -79,7 +81,7 @@ def perception_fwd(
     columns = ()
     offsets = ()
     for j in tl.static_range(2 * REACH + 1):
-        beyond, _ = beside(column, j - REACH, W)
+        beyond, _ = seen_beside(column, j - REACH, W, PADDING)
         columns = columns + (column + (j - REACH),)
         offsets = offsets + ((beyond * C)[:, None] + c,)
 
@@ -98,9 +100,9 @@ def perception_fwd(
     tl.assume(steps > 0)  # else registers are kept for the case that there are none
     for n in range(steps):
         row = first - REACH + n
-        at, in_rows = beside(row, 0, H)
+        at, in_rows = seen_beside(row, 0, H, PADDING)
         here = row_here(columns, in_rows, W)
-        v = neighbours(x + at.to(tl.int64) * (W * C), offsets, here, CIRCULAR)
+        v = neighbours(x + at.to(tl.int64) * (W * C), offsets, here, PADDING == "zero")
 
         sums, differences = mirrored(v)
         profiles = ()

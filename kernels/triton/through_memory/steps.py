@@ -1,7 +1,7 @@
 """Runs the Triton kernels that keep perception in memory between them, range of cells by range of cells.
 
-They serve what the single pass has no registers for: larger filters, local maxima, wide layers, and the backward pass
-of two hidden layers.
+They serve what the single pass has no registers for: larger filters, local maxima, wide layers, no hidden layer, and
+the backward pass of two hidden layers, functions of the update, clamps, reflection and replication.
 
     forward   perception_fwd, network_fwd
     backward  perception_fwd, network_bwd, network_weights per layer, in the end perception_bwd
@@ -16,10 +16,12 @@ import torch
 import triton
 from torch import Tensor
 
+from ..fire import Step
 from ..launch import launch
 from ..memory import Scratch
 from ..products import DTYPES, product_constants
 from ..single_pass import plan
+from ..update import living_after, living_before, noise_constant, update_constants
 from ..weights import PackedWeights
 from .network_backward import network_bwd
 from .network_forward import network_fwd
@@ -40,17 +42,17 @@ class ThroughMemory:
     """The packed weights of one rollout, and the launches of its steps.
 
     Args:
-        params, rule, precision: As in `RolloutWeights` (steps.py).
+        params, rule, precision, noise: As in `RolloutWeights` (steps.py).
         scratch: Of the rollout.
     """
 
-    def __init__(self, params: Tensor, rule, precision: str, scratch: Scratch):
+    def __init__(self, params: Tensor, rule, precision: str, scratch: Scratch, noise: Tensor | None = None):
         packing = layer_packing(rule)
-        self.weights = PackedWeights(params, packing, precision)
-        self.perception, self.network, self.scratch = Perception(packing), packing.network, scratch
+        self.weights, self.rule, self.noise = PackedWeights(params, packing, precision), rule, noise
+        self.perception, self.network, self.scratch = Perception(packing, scratch), packing.network, scratch
         self.product = product_constants(precision)
         self.cells = CELLS[precision]
-        self.units = math.gcd(UNITS[precision], self.network["UNITS"])
+        self.units = math.gcd(UNITS[precision], self.network["UNITS"] or 16)
         device = self.weights.matrices.device
         found = plan.capability(device)
         architecture = found[0] if found else None
@@ -62,7 +64,7 @@ class ThroughMemory:
         elif halved:
             self.backward_cells = self.cells // 2
         elif architecture == 10 and precision == "fp32":
-            self.backward_units = math.gcd(32, self.network["UNITS"])
+            self.backward_units = math.gcd(32, self.network["UNITS"] or 16)
         self.sum_stages = 1 if architecture == 10 and precision == "bf16" else 3  # of loads; three spill there
 
     def _between(self, name, like, *shape):
@@ -87,37 +89,41 @@ class ThroughMemory:
     def _network_grid(self, x, part, cells):
         return (part.samples * triton.cdiv(part.count * x.shape[2], cells),)
 
-    def _network_arguments(self, x, keys, fire, origin_column, part):
-        """Lists what both kernels of the network are told: the weights, and which cells are theirs."""
+    def _network_arguments(self, x, step, part):
+        """Lists what both kernels of the network are told: draws, weights, and which cells are theirs."""
         _, H, W, _ = x.shape
-        weights = self.weights.matrices, self.weights.biases, *self.weights.strides
-        return keys, fire, *weights, part.first_sample, part.first * W, part.count * W, H, W, origin_column
+        draws = step.keys, step.fire, step.living, self.noise if self.rule.update_noise else None
+        weights = *self.weights.now, *self.weights.strides
+        return *draws, *weights, part.first_sample, part.first * W, part.count * W, H, W, step.column
 
-    def _network_options(self, fire, cells, units):
-        """Lists what both are compiled for, with so many cells of a program, and units at a time."""
+    def _network_options(self, step, living, cells, units):
+        """Lists what both are compiled for: LIVING (update.py), cells of a program, and units at a time."""
         return {
             **self.network,
+            **update_constants(self.rule, living),
             **self.product,
-            "MAP": fire.ndim == 2,
+            "NOISE": noise_constant(self.rule.update_noise, self.noise),
+            "WORDS": step.words,
+            "MAP": step.by,
             "BM": cells,
             "BN": units,
             "num_warps": WARPS[self.weights.precision],
             "num_stages": 1,  # more would fill the shared memory with weights
         }
 
-    def _network_forward(self, x, y, out, keys, fire, origin_column, part):
+    def _network_forward(self, x, y, out, step, part):
         launch(
             network_fwd,
             self._network_grid(x, part, self.cells),
             x,
             y,
             out,
-            *self._network_arguments(x, keys, fire, origin_column, part),
-            **self._network_options(fire, self.cells, self.units),
+            *self._network_arguments(x, step, part),
+            **self._network_options(step, living_before(self.rule), self.cells, self.units),
         )
 
-    def forward(self, x: Tensor, out: Tensor, keys: Tensor, fire: Tensor, origin_column: int, keep=False) -> bool:
-        """out = x after a step without its alive mask; the arguments as in `forward_step` (steps.py).
+    def forward(self, x: Tensor, out: Tensor, step: Step, keep=False) -> bool:
+        """out = x after a step, without what is done to those who do not live after it; as `forward_step` (steps.py).
 
         Args:
             keep: Whether to note which neighbours are the local maxima, for `backward`.
@@ -129,7 +135,7 @@ class ThroughMemory:
         y = self._between("y", x, ranges[0].samples * ranges[0].count * x.shape[2], self.network["K"])
         for part in ranges:
             self.perception.forward(x, y, winners, part)
-            self._network_forward(x, y, out, keys, fire, origin_column, part)
+            self._network_forward(x, y, out, step, part)
         return len(ranges) == 1
 
     def gradient_buffer(self, x: Tensor) -> Tensor:
@@ -152,11 +158,10 @@ class ThroughMemory:
         blocks = triton.cdiv(B * H * W // rules, self.cells)
         return rules, max(1, min(blocks, _PROGRAMS // (tiles * rules)))
 
-    def backward(self, x, grad, grad_x, buffer, scale, keys, fire, origin_column, kept: bool) -> None:
+    def backward(self, x, grad, grad_x, buffer, scale, step: Step, kept: bool) -> None:
         """grad_x = the gradient of x, buffer += partial sums; the arguments as in `backward_step`.
 
         Args:
-            grad: Gradient of the state after the step, multiplied by the alive mask.
             buffer: From `gradient_buffer`.
             kept: What `forward` with `keep` returned for the same x, or False.
         """
@@ -173,20 +178,37 @@ class ThroughMemory:
             )
         )
         between.append(self.scratch("grad_u", x, cells, c["COLUMNS"], dtype=torch.float32))
-        grad_y = self._between("grad_y", x, *x.shape[:3], c["K"])
+        grad_y, straight = self._between("grad_y", x, *x.shape[:3], c["K"]), self._straight(grad)
         for part in ranges:
             if not kept:
                 self.perception.forward(x, y, winners, part)
-            self._network_backward(grad, y, between, grad_y, scale, keys, fire, origin_column, part)
+            self._network_backward(grad, x, straight, y, between, grad_y, scale, step, part)
             self._weight_gradients(x, y, between, buffer, scale, part)
-        self.perception.backward(grad, grad_y, winners, grad_x, scale if self.weights.precision == "fp16" else None)
+        straight, scale = grad if straight is None else straight, scale if self.weights.precision == "fp16" else None
+        self.perception.backward(straight, grad_y, winners, grad_x, scale)
 
-    def _network_backward(self, grad, y, between, grad_y, scale, keys, fire, origin_column, part):
+    def _straight(self, grad):
+        """Gives room for the gradient that reaches the state straight; None where that is the one of the result."""
+        rule = self.rule
+        if (
+            rule.residual
+            and not rule.clamp
+            and rule.alive_channel is None
+            and rule.activations[-1] == ("identity", 0, 1)
+        ):
+            return None
+        return self.scratch("straight", grad, *grad.shape, dtype=torch.float32)
+
+    def _network_backward(self, grad, x, straight, y, between, grad_y, scale, step, part):
         h1, h, grad_h1, grad_h, grad_u = between
+        options = self._network_options(step, living_after(self.rule), self.backward_cells, self.backward_units)
+        del options["PLAIN"]
         launch(
             network_bwd,
             self._network_grid(grad, part, self.backward_cells),
             grad,
+            x if self.rule.clamp else None,
+            straight,
             y,
             h1,
             h,
@@ -195,17 +217,16 @@ class ThroughMemory:
             grad_h,
             grad_u,
             scale,
-            *self._network_arguments(grad, keys, fire, origin_column, part),
-            **self._network_options(fire, self.backward_cells, self.backward_units),
+            *self._network_arguments(grad, step, part),
+            **options,
             SCALED=self.weights.precision == "fp16",
         )
 
     def _weight_gradients(self, x, y, between, buffer, scale, part):
         cells = part.count * x.shape[2]
         h1, h, grad_h1, grad_h, grad_u = between
-        inputs, outputs = ([y, h1, h], [grad_h1, grad_h, grad_u])
-        if not self.network["UNITS1"]:
-            inputs, outputs = [y, h], [grad_h, grad_u]
+        layers = len(self.weights.packing.layers)
+        inputs, outputs = [y, *[h1, h][3 - layers :]], [*[grad_h1, grad_h][3 - layers :], grad_u]
         _, parts = self._parts(x)
         rules, count, first_row = 1, part.samples * cells, 0
         if self.weights.per_sample:
