@@ -26,7 +26,7 @@ def check(
     _check_weights(x, weights, rule)
     if fire_rate is not None:
         _check_fire_rate(x, fire_rate, rule)
-    _check_noise(x, noise)
+    _check_noise(x, noise, rule)
     if rule.alive_circular != (rule.padding == "circular") and numbers.get("canvas_height") is not None:
         raise ValueError(
             'canvas_height must be None where alive_padding is "zero" on a torus: a part of the canvas does not know '
@@ -207,8 +207,8 @@ def _check_fire_rate(x: Tensor, fire_rate, rule: Rule) -> None:
         raise ValueError(f"fire_rate must be in [0, 1], but got values from {low} to {high}.")
 
 
-def _check_noise(x: Tensor, noise) -> None:
-    """Checks that noise is a number or one for each sample, at least 0, beside x."""
+def _check_noise(x: Tensor, noise, rule: Rule) -> None:
+    """Checks that noise is a number or one for each sample, at least 0, beside x, and that the rule has some."""
     if isinstance(noise, Real) and not isinstance(noise, bool):
         if not 0 <= noise < float("inf"):
             raise ValueError(f"noise must be a factor of at least 0, finite, but got {noise}.")
@@ -222,3 +222,8 @@ def _check_noise(x: Tensor, noise) -> None:
         raise ValueError("noise passes no gradient, but requires it: use noise.detach().")
     elif not _holds((noise >= 0) & (noise < float("inf"))):
         raise ValueError(f"noise must be at least 0 and finite, but got {noise!r:.80}.")
+    if rule.state_noise == rule.update_noise == 0 and (isinstance(noise, Tensor) or noise != 1):
+        raise ValueError(
+            f"noise must go with a rule that has state_noise or update_noise, but this one has neither, and noise is "
+            f"{noise!r:.60}."
+        )

@@ -118,6 +118,8 @@ def nan_weights():
             'canvas_height must be None where alive_padding is "zero" on a torus',
         ),
         ({"fire_rate": 0.5}, TypeError, r"fire_rate must be a floating-point tensor, \[H, W\] or .* but got 0.5"),
+        ({"noise": 0.5}, ValueError, "noise must go with a rule that has state_noise or update_noise"),
+        ({"noise": torch.ones(2)}, ValueError, "noise must go with a rule that has state_noise or update_noise"),
         ({"backend": "cuda"}, ValueError, "backend must be one of"),
         ({"precision": "fp8"}, ValueError, "precision must be one of"),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be from 1"),

@@ -38,18 +38,18 @@ COMMANDS = TRAIN | {
     "score": ScoreCommand,
     "zoo": Zoo,
     "push": Push,
-    "vae-fuse": VaeFuse,
-    "vae-repair": VaeRepair,
-    "vae-outpaint": VaeOutpaint,
+    "vae fuse": VaeFuse,
+    "vae repair": VaeRepair,
+    "vae outpaint": VaeOutpaint,
     "info": Info,
     "check": Check,
 }
 
 
 def joined(arguments: Sequence[str]) -> list[str]:
-    """Makes one word of a command of two: `vae fuse` is `vae-fuse`."""
-    first = "-".join(arguments[:2])
-    return [first, *arguments[2:]] if first in COMMANDS and arguments[0] == "vae" else list(arguments)
+    """Makes one word of the two of `vae fuse`."""
+    first = " ".join(arguments[:2])
+    return [first, *arguments[2:]] if first in COMMANDS else list(arguments)
 
 
 def parse(arguments: Sequence[str]) -> Train | Render | Apply | VaeFuse | VaeRepair | VaeOutpaint | Info | Check:

@@ -17,7 +17,7 @@ from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.state_file import state_bytes
 from nca_fast.files import remove_leftovers
 from nca_fast.media.formats import FORMATS, check_picture, write_picture
-from nca_fast.media.images import enlarged
+from nca_fast.media.images import PILLOW_FORMATS, enlarged
 from nca_fast.rendering.finish import Finish
 
 
@@ -61,7 +61,8 @@ def picture(
     check_picture(path, *size)
     kind, more = FORMATS[path.suffix.lower()], size[0] * size[1] if alpha is not None else 0  # a byte for each pixel
     room = kind.bytes_needed(*size) + more + saved_bytes(scene, save_state)
-    reserve = Reserve(0, 2 * more + kind.bytes_held(*size), room)
+    by_rows = " or a picture that is written by rows (.png, .tif, .dzi)" if kind in PILLOW_FORMATS.values() else ""
+    reserve = Reserve(0, 2 * more + kind.bytes_held(*size), room, by_rows)
     opaque = None if alpha is None else (enlarged(alpha, zoom) * 255).round().to(torch.uint8).numpy()
     kept, neighbours, share = path, Alone(circular), 1.0
     if shared and processes.count() > 1:
