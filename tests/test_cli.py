@@ -245,6 +245,22 @@ def test_bad_setting(tmp_path, picture, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("render a --steps 2 --height 1e3", "--height: it must be an integer such as 1000, or None, but is '1e3'"),
+        ("render a --steps 2.5", "--steps: it must be an integer such as 1000, but is '2.5'"),
+        ("texture a --lr-milestones 3 x", "--lr-milestones: it must be an integer such as 1000, or None, but is 'x'"),
+        ("texture a --learning-rate 1/5", "--learning-rate: it must be a number such as 0.5, but is '1/5'"),
+    ],
+)
+def test_what_is_no_number(tmp_path, capsys, command, said):
+    with pytest.raises(SystemExit) as end:
+        run(f"{command} --out {{0}}", tmp_path / "x.png")
+    shown = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert end.value.code == 2 and said in shown and "instantiated" not in shown
+
+
 def test_unknown_option(tmp_path, picture, capsys):
     with pytest.raises(SystemExit) as end:
         run("texture {0} --out {1} --iteratoins 5", picture, tmp_path / "run")

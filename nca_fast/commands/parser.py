@@ -13,6 +13,7 @@ from nca_fast.commands.check import Check
 from nca_fast.commands.draw import Apply, Render
 from nca_fast.commands.help import join_help, wide_enough
 from nca_fast.commands.info import Info
+from nca_fast.commands.numbers import numbers
 from nca_fast.commands.push import Push
 from nca_fast.commands.score import ScoreCommand
 from nca_fast.commands.train import TRAIN, Train
@@ -66,7 +67,7 @@ def parse(arguments: Sequence[str]) -> Train | Render | Apply | VaeFuse | VaeRep
         if begun_with is not None:
             options["default"] = begun_with
         subcommands.append(Annotated[command, tyro.conf.subcommand(name, **options)])
-    with wide_enough():
+    with wide_enough(), numbers():
         return tyro.cli(
             Union[tuple(subcommands)],  # noqa: UP007 (| has no form for a list)
             args=list(arguments) or ["--help"],
