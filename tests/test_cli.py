@@ -1,6 +1,7 @@
 """The command line: what it writes, what it prints, and one line for every mistake."""
 
 import re
+import warnings
 
 import pytest
 import torch
@@ -160,6 +161,17 @@ def test_a_gpu_is_named(tmp_path, model, capsys, monkeypatch):
     options = "--height 4 --width 4 --steps 4 --device cpu --precision fp32 --backend reference"
     assert run(f"render {{0}} {options} --out {{1}}", model, tmp_path / "x.png") == 0
     assert capsys.readouterr().err.startswith("computing on cpu\n")
+
+
+def test_a_picture_of_a_single_colour_gets_a_word(tmp_path, model):
+    """As automata that have run away draw it, and those that learned for two iterations."""
+    render = "render {0} --height 300 --width 7 --steps 1 --out {1}"
+    plain = nca_fast.NCA(nca_fast.Rule(channels=5, hidden=(8,))).save_pretrained(tmp_path / "plain")
+    with pytest.warns(UserWarning, match=r"x.tif shows a single colour: the automaton has run away, or has learned"):
+        assert run(render, plain, tmp_path / "x.tif") == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(render, model, tmp_path / "x.png") == 0
 
 
 def test_same_command_same_file(tmp_path, model):
