@@ -115,8 +115,8 @@ def push_to_hub(
     except Exception as error:  # its library lets errors of the one below it through
         reason = " ".join(str(error).split())[:300]
         raise OSError(
-            f"{HUB}{name} must take the model, but {type(error).__name__}: {reason}. It needs a network, an account that "
-            "may write there, and to have logged in once with `hf auth login`."
+            f"{HUB}{name} must take the model, but {type(error).__name__}: {reason}. It needs a network, an account "
+            "that may write there, and to have logged in once with `hf auth login`."
         ) from error
 
 
