@@ -170,10 +170,7 @@ def _checked_numbers(batch, *, steps, first_step, origin, **others):
     """Returns integers that are all in their ranges; None, where it is allowed, stays None."""
     steps = checked_integer("steps", steps, 1, 2**32 - 1)
     first_step = checked_integer("first_step", first_step, 0, 2**32 - steps)
-    if not hasattr(origin, "__len__") or len(origin) != 2:
-        raise ValueError(f"origin must be (row, column), but got {origin!r}.")
-    row = checked_integer("origin row", origin[0], 0, 2**32 - 1)
-    column = checked_integer("origin column", origin[1], 0, 2**32 - 1)
+    row, column = _checked_origin(origin)
     ranges = {
         "seed": (0, 2**64 - 1),
         # A word of the counter that draws the masks, as first_step. (A compiler's symbolic batch must not be bounded.)
@@ -186,6 +183,31 @@ def _checked_numbers(batch, *, steps, first_step, origin, **others):
     return {"steps": steps, "first_step": first_step, "origin": (row, column)} | others
 
 
+def _checked_origin(origin):
+    if not hasattr(origin, "__getitem__") or isinstance(origin, (str, dict)) or len(origin) != 2:
+        raise ValueError(f"origin must be (row, column), but got {origin!r}.")
+    names = ("origin row", "origin column")
+    return tuple(checked_integer(name, origin[i], 0, 2**32 - 1) for i, name in enumerate(names))
+
+
+def checked_draw(
+    seed, step, batch, height, width, origin, first_sample, canvas_height
+) -> tuple[int | Tensor, int, int, int, int, tuple[int, int], int, int | None]:
+    """Checks what `fire_mask` and `normal` are asked for, which would wrap around; returns it as Python's integers.
+
+    Raises:
+        TypeError, ValueError: name, rule and value of the first that does not hold.
+    """
+    if not isinstance(seed, Tensor):
+        seed = checked_integer("seed", seed, 0, 2**64 - 1)
+    step = checked_integer("step", step, 0, 2**32 - 1)
+    sizes = {"batch": batch, "height": height, "width": width}
+    batch, height, width = (checked_integer(name, size, 1) for name, size in sizes.items())
+    first_sample = checked_integer("first_sample", first_sample, 0, 2**32 - batch)
+    canvas_height = None if canvas_height is None else checked_integer("canvas_height", canvas_height, 1, 2**32)
+    return seed, step, batch, height, width, _checked_origin(origin), first_sample, canvas_height
+
+
 def _check_fire_rate(x: Tensor, fire_rate, rule: Rule) -> None:
     """Checks that fire_rate is a map [H, W], or rates by step, sample and channel, in [0, 1], beside x."""
     if not isinstance(fire_rate, Tensor) or not fire_rate.is_floating_point():
@@ -194,12 +216,15 @@ def _check_fire_rate(x: Tensor, fire_rate, rule: Rule) -> None:
             f"or None, but got {fire_rate!r:.60}: Rule(fire_rate=0.5) takes one number, torch.as_tensor(..., "
             "dtype=torch.float32) makes a tensor."
         )
+    _check_dense("fire_rate", fire_rate)
     size, sizes = tuple(fire_rate.shape), ((x.shape[0], 1), (rule.written, 1))
     full = len(size) == 5 and size[0] > 0 and all(n in of for n, of in zip(size[1:3], sizes, strict=True))
     if size[-2:] != x.shape[2:] or not (len(size) == 2 or full):
         H, W = x.shape[2:]
         want = f"[{H}, {W}] or [T, {x.shape[0]} or 1, {rule.written} or 1, {H}, {W}]"
         raise ValueError(f"fire_rate must have shape {want}, but got {list(size)}.")
+    if fire_rate.requires_grad:
+        raise ValueError("fire_rate passes no gradient, but requires it: use fire_rate.detach().")
     if fire_rate.device != x.device:
         raise ValueError(f"fire_rate must be on the device of x, {x.device}, but got {fire_rate.device}.")
     if not _holds((fire_rate >= 0) & (fire_rate <= 1)):
@@ -214,6 +239,8 @@ def _check_noise(x: Tensor, noise, rule: Rule) -> None:
             raise ValueError(f"noise must be a factor of at least 0, finite, but got {noise}.")
     elif not isinstance(noise, Tensor) or not noise.is_floating_point():
         raise TypeError(f"noise must be a number or a floating-point tensor [B], but got {noise!r:.60}.")
+    elif noise.layout is not torch.strided:
+        _check_dense("noise", noise)
     elif noise.shape not in ((), (x.shape[0],)):
         raise ValueError(f"noise must be a number or have shape [{x.shape[0]}], but got {list(noise.shape)}.")
     elif noise.device != x.device:

@@ -86,6 +86,8 @@ class _Between(torch.autograd.Function):
         ctx.settings, ctx.after, ctx.inputs = settings, after, len(inputs)
         return x.clone() if at is None else torch.stack(kept)
 
+    jvp = staticmethod(operators.no_forward_mode)
+
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):

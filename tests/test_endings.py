@@ -98,7 +98,7 @@ def test_what_systems_and_packages_say(ends, error, said):
 
 def test_what_we_raise_is_about_what_we_were_given(ends):
     """Of whatever kind: this one is a RuntimeError, whose sentence says what to do."""
-    status, said = ends(lambda: operators._no_forward_mode(None))
+    status, said = ends(lambda: operators.no_forward_mode())
     assert status == 2 and re.fullmatch(
         'nca-fast: error: rollout has no forward mode .*use backend="reference".\n', said
     )
