@@ -187,6 +187,7 @@ def test_same_command_same_file(tmp_path, model):
         ("--height 4 --width 0 --steps 4", "width must be at least 1, but got 0"),
         ("--height 4 --width 4 --steps 0", "steps must be at least 1, but got 0"),
         ("--height 4 --width 4 --steps 4 --zoom 0", "zoom must be at least 1, but got 0"),
+        ("--height 4 --width 4 --steps 99999999999", "steps must be at most 4294967296, but got 99999999999"),
         ("--height 4 --width 4 --steps 4 --fps 10", "steps_per_frame and fps must go with a film"),
         ("--height 4 --width 4 --steps 4 --seed -1", "seed must be .*-1"),
         ("--height 9000000 --width 9000000 --steps 4", r"the disk of .* must have \d+\.\d TiB for the state"),
@@ -271,6 +272,22 @@ def test_what_is_no_number(tmp_path, capsys, command, said):
         run(f"{command} --out {{0}}", tmp_path / "x.png")
     shown = " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert end.value.code == 2 and said in shown and "instantiated" not in shown
+
+
+def test_what_would_never_end(tmp_path, picture, model, capsys):
+    """Or fill the memory before anything is refused: a film whose frames cannot be counted, circles, a pool, a run."""
+    film = "render {0} --height 4 --width 4 --steps 4000000000 --out {1}"
+    for command, said in (
+        (film, "a film must have at most 10000000 frames, but 4000000000 steps make 500000000"),
+        (f"{film} --steps-per-frame 1", "but 4000000000 steps make 4000000000"),
+        ("texture {2} --out {3} --image-size 16 --picture-steps 2147483648", "picture_steps must be below 2147483648"),
+        ("texture {2} --out {3} --image-size 16 --lr-milestones 1 9999999999", "lr_milestones must be below"),
+        ("texture {2} --out {3} --image-size 16 --pool-size 999999999", "memory must suffice, but does not: 999999999"),
+        ("vae digits --out {3} --damage 1000000000", "damage must be from 0 to 1000, but got 1000000000"),
+    ):
+        assert run(command, model, tmp_path / "x.mp4", picture, tmp_path / "run") == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "x.mp4").exists() and not list(tmp_path.glob("run/*"))
 
 
 def test_unknown_option(tmp_path, picture, capsys):

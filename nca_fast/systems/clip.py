@@ -89,7 +89,9 @@ class Clip(PoolSystem):
         self.config, self.facts, self.pictures = config, asked | {"shown_steps": config.steps_max}, None
         if saved is None:
             if not sources.prompts and not config.image_prompts:
-                raise ValueError(f"a prompt must be given to begin a run, and folder {out} holds none to resume.")
+                raise ValueError(
+                    f"a prompt must be given to begin a run: folder {out} holds none that --resume goes on with."
+                )
             preset = config.preset or ("image-manipulation" if sources.content else "clip")
             _check_start(preset, bool(sources.content))
             self.config = replace(config, preset=preset)

@@ -79,7 +79,9 @@ class Style(PoolSystem):
             "content": [source_name(source) for source in sources.content],
         }
         if saved is None and (sources.style is None or not sources.content):
-            raise ValueError(f"style and content must be given to begin a run, and folder {out} holds none to resume.")
+            raise ValueError(
+                f"style and content must be given to begin a run: folder {out} holds none that --resume goes on with."
+            )
         if saved is None and config.style_size is not None and config.style_scale != 1:
             raise ValueError(
                 f"style_scale must be left out where style_size says how large the style is, but got "
