@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nca_fast.rule import Rule, as_integer
+from nca_fast.integers import checked_integer, checked_origin
+from nca_fast.rule import Rule
 
 _STATE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -155,22 +156,11 @@ def _has_shape(t, batch, *own):
     return len(more) == 0 or more == (batch,) or (len(more) == 2 and more[0] > 0 and more[1] in (1, batch))
 
 
-def checked_integer(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """Returns an integer of any kind as Python's. Raises TypeError or ValueError where it is none from low to high."""
-    number = as_integer(value)
-    if number is None:
-        raise TypeError(f"{name} must be an integer, but got {value!r}.")
-    if number < low or (high is not None and number > high):
-        bound = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name} must be {bound}, but got {number}.")
-    return number
-
-
 def _checked_numbers(batch, *, steps, first_step, origin, **others):
     """Returns integers that are all in their ranges; None, where it is allowed, stays None."""
     steps = checked_integer("steps", steps, 1, 2**32 - 1)
     first_step = checked_integer("first_step", first_step, 0, 2**32 - steps)
-    row, column = _checked_origin(origin)
+    row, column = checked_origin(origin)
     ranges = {
         "seed": (0, 2**64 - 1),
         # A word of the counter that draws the masks, as first_step. (A compiler's symbolic batch must not be bounded.)
@@ -181,31 +171,6 @@ def _checked_numbers(batch, *, steps, first_step, origin, **others):
     }
     others = {n: None if v is None else checked_integer(n, v, *ranges[n]) for n, v in others.items()}
     return {"steps": steps, "first_step": first_step, "origin": (row, column)} | others
-
-
-def _checked_origin(origin):
-    if not hasattr(origin, "__getitem__") or isinstance(origin, (str, dict)) or len(origin) != 2:
-        raise ValueError(f"origin must be (row, column), but got {origin!r}.")
-    names = ("origin row", "origin column")
-    return tuple(checked_integer(name, origin[i], 0, 2**32 - 1) for i, name in enumerate(names))
-
-
-def checked_draw(
-    seed, step, batch, height, width, origin, first_sample, canvas_height
-) -> tuple[int | Tensor, int, int, int, int, tuple[int, int], int, int | None]:
-    """Checks what `fire_mask` and `normal` are asked for, which would wrap around; returns it as Python's integers.
-
-    Raises:
-        TypeError, ValueError: name, rule and value of the first that does not hold.
-    """
-    if not isinstance(seed, Tensor):
-        seed = checked_integer("seed", seed, 0, 2**64 - 1)
-    step = checked_integer("step", step, 0, 2**32 - 1)
-    sizes = {"batch": batch, "height": height, "width": width}
-    batch, height, width = (checked_integer(name, size, 1) for name, size in sizes.items())
-    first_sample = checked_integer("first_sample", first_sample, 0, 2**32 - batch)
-    canvas_height = None if canvas_height is None else checked_integer("canvas_height", canvas_height, 1, 2**32)
-    return seed, step, batch, height, width, _checked_origin(origin), first_sample, canvas_height
 
 
 def _check_fire_rate(x: Tensor, fire_rate, rule: Rule) -> None:

@@ -28,7 +28,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from nca_fast.arguments import checked_draw
+from nca_fast.integers import checked_draw
 
 _WORD, _SIGN = 0xFFFFFFFF, 0x80000000
 _PHILOX_MULTIPLY = (0xD2511F53, 0xCD9E8D57)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from nca_fast import ops
-from nca_fast.arguments import checked_integer
 from nca_fast.devices import moved
 from nca_fast.files import MODEL_FILE
+from nca_fast.integers import checked_integer
 from nca_fast.presets import PRESETS
 from nca_fast.rule import Rule
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from nca_fast.arguments import checked_draw, checked_integer
 from nca_fast.fire_masks import hashed
+from nca_fast.integers import checked_draw, checked_integer
 
 UNIT = 1 / (65536 * math.sqrt(16 + 1 / 6))
 

@@ -1,36 +1,18 @@
 """What one step of an automaton is, apart from its weights."""
 
 import json
-import operator
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
-from typing import Any
-
-import torch
 
 from nca_fast.activations import as_activation
 from nca_fast.fields import as_dataclass, parsed, typed
 from nca_fast.filters import Filter, as_filter
+from nca_fast.integers import as_integer
 from nca_fast.kernel_rule import KernelRule
 
 PADDINGS = ("circular", "zero", "reflect", "replicate")
 ALIVE_MASKS = ("both", "before", "after", "update")
 AXES = ("batch", "channel", "height", "width")
-
-
-def as_integer(value: Any) -> int | None:
-    """Returns the integer that Python's, numpy's or a tensor [] holds, as `operator.index`; None for all else.
-
-    A truth value is no number, and a symbol of torch.compile stays one.
-    """
-    if isinstance(value, bool) or (isinstance(value, torch.Tensor) and value.dtype == torch.bool):
-        return None
-    if isinstance(value, (int, torch.SymInt)):
-        return value
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
 
 
 def _integer(name, value, low, high=None):
