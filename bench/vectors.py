@@ -207,13 +207,17 @@ QUESTIONS = {
 }
 
 
+# A rule that nobody dies of, and that cuts nothing.
+FREE = {"alive_channel": None, "alive_threshold": 0.1, "alive_mask": "both", "alive_padding": None, "clamp": None}
+
+
 def margin(vector: Vector) -> float:
     """Finds how near the nearest decision of a rollout is, in float64: hidden units, the alive mask, local maxima."""
     x, weights, rates, _ = conformance.inputs(vector)
     rule, near = vector.rule, [math.inf]
     for n in range(vector.steps):
         where = vector.where | {"first_step": vector.where["first_step"] + n}
-        seen = reference.rollout(x, weights, replace(rule, alive_channel=None, clamp=None, fire_rate=0.0), 1, **where)
+        seen = reference.rollout(x, weights, replace(rule, **FREE, fire_rate=0.0), 1, **where)
         y = reference.perceive(seen, rule)  # with its noise
         if rule.maximum_window is not None:
             near.append(_gap(x, rule))
@@ -222,7 +226,7 @@ def margin(vector: Vector) -> float:
             if activation.name in ("relu", "leaky_relu"):
                 near.append(y.abs().min().item())
             y = activation(y)
-        free = replace(rule, alive_channel=None, clamp=None)
+        free = replace(rule, **FREE)
         # What was put to death or cut is nowhere near, so what came before is looked at.
         free = reference.rollout(x, weights, free, 1, fire_rate=rates, **where)
         if rule.alive_channel is not None:

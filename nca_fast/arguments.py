@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nca_fast.rule import Rule, as_integer
+from nca_fast.integers import checked_integer, checked_origin
+from nca_fast.rule import Rule
 
 _STATE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -26,7 +27,7 @@ def check(
     _check_weights(x, weights, rule)
     if fire_rate is not None:
         _check_fire_rate(x, fire_rate, rule)
-    _check_noise(x, noise)
+    _check_noise(x, noise, rule)
     if rule.alive_circular != (rule.padding == "circular") and numbers.get("canvas_height") is not None:
         raise ValueError(
             'canvas_height must be None where alive_padding is "zero" on a torus: a part of the canvas does not know '
@@ -155,25 +156,11 @@ def _has_shape(t, batch, *own):
     return len(more) == 0 or more == (batch,) or (len(more) == 2 and more[0] > 0 and more[1] in (1, batch))
 
 
-def checked_integer(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """Returns an integer of any kind as Python's. Raises TypeError or ValueError where it is none from low to high."""
-    number = as_integer(value)
-    if number is None:
-        raise TypeError(f"{name} must be an integer, but got {value!r}.")
-    if number < low or (high is not None and number > high):
-        bound = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name} must be {bound}, but got {number}.")
-    return number
-
-
 def _checked_numbers(batch, *, steps, first_step, origin, **others):
     """Returns integers that are all in their ranges; None, where it is allowed, stays None."""
     steps = checked_integer("steps", steps, 1, 2**32 - 1)
     first_step = checked_integer("first_step", first_step, 0, 2**32 - steps)
-    if not hasattr(origin, "__len__") or len(origin) != 2:
-        raise ValueError(f"origin must be (row, column), but got {origin!r}.")
-    row = checked_integer("origin row", origin[0], 0, 2**32 - 1)
-    column = checked_integer("origin column", origin[1], 0, 2**32 - 1)
+    row, column = checked_origin(origin)
     ranges = {
         "seed": (0, 2**64 - 1),
         # A word of the counter that draws the masks, as first_step. (A compiler's symbolic batch must not be bounded.)
@@ -194,12 +181,15 @@ def _check_fire_rate(x: Tensor, fire_rate, rule: Rule) -> None:
             f"or None, but got {fire_rate!r:.60}: Rule(fire_rate=0.5) takes one number, torch.as_tensor(..., "
             "dtype=torch.float32) makes a tensor."
         )
+    _check_dense("fire_rate", fire_rate)
     size, sizes = tuple(fire_rate.shape), ((x.shape[0], 1), (rule.written, 1))
     full = len(size) == 5 and size[0] > 0 and all(n in of for n, of in zip(size[1:3], sizes, strict=True))
     if size[-2:] != x.shape[2:] or not (len(size) == 2 or full):
         H, W = x.shape[2:]
         want = f"[{H}, {W}] or [T, {x.shape[0]} or 1, {rule.written} or 1, {H}, {W}]"
         raise ValueError(f"fire_rate must have shape {want}, but got {list(size)}.")
+    if fire_rate.requires_grad:
+        raise ValueError("fire_rate passes no gradient, but requires it: use fire_rate.detach().")
     if fire_rate.device != x.device:
         raise ValueError(f"fire_rate must be on the device of x, {x.device}, but got {fire_rate.device}.")
     if not _holds((fire_rate >= 0) & (fire_rate <= 1)):
@@ -207,13 +197,15 @@ def _check_fire_rate(x: Tensor, fire_rate, rule: Rule) -> None:
         raise ValueError(f"fire_rate must be in [0, 1], but got values from {low} to {high}.")
 
 
-def _check_noise(x: Tensor, noise) -> None:
-    """Checks that noise is a number or one for each sample, at least 0, beside x."""
+def _check_noise(x: Tensor, noise, rule: Rule) -> None:
+    """Checks that noise is a number or one for each sample, at least 0, beside x, and that the rule has some."""
     if isinstance(noise, Real) and not isinstance(noise, bool):
         if not 0 <= noise < float("inf"):
             raise ValueError(f"noise must be a factor of at least 0, finite, but got {noise}.")
     elif not isinstance(noise, Tensor) or not noise.is_floating_point():
         raise TypeError(f"noise must be a number or a floating-point tensor [B], but got {noise!r:.60}.")
+    elif noise.layout is not torch.strided:
+        _check_dense("noise", noise)
     elif noise.shape not in ((), (x.shape[0],)):
         raise ValueError(f"noise must be a number or have shape [{x.shape[0]}], but got {list(noise.shape)}.")
     elif noise.device != x.device:
@@ -222,3 +214,8 @@ def _check_noise(x: Tensor, noise) -> None:
         raise ValueError("noise passes no gradient, but requires it: use noise.detach().")
     elif not _holds((noise >= 0) & (noise < float("inf"))):
         raise ValueError(f"noise must be at least 0 and finite, but got {noise!r:.80}.")
+    if rule.state_noise == rule.update_noise == 0 and (isinstance(noise, Tensor) or noise != 1):
+        raise ValueError(
+            f"noise must go with a rule that has state_noise or update_noise, but this one has neither, and noise is "
+            f"{noise!r:.60}."
+        )

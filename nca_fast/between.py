@@ -15,6 +15,8 @@ from torch import Tensor
 from nca_fast import backends, operators
 from nca_fast.arguments import checked_state
 
+IMPURE = 1e-3  # of a state's norm: so far apart are no two results of a pure function, in whatever order it sums
+
 
 def rollout(x, params, drawn, fire, noise, settings, after, inputs) -> Tensor:
     """Runs steps by the kernels of a backend, and `after` between them.
@@ -70,23 +72,26 @@ class _Between(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, params, drawn, fire, noise, settings, after, *inputs):
         *_, steps, every, passed, place, at = settings
-        run, saved, kept = _Run(params, drawn, fire, noise, settings), [], []
+        run, saved, kept, second = _Run(params, drawn, fire, noise, settings), [], [], None
         first = steps - passed
         for n in range(steps if at is None else at[-1]):
             if n >= first and (n - first) % every == 0:
                 saved.append(x)
             y = run.step(x, n)[0]
             x = checked_state(after(x, y, place.first_step + n, *inputs), y)
+            second = x if n == first else second
             if at is not None and n + 1 in at:
                 kept.append(x)
-        ctx.save_for_backward(params, drawn, fire, noise, *inputs, *saved)
+        ctx.save_for_backward(params, drawn, fire, noise, second, *inputs, *saved)
         ctx.settings, ctx.after, ctx.inputs = settings, after, len(inputs)
         return x.clone() if at is None else torch.stack(kept)
+
+    jvp = staticmethod(operators.no_forward_mode)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        params, drawn, fire, noise, *others = ctx.saved_tensors
+        params, drawn, fire, noise, second, *others = ctx.saved_tensors
         inputs, saved = others[: ctx.inputs], others[ctx.inputs :]
         *_, steps, every, passed, place, at = ctx.settings
         if not saved:  # the gradient ends after the last state that was asked for
@@ -106,7 +111,9 @@ class _Between(torch.autograd.Function):
             for n, (x, y, state) in reversed(list(enumerate(states, start))):
                 if at is not None and n + 1 in at:
                     g = g + grad[at.index(n + 1)]
-                g_x, g_y, *g_inputs = _gradients(ctx.after, x, y, place.first_step + n, inputs, g)
+                again, (g_x, g_y, *g_inputs) = _gradients(ctx.after, x, y, place.first_step + n, inputs, g)
+                if n == first:
+                    _check_pure(again, second)
                 for total, more in zip(grad_inputs, g_inputs, strict=True):
                     total += more
                 g = g_x + run.back(state, g_y, n, buffer)
@@ -114,9 +121,23 @@ class _Between(torch.autograd.Function):
         return grad_x, run.kernels.reduce_gradients(buffer, run.weights), None, None, None, None, None, *grad_inputs
 
 
+def _check_pure(again, before):
+    """Compares what the caller's function gave in the backward pass with what it had given in the forward pass."""
+    off, size = (torch.linalg.vector_norm(t.float()) for t in (again - before, before))
+    if bool(off > IMPURE * size):
+        raise RuntimeError(
+            "after must be a pure function, but gave another state in the backward pass than in the forward pass, so "
+            "that gradients would be wrong: draw by nca_fast.fire_mask or nca_fast.normal, or use "
+            'backend="convolutions", which calls it once.'
+        )
+
+
 def _gradients(after, x, y, n, inputs, g):
-    """Differentiates the caller's function: gradients of x, y and inputs for that of its result, zeros for what it
-    does not take."""
+    """Calls the caller's function once more and differentiates it.
+
+    Returns:
+        Its state, and the gradients of x, y and inputs for that of the state, zeros for what it does not take.
+    """
     leaves = [t.detach().requires_grad_(t.is_floating_point()) for t in (x, y, *inputs)]
     with torch.enable_grad():
         state = after(leaves[0], leaves[1], n, *leaves[2:])
@@ -125,4 +146,5 @@ def _gradients(after, x, y, n, inputs, g):
         torch.autograd.grad(state, wanted, g, allow_unused=True) if state.requires_grad else [None] * len(wanted)
     )
     grads = [next(found) if t.requires_grad else None for t in leaves]
-    return [torch.zeros_like(t) if grad is None else grad for t, grad in zip(leaves, grads, strict=True)]
+    grads = [torch.zeros_like(t) if grad is None else grad for t, grad in zip(leaves, grads, strict=True)]
+    return state.detach(), grads

@@ -61,15 +61,15 @@ def _run(arguments: list[str], own: bool) -> int | None:
         from nca_fast.commands.parser import joined, parse
         from nca_fast.systems import SYSTEMS
         from nca_fast.training import run_folder
-    arguments = joined(arguments)
+    words = joined(arguments)
     with processes.process_group(), run_folder.cpu_threads(None):
         try:
-            command = parse(arguments)
+            command = parse(words)
         except SystemExit:  # after help, which shall be printed before anything is too late to be said
             sys.stdout.flush()
             raise
-        if processes.count() > 1 and arguments[0] not in (*SYSTEMS, "render"):
-            raise ValueError(f"{arguments[0]} must be one process, but torchrun started {processes.count()}.")
+        if processes.count() > 1 and words[0] not in (*SYSTEMS, "render"):
+            raise ValueError(f"{words[0]} must be one process, but torchrun started {processes.count()}.")
         with contextlib.redirect_stdout(io.StringIO()) if processes.rank() else contextlib.nullcontext():
             return command.run(shlex.join(["nca-fast", *arguments]))
 

@@ -28,6 +28,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from nca_fast.integers import checked_draw
+
 _WORD, _SIGN = 0xFFFFFFFF, 0x80000000
 _PHILOX_MULTIPLY = (0xD2511F53, 0xCD9E8D57)
 _PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -106,11 +108,17 @@ def fire_mask(
 
     Returns:
         bool, [batch, 1 or channels - frozen, height, width].
+
+    Raises:
+        TypeError, ValueError: name, rule and value of a number that is out of its range.
     """
-    step, batch, height, width, first_sample, row, column = map(
-        operator.index, (step, batch, height, width, first_sample, *origin)
+    seed, *size, origin, first_sample, canvas_height = checked_draw(
+        seed, step, batch, height, width, origin, first_sample, canvas_height
     )
-    where = (fire_rate, (row, column), first_sample, canvas_height and operator.index(canvas_height), device)
+    step, batch, height, width = size
+    if not isinstance(fire_rate, Tensor) and not 0 <= fire_rate <= 1:
+        raise ValueError(f"fire_rate must be in [0, 1], but got {fire_rate}.")
+    where = (fire_rate, origin, first_sample, canvas_height, device)
     lanes = (0,) if "channel" in shared else tuple(range(frozen, channels))
     return next(fire_masks(seed, step, 1, batch, height, width, *where, shared, lanes)).expand(batch, -1, height, width)
 

@@ -9,6 +9,7 @@ from nca_fast.files import MODEL_FILE, atomic_path
 from nca_fast.pretrained import HUB, hub_name
 
 CARD_FILE = "README.md"
+_HEAD = "library_name: nca-fast"
 _TAGS = {"texture": "texture-synthesis", "style": "style-transfer", "clip": "clip", "vae": "vae", "grow": "growing"}
 _USES = {
     "texture": "nca-fast render {model} --height 1024 --width 1024 --steps 256 --out picture.png",
@@ -41,7 +42,7 @@ def model_card(
     made = metadata.get("provenance", {})
     system = made.get("system")
     tags = ["neural-cellular-automata", *([_TAGS[system]] if system in _TAGS else [])]
-    head = ["library_name: nca-fast", *([f"license: {licence}"] if licence else [])]
+    head = [_HEAD, *([f"license: {licence}"] if licence else [])]
     head += ["tags:", *(f"- {tag}" for tag in tags)]
     lines = ["---", *head, "---", "", f"# {model.removeprefix(HUB)}", ""]
     lines += ["A neural cellular automaton, made with nca_fast.", ""]
@@ -92,12 +93,14 @@ def push_to_hub(
 
     Raises:
         ValueError: `repository` is no such name, or the folder holds no model of ours.
+        FileExistsError: The folder holds a README.md that is no card.
         OSError: The hub cannot be reached, or refuses.
     """
     folder, name = Path(folder), hub_name(repository)
     metadata = checkpoint.load_metadata(folder / MODEL_FILE)
     picture = None if picture is None else Path(picture)
     card = model_card(metadata, HUB + name, picture and picture.name, score, licence)
+    _check_ours(folder / CARD_FILE)
     with atomic_path(folder / CARD_FILE) as temporary:
         temporary.write_text(card, encoding="utf-8")
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -111,7 +114,19 @@ def push_to_hub(
         return api.create_commit(name, operations, commit_message="Model and card, by nca_fast").commit_url
     except Exception as error:  # its library lets errors of the one below it through
         reason = " ".join(str(error).split())[:300]
-        raise OSError(f"{HUB}{name} must take the model, but {type(error).__name__}: {reason}") from error
+        raise OSError(
+            f"{HUB}{name} must take the model, but {type(error).__name__}: {reason}. It needs a network, an account "
+            "that may write there, and to have logged in once with `hf auth login`."
+        ) from error
+
+
+def _check_ours(path):
+    """Raises FileExistsError for a README.md that is no card of ours."""
+    if path.exists() and _HEAD not in path.read_text(encoding="utf-8", errors="replace")[:200]:
+        raise FileExistsError(
+            f"{path} must be a card that nca_fast wrote, or absent, but is another text, which the card would replace: "
+            "move it away."
+        )
 
 
 def _block(lines: Sequence[str]) -> list[str]:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from nca_fast import ops
-from nca_fast.arguments import checked_integer
 from nca_fast.devices import moved
 from nca_fast.files import MODEL_FILE
+from nca_fast.integers import checked_integer
 from nca_fast.presets import PRESETS
 from nca_fast.rule import Rule
 
@@ -166,10 +166,15 @@ class NCA(nn.Module):
         """What a state looks like. [B, C, H, W] -> [B, 3, H, W] in [0, 1]; unclamped, the read-out that losses see.
 
         Raises:
-            ValueError: the automaton has fewer than three channels.
+            ValueError: the automaton has fewer than three channels, or x is no state of it.
         """
         if self.rule.channels < 3:
             raise ValueError(f"to_rgb needs at least 3 channels, but the rule has {self.rule.channels}.")
+        if x.ndim != 4 or x.shape[1] != self.rule.channels:
+            raise ValueError(
+                f"x must be states [B, {self.rule.channels}, H, W], but got {list(x.shape)}: show one state as "
+                "x[None], those of several steps as x.flatten(0, 1)."
+            )
         if self.start == "cell":
             rgb = read_living(x, self.rule, self.rgb_channel)
         else:

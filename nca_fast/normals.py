@@ -12,13 +12,13 @@ halves of a word, triangular, fills the gaps between its steps. Mean 0, variance
 """
 
 import math
-import operator
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from nca_fast.fire_masks import hashed
+from nca_fast.integers import checked_draw, checked_integer
 
 UNIT = 1 / (65536 * math.sqrt(16 + 1 / 6))
 
@@ -48,12 +48,16 @@ def normal(
 
     Returns:
         Mean 0 and variance 1. float32, [batch, channels - frozen, height, width]
+
+    Raises:
+        TypeError, ValueError: name, rule and value of a number that is out of its range.
     """
-    step, batch, channels, height, width, frozen, first_sample, row, column = map(
-        operator.index, (step, batch, channels, height, width, frozen, first_sample, *origin)
+    seed, step, batch, height, width, *where = checked_draw(
+        seed, step, batch, height, width, origin, first_sample, canvas_height
     )
-    where = ((row, column), first_sample, canvas_height and operator.index(canvas_height), device)
-    return next(normals(seed, step, 1, (batch, channels, height, width), *where, frozen, of_update))
+    channels = checked_integer("channels", channels, 1)
+    frozen = checked_integer("frozen", frozen, 0, channels - 1)
+    return next(normals(seed, step, 1, (batch, channels, height, width), *where, device, frozen, of_update))
 
 
 def normals(

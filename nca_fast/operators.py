@@ -50,15 +50,20 @@ def rollout(
     arguments = (x, params, drawn, fire, noise, rule, backend, precision, steps)
     differentiable = torch.is_grad_enabled() and (_is_tracked(x) or _is_tracked(params))
     every = every if differentiable else 0
-    run = _Rollout.apply if _is_transformed(x, params) else _rollout_op
+    run = _Rollout.apply if is_transformed(x, params) else _rollout_op
     return run(*arguments, every, passed, place, at)[0]
 
 
-def _is_transformed(*tensors):
+def is_transformed(*tensors):
     """Says whether torch.func is at work, or forward mode."""
     if torch._C._are_functorch_transforms_active():
         return True
-    return not torch.compiler.is_compiling() and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+    return any(map(is_dual, tensors))
+
+
+def is_dual(t):
+    """Says whether a tensor carries a derivative of forward mode."""
+    return not torch.compiler.is_compiling() and forward_ad.unpack_dual(t).tangent is not None
 
 
 def _is_tracked(t):
@@ -290,7 +295,7 @@ def _differentiate(ctx, grad_y, _):
     nothing = (None,) * (len(ctx.settings) + 3)
     if grad_y is None:
         return None, None, *nothing
-    run = _RolloutBackward.apply if _is_transformed(grad_y) else _rollout_backward_op
+    run = _RolloutBackward.apply if is_transformed(grad_y) else _rollout_backward_op
     grad_x, grad_params = run(grad_y.contiguous(), *ctx.saved_tensors, *ctx.settings)
     return grad_x if ctx.passed == ctx.steps else None, grad_params, *nothing
 
@@ -306,7 +311,8 @@ _rollout_op.register_autograd(_differentiate, setup_context=_save)
 _rollout_backward_op.register_autograd(_no_second_derivative)
 
 
-def _no_forward_mode(ctx, *_):
+def no_forward_mode(*_):
+    """Raises RuntimeError: it would be a zero that nobody notices."""
     raise RuntimeError(
         "rollout has no forward mode (jvp, jacfwd, dual tensors) in a fused kernel, but one was asked for: "
         'use backend="reference".'
@@ -332,12 +338,12 @@ class _Rollout(torch.autograd.Function):
     forward = staticmethod(lambda *arguments: _rollout_op(*arguments))
     setup_context = staticmethod(_save)
     backward = staticmethod(_differentiate)
-    jvp = staticmethod(_no_forward_mode)
+    jvp = staticmethod(no_forward_mode)
 
     @staticmethod
     def vmap(info, dims, x, params, drawn, fire, noise, *settings):
         """Runs the rollouts one by one, of states or of weights or of both."""
-        run = _Rollout.apply if _is_transformed(x, params) else _rollout_op
+        run = _Rollout.apply if is_transformed(x, params) else _rollout_op
         return _one_by_one(run, info, dims, (x, params, drawn, fire, noise), settings)
 
 
@@ -347,11 +353,11 @@ class _RolloutBackward(torch.autograd.Function):
     forward = staticmethod(lambda *arguments: _rollout_backward_op(*arguments))
     setup_context = staticmethod(lambda ctx, inputs, output: None)
     backward = staticmethod(_no_second_derivative)
-    jvp = staticmethod(_no_forward_mode)
+    jvp = staticmethod(no_forward_mode)
 
     @staticmethod
     def vmap(info, dims, grad_y, x, params, *others):
         """Goes back one by one."""
-        run = _RolloutBackward.apply if _is_transformed(grad_y, x, params) else _rollout_backward_op
+        run = _RolloutBackward.apply if is_transformed(grad_y, x, params) else _rollout_backward_op
         tensors, settings = (grad_y, x, params, *others[:5]), others[5:]
         return _one_by_one(run, info, dims, tensors, settings)

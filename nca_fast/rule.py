@@ -1,36 +1,18 @@
 """What one step of an automaton is, apart from its weights."""
 
 import json
-import operator
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
-from typing import Any
-
-import torch
 
 from nca_fast.activations import as_activation
 from nca_fast.fields import as_dataclass, parsed, typed
 from nca_fast.filters import Filter, as_filter
+from nca_fast.integers import as_integer
 from nca_fast.kernel_rule import KernelRule
 
 PADDINGS = ("circular", "zero", "reflect", "replicate")
 ALIVE_MASKS = ("both", "before", "after", "update")
 AXES = ("batch", "channel", "height", "width")
-
-
-def as_integer(value: Any) -> int | None:
-    """Returns the integer that Python's, numpy's or a tensor [] holds, as `operator.index`; None for all else.
-
-    A truth value is no number, and a symbol of torch.compile stays one.
-    """
-    if isinstance(value, bool) or (isinstance(value, torch.Tensor) and value.dtype == torch.bool):
-        return None
-    if isinstance(value, (int, torch.SymInt)):
-        return value
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
 
 
 def _integer(name, value, low, high=None):
@@ -174,11 +156,13 @@ class Rule:
             raise ValueError(f"alive_mask must be one of {ALIVE_MASKS}, but got {self.alive_mask!r}.")
         if self.alive_padding not in (None, "zero"):
             raise ValueError(f"alive_padding must be 'zero' or None, but got {self.alive_padding!r}.")
+        self._refuse_idle(("alive_threshold", "alive_mask", "alive_padding"), "an alive_channel", self.alive_channel)
         put("fire_shared", _axes(self.fire_shared))
         if hasattr(self.activation, "__iter__") and not isinstance(self.activation, str):
             put("activation", tuple(self.activation))
         else:
             as_activation(self.activation)  # where there is no hidden layer, too
+            self._refuse_idle(("activation",), "hidden layers", self.hidden or None)
         put("activations", self._activations())
         if not isinstance(self.residual, bool):
             raise TypeError(f"residual must be True or False, but got {self.residual!r}.")
@@ -190,6 +174,15 @@ class Rule:
         # Once, because every rollout asks for them, and torch.compile cannot trace json.
         put("_json", json.dumps(asdict(self)))
         put("kernel_rule", KernelRule.of(self))
+
+    def _refuse_idle(self, names, with_what, given):
+        """Refuses fields that would say nothing, because what they are about is not there."""
+        idle = [f for f in fields(self) if f.name in names and getattr(self, f.name) != f.default and given is None]
+        if idle:
+            name = idle[0].name
+            raise ValueError(
+                f"{name} must go with {with_what}, but got {getattr(self, name)!r} and none: leave it out."
+            )
 
     def _activations(self):
         names = (self.activation,) * len(self.hidden) if isinstance(self.activation, str) else self.activation

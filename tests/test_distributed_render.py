@@ -287,6 +287,7 @@ def test_other_processes_than_those_that_were_interrupted(first_of_two, monkeypa
     "arguments",
     [
         ["apply", "m", "x.png", "--out", "y.png"],
+        ["vae", "fuse", "a.png", "b.png", "--model", "m", "--out", "y.png"],
         ["render", "m", "--height", "8", "--width", "8", "--steps", "2", "--out", "a.gif"],
     ],
 )

@@ -261,6 +261,27 @@ def test_transforms_cannot_reach_a_function_in_between():
     assert torch.allclose(torch.func.grad(loss)(x, "convolutions"), torch.autograd.grad(loss(y), y)[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("every", [None, 2])
+def test_a_function_in_between_that_is_not_pure_is_noticed(every):
+    """Dropout, noise, or what changed since: gradients would be those of another function."""
+    rule, factor = Rule(3, (4,)), [1.0]
+    weights = random_weights(rule)
+
+    def gradient(after, change=lambda: None, backend=None):
+        x = torch.ones(1, 3, 4, 5, requires_grad=True)
+        y = rollout(x, weights, rule, 3, seed=1, after=after, checkpoint_every=every, backend=backend)
+        change()
+        return torch.autograd.grad(y.sum(), x)[0]
+
+    for after in (lambda x, y, n: torch.dropout(y, 0.5, True), lambda x, y, n: y + 0.01 * torch.randn_like(y)):
+        with pytest.raises(RuntimeError, match="after must be a pure function, but gave another state in the backward"):
+            gradient(after)
+        gradient(after, backend="convolutions")
+    with pytest.raises(RuntimeError, match="after must be a pure function"):
+        gradient(lambda x, y, n: y * factor[0], lambda: factor.__setitem__(0, 1.01))
+    gradient(lambda x, y, n: y * torch.tanh(x))
+
+
 # What is easily done otherwise: the traps of the study of the rule.
 
 

@@ -1,12 +1,14 @@
 """The fire mask: known answers for Philox, statistics, and that parts agree with the whole."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rollouts import masked
 
-from nca_fast import Rule, fire_mask, fire_masks
+from nca_fast import Rule, fire_mask, fire_masks, normal
 from nca_fast.fire_masks import philox
 
 # Known-answer vectors of the Random123 distribution for philox4x32, 10 rounds: counter, key, output.
@@ -155,3 +157,7 @@ def test_numbers_beyond_the_ranges_are_refused(name, values, backend):
     for value in values:
         with pytest.raises(ValueError, match=name):
             masked(rule, (2, 2, 4, 21), backend=backend, **{"seed": 77, name: value})
+        where = {"seed": 77, "step": 5, "step" if name == "first_step" else name: value}
+        for draw in (partial(fire_mask, fire_rate=0.5), partial(normal, channels=2)):  # where they would wrap around
+            with pytest.raises(ValueError, match=name.removeprefix("first_")):
+                draw(**where, batch=2, height=4, width=21)

@@ -24,7 +24,7 @@ ROOMS = (
     ("ops", "operators", "between", "backends", "devices"),
     ("reference", "convolutions", "rule", "kernel_rule", "arguments"),
     ("filters", "activations", "fire_masks", "normals"),
-    ("processes", "files", "fields", "control_groups", "waiting"),
+    ("processes", "files", "fields", "control_groups", "waiting", "integers"),
     ("kernels",),
 )
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -66,6 +66,9 @@ def test_read_out():
     assert nca.to_rgb(x).min() == 0
     with pytest.raises(ValueError, match="at least 3 channels, but the rule has 2"):
         NCA(Rule(channels=2, hidden=(3,))).to_rgb(torch.zeros(1, 2, 3, 3))
+    for shape in ((5, 3, 3), (2, 1, 5, 3, 3), (1, 4, 3, 3)):
+        with pytest.raises(ValueError, match=r"x must be states \[B, 5, H, W\], but got .*: show one state as x"):
+            NCA(Rule(channels=5, hidden=(3,))).to_rgb(torch.zeros(shape))
 
 
 def distill_to_rgb(x):

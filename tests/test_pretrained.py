@@ -139,7 +139,12 @@ def test_push_uploads_model_card_and_picture(tmp_path, monkeypatch, capsys):
     assert run_cli("push", tmp_path, "sprite") == 2
     monkeypatch.setattr(Hub, "create_repo", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("no\nnetwork")))
     assert run_cli("push", tmp_path, "user/sprite") == 2
-    assert "hf:user/sprite must take the model, but RuntimeError: no network" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "hf:user/sprite must take the model, but RuntimeError: no network. It needs a network, an account" in said
+    (tmp_path / "README.md").write_text("# mine")
+    assert run_cli("push", tmp_path, "user/sprite") == 2
+    assert "README.md must be a card that nca_fast wrote, or absent" in capsys.readouterr().err
+    assert (tmp_path / "README.md").read_text() == "# mine"
 
 
 def test_a_card_says_the_score_if_there_is_one():

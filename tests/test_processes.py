@@ -1,6 +1,7 @@
 """Trainings on two processes under torchrun: the same automaton as on one. (CLIP has a test in test_clip_guided.py.)"""
 
 import os
+import re
 import signal
 import socket
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 import fresh
 import pytest
 import torch
-from runs import logged
+from runs import assert_same_run, logged
 from test_growing import CONFIG as GROW
 from test_vae import CONFIG as VAE
 from test_vae import TINY
@@ -18,6 +19,7 @@ from trainings import train_growing, train_vae
 
 import nca_fast
 from nca_fast import checkpoint, processes
+from nca_fast.media.images import save_image
 from nca_fast.systems.vae.architecture import ARCHITECTURES
 
 ROOT = Path(nca_fast.__file__).parents[1]
@@ -79,12 +81,18 @@ def test_two_processes_train_the_same_automaton(folders, task):
         assert b == pytest.approx(a, rel=1e-5)  # worst seen 7e-8
 
 
-@pytest.fixture
-def launched(monkeypatch):
-    """What torchrun tells the first of two processes, whose master is on a port where nobody listens."""
+@pytest.fixture(scope="module")
+def free_port():
+    """A port where nobody listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def launched(monkeypatch, free_port):
+    """What torchrun tells the first of two processes, whose master is on a port where nobody listens."""
+    port = free_port
     variables = {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}
     for name, value in (variables | {"MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}).items():
         monkeypatch.setenv(name, str(value))
@@ -158,3 +166,73 @@ def test_a_process_does_not_outlive_its_torchrun(tmp_path, how, said):
         rest = pipe.read()  # until the last process that has it has ended
     assert started.wait() == -signal.SIGKILL
     assert rest.endswith(said) and ("left" in rest) == (how == "hearing")
+
+
+# The second process meets its end in the third iteration, as it would by the kernel's hand, or for want of memory.
+ENDED = """
+import os
+import signal
+import sys
+
+import torch._dynamo
+from nca_fast import cli
+from nca_fast.commands import parser
+from nca_fast.training.descent import Descent
+
+descend = Descent.__call__
+
+
+def descend_or_end(self, terms):
+    if self.iteration == 2 and os.environ["RANK"] == "1":
+        if os.environ.get("ENDED") == "memory":
+            torch.empty(2**46)
+        if os.environ.get("ENDED") == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+    descend(self, terms)
+
+
+Descent.__call__ = descend_or_end
+for ended, *arguments in eval(sys.argv[1]):
+    ranks = []
+    for rank in range(2):  # new ones each time, from one that has done the imports
+        ranks.append(os.fork())
+        if not ranks[-1]:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "ENDED": ended}
+            status = cli.main(arguments)
+            sys.stderr.flush()
+            os._exit(status)
+    print("ended with", [os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks], file=sys.stderr)
+"""
+MEMORY = {"nca-fast, process 1: error: memory must suffice"}
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory, free_port):
+    """Trainings of two processes: in peace, and with such an end and once more; what each said, by its number."""
+    folder = tmp_path_factory.mktemp("ended")
+    save_image(torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(5)), folder / "picture.png")
+    options = "--image-size 16 --iterations 4 --pool-size 4 --batch-size 2 --steps-min 1 --steps-max 2 --threads 1"
+    options += " --picture-steps 1 --video-steps 0 --features patches --loss ot --checkpoint-every 1"
+    runs = [("", "alone"), ("memory", "memory"), ("killed", "killed"), ("", "killed", "--resume")]
+    command = ["texture", str(folder / "picture.png"), *options.split(), "--out"]
+    runs = [(way, *command, str(folder / name), *more) for way, name, *more in runs]
+    told = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port}
+    environment = os.environ | {name: str(value) for name, value in told.items()}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TORCHELASTIC_RUN_ID": "test"}
+    done = fresh.run(["-c", ENDED, repr(runs)], cwd=ROOT, env=environment, check=True)
+    said = done.stderr.replace("\r", "\n").split("ended with ")
+    assert said[1].startswith("[0, 0]"), done.stderr
+    return folder, [part.split("\n", 1) for part in said]
+
+
+def test_a_training_whose_processes_end_says_so_and_goes_on(ended):
+    """Whoever is left ends at once, without torchrun's help; with --resume the two leave the bits of those in peace."""
+    folder, said = ended
+    for number, (statuses, own) in enumerate(([[2, 2], MEMORY], [[2, -signal.SIGKILL], set()]), 1):
+        text, found = said[number][1], said[number + 1][0]
+        assert "Traceback" not in text and eval(found) == statuses
+        lines = [line for line in text.splitlines() if line.startswith("nca-fast")]
+        lines = {re.sub(r"(must suffice|has ended).*", r"\1", line) for line in lines}
+        assert lines == {"nca-fast: error: all 2 processes must go on, but one has ended"} | own
+    assert eval(said[4][0]) == [0, 0]
+    assert_same_run(folder / "killed", folder / "alone")

@@ -273,6 +273,25 @@ def test_checkpoints_and_truncation(checkpoint_every, bptt_steps, poisoned):
     check(Rule(channels=4, hidden=(8,)), (2, 6, 18), 7, checkpoint_every=checkpoint_every, bptt_steps=bptt_steps)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "convolutions", "reference"])
+def test_what_truncation_cuts_off_has_no_gradient(backend):
+    """A result that hangs on x alone, or on steps that are cut off, requires no gradient, in every backend."""
+    rule, x = Rule(channels=4, hidden=(8,)), torch.randn(1, 4, 5, 6)
+    frozen, how = random_weights(rule), {"seed": 1, "backend": backend}
+    learned = [(w.clone().requires_grad_(), b if b is None else b.clone().requires_grad_()) for w, b in frozen]
+    for after in (None, lambda x, y, n: y):
+        ways = how | {"after": after}
+        for weights, at, passed, tracked in (
+            (frozen, None, 2, False),
+            (frozen, None, 3, True),
+            (learned, None, 1, True),
+            (learned, range(1, 2), 2, False),
+            (learned, range(1, 3), 2, True),
+        ):
+            y = rollout(x.clone().requires_grad_(), weights, rule, 3, at=at, bptt_steps=passed, **ways)
+            assert y.requires_grad == tracked, (at, passed)
+
+
 def test_checkpoints_do_not_change_a_bit():
     rule, x = Rule(), torch.randn(2, 12, 20, 20)
     weights = random_weights(rule)

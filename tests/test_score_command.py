@@ -101,6 +101,8 @@ def test_what_runs_away_is_said(tmp_path, original, capsys):
     [
         ("{picture}", "reference must be given for a picture"),
         ("{picture} --reference {picture} --steps 3", "steps must go with a run"),
+        ("{picture} --reference {picture} --seeds 5", "seeds must go with a run"),
+        ("{run} --reference {picture} --content {picture}", "content must go with a style, but"),
         ("{picture} --reference {picture} --shrink 0.5", "shrink must be at least 1, but got 0.5"),
         ("{run} --seeds 0", "seeds must be at least 1, but got 0"),
         ("{other}", "must come from a texture or style training to be measured, but it comes from none of ours"),

@@ -200,6 +200,9 @@ def test_originals_whose_halves_are_the_same(original):
     """Stripes, and a single colour: halves do not differ, and nothing is divided by that."""
     same, other = (score([picture], original) for picture in (original, noise(side=64)))
     assert same.total.times <= 1.01 and other.total.times > 100
+    for found in (same, other):
+        assert "repeats itself exactly" in found.lines()[1] and "times another half" not in "".join(found.lines())
+    assert "times as far" in score([noise(2, 64)], discs(side=96)).lines()[1]
     assert "nan" not in "".join(same.lines() + other.lines())
     assert math.isfinite(other.total.times)
 

@@ -1,10 +1,12 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from nca_fast.media.structure import period
+from nca_fast.media.structure import is_flat, period
+from nca_fast.systems.texture import Texture, TextureConfig, TextureSources
 
 
 def waves(length, height=96, width=128):
@@ -47,3 +49,10 @@ def test_a_larger_picture_of_the_same_has_a_larger_period():
 )
 def test_what_repeats_nothing_has_no_period(picture):
     assert period(picture) is None
+
+
+def test_a_single_colour_is_flat_even_as_a_jpeg():
+    flat = torch.tensor([0.8, 0.1, 0.2])[:, None, None].expand(3, 32, 32)
+    assert is_flat(flat) and is_flat(flat + 0.003 * torch.randn(1, 32, 32)) and not is_flat(torch.rand(3, 32, 32))
+    lines = Texture(TextureConfig(image_size=16).resolved(), TextureSources(flat), None, Path("x")).beginning()
+    assert "it has a single colour, and there is nothing to learn but that" in lines[0]

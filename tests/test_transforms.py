@@ -1,5 +1,7 @@
 """torch.func, forward mode and fake tensors: what holds of any PyTorch function holds of a rollout."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from rollouts import random_weights
@@ -162,8 +164,8 @@ def test_vmap_keeps_no_states_that_nobody_asks_for(weights, monkeypatch):
 def test_forward_mode_is_refused_by_the_kernel_and_done_by_the_reference(x, weights):
     t = torch.randn_like(x)
 
-    def run(backend):
-        return lambda x: rollout(x, weights, RULE, 2, seed=1, backend=backend)
+    def run(backend, **options):
+        return lambda x: rollout(x, weights, RULE, 2, seed=1, backend=backend, **options)
 
     def dual(backend):
         with forward_ad.dual_level():
@@ -173,11 +175,23 @@ def test_forward_mode_is_refused_by_the_kernel_and_done_by_the_reference(x, weig
         f = lambda w: rollout(x, [(w, weights[0][1]), weights[1]], RULE, 2, seed=1, backend=backend)  # noqa: E731
         return func.jvp(f, (weights[0][0],), (torch.ones_like(weights[0][0]),))[1]
 
+    def between(backend):
+        with forward_ad.dual_level():
+            return forward_ad.unpack_dual(run(backend, after=lambda x, y, n: y)(forward_ad.make_dual(x, t))).tangent
+
+    def through_noise(backend):
+        noisy = replace(RULE, state_noise=0.1)
+        f = lambda noise: rollout(x, weights, noisy, 2, seed=1, backend=backend, noise=noise)  # noqa: E731
+        return func.jvp(f, (torch.ones(()),), (torch.ones(()),))[1]
+
     small = x[:1, :, :2, :2]
     ways = [
         dual,
         through_weights,
+        between,
+        through_noise,
         lambda backend: func.jvp(run(backend), (x,), (t,))[1],
+        lambda backend: func.jvp(run(backend, bptt_steps=1), (x,), (t,))[1],
         lambda backend: func.jvp(torch.vmap(run(backend)), (x[None],), (t[None],))[1],
         lambda backend: func.jacfwd(run(backend))(small),
         lambda backend: func.hessian(lambda x: run(backend)(x).square().sum())(small),
@@ -191,7 +205,7 @@ def test_forward_mode_is_refused_by_the_kernel_and_done_by_the_reference(x, weig
     ends = [run("reference")(x.double() + sign * h * t.double()) for sign in (1, -1)]
     torch.testing.assert_close(exact.double(), (ends[0] - ends[1]) / (2 * h), rtol=1e-4, atol=1e-4)
     for way in ways[1:]:
-        assert way("reference").isfinite().all()
+        assert way("reference").isfinite().all() and way("reference").norm() > 0
 
 
 def test_a_second_derivative_is_refused_by_the_kernel_and_done_by_the_reference(x, weights):

@@ -322,6 +322,6 @@ def test_drawings_of_named_pictures(model, tmp_path):
     assert load_image(tmp_path / "larger.png").shape == (3, 30, 48)
     with pytest.raises(ValueError, match="number of a test picture of digits must be from 0 to 358, but got 400"):
         drawing.named_picture(model, "digits:400")
-    with pytest.raises(ValueError, match="damage must be at least 0"):
+    with pytest.raises(ValueError, match="damage must be from 0 to 1000"):
         drawing.draw_repair(model, photo, -1, tmp_path / "x.png")
     assert not Path(tmp_path / "x.png").exists()

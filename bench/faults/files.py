@@ -3,7 +3,7 @@
     python -m bench.faults.files --cases 10000 --out bench/results/faults_files.json
 
 Models, states, journals, trainings with their settings, pictures and logs are made, damaged (see `mutate`) and opened
-in this process, with at most 1 GiB more of address space than before and ten seconds for each.
+in this process, with at most 1 GiB more of address space than before and ten seconds of a core for each.
 """
 
 import argparse
@@ -188,7 +188,8 @@ def _put_back(folder, whole):
 
 @contextmanager
 def limits(seconds: float):
-    """Ends a block with `TooLong`, and keeps it from taking more than `ROOM` of address space."""
+    """Ends a block with `TooLong` after so many seconds of a core, and keeps it from taking more than `ROOM` of address
+    space. (Not by the clock: what freezes or starves this process is no fault of the file.)"""
 
     def ring(number, frame):
         raise TooLong
@@ -196,13 +197,13 @@ def limits(seconds: float):
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (taken + ROOM, before[1]))
-    handler = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    handler = signal.signal(signal.SIGPROF, ring)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, handler)
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 

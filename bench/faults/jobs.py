@@ -139,6 +139,20 @@ def uninterrupted(job: Job, folder: Path) -> tuple[dict[str, Any], float]:
     return contents(here), running.seconds
 
 
+class Awake:
+    """Counts the seconds in which this process was looking: a machine that freezes it with its children, as one does to
+    measure something else, makes no command hang."""
+
+    def __init__(self):
+        self._last, self._counted = time.monotonic(), 0.0
+
+    def seconds(self) -> float:
+        """Counts those since the look before, at most a tenth of one, to the others."""
+        now = time.monotonic()
+        self._counted, self._last = self._counted + min(now - self._last, 0.1), now
+        return self._counted
+
+
 @dataclass
 class Running:
     """A process that runs a command.
@@ -146,12 +160,12 @@ class Running:
     Args:
         pid: Of the process.
         said: File of what it writes to stdout and stderr.
-        began: When it was started, by `time.monotonic`.
+        awake: Since it was started.
     """
 
     pid: int
     said: Path
-    began: float
+    awake: Awake
     status: int | None = None
     seconds: float = 0.0  # of a core
 
@@ -178,7 +192,7 @@ class Running:
             killed, and has the status -SIGKILL.
         """
         while not self.over() and not until():
-            if time.monotonic() - self.began > PATIENCE:
+            if self.awake.seconds() > PATIENCE:
                 os.kill(self.pid, signal.SIGUSR2)  # says where it is
                 time.sleep(1)
                 os.kill(self.pid, signal.SIGKILL)
@@ -197,7 +211,7 @@ def started(arguments: tuple[str, ...], said: Path, prepare: Callable[[], Any] =
     sys.stderr.flush()
     pid = os.fork()
     if pid:
-        return Running(pid, said, time.monotonic())
+        return Running(pid, said, Awake())
     status = 70
     try:
         os.setsid()  # whoever of its children is left over is found by the session
@@ -251,8 +265,8 @@ def same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
 
 def orphans(session: int, patience: float = 10.0) -> list[str]:
     """The names of the processes of a session that are still there after some seconds."""
-    end = time.monotonic() + patience
-    while (left := _alive(session)) and time.monotonic() < end:
+    awake = Awake()
+    while (left := _alive(session)) and awake.seconds() < patience:
         time.sleep(0.02)
     return left
 

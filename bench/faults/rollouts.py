@@ -79,7 +79,7 @@ def case(number: int) -> Case:
         hidden_bias=draw.random() < 0.8,
         output_bias=draw.random() < 0.5,
         alive_channel=alive,
-        alive_threshold=draw.choice((0.1, 0.0, -0.3)),
+        alive_threshold=(draw.choice((0.1, 0.0, -0.3)), 0.1)[alive is None],
         maximum_window=draw.choice((None, None, None, 1, 3, 5, 9)),
     )
     steps, options = draw.choice((1, 2, 3, 5, 8)), {}

@@ -13,7 +13,7 @@ formula. With 12 channels, 96 hidden units, 16384 columns and 4 GiB, a strip and
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -69,11 +69,13 @@ class Reserve:
         held: Of memory, all the time.
         held_after: Of memory, beside the state, when the steps are done.
         disk: On the disk, for the output.
+        remedy: What else may help where memory does not suffice: " or ...".
     """
 
     held: int = 0
     held_after: int = 0
     disk: int = 0
+    remedy: str = ""
 
 
 def plan_stages(
@@ -104,7 +106,8 @@ def plan_stages(
     made, before = [], 0
     for colony in colonies:
         after = reserve.held_after if colony is colonies[-1] else 0
-        plan = _plan(scene, colony, longest, rows, budget, reserve.held + before, after)
+        own = replace(reserve, held=reserve.held + before, held_after=after)
+        plan = _plan(scene, colony, longest, rows, budget, own)
         if not (plan.in_memory or file):
             needed = (rows or colony.height) * colony.width * colony.cost().cell_bytes + reserve.held
             raise ValueError(
@@ -131,13 +134,13 @@ def _state_bytes(colony, plan, rows):
     return colony.channels * places * colony.width * colony.scene.dtype.itemsize
 
 
-def _plan(scene, colony, longest, rows, budget, held, held_after):
+def _plan(scene, colony, longest, rows, budget, reserve):
     channels, cost, config = colony.channels, colony.cost(), scene.config
     size = (channels, rows or colony.height, colony.width, longest)
     number = scene.dtype.itemsize
     options = {"memory": budget, "state_bytes": number, "steps_per_pass": config.steps_per_pass}
     options |= {"whole_canvas": rows is None, "always_file": config.resumable}
-    options |= {"held": held, "held_after": held_after}
+    options |= {"held": reserve.held, "held_after": reserve.held_after, "remedy": reserve.remedy}
     if scene.nca.device.type != "cuda":
         return make_plan(cost, *size, **options)
     free = torch.cuda.mem_get_info(scene.nca.device)[0] * 7 // 8
@@ -174,6 +177,7 @@ def make_plan(
     most_rows: int | None = None,
     held: int = 0,
     held_after: int = 0,
+    remedy: str = "",
 ) -> Plan:
     """Finds the fastest way to compute a canvas with so much memory.
 
@@ -188,7 +192,7 @@ def make_plan(
             give no more rows than they have.
         always_file: Keep the state in a file even where memory has room for it.
         most_rows: Of a strip with its halo, where something but the memory limits them.
-        held, held_after: See `Reserve`.
+        held, held_after, remedy: See `Reserve`.
 
     Raises:
         ValueError: The memory cannot suffice.
@@ -227,6 +231,6 @@ def make_plan(
         raise ValueError(
             f"memory must be at least {in_words(least)} for rows of {width} cells of {channels} channels"
             f"{' and what is written' if held_after or held else ''}, but it is {in_words(memory + held)}. "
-            "Give more memory, or choose a narrower canvas or a picture that is written by rows (.png, .tif, .dzi)."
+            f"Give more memory, or choose a narrower canvas{remedy}."
         )
     return best[1]

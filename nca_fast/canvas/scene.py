@@ -108,9 +108,12 @@ class Scene:
     config: CanvasConfig = field(default_factory=CanvasConfig)
 
     def __post_init__(self):
-        for name, least in (("height", 1), ("width", 1), ("steps", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, but got {getattr(self, name)}.")
+        ranges = {"height": (1, 2**32), "width": (1, 2**32), "steps": (1, 2**32), "seed": (0, 2**64 - 1)}
+        for name, (least, most) in ranges.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                bound = f"at least {least}" if value < least else f"at most {most}"
+                raise ValueError(f"{name} must be {bound}, but got {value}.")
         self.config.check()
 
     @property

@@ -13,6 +13,7 @@ from nca_fast.commands.check import Check
 from nca_fast.commands.draw import Apply, Render
 from nca_fast.commands.help import join_help, wide_enough
 from nca_fast.commands.info import Info
+from nca_fast.commands.numbers import numbers
 from nca_fast.commands.push import Push
 from nca_fast.commands.score import ScoreCommand
 from nca_fast.commands.train import TRAIN, Train
@@ -38,18 +39,18 @@ COMMANDS = TRAIN | {
     "score": ScoreCommand,
     "zoo": Zoo,
     "push": Push,
-    "vae-fuse": VaeFuse,
-    "vae-repair": VaeRepair,
-    "vae-outpaint": VaeOutpaint,
+    "vae fuse": VaeFuse,
+    "vae repair": VaeRepair,
+    "vae outpaint": VaeOutpaint,
     "info": Info,
     "check": Check,
 }
 
 
 def joined(arguments: Sequence[str]) -> list[str]:
-    """Makes one word of a command of two: `vae fuse` is `vae-fuse`."""
-    first = "-".join(arguments[:2])
-    return [first, *arguments[2:]] if first in COMMANDS and arguments[0] == "vae" else list(arguments)
+    """Makes one word of the two of `vae fuse`."""
+    first = " ".join(arguments[:2])
+    return [first, *arguments[2:]] if first in COMMANDS else list(arguments)
 
 
 def parse(arguments: Sequence[str]) -> Train | Render | Apply | VaeFuse | VaeRepair | VaeOutpaint | Info | Check:
@@ -66,7 +67,7 @@ def parse(arguments: Sequence[str]) -> Train | Render | Apply | VaeFuse | VaeRep
         if begun_with is not None:
             options["default"] = begun_with
         subcommands.append(Annotated[command, tyro.conf.subcommand(name, **options)])
-    with wide_enough():
+    with wide_enough(), numbers():
         return tyro.cli(
             Union[tuple(subcommands)],  # noqa: UP007 (| has no form for a list)
             args=list(arguments) or ["--help"],

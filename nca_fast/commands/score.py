@@ -74,6 +74,7 @@ class ScoreCommand:
             if self.reference is None:
                 raise ValueError("reference must be given for a picture: --reference PICTURE names the original.")
             given = [name for name in ("steps", "side", "content") if getattr(self, name) is not None]
+            given += ["seeds"] * (self.seeds != type(self).seeds)
             if given:
                 raise ValueError(
                     f"{', '.join(given)} must go with a run, but {self.what!r} is a picture: leave it out."
@@ -119,6 +120,9 @@ class ScoreCommand:
         original = as_learned(load_image(source), config.get(side_name), config.get("image_crop"), self.shrink)
         steps = self.steps or config["picture_steps"]
         nca = open_model(NCA, path, self.compute)
+        idle = "side" if nca.start == "image" else "content"
+        if getattr(self, idle) is not None:
+            raise ValueError(f"{idle} must go with a {'texture' if idle == 'side' else 'style'}, but {path} is none.")
         content = None
         if nca.start == "image":
             content = self._content(path)

@@ -25,6 +25,11 @@ _OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")  # of its pu
 _OTHERWISE = "or leave the model out for the small one that comes with nca_fast"
 
 
+def small_words() -> list[str]:
+    """Lists the words that the small model knows."""
+    return sorted((SMALL_CLIP / "words.txt").read_text(encoding="utf-8").split())
+
+
 class ClipModel(nn.Module):
     """A frozen CLIP model of open_clip, in float32.
 
@@ -56,7 +61,7 @@ class ClipModel(nn.Module):
         if model is None:
             if pretrained is not None:
                 raise ValueError(f"pretrained must go with a model, but got {str(pretrained)!r} alone: name the model.")
-            self.vocabulary = frozenset((SMALL_CLIP / "words.txt").read_text(encoding="utf-8").split())
+            self.vocabulary = frozenset(small_words())
             merges = str(SMALL_CLIP / "merges.txt.gz")
             self.network = open_clip.create_model(f"local-dir:{SMALL_CLIP}", weights_only=True)
             self.tokenizer = open_clip.get_tokenizer(f"local-dir:{SMALL_CLIP}", bpe_path=merges)

@@ -24,12 +24,12 @@ def parse_prompt(prompt: str) -> tuple[str, float]:
     "aspect 16:9:1".
 
     Raises:
-        ValueError: Nothing before the weight.
+        ValueError: Nothing before the weight, or one that is infinite.
     """
     match = re.fullmatch(r"(.*):\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", prompt, re.DOTALL)
     text, weight = (match[1], float(match[2])) if match else (prompt, 1.0)
-    if not text.strip():
-        raise ValueError(f"a prompt must be text, or text:weight, but got {prompt!r}.")
+    if not text.strip() or not abs(weight) < float("inf"):
+        raise ValueError(f"a prompt must be text, or text:weight with a finite weight, but got {prompt!r}.")
     return text.strip(), weight
 
 

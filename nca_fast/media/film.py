@@ -23,6 +23,8 @@ _COLORS = "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chr
 _COLORS += ",setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"  # as of ffmpeg 7
 # For older ones.
 _TAGS = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+FASTEST = 8  # steps between two frames of a film whose speed is not given
+MOST_FRAMES = 10**7  # 92 hours
 _PALETTE_PIXELS = 2**13  # of a frame of a GIF choose its 256 colours
 
 
@@ -257,7 +259,17 @@ class VideoWriter:
             film.finish()
 
 
-def speed_ramp(steps: int, frames_per_speed: int = 30, fastest: int = 8) -> list[int]:
+def check_length(steps: int, steps_per_frame: int | None) -> None:
+    """Raises ValueError for more frames than anybody watches: their numbers alone would fill the memory."""
+    frames = -(-steps // (steps_per_frame or FASTEST))
+    if frames > MOST_FRAMES:
+        raise ValueError(
+            f"a film must have at most {MOST_FRAMES} frames, but {steps} steps make {frames}. Take fewer steps, or "
+            "more for each frame (--steps-per-frame)."
+        )
+
+
+def speed_ramp(steps: int, frames_per_speed: int = 30, fastest: int = FASTEST) -> list[int]:
     """Chooses how many steps lie between the frames of a film: 1 at first, where most happens, then 2, 4, and 8.
 
     Source: the video of the Distill texture notebook, min(2 ** (k // 30), 8) steps before frame k.

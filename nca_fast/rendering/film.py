@@ -8,7 +8,7 @@ from torch import Tensor
 from nca_fast.canvas.canvas import Canvas
 from nca_fast.canvas.plan import Reserve
 from nca_fast.canvas.scene import Scene
-from nca_fast.media.film import VideoWriter, check_film, even_speed, speed_ramp
+from nca_fast.media.film import VideoWriter, check_film, check_length, even_speed, speed_ramp
 from nca_fast.media.images import enlarged
 from nca_fast.rendering.finish import Finish
 from nca_fast.rendering.picture import check_zoom, progress_bar, remove_half_written, saved, saved_bytes
@@ -49,6 +49,7 @@ def film(
     path, cells = Path(path), scene.height * scene.width
     check_zoom(zoom)
     check_film(path, scene.height * zoom, scene.width * zoom)
+    check_length(scene.steps, steps_per_frame)
     frames = speed_ramp(scene.steps) if steps_per_frame is None else even_speed(scene.steps, steps_per_frame)
     remove_half_written(path, save_state)
     # A frame, enlarged, and on its way to bytes.

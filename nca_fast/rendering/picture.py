@@ -1,6 +1,7 @@
 """Pictures of a trained automaton as files, of any size, by one process or by many."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.state_file import state_bytes
 from nca_fast.files import remove_leftovers
 from nca_fast.media.formats import FORMATS, check_picture, write_picture
-from nca_fast.media.images import enlarged
+from nca_fast.media.images import PILLOW_FORMATS, enlarged
 from nca_fast.rendering.finish import Finish
 
 
@@ -61,7 +62,8 @@ def picture(
     check_picture(path, *size)
     kind, more = FORMATS[path.suffix.lower()], size[0] * size[1] if alpha is not None else 0  # a byte for each pixel
     room = kind.bytes_needed(*size) + more + saved_bytes(scene, save_state)
-    reserve = Reserve(0, 2 * more + kind.bytes_held(*size), room)
+    by_rows = " or a picture that is written by rows (.png, .tif, .dzi)" if kind in PILLOW_FORMATS.values() else ""
+    reserve = Reserve(0, 2 * more + kind.bytes_held(*size), room, by_rows)
     opaque = None if alpha is None else (enlarged(alpha, zoom) * 255).round().to(torch.uint8).numpy()
     kept, neighbours, share = path, Alone(circular), 1.0
     if shared and processes.count() > 1:
@@ -83,10 +85,31 @@ def picture(
             canvas.release()
             pixels = map(torch.from_numpy, canvas.pixels(zoom))
             pixels = pixels if finish is None else finish.blocks(pixels)
+            looked = SingleColour()
             files = neighbours.together(
-                lambda blocks: write_picture(path, *size, map(Tensor.numpy, blocks), opaque), pixels
+                lambda blocks: write_picture(path, *size, map(Tensor.numpy, looked.at(blocks)), opaque), pixels
             )
+            if looked.found:
+                warnings.warn(
+                    f"{path} shows a single colour: the automaton has run away, or has learned nothing yet.",
+                    stacklevel=2,
+                )
             return files + saved(canvas, save_state)
+
+
+class SingleColour:
+    """Looks at a picture that passes by in blocks [rows, W, 3], as long as it has a single colour."""
+
+    def __init__(self):
+        self.colour, self.found = None, False
+
+    def at(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Gives the blocks on."""
+        for block in blocks:
+            self.found = self.colour is None or self.found
+            self.colour = block[0, 0].clone() if self.colour is None else self.colour
+            self.found = self.found and bool((block == self.colour).all())
+            yield block
 
 
 def remove_half_written(path: Path, save_state: Path | None) -> None:

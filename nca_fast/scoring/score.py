@@ -16,6 +16,7 @@ from nca_fast.scoring.views import pattern_view, vgg_view, vgg_weights, wave_vie
 
 SMALLEST = 32  # pixels on the shorter side
 _SCALES = 4  # of waves, at most
+_REPEATS = 20  # times as far as another half is the spectrum only of what repeats itself (47 and more; others: 4)
 _PIECE = 16  # cells of the coarsest scale along the shorter side of a piece
 
 
@@ -40,20 +41,31 @@ class Score:
 
     def as_json(self) -> dict:
         """The same as JSON can hold it; None in place of NaN."""
-        return _plain(asdict(self))
+        return _plain(asdict(self) | {"repeats": self.repeats})
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the original repeats itself, or has a single colour: then its halves are equal, but for the edges,
+        and no unit for how far pictures are from it."""
+        return self.total.phase > _REPEATS * self.total.real or self.total.real < 1 / _REPEATS
 
     def lines(self) -> list[str]:
         """Says the same in lines of a terminal."""
         total = self.total
-        times = f"{total.distance:.2f} times as far from the original as another half of it"
+        second = f"{total.distance:.2f} times as far from the original as another half of it"
+        second += f" (its spectrum only: {total.phase:.2f})"
+        if self.repeats:
+            second = "the original repeats itself exactly: its halves are equal, and no scale for distances from it"
         if total.says:
             first = f"score {total.score:.2f} +- {total.error:.2f}: 0 another part of the original, 1 its spectrum only"
         else:
             first = "score: says nothing here, because the original is hardly more than its spectrum; look at:"
-        found = [first, f"{times} (its spectrum only: {total.phase:.2f})"]
+        found = [first, second]
         for name, measure in self.measures.items():
             says = f"{measure.score:.2f} +- {measure.error:.2f}" if measure.says else "says nothing here"
-            found.append(f"  {name:<16} {says:<18} {measure.times:.2f} times another half")
+            found.append(
+                f"  {name:<16} {says:<18} " + ("" if self.repeats else f"{measure.times:.2f} times another half")
+            )
         units = {"spectrum": "dB", "autocorrelation": "of 1", "color": "levels"}
         for name, difference in self.differences.items():
             shown = f"{difference.value:.3g} {units[name]}"

@@ -5,6 +5,7 @@ Manipulation", 2022 (of pictures, with content and aesthetic losses). `clip_sett
 defaults differ where something else gives better pictures in minutes on a CPU.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from nca_fast import checkpoint, features
 from nca_fast.devices import network_dtype
-from nca_fast.features.clip import ClipModel
+from nca_fast.features.clip import ClipModel, small_words
 from nca_fast.losses import regularizers, weighted
 from nca_fast.losses.aesthetic import AestheticHead
 from nca_fast.losses.clip import PromptDistance, cutouts, flatness, fringes, weights_of, whole
@@ -46,6 +47,9 @@ class ClipSources:
     """Pictures to change: files, folders, skimage:astronaut ... None: grow out of noise."""
 
 
+_WORDS = textwrap.indent(textwrap.fill(" ".join(small_words()), 100), " " * 8)
+
+
 class Clip(PoolSystem):
     """Learn to grow what a sentence says, or to change pictures until they fit it.
 
@@ -67,6 +71,7 @@ class Clip(PoolSystem):
     (for `nca-fast render`, or with --content for `nca-fast apply`), log.jsonl and training.safetensors (for --resume).
     """
 
+    __doc__ = f"{__doc__}\n    The small model knows these words:\n{_WORDS}"
     name = "clip"
     Sources, Config = ClipSources, ClipConfig
     recipes = RECIPES
@@ -84,7 +89,9 @@ class Clip(PoolSystem):
         self.config, self.facts, self.pictures = config, asked | {"shown_steps": config.steps_max}, None
         if saved is None:
             if not sources.prompts and not config.image_prompts:
-                raise ValueError(f"a prompt must be given to begin a run, and folder {out} holds none to resume.")
+                raise ValueError(
+                    f"a prompt must be given to begin a run: folder {out} holds none that --resume goes on with."
+                )
             preset = config.preset or ("image-manipulation" if sources.content else "clip")
             _check_start(preset, bool(sources.content))
             self.config = replace(config, preset=preset)

@@ -22,6 +22,7 @@ from nca_fast.losses.color import ColorHistogram, color_map
 from nca_fast.losses.content import CONTENT_LOSSES, check_layers, guide_distance
 from nca_fast.media.images import load_image, source_name
 from nca_fast.media.strokes import size_for_strokes
+from nca_fast.media.structure import is_flat
 from nca_fast.nca import NCA
 from nca_fast.presets import PRESETS, style_filters
 from nca_fast.systems.drawing import draw_redrawn, next_apply, redrawn
@@ -78,7 +79,9 @@ class Style(PoolSystem):
             "content": [source_name(source) for source in sources.content],
         }
         if saved is None and (sources.style is None or not sources.content):
-            raise ValueError(f"style and content must be given to begin a run, and folder {out} holds none to resume.")
+            raise ValueError(
+                f"style and content must be given to begin a run: folder {out} holds none that --resume goes on with."
+            )
         if saved is None and config.style_size is not None and config.style_scale != 1:
             raise ValueError(
                 f"style_scale must be left out where style_size says how large the style is, but got "
@@ -113,9 +116,10 @@ class Style(PoolSystem):
     def beginning(self) -> list[str]:
         """How large strokes will be, and what compares."""
         height, width = self.kept["target"].shape[1:]
+        flat = "; it has a single colour, and there is nothing to learn but that" if is_flat(self.picture) else ""
         return [
             f"the style is learned at {height} x {width} pixels, and its strokes are drawn as large as they are there "
-            "(--style-scale 2 for twice as large)",
+            f"(--style-scale 2 for twice as large){flat}",
             features.said(self.config.features),
         ]
 

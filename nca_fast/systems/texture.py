@@ -20,7 +20,7 @@ from nca_fast.devices import network_dtype
 from nca_fast.features import FeaturesName
 from nca_fast.losses import regularizers, style, weighted
 from nca_fast.media.images import load_image, source_name
-from nca_fast.media.structure import period
+from nca_fast.media.structure import is_flat, period
 from nca_fast.nca import NCA
 from nca_fast.presets import PRESETS
 from nca_fast.systems.drawing import draw_grown, grown, next_render
@@ -137,6 +137,7 @@ class Texture(PoolSystem):
         height, width = self.kept["target"].shape[1:]
         cell = "one cell is one pixel" if shrink == 1 else f"one cell is {shrink:.3g} x {shrink:.3g} pixels"
         grey = "; it is grey, and so is all that it will draw" if self.grey else ""
+        grey += "; it has a single colour, and there is nothing to learn but that" if is_flat(self.picture) else ""
         return [
             f"{cell} of the picture, of which {height * shrink:.0f} x {width * shrink:.0f} pixels are learned, as "
             f"{height} x {width} cells (--image-crop, --image-size){grey}",

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+MOST_CIRCLES = 1000  # all are drawn at once: more would take memory, and leave nothing of the picture
+
 
 def circles(
     height: int, width: int, count: int, radius_min: float, radius_max: float, generator: torch.Generator
@@ -13,15 +15,23 @@ def circles(
 
     Args:
         height, width: Of the canvas, in cells.
-        count: Number of circles; their centres are drawn evenly from the middle half of the canvas.
+        count: Number of circles, at most `MOST_CIRCLES`; their centres are drawn evenly from the middle half of the
+            canvas.
         radius_min, radius_max: Their radii are drawn evenly from this range; 1 is half the side of the canvas.
         generator: Decides alone where they are.
 
     Returns:
         1 outside of all circles and 0 inside of any, [height, width].
     """
+    check_circles(count)
     draws = torch.rand(count, 3, generator=generator)
     centres, radii = draws[:, :2] - 0.5, radius_min + draws[:, 2] * (radius_max - radius_min)
     rows = torch.linspace(-1, 1, height)[None, :, None] - centres[:, 0, None, None]
     columns = torch.linspace(-1, 1, width)[None, None, :] - centres[:, 1, None, None]
     return (rows.square() + columns.square() >= radii[:, None, None].square()).all(0).float()
+
+
+def check_circles(count: int) -> None:
+    """Raises ValueError for a number of circles that `circles` cannot draw."""
+    if not 0 <= count <= MOST_CIRCLES:
+        raise ValueError(f"damage must be from 0 to {MOST_CIRCLES}, but got {count}.")

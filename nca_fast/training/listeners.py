@@ -29,14 +29,26 @@ class ProgressBar:
         first: Where in it the run begins.
         shown: False draws nothing.
         device: Where it computes; a GPU is named.
+        timed: Whether a time limit may carry the plan further than the iterations; then the bar shows both.
     """
 
-    def __init__(self, iterations: int, first: int = 0, shown: bool = True, device: torch.device | None = None):
-        what = (device and describe(device)) or "training"
-        self.bar = tqdm(total=iterations, initial=first, desc=what, unit="it", dynamic_ncols=True, disable=not shown)
+    def __init__(
+        self,
+        iterations: int,
+        first: int = 0,
+        shown: bool = True,
+        device: torch.device | None = None,
+        timed: bool = False,
+    ):
+        what, self.timed = (device and describe(device)) or "training", timed
+        how = {"bar_format": "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"} if timed else {}
+        how |= {"unit": "it", "dynamic_ncols": True, "disable": not shown}
+        self.bar = tqdm(total=iterations, initial=first, desc=what, **how)
 
     def __call__(self, report: Report) -> None:
-        self.bar.set_postfix_str(f"loss {report.loss:.4g}, {report.speed / 1e6:.1f} Mcell-steps/s", refresh=False)
+        done = f"{report.iteration} iterations, " if self.timed else ""
+        said = f"{done}loss {report.loss:.4g}, {report.speed / 1e6:.1f} Mcell-steps/s"
+        self.bar.set_postfix_str(said, refresh=False)
         self.bar.update(report.planned - self.bar.n)
 
     def __enter__(self) -> "ProgressBar":

@@ -138,9 +138,6 @@ def stored_config(system: Any, metadata: Mapping[str, Any], folder: Path) -> Any
             f"the run in {folder} must have settings of {system.Config.__name__}, but it has {', '.join(unknown)}. "
             "Resume it with the version of nca_fast that began it."
         )
-    for name, value in values.items():
-        if type(value) is int and value >= 2**31 and name != "seed":
-            raise ValueError(f"{name!r} of {where} must be below {2**31}, but is {value}.")
     return as_dataclass(system.Config, values, where, complete=False)
 
 

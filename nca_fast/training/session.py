@@ -201,7 +201,8 @@ def _train(
         listeners, moments = [count], []
         if first_process:
             listeners.append(stack.enter_context(JsonLog(out / run_folder.LOG_FILE, first)))
-            bar = ProgressBar(config.iterations, first_planned, progress, run.model.device)
+            timed = config.time_limit is not None
+            bar = ProgressBar(config.iterations, first_planned, progress, run.model.device, timed)
             listeners.append(stack.enter_context(bar))
             moments = [strip, Checkpoints(save, config.checkpoint_every, config.checkpoint_seconds)]
         while True:

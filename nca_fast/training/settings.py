@@ -17,6 +17,9 @@ FREE_ON_RESUME = (
 MOST_THREADS = 1024  # with some ten thousands the process would be killed
 
 
+TOO_LARGE = 2**31  # of all integers but the seed: what asks for more never ends, or fills any memory
+
+
 def default_milestones(iterations: int) -> tuple[int, ...]:
     """Chooses when to lower the learning rate where the user does not say: after half and four fifths of the run.
 
@@ -57,6 +60,10 @@ class RunConfig(ComputeConfig):
 
     def __post_init__(self) -> None:
         self.check_compute()
+        for name, value in vars(self).items():
+            values = value if isinstance(value, tuple) else (value,)
+            if name != "seed" and any(type(v) is int and v >= TOO_LARGE for v in values):
+                raise ValueError(f"{name} must be below {TOO_LARGE}, but got {value}.")
         self.check_least(seed=0, iterations=1, batch_size=1)
         if self.threads is not None and self.threads > MOST_THREADS:
             raise ValueError(f"threads must be at most {MOST_THREADS}, but got {self.threads}: one for a core is best.")

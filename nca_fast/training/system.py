@@ -1,5 +1,6 @@
 """What the one skeleton of training asks of a system, and what systems that train on a pool of states share."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from nca_fast import processes
+from nca_fast.canvas.memory import free_memory, in_words
 from nca_fast.devices import generator_on, moved
 from nca_fast.media.images import source_name
 from nca_fast.nca import NCA
@@ -160,6 +163,8 @@ class PoolSystem(ABC):
         if saved is not None:  # before anything of that size is made
             shape = (config.pool_size, model.rule.channels, *self.size())
             states = moved(saved.tensors.tensor("pool", shape), self.nca.device)
+        else:
+            self._check_memory()
         # The first rollout and its gradient compile the kernels, or say why the backend cannot serve.
         self.nca(self.start(1, 0), steps=1, seed=0, **self.config.how).sum().backward()
         self.nca.zero_grad(set_to_none=True)
@@ -179,6 +184,24 @@ class PoolSystem(ABC):
             bptt_steps=config.bptt_steps,
             **self.config.how,
         )
+
+    def _check_memory(self) -> None:
+        """Refuses states for which the memory has no room: a machine that promises more than it has would kill the
+        process when they are written.
+
+        Raises:
+            MemoryError: They are larger than what is free.
+        """
+        config, device = self.config, self.nca.device
+        steps = min(config.steps_max, config.bptt_steps or config.steps_max)  # whose states the gradient needs
+        states = config.pool_size + (steps + 2) * -(-config.batch_size // processes.count())
+        needed = 4 * self.nca.rule.channels * math.prod(self.size()) * states
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+        if needed > free:
+            raise MemoryError(
+                f"{config.pool_size} states of {' x '.join(map(str, self.size()))} cells, and {steps} steps of "
+                f"{config.batch_size}, need {in_words(needed)}, and {in_words(free)} are free"
+            )
 
     def constants(self) -> dict[str, Tensor]:
         """As `System.constants`: nothing."""
@@ -255,7 +278,9 @@ def given_or_saved(
     """
     if saved is None:
         if given is None:
-            raise ValueError(f"{what} must be given to begin a run, and folder {out} holds none to resume.")
+            raise ValueError(
+                f"{what} must be given to begin a run: folder {out} holds none that --resume goes on with."
+            )
         return read(given)
     target = saved.tensors.tensor("target", (channels, None, None))
     if given is not None and not torch.equal(read(given), target):

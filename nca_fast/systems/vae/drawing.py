@@ -16,7 +16,7 @@ from nca_fast.media import datasets
 from nca_fast.media.film import VideoWriter
 from nca_fast.media.images import enlarged, image_grid, save_image
 from nca_fast.systems.vae.model import VAENCA
-from nca_fast.training.damage import circles
+from nca_fast.training.damage import check_circles, circles
 
 COLUMNS = 12
 ZOOM = 3  # pixels along the side of a cell
@@ -140,8 +140,7 @@ def draw_fusion(vae: VAENCA, a: str, b: str, path: Path, **how: Any) -> None:
 
 def draw_repair(vae: VAENCA, name: str, damage: int, path: Path, *, seed: int = 0, **how: Any) -> None:
     """A picture, the picture with so many circles erased if any, and what the model makes of that, in a row."""
-    if damage < 0:
-        raise ValueError(f"damage must be at least 0, but got {damage}.")
+    check_circles(damage)
     check_writable(path.parent)
     picture, generator = named_picture(vae, name), torch.Generator().manual_seed(seed)
     row = [picture]

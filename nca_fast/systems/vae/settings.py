@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nca_fast.systems.vae.architecture import ARCHITECTURES
+from nca_fast.training.damage import check_circles
 from nca_fast.training.settings import RunConfig
 
 VAEPreset = Literal[tuple(ARCHITECTURES)]
@@ -42,7 +43,8 @@ class VAEConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_least(damage=0, beta=0, video_steps=0)
+        self.check_least(beta=0, video_steps=0)
+        check_circles(self.damage)
         self.check_positive("gradient_limit")
         if not 0 < self.damage_radius <= 1:
             raise ValueError(f"damage_radius must be above 0 and at most 1, but got {self.damage_radius}.")

@@ -83,7 +83,9 @@ class VAE:
     def __init__(self, config: VAEConfig, sources: VAESources, saved: SavedRun | None, out: Path):
         dataset = sources.dataset or (saved and saved.metadata["dataset"])
         if dataset is None:
-            raise ValueError(f"a data set must be given to begin a run, and folder {out} holds none to resume.")
+            raise ValueError(
+                f"a data set must be given to begin a run: folder {out} holds none that --resume goes on with."
+            )
         architecture = ARCHITECTURES[config.preset]
         self.config, self.pictures = config, load_pictures(dataset, architecture.size, architecture.grey)
         fingerprint = hashlib.sha256(self.pictures.train.numpy().tobytes()).hexdigest()

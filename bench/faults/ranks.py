@@ -1,0 +1,196 @@
+"""Ends one of two processes that torchrun started, or torchrun itself, at random moments, and goes on.
+
+    python -m bench.faults.ranks --cases 40 --out bench/results/faults_ranks.json
+
+    killed     one of the processes is killed (SIGKILL)
+    memory     one of them gets no more memory than it has (RLIMIT_AS)
+    torchrun   torchrun is killed, and tells nobody
+
+A moment is one of the time of a core that the process takes, after its imports. Then torchrun has an exit status other
+than 0, whoever had to end says so in one sentence without a traceback, no process lives on, and the same command with
+--resume, or anew where there is nothing to go on with, leaves what one that was left alone did.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from bench.faults.jobs import PATIENCE, Awake, Job, contents, jobs, same
+from bench.harness import header
+
+ROOT = Path(__file__).parents[2]
+WAYS = ("killed", "memory", "torchrun")
+NAMES = ("texture", "style", "clip", "grow", "vae", "png", "tif", "dzi", "webp", "png and state")
+# A process of torchrun's, of which rank `ended` ends after some seconds of a core. What it says goes into a file.
+WORKER = """
+import os, resource, signal, sys, threading, time
+from pathlib import Path
+
+import torch._dynamo
+from bench.faults.jobs import TINY
+from nca_fast import cli
+from nca_fast.commands import parser
+from nca_fast.systems.vae.architecture import ARCHITECTURES
+
+ARCHITECTURES["vae-mnist"] = TINY
+folder, way, ended, moment, *arguments = sys.argv[1:]
+rank, begun = os.environ["RANK"], time.process_time()
+said = os.open(f"{folder}/said{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+os.dup2(said, 1)
+os.dup2(said, 2)
+
+def end():
+    while time.process_time() - begun < float(moment):
+        time.sleep(0.002)
+    if way == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if way == "torchrun":
+        os.kill(os.getppid(), signal.SIGKILL)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken, taken))
+
+if rank == ended:
+    threading.Thread(target=end, daemon=True).start()
+status = cli.main(arguments)
+Path(f"{folder}/seconds{rank}").write_text(str(time.process_time() - begun))
+sys.exit(status)
+"""
+
+
+class Torchrun:
+    """Two processes under torchrun, in a folder where they leave what they say."""
+
+    def __init__(self, folder: Path, arguments: tuple[str, ...], way: str = "none", ended: int = -1, moment: float = 0):
+        for path in [*folder.glob("said?"), *folder.glob("seconds?")]:
+            path.unlink()
+        (folder / "worker.py").write_text(WORKER)
+        self.folder, self.mark = folder, f"{folder} {random.random()}"
+        worker = [folder / "worker.py", folder, way, ended, moment, *arguments]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *worker]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "FAULTS": self.mark, "OMP_NUM_THREADS": "1"}
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen([*map(str, command)], env=environment, cwd=ROOT, **quiet)
+        self.status = self._over()
+
+    def _over(self) -> int | None:
+        """Waits for its end; None when it hangs, and then it is killed with all that it started."""
+        awake = Awake()
+        while self.process.poll() is None and awake.seconds() < 2 * PATIENCE:
+            time.sleep(0.02)
+        status = self.process.poll()
+        if status is None:
+            self._kill()
+            self.process.wait()
+        return status
+
+    def orphans(self, patience: float = 15.0) -> list[int]:
+        """The processes that it started and that are still there after some seconds; they are killed then."""
+        awake = Awake()
+        while (left := self._alive()) and awake.seconds() < patience:
+            time.sleep(0.1)
+        self._kill()
+        return left
+
+    def _kill(self) -> None:
+        for pid in self._alive():
+            os.kill(pid, signal.SIGKILL)
+
+    def _alive(self) -> list[int]:
+        found, mark = [], f"FAULTS={self.mark}".encode()
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                if mark in path.read_bytes() and "\nState:\tZ" not in (path.parent / "status").read_text():
+                    found.append(int(path.parent.name))
+            except OSError:
+                continue
+        return found
+
+    def said(self, rank: int) -> str:
+        """What a process said, without the states that a progress bar went through."""
+        path = self.folder / f"said{rank}"
+        lines = path.read_text(errors="replace").replace("\r", "\n").splitlines() if path.exists() else []
+        return "\n".join(line for line in lines if line.strip() and "it/s" not in line and "cell-steps" not in line)
+
+
+def one_case(
+    way: str, job: Job, expected: dict[str, Any], seconds: float, folder: Path, draw: random.Random
+) -> tuple[str, str]:
+    """Ends a process, or torchrun, and lets the job go on; arguments as in `kills.one_run`.
+
+    Returns:
+        What happened, and what went wrong, or "".
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    out = folder / "out"
+    out.mkdir(parents=True)
+    ended = draw.randrange(2)
+    run = Torchrun(folder, job.to(out), way, ended, draw.uniform(0, seconds))
+    left = run.orphans()
+    if run.status is None or left:
+        return way, f"hangs: {run.said(0)} {run.said(1)}" if run.status is None else f"left running: {left}"
+    happened = f"{way}: {'over before' if run.status == 0 else 'ended'}"
+    if run.status == 0:
+        return happened, same(contents(out), expected)
+    for rank in range(2):
+        text = run.said(rank)
+        sentences = [line for line in text.splitlines() if line.startswith("nca-fast")]
+        if "Traceback" in text or len(sentences) > 1:
+            return happened, f"process {rank} said: {text[-900:]}"
+    if way == "memory" and "memory" not in run.said(ended):
+        happened += ", by a library's own hand" if run.said(ended) else ", in silence"
+    for options in (["--resume"], []):
+        run = Torchrun(folder, (*job.to(out), *options))
+        if run.status == 0:
+            return happened, same(contents(out), expected)
+        if job.training or "--resume" not in run.said(0) + run.said(1):
+            break
+    return happened, f"then status {run.status}: {run.said(0)[-500:]} {run.said(1)[-500:]}"
+
+
+def main() -> None:
+    """Ends processes; writes how often what happened, and every failure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=40)
+    parser.add_argument("--first", type=int, default=0, help="number of the first case, which is its seed")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    counts, failures, alone = Counter(), [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        (folder / "given").mkdir()
+        made = jobs(folder / "given")
+        for number in range(options.first, options.first + options.cases):
+            name, way = NAMES[number % len(NAMES)], WAYS[number // len(NAMES) % len(WAYS)]
+            if name not in alone:
+                (folder / name / "out").mkdir(parents=True)
+                run = Torchrun(folder / name, made[name].to(folder / name / "out"))
+                if run.status != 0:
+                    raise RuntimeError(f"{name} must work while nothing disturbs it, but: {run.said(0)} {run.said(1)}")
+                seconds = max(float((folder / name / f"seconds{rank}").read_text()) for rank in range(2))
+                alone[name] = contents(folder / name / "out"), seconds
+            happened, failure = one_case(way, made[name], *alone[name], folder / "run", random.Random(number))
+            counts[happened] += 1
+            if failure:
+                failures.append({"case": number, "job": name, "what": happened, "failure": failure})
+                print(failures[-1], flush=True)
+            facts = {"header": header(), "first": options.first, "cases": number + 1 - options.first}
+            result = facts | {"ended": dict(sorted(counts.items())), "failures": failures}
+            if options.out is not None:  # what an interrupted campaign leaves
+                options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
