@@ -18,6 +18,7 @@ from bench.harness import RESULTS, header, write_result
 # (file, what stands there, what is put there)
 MUTANTS = [
     ("cpu/step.h", "c0 = uint32_t(p1 >> 32) ^ c1 ^ k0", "c0 = uint32_t(p1 >> 32) ^ c1"),
+    ("cpu/step.h", "return at + s.column0;", "return at;"),
     ("cpu/step.h", "s.column0 + uint32_t(column)", "uint32_t(column)"),
     ("cpu/step.h", "(s.row0 + row) % s.canvas_height", "row % s.canvas_height"),
     ("cpu/step.h", "(s.row0 + row) % s.canvas_height", "s.row0 + row"),

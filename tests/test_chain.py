@@ -34,7 +34,7 @@ def test_a_chain_is_its_steps(name, threads):
         for shape in ((1, C, 71, 277), (1, C, 67, 96)) if threads == 1 else ((3, C, 48, 96),):
             x = torch.randn(shape) * 0.3
             rates = torch.rand(shape[2:]) if name in ("circular", "zero") else None
-            run = {"seed": 5, "backend": "cpu", "fire_rate": rates}
+            run = {"seed": 5, "backend": "cpu", "fire_rate": rates, "origin": (2, 1000)}
             steps = [x]
             for n in range(6):
                 steps.append(rollout(steps[-1], weights, rule, 1, first_step=n, **run))

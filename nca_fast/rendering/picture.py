@@ -91,7 +91,7 @@ def picture(
             )
             if looked.found:
                 warnings.warn(
-                    f"{path} shows a single colour: the automaton has run away, or has learned nothing yet.",
+                    f"{path.name} shows a single colour: the automaton has run away, or has learned nothing yet.",
                     stacklevel=2,
                 )
             return files + saved(canvas, save_state)
