@@ -76,6 +76,7 @@ def _not_served(rule, uses):
         "residual=False": not rule.residual,
         "a clamp": rule.clamp is not None,
         "noise": rule.state_noise > 0 or rule.update_noise > 0,
+        "learned filters": rule.learned_filters > 0,
     } | dict.fromkeys(uses, True)
     name = next((name for name, is_asked in asked.items() if is_asked), None)
     return None if name is None else f"the Triton kernels do not serve {name}: stay with convolutions."
