@@ -254,7 +254,7 @@ class Rule:
 
     @property
     def weight_shapes(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...] | None], ...]:
-        """Shapes of all weights as `rollout` takes them, pairs (W, b): those of learned filters, which have no b, first."""
+        """Shapes of all weights as `rollout` takes them, pairs (W, b): those of learned filters, without b, first."""
         kernels = ((self.learned_filters, self.channels, 3, 3), None)
         layers = (((out, inputs), (out,) if has_bias else None) for out, inputs, has_bias in self.layers)
         return (kernels, *layers) if self.learned_filters else tuple(layers)
