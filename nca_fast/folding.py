@@ -1,4 +1,4 @@
-"""Learned perceptions as our fixed filters, where `Rule(learned_filters=...)` does not fit: one-hot filters and a first layer that holds the learned kernels.
+"""Learned perceptions as our fixed filters: one-hot filters and a first layer that holds the learned kernels.
 
     W1 (K * x) + b1 = W y + b,    y: the one-hot filters' answers,    W[h, ij, c] = sum over p of W1[h, p] K[p, c, i, j]
 

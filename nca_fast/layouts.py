@@ -80,9 +80,9 @@ def learned_first(
 ) -> tuple[list[Pair], tuple]:
     """Gives learned convolutions and the first layer over them, and over the cell itself before, in the cheaper form.
 
-    That is learned filters and a layer over those, where all are depthwise convolutions of 3x3 and that multiplies less,
-    hidden * n * C + 9 L C numbers a cell for n perceptions of each channel, L of them learned; or a layer over shifts,
-    hidden * k * k * C.
+    That is learned filters and a layer over those, where all are depthwise convolutions of 3x3 and that multiplies
+    less, hidden * n * C + 9 L C numbers a cell for n perceptions of each channel, L of them learned; or a layer over
+    shifts, hidden * k * k * C.
 
     Returns:
         The first of the weights as `rollout` takes them, and the fixed filters.
