@@ -89,7 +89,7 @@ class NCA(nn.Module):
 
     @property
     def weights(self) -> list[tuple[Tensor, Tensor | None]]:
-        """(W [out, in], b [out] or None) of every layer, after kernels of learned filters: as `nca_fast.rollout` takes it.
+        """Pairs (W [out, in], b [out] or None) of all layers, after kernels of learned filters: what `rollout` takes.
 
         Computed afresh where they are computed: by parametrizations, or by the older weight_norm, spectral_norm and
         prune of torch.nn.utils.

@@ -28,14 +28,14 @@ EVERYTHING = Rule(
 )
 RULES = {  # (rule, size, axes before those of the weights)
     "alone": (Rule(5, (8,), (), learned_filters=1), (2, 5, 37), ()),
-    "after the cell itself": (Rule(5, (8,), ("identity",), padding="zero", learned_filters=2), (2, 5, 37), ()),
+    "after the cell itself": (Rule(5, (8,), ("identity",), padding="zero", learned_filters=2), (2, 40, 64), ()),
     "after the usual filters": (Rule(3, (8,), padding="replicate", learned_filters=3), (2, 24, 32), ()),
     "more than registers hold": (Rule(3, (8,), (), padding="reflect", learned_filters=7), (2, 23, 19), ()),
     "everything": (EVERYTHING, (2, 7, 33), ()),
     "everything, mirrored": (replace(EVERYTHING, padding="reflect", residual=False), (2, 7, 33), (2,)),
     "by step and sample": (Rule(4, (6,), ("sobel_x7",), learned_filters=2), (2, 20, 45), (3, 2)),
     "two tiles": (Rule(100, (6,), (), learned_filters=2), (1, 4, 650), ()),
-    "a cell that is its own neighbour": (Rule(4, (8,), ("identity",), learned_filters=2), (2, 1, 2), ()),
+    "a cell that is its own neighbour": (Rule(4, (8,), ("identity",), learned_filters=2), (2, 1, 2), (2, 1)),
 }
 
 

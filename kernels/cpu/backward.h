@@ -289,18 +289,9 @@ struct Backward {
     for (int j = 0; j <= REACH; ++j) owed[REACH - j] = even[j] - odd[j], owed[REACH + j] = even[j] + odd[j];
   }
 
-  // The same, of the rows above, at and below a row, for the learned filters; added.
-  void owed_to_learned(int64_t c, const float* taps, int64_t q, vf* owed) const {
-    for (int64_t f = 0; f < s.L; ++f, taps += TAPS)
-      for (int j = 0; j < 3; ++j) {
-        const vf grad = load(placed(c, s.F + f) + q + 1 - j);
-        for (int i = 0; i < 3; ++i) owed[i] += splat(taps[3 * i + j]) * grad;
-      }
-  }
-
   // Gradients of the taps, by the packed cells of a group of rows, whose states around are still there: that of tap (i, j) is
   // the sum of the filter's times the state of the cell that it sees.
-  void add_taps(int64_t begin, int64_t end, int64_t width) {
+  NCA_FAST_APART void add_taps(int64_t begin, int64_t end, int64_t width) {
     const int64_t per_row = (width + VL - 1) / VL;
     for (int64_t c = 0; c < s.C; ++c)
       for_learned(s.L, [&](auto count, int64_t f) {
@@ -409,9 +400,20 @@ struct Backward {
       case 3: filtered(std::integral_constant<int, 3>()); break;
       default: filtered(std::integral_constant<int, 4>());
     }
-    const float* const taps = s.network(sample).taps + c * s.L * TAPS;
-    if (s.L) spread(c, 1, around, c0, c1, [&](int64_t q, vf* owed) { owed[0] = owed[1] = owed[2] = vf{}, owed_to_learned(c, taps, q, owed); });
+    if (s.L) spread_learned(s.network(sample).taps + c * s.L * TAPS, c, around, c0, c1);
     if (s.window) spread(c, s.window / 2, around, c0, c1, [&](int64_t q, vf* owed) { owed_to_winners(c, winner_row(in_group, c), q, owed); });
+  }
+
+  // Of the learned filters of channel c, whose taps these are.
+  NCA_FAST_APART void spread_learned(const float* taps, int64_t c, const Target* around, int64_t c0, int64_t c1) {
+    spread(c, 1, around, c0, c1, [&](int64_t q, vf* owed) {
+      owed[0] = owed[1] = owed[2] = vf{};
+      for (int64_t f = 0; f < s.L; ++f)
+        for (int j = 0; j < 3; ++j) {
+          const vf grad = load(placed(c, s.F + f) + q + 1 - j);
+          for (int i = 0; i < 3; ++i) owed[i] += taps[f * TAPS + 3 * i + j] * grad;
+        }
+    });
   }
 
   void spread_narrow(int64_t c, const Target* around, int64_t c0, int64_t c1) {

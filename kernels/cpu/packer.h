@@ -183,7 +183,7 @@ struct Packer {
   }
 
   // Packs what the learned filters of channel c see, as many of them at once as there are registers for their taps.
-  void perceive_learned(int64_t c, const Blocks& batch) const {
+  NCA_FAST_APART void perceive_learned(int64_t c, const Blocks& batch) const {
     for_learned(s.L, [&](auto count, int64_t f) {
       constexpr int N = decltype(count)::value;
       const Narrow rows(around + s.reach, c * row_size);
