@@ -142,7 +142,7 @@ class _Step:
         if rule.filters or rule.learned_filters:
             stencils = _stencils(rule, kernels, x) if self.stencils is None else self.stencils
             near = _padded(x, rule.filter_reach, rule.padding)
-            samples = 1 if kernels is None or kernels.ndim == 4 or len(kernels) == 1 else len(kernels)
+            samples = len(kernels) if kernels is not None and kernels.ndim == 5 else 1
             near = near.reshape(-1, samples * rule.channels, *near.shape[2:])  # of a rule per sample, one picture
             y = F.conv2d(near, stencils, groups=samples * rule.channels)
             parts.append(y.reshape(len(x), -1, *x.shape[2:]))

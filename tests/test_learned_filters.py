@@ -97,7 +97,7 @@ def test_the_same_bits_each_time():
 @pytest.mark.parametrize("lead", [(), (2,), (3, 1)], ids=["one", "by sample", "by step"])
 def test_without_learned_filters_it_is_the_same(lead):
     """In float64 to 1e-12, worst seen 5e-16: what the kernels that do not serve them may run."""
-    rule = Rule(4, (6,), ("sobel_x5/8", "identity"), learned_filters=2, maximum_window=3)
+    rule = Rule(4, (6,), ("sobel_x5/8", "identity", "sobel_y"), learned_filters=2, maximum_window=3)
     torch.manual_seed(2)
     weights = [tuple(t if t is None else t.double() for t in pair) for pair in random_weights(rule)]
     kernels = (torch.randn(*lead, 2, 4, 3, 3).double() * 0.5).requires_grad_()
