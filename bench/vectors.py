@@ -204,6 +204,27 @@ QUESTIONS = {
         update_noise=0.25,
         scale=0.5,
     ),
+    "rollout_23_learned_filters": rolled(
+        "Two learned filters of every channel, perceived after a fixed one of 5 x 5; edges are mirrored.",
+        channels=3,
+        padding="reflect",
+        filters=("sobel_x5/8",),
+        learned_filters=2,
+        frozen=1,
+        scale=0.5,
+    ),
+    "rollout_24_learned_alone": rolled(
+        "Learned filters alone, of every sample its own, before the local maxima.",
+        shape=(2, 4, 5),
+        channels=3,
+        hidden=(4,),
+        padding="zero",
+        filters=(),
+        learned_filters=2,
+        maximum_window=3,
+        per_sample=True,
+        scale=0.5,
+    ),
 }
 
 
@@ -218,10 +239,11 @@ def margin(vector: Vector) -> float:
     for n in range(vector.steps):
         where = vector.where | {"first_step": vector.where["first_step"] + n}
         seen = reference.rollout(x, weights, replace(rule, **FREE, fire_rate=0.0), 1, **where)
-        y = reference.perceive(seen, rule)  # with its noise
+        kernels, layers = reference.split(weights, rule)
+        y = reference.perceive(seen, rule, kernels)  # with its noise
         if rule.maximum_window is not None:
             near.append(_gap(x, rule))
-        for (weight, bias), activation in zip(weights, rule.activations, strict=True):
+        for (weight, bias), activation in zip(layers, rule.activations, strict=True):
             y = reference._layer(y, weight, bias, "fp32")
             if activation.name in ("relu", "leaky_relu"):
                 near.append(y.abs().min().item())

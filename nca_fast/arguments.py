@@ -90,7 +90,7 @@ def _check_state(x, rule: Rule) -> None:
         raise ValueError(f"x must have shape [B, C, H, W], but got {tuple(x.shape)}.")
     if x.shape[1] != rule.channels:
         raise ValueError(f"x must have the rule's {rule.channels} channels in [B, C, H, W], but got {tuple(x.shape)}.")
-    if rule.padding == "reflect" and min(x.shape[2:]) <= (reach := max([1, *(f.size for f in rule.filters)]) // 2):
+    if rule.padding == "reflect" and min(x.shape[2:]) <= (reach := rule.filter_reach):
         raise ValueError(
             f"x must have more rows and columns than the {reach} that padding 'reflect' mirrors, but got "
             f"{tuple(x.shape)}."
@@ -110,31 +110,32 @@ def _check_dense(name: str, tensor: Tensor) -> None:
 
 def _check_weights(x: Tensor, weights, rule: Rule) -> None:
     """Checks shapes, device and type of (W, b) pairs, and that they are finite on the CPU: a GPU would have to wait."""
-    layers = rule.layers
+    shapes = rule.weight_shapes
     pairs = isinstance(weights, (list, tuple)) and all(isinstance(w, (list, tuple)) and len(w) == 2 for w in weights)
     if not pairs:
         raise TypeError(
             "weights must be a list of (W, b) pairs of tensors, one for each layer, b None without one, but got "
             f"a {type(weights).__name__} of something else: an NCA has such a list as its .weights."
         )
-    if len(weights) != len(layers):
-        raise ValueError(f"weights must hold {len(layers)} (W, b) pairs, one for each layer, but got {len(weights)}.")
+    if len(weights) != len(shapes):
+        first = " after the kernels of the learned filters (K, None)" if rule.learned_filters else ""
+        raise ValueError(
+            f"weights must hold {len(shapes)} (W, b) pairs, one for each layer{first}, but got {len(weights)}."
+        )
     B = x.shape[0]
-    for i, ((weight, bias), (out, inputs, has_bias)) in enumerate(zip(weights, layers, strict=True)):
+    for i, ((weight, bias), (own, of_bias)) in enumerate(zip(weights, shapes, strict=True)):
         name = f"weights[{i}]"
         for t in (weight, bias):
             if t is not None and not isinstance(t, Tensor):
                 raise TypeError(f"{name} must be tensors, but has a {type(t).__name__}: use torch.as_tensor.")
             if t is not None:
                 _check_dense(name, t)
-        if not _has_shape(weight, B, out, inputs):
-            want = f"[{out}, {inputs}], [{B}, {out}, {inputs}] or [T, {B} or 1, {out}, {inputs}]"
-            raise ValueError(f"{name}[0] must have shape {want}, but got {list(weight.shape)}.")
-        if has_bias != (bias is not None):
-            raise ValueError(f"{name}[1] must be {'a bias' if has_bias else 'None'} by the rule, but got {bias!r:.60}.")
-        if bias is not None and not _has_shape(bias, B, out):
-            want = f"[{out}], [{B}, {out}] or [T, {B} or 1, {out}]"
-            raise ValueError(f"{name}[1] must have shape {want}, but got {list(bias.shape)}.")
+        if not _has_shape(weight, B, own):
+            raise ValueError(f"{name}[0] must have shape {_shapes(B, own)}, but got {list(weight.shape)}.")
+        if (of_bias is None) != (bias is None):
+            raise ValueError(f"{name}[1] must be {'a bias' if of_bias else 'None'} by the rule, but got {bias!r:.60}.")
+        if bias is not None and not _has_shape(bias, B, of_bias):
+            raise ValueError(f"{name}[1] must have shape {_shapes(B, of_bias)}, but got {list(bias.shape)}.")
         for t in (weight, bias):
             if t is None:
                 continue
@@ -148,7 +149,13 @@ def _check_weights(x: Tensor, weights, rule: Rule) -> None:
                 raise ValueError(f"{name} must be finite, but holds NaN or infinity: the training has diverged.")
 
 
-def _has_shape(t, batch, *own):
+def _shapes(batch, own):
+    """Says which shapes a tensor may have; see `_has_shape`."""
+    sizes = ", ".join(map(str, own))
+    return f"[{sizes}], [{batch}, {sizes}] or [T, {batch} or 1, {sizes}]"
+
+
+def _has_shape(t, batch, own):
     """Says whether a tensor has its own shape, alone, for each sample, or for each step and sample (or all of them)."""
     more = t.shape[: -len(own)]
     if t.shape[-len(own) :] != own or len(more) > 2:

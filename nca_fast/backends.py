@@ -85,8 +85,8 @@ class Kernels(Protocol):
         """Packs the weights of one rollout.
 
         Args:
-            params: All layers' weights [out, in] and biases in a row, float32 [P]; or, one rule per sample, [B, P]; or,
-                by step, [T, B or 1, P].
+            params: The kernels of learned filters [L, C, 3, 3], then all layers' weights [out, in] and biases in a row,
+                float32 [P]; or, one rule per sample, [B, P]; or, by step, [T, B or 1, P].
             precision: What the matrix products multiply, one of PRECISIONS.
             noise: The factor of the rule's noise, float32 [1] or [B]; None where it has none.
         """

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from nca_fast.fire_masks import mixed, signed
 from nca_fast.ops import rollout
+from nca_fast.reference import split
 from nca_fast.rule import Rule
 
 FOLDER = Path(__file__).with_name("vectors")
 _STREAMS_PER_SALT = 16
-_STATE, _GRAD, _RATES, _LAYERS = 0, 1, 2, 3
+_STATE, _GRAD, _RATES, _LAYERS, _KERNELS = 0, 1, 2, 3, 15
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,11 @@ def inputs(vector: Vector) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]], 
         weights = [(weight.double(), None if bias is None else bias.double()) for weight, bias in zero]
         weights[-1][1].fill_(1.0)
         return torch.zeros(vector.shape).double(), weights, rates, torch.zeros(vector.shape).double()
-    weights = []
+    weights, scale = [], vector.weight_scale
+    if vector.rule.learned_filters:
+        weights.append((numbers(first + _KERNELS, *lead, *vector.rule.weight_shapes[0][0]) * scale, None))
     for layer, (out, ins, bias) in enumerate(vector.rule.layers):
-        stream, scale = first + _LAYERS + 2 * layer, vector.weight_scale
+        stream = first + _LAYERS + 2 * layer
         weight = numbers(stream, *lead, out, ins) * scale
         weights.append((weight, numbers(stream + 1, *lead, out) * scale if bias else None))
     x = numbers(first + _STATE, *vector.shape) * vector.state_scale
@@ -106,19 +109,21 @@ def inputs(vector: Vector) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]], 
 
 
 def run(vector: Vector, backend: str, device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Computes all that a vector asks for: "y", and "grad_x", "grad_w0", "grad_b0" and so on with gradients.
+    """Computes all that a vector asks for: "y", and with gradients "grad_x", "grad_k" of learned filters, "grad_w0" ...
 
     Raises:
         ValueError, RuntimeError: The backend cannot serve.
     """
     x, weights, rates, grad = inputs(vector)
     x = x.to(device, dtype).requires_grad_(vector.gradients)
-    params = {"grad_x": x}
-    for layer, pair in enumerate(weights):
-        for letter, tensor in zip("wb", pair, strict=True):
-            if tensor is not None:
-                params[f"grad_{letter}{layer}"] = tensor.to(device, dtype).requires_grad_(vector.gradients)
-    pairs = [(params[f"grad_w{layer}"], params.get(f"grad_b{layer}")) for layer in range(len(weights))]
+    kernels, layers = split(weights, vector.rule)
+    named = {"grad_k": kernels}
+    for layer, (weight, bias) in enumerate(layers):
+        named |= {f"grad_w{layer}": weight, f"grad_b{layer}": bias}
+    made = {name: t.to(device, dtype).requires_grad_(vector.gradients) for name, t in named.items() if t is not None}
+    params = {"grad_x": x} | made
+    pairs = [(params[f"grad_w{layer}"], params.get(f"grad_b{layer}")) for layer in range(len(layers))]
+    pairs = pairs if kernels is None else [(params["grad_k"], None), *pairs]
     rates = None if rates is None else rates.to(device, torch.float32)  # exactly
     how = {"backend": backend, "precision": "fp32"}
     y = rollout(x, pairs, vector.rule, vector.steps, fire_rate=rates, **vector.where, **how)

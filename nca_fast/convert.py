@@ -1,5 +1,6 @@
 """Weights of other projects, exactly: each layout by the keys that its code saves.
 
+Learned depthwise perceptions become learned filters, or are folded into the first layer, whichever costs less.
 What the weights do not say (fire rate, padding, masks) are fields of `Rule`, with the authors' values as defaults.
 `fire_rate` is always the probability that a cell fires; some codes hold one minus it.
 """
@@ -84,10 +85,9 @@ def from_growing(state_dict: dict[str, Tensor], **fields: Any) -> NCA:
         return layouts.automaton(
             what, [(layouts.by_filter(w1, len(filters), channels, what), b1), *rest], filters, channels, fields
         )
-    first, filters = layouts.folded_first(
-        what, w1, b1, [kernels], [state_dict.get(f"{seen[0]}.bias")], channels, own=False
-    )
-    return layouts.automaton(what, [first, *rest], filters, channels, fields)
+    biases = [state_dict.get(f"{seen[0]}.bias")]
+    first, filters = layouts.learned_first(what, w1, b1, [kernels], biases, channels, own=False)
+    return layouts.automaton(what, [*first, *rest], filters, channels, fields)
 
 
 def from_dynca(state_dict: dict[str, Tensor], **fields: Any) -> NCA:
@@ -177,16 +177,16 @@ def from_ncalab(state_dict: dict[str, Tensor], *, frozen: int = 0, **fields: Any
             "which `nca_fast.rollout` takes as weights with a time axis."
         )
     if count:
-        first, filters = layouts.folded_first(what, w1, b1, [short[key] for key in seen], [None] * count, channels)
+        first, filters = layouts.learned_first(what, w1, b1, [short[key] for key in seen], [None] * count, channels)
     else:
         layouts.expect(what, w1, [3 * channels, 4 * channels])
-        first, filters = (w1, b1), ("identity", "sobel_x/8", "sobel_y/8", "laplacian")[: w1.shape[1] // channels]
+        first, filters = [(w1, b1)], ("identity", "sobel_x/8", "sobel_y/8", "laplacian")[: w1.shape[1] // channels]
     fields = {"padding": "reflect" if count else "zero"} | fields
     if fields.get("alive_channel") is not None:  # theirs masks the image too, and frozen channels would be exempt
         image = torch.arange(channels, device=w2.device) < frozen
         frozen, w2 = 0, w2.masked_fill(image[:, None], 0)
         fields = {"alive_padding": "zero"} | fields
-    return layouts.automaton(what, [first, (w2[frozen:], None)], filters, channels, {"frozen": frozen} | fields)
+    return layouts.automaton(what, [*first, (w2[frozen:], None)], filters, channels, {"frozen": frozen} | fields)
 
 
 def from_mednca(state_dict: dict[str, Tensor], *, frozen: int = 1, transposed: bool = True, **fields: Any) -> NCA:
@@ -213,9 +213,9 @@ def from_mednca(state_dict: dict[str, Tensor], *, frozen: int = 1, transposed: b
     kernels = [state_dict[f"{name}.weight"] for name in ("p0", "p1")]
     kernels = [kernel.mT for kernel in kernels] if transposed else kernels
     biases = [state_dict[f"{name}.bias"] for name in ("p0", "p1")]
-    first, filters = layouts.folded_first(what, w1, b1, kernels, biases, len(w2))
+    first, filters = layouts.learned_first(what, w1, b1, kernels, biases, len(w2))
     fields = {"padding": "reflect", "frozen": frozen} | fields
-    return layouts.automaton(what, [first, (w2[fields["frozen"] :], None)], filters, len(w2), fields)
+    return layouts.automaton(what, [*first, (w2[fields["frozen"] :], None)], filters, len(w2), fields)
 
 
 def from_goal_guided(state_dict: dict[str, Tensor], *, alive_channel: int = 3, **fields: Any) -> NCA:
@@ -242,14 +242,14 @@ def from_goal_guided(state_dict: dict[str, Tensor], *, alive_channel: int = 3, *
     layouts.check_keys(own, what, keys)
     (w1, b1), *rest = (layouts.layer(own, name) for name in names)
     channels = len(rest[-1][0])
-    (over, bias), filters = layouts.folded_first(
-        what, w1, b1, [own["perception_net.weight"]], [None], channels, own=False
-    )
+    kernels = [own["perception_net.weight"]]
+    (*learned, (over, bias)), filters = layouts.learned_first(what, w1, b1, kernels, [None], channels, own=False)
     over = over.unflatten(1, (-1, channels))
     over = torch.cat([over, over], 2).flatten(1)  # the goal is seen as the state is
+    learned = [(torch.cat([seen, seen], 1), None) for seen, _ in learned]
     fields = {"padding": "zero", "clamp": (-10.0, 10.0)} | fields
     fields |= {"frozen": channels, "alive_channel": channels + alive_channel}
-    return layouts.automaton(what, [(over, bias), *rest], filters, 2 * channels, fields)
+    return layouts.automaton(what, [*learned, (over, bias), *rest], filters, 2 * channels, fields)
 
 
 def steered(nca: NCA, x: Tensor, goal: Tensor, steps: int, **options: Any) -> Tensor:

@@ -5,6 +5,7 @@ operations allow: no more than the automaton that everybody writes takes (bench/
 differentiates it, as often as asked.
 
     y     = all filters in one convolution of each channel by itself     index c * n + f, not the reference's f * C + c
+            those that are fixed and then those that are learned
     h     = relu(b1 + W1 y)                                              bias and product in one operation
     x'    = x + m * W2 h
 
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nca_fast.reference import alive, bytes_per_cell, computed, extended, of_step, rounded, run
+from nca_fast.reference import alive, bytes_per_cell, computed, extended, of_step, rounded, run, split
 from nca_fast.rule import Rule
 
 __all__ = ["bytes_per_cell", "rollout"]
@@ -79,16 +80,30 @@ def _local_maximum(x, window, padding):
     return F.max_pool2d(_padded(x, reach, padding), window, stride=1)
 
 
-def _stencils(rule, x):
-    """Makes the filters of all channels, of the size of the largest one. [C * n, 1, S, S], index c * n + f"""
-    reach = max(filter.size for filter in rule.filters) // 2
-    stencils = [F.pad(x.new_tensor(f.kernel), (reach - f.size // 2,) * 4) for f in rule.filters]
-    return torch.stack(stencils)[:, None].repeat(rule.channels, 1, 1, 1), reach
+def _stencils(rule, kernels, x):
+    """Makes the filters of all channels, of the size of the largest one.
+
+    Args:
+        kernels: Of the learned ones, [L, C, 3, 3] or [B or 1, L, C, 3, 3], or None.
+
+    Returns:
+        [C * n, 1, S, S], index c * n + f; or, one rule per sample, [B * C * n, 1, S, S].
+    """
+    C, reach = rule.channels, rule.filter_reach
+    stencils = [F.pad(x.new_tensor(f.kernel), (reach - f.size // 2,) * 4).expand(C, -1, -1) for f in rule.filters]
+    if kernels is None:
+        return torch.stack(stencils, 1).flatten(0, 1)[:, None]
+    lead = kernels.shape[:-4]
+    learned = F.pad(kernels, (reach - 1,) * 4).transpose(-4, -3)  # [..., C, L, S, S]
+    if stencils:
+        fixed = torch.stack(stencils, 1)
+        learned = torch.cat([fixed.expand(*lead, *fixed.shape), learned], dim=-3)
+    return learned.flatten(0, -3)[:, None]
 
 
 def _channel_major(weight, rule):
     """Permutes the columns of the first layer from f * C + c to c * n + f; those of local maxima stay the last."""
-    C, n = rule.channels, len(rule.filters)
+    C, n = rule.channels, len(rule.filters) + rule.learned_filters
     by_filter = weight[..., : n * C].unflatten(-1, (n, C)).transpose(-1, -2).flatten(-2)
     return torch.cat([by_filter, weight[..., n * C :]], dim=-1)
 
@@ -113,16 +128,24 @@ class _Step:
     def __init__(self, weights, rule: Rule, x: Tensor, precision: str, masked: bool):
         self.rule, self.precision, self.masked = rule, precision, masked
         self.stencils, self.zero = None, x.new_zeros(())
-        if rule.filters:
-            self.stencils, self.reach = _stencils(rule, x)
-            (first, bias), *others = weights
-            weights = [(_channel_major(first, rule), bias), *others]
-        self.weights = weights
+        self.kernels, ((first, bias), *others) = split(weights, rule)
+        if rule.filters or rule.learned_filters:
+            first = _channel_major(first, rule)
+            if self.kernels is None or self.kernels.ndim < 6:
+                self.stencils = _stencils(rule, self.kernels, x)
+        self.layers = [(first, bias), *others]
+        self.weights = [*([] if self.kernels is None else weights[:1]), *self.layers]
 
-    def perceive(self, x):
+    def perceive(self, x, kernels):
+        """Computes what cells perceive; kernels are those of the step. [B, C, H, W] -> [B, C * n + maxima, H, W]"""
         rule, parts = self.rule, []
-        if rule.filters:
-            parts.append(F.conv2d(_padded(x, self.reach, rule.padding), self.stencils, groups=rule.channels))
+        if rule.filters or rule.learned_filters:
+            stencils = _stencils(rule, kernels, x) if self.stencils is None else self.stencils
+            near = _padded(x, rule.filter_reach, rule.padding)
+            samples = len(kernels) if kernels is not None and kernels.ndim == 5 else 1
+            near = near.reshape(-1, samples * rule.channels, *near.shape[2:])  # of a rule per sample, one picture
+            y = F.conv2d(near, stencils, groups=samples * rule.channels)
+            parts.append(y.reshape(len(x), -1, *x.shape[2:]))
         if rule.maximum_window is not None:
             parts.append(_local_maximum(x, rule.maximum_window, rule.padding))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
@@ -135,8 +158,9 @@ class _Step:
         if state_noise is not None:
             old = old + state_noise
             x = torch.cat([x[:, : rule.frozen], old], dim=1) if rule.frozen else old
-        y = self.perceive(x).flatten(2)
-        for (weight, bias), activation in zip(of_step(self.weights, n), rule.activations, strict=True):
+        kernels, layers = split(of_step(self.weights, rule, n), rule)
+        y = self.perceive(x, kernels).flatten(2)
+        for (weight, bias), activation in zip(layers, rule.activations, strict=True):
             y = _product(bias, weight, y, precision)
             y = y.relu_() if activation == ("relu", 0, 1) else activation(y)
         u = y.view(old.shape) if update_noise is None else y.view(old.shape) + update_noise

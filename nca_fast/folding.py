@@ -5,9 +5,13 @@
 exact for values and gradients. Kernels are [P, C, k, k]: P perceptions, each of all channels.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from nca_fast.rule import Rule
 
 
 def shifts(size: int) -> tuple[list[list[float]], ...]:
@@ -61,3 +65,34 @@ def folded(weight: Tensor, bias: Tensor, kernels: Tensor, kernel_bias: Tensor | 
     if kernel_bias is not None:
         bias = (bias.double() + exact @ kernel_bias.double()).to(bias)
     return over.to(weight), bias
+
+
+def without_learned_filters(
+    rule: Rule, weights: list[tuple[Tensor, Tensor | None]]
+) -> tuple[Rule, list[tuple[Tensor, Tensor | None]]]:
+    """Writes an automaton with learned filters as one without, for kernels that do not serve them; summed in float64.
+
+    Fixed filters of up to 3x3 are written as shifts too. Gradients pass through to the weights that are given.
+
+    Args:
+        rule, weights: As `rollout` takes them.
+
+    Returns:
+        The rule and the weights that compute the same.
+    """
+    if not rule.learned_filters:
+        return rule, weights
+    (kernels, _), (first, bias), *rest = weights
+    C, fixed = rule.channels, len(rule.filters)
+    learned = range(fixed, fixed + rule.learned_filters)
+    small = [f for f in range(fixed) if rule.filters[f].size <= 3]
+    large = [f for f in range(fixed) if f not in small]
+    columns, seen = first.double().unflatten(-1, (-1, C)), kernels.double()
+    for f in reversed(small):
+        stencil = F.pad(seen.new_tensor(rule.filters[f].kernel), [1 - rule.filters[f].size // 2] * 4)
+        seen = torch.cat([stencil.expand(*seen.shape[:-4], 1, C, 3, 3), seen], -4)
+    over = torch.einsum("...hpc,...pcij->...hijc", columns[..., [*small, *learned], :], seen).flatten(-3, -2)
+    columns = columns.expand(*over.shape[:-2], *columns.shape[-2:])
+    over = torch.cat([columns[..., large, :], over, columns[..., learned.stop :, :]], -2).flatten(-2).to(first)
+    filters = (*(rule.filters[f] for f in large), *shifts(3))
+    return replace(rule, filters=filters, learned_filters=0), [(over, bias), *rest]

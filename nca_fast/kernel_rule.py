@@ -35,6 +35,7 @@ class KernelRule:
     clamp: tuple[float | None, float | None] | None
     state_noise: float
     update_noise: float
+    learned_filters: int
 
     @classmethod
     def of(cls, rule: Any) -> "KernelRule":
@@ -50,7 +51,8 @@ class KernelRule:
         alive = (rule.alive_channel, rule.alive_threshold, rule.alive_mask, rule.alive_circular)
         noise = (rule.state_noise, rule.update_noise)
         step = (rule.fire_shared, rule.activations, rule.residual, rule.clamp, *noise)
-        return cls(stencils, rule.layers, rule.frozen, rule.padding, rule.maximum_window, *alive, *step)
+        seen = (rule.frozen, rule.padding, rule.maximum_window)
+        return cls(stencils, rule.layers, *seen, *alive, *step, rule.learned_filters)
 
     @property
     def circular(self) -> bool:

@@ -12,7 +12,7 @@ from nca_fast import folding
 from nca_fast.nca import NCA
 from nca_fast.rule import Rule
 
-_SAID_BY_WEIGHTS = {"channels", "hidden", "filters", "hidden_bias", "output_bias"}
+_SAID_BY_WEIGHTS = {"channels", "hidden", "filters", "learned_filters", "hidden_bias", "output_bias"}
 Pair = tuple[Tensor, Tensor | None]
 
 
@@ -69,7 +69,7 @@ def with_place(body: Tensor, place: Tensor) -> Tensor:
     return torch.cat([torch.cat([place[:, None], none], 1), body], 2).flatten(1)
 
 
-def folded_first(
+def learned_first(
     what: str,
     w1: Tensor,
     b1: Tensor | None,
@@ -77,8 +77,16 @@ def folded_first(
     biases: list[Tensor | None],
     channels: int,
     own: bool = True,
-) -> tuple[Pair, tuple]:
-    """Gives the first layer over learned convolutions, and over the cell itself before them, as one over shifts."""
+) -> tuple[list[Pair], tuple]:
+    """Gives learned convolutions and the first layer over them, and over the cell itself before, in the cheaper form.
+
+    That is learned filters and a layer over those, where all are depthwise convolutions of 3x3 and that multiplies
+    less, hidden * n * C + 9 L C numbers a cell for n perceptions of each channel, L of them learned; or a layer over
+    shifts, hidden * k * k * C.
+
+    Returns:
+        The first of the weights as `rollout` takes them, and the fixed filters.
+    """
     dense = [folding.dense_kernels(kernel, channels) for kernel in kernels]
     biases = [
         kernel.new_zeros(len(kernel)) if bias is None else bias for kernel, bias in zip(dense, biases, strict=True)
@@ -91,11 +99,20 @@ def folded_first(
     seen = torch.cat(dense)
     expect(what, w1, [len(seen)])
     bias = w1.new_zeros(len(w1)) if b1 is None else b1
-    return folding.folded(w1, bias, seen, torch.cat(biases)), folding.shifts(seen.shape[-1])
+    count = len(seen) // channels - own
+    native = len(w1) * len(seen) + 9 * count * channels < len(w1) * 9 * channels
+    if not (native and all(kernel.shape[1:] == (1, 3, 3) for kernel in kernels)):
+        return [folding.folded(w1, bias, seen, torch.cat(biases))], folding.shifts(seen.shape[-1])
+    bias = (bias.double() + w1.double() @ torch.cat(biases).double()).to(bias)
+    taps = [kernel.unflatten(0, (channels, -1))[:, :, 0].transpose(0, 1) for kernel in kernels]
+    columns = w1.split([channels] * own + [len(kernel) for kernel in kernels], 1)
+    over = [part.unflatten(1, (channels, -1)).transpose(1, 2).flatten(1) for part in columns]
+    return [(torch.cat(taps), None), (torch.cat(over, 1), bias)], ("identity",) * own
 
 
-def automaton(what: str, layers: list[Pair], filters: tuple, channels: int, fields: dict[str, Any]) -> NCA:
-    """Makes the automaton of (W, b or None) of every layer."""
+def automaton(what: str, weights: list[Pair], filters: tuple, channels: int, fields: dict[str, Any]) -> NCA:
+    """Makes the automaton of weights as `rollout` takes them: (W, b or None) of every layer, learned kernels before."""
+    kernels, layers = (weights[0][0], weights[1:]) if weights[0][0].ndim == 4 else (None, weights)
     if given := _SAID_BY_WEIGHTS & set(fields):
         raise ValueError(f"{sorted(given)} must not be given: the weights say it. Leave it out.")
     hidden_bias = any(bias is not None for _, bias in layers[:-1])
@@ -109,6 +126,7 @@ def automaton(what: str, layers: list[Pair], filters: tuple, channels: int, fiel
         filters=filters,
         hidden_bias=hidden_bias,
         output_bias=layers[-1][1] is not None,
+        learned_filters=0 if kernels is None else len(kernels),
         **fields,
     )
     expected = [((out, inputs), (out,) if bias else None) for out, inputs, bias in rule.layers]
@@ -116,6 +134,7 @@ def automaton(what: str, layers: list[Pair], filters: tuple, channels: int, fiel
     if got != expected:
         raise ValueError(f"state_dict must have the shapes (W, b) {expected}, {what}, but got {got}.")
     nca = NCA(rule, start="zeros" if rule.alive_channel is None else "cell").to(layers[0][0])
-    tensors = {f"layers.{n}.weight": w for n, (w, _) in enumerate(layers)}
+    tensors = {} if kernels is None else {"kernels": kernels}
+    tensors |= {f"layers.{n}.weight": w for n, (w, _) in enumerate(layers)}
     nca.load_state_dict(tensors | {f"layers.{n}.bias": b for n, (_, b) in enumerate(layers) if b is not None})
     return nca

@@ -24,7 +24,8 @@ class NCA(nn.Module):
         x <- x + m * W2 relu(W1 perceive(x) + b1)
 
     The whole rollout is one fused operation. The last layer starts at zero, so that an untrained automaton leaves its
-    state unchanged, unless `init_gain` is given.
+    state unchanged, unless `init_gain` is given. Kernels of learned filters, `kernels` [L, C, 3, 3], start as those of
+    PyTorch's depthwise convolutions do, uniform in [-1/3, 1/3].
 
     Args:
         rule: What a step is. The default is that of the Distill texture automata.
@@ -63,6 +64,9 @@ class NCA(nn.Module):
         if start == "cell" and rule.alive_channel is None:
             raise ValueError('start="cell" needs a rule with an alive_channel, but got None.')
         self.rule, self.rgb_channel, self.start = rule, rgb_channel, start
+        if rule.learned_filters:
+            shape = (rule.learned_filters, rule.channels, 3, 3)
+            self.kernels = nn.Parameter(nn.init.uniform_(torch.empty(shape), -1 / 3, 1 / 3))
         self.layers = nn.ModuleList(nn.Linear(inputs, out, bias) for out, inputs, bias in rule.layers)
         with torch.no_grad():
             if init_gain is None:
@@ -85,7 +89,7 @@ class NCA(nn.Module):
 
     @property
     def weights(self) -> list[tuple[Tensor, Tensor | None]]:
-        """(W [out, in], b [out] or None) of every layer: what `nca_fast.rollout` takes.
+        """Pairs (W [out, in], b [out] or None) of all layers, after kernels of learned filters: what `rollout` takes.
 
         Computed afresh where they are computed: by parametrizations, or by the older weight_norm, spectral_norm and
         prune of torch.nn.utils.
@@ -93,7 +97,8 @@ class NCA(nn.Module):
         Raises:
             TypeError: a layer was replaced by one whose own forward would have to run.
         """
-        return [_weight_and_bias(f"layers[{i}]", layer) for i, layer in enumerate(self.layers)]
+        layers = [_weight_and_bias(f"layers[{i}]", layer) for i, layer in enumerate(self.layers)]
+        return [(self.kernels, None), *layers] if self.rule.learned_filters else layers
 
     @property
     def device(self) -> torch.device:
@@ -214,8 +219,12 @@ class NCA(nn.Module):
 
         path = Path(folder) / MODEL_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: t for name, t in self.state_dict().items() if not name.startswith("layers.")}
-        for i, (weight, bias) in enumerate(self.weights):  # as they are computed, where a layer is parametrized
+        mine = ("layers.", "parametrizations.kernels.")
+        tensors = {name: t for name, t in self.state_dict().items() if not name.startswith(mine)}
+        weights = self.weights  # as they are computed, where a layer is parametrized
+        if self.rule.learned_filters:
+            tensors["kernels"] = weights.pop(0)[0]
+        for i, (weight, bias) in enumerate(weights):
             tensors |= {f"layers.{i}.weight": weight} | ({} if bias is None else {f"layers.{i}.bias": bias})
         tensors = {name: t.detach() for name, t in tensors.items()}
         checkpoint.save(path, tensors, {"nca": self.config(), "provenance": provenance or {}})
@@ -239,9 +248,8 @@ class NCA(nn.Module):
 
     def extra_repr(self) -> str:
         rule = self.rule
-        return (
-            f"{rule.channels} channels, {len(rule.filters)} filters, hidden {rule.hidden}, fire rate {rule.fire_rate}"
-        )
+        filters = f"{len(rule.filters)} filters" + (f" and {rule.learned_filters} learned" * (rule.learned_filters > 0))
+        return f"{rule.channels} channels, {filters}, hidden {rule.hidden}, fire rate {rule.fire_rate}"
 
 
 def _weight_and_bias(name, layer):

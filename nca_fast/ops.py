@@ -67,8 +67,10 @@ def rollout(
         weights: A pair (W, b) for every layer, first to last: W [out, in] or, one rule per sample, [B, out, in];
             b [out] or [B, out], or None where the rule has no bias. Inputs of the first layer are ordered
             filter by filter: index f * C + c. Finite (looked at on the CPU only: a GPU would have to wait for it).
-            Each may have an axis of steps too, W [T, B or 1, out, in] and b [T, B or 1, out]: step n takes entry
-            n modulo T. (A clock is a bias that changes from step to step, Dropout2d a rule for each sample and step.)
+            Before them, where the rule has L learned filters, their kernels: (K, None) with K [L, C, 3, 3] or
+            [B, L, C, 3, 3]. Each may have an axis of steps too, W [T, B or 1, out, in], b [T, B or 1, out] and K
+            [T, B or 1, L, C, 3, 3]: step n takes entry n modulo T. (A clock is a bias that changes from step to step,
+            Dropout2d a rule for each sample and step.)
         rule: What a step is.
         steps: Number of updates. At least 1.
         seed: Fixes all fire masks. 0 to 2**64 - 1. None, as dropout, draws one at each call from PyTorch's default
@@ -120,7 +122,7 @@ def rollout(
     where = arguments.check(x, weights, rule, fire_rate, noise, steps=steps, **where, **saved)
     steps, saved = where.pop("steps"), {name: where.pop(name) for name in saved}
     arguments.check_ways(at, after, after_inputs, steps)
-    backend, precision = backends.choose(backend, rule, x, precision, _uses(weights, fire_rate))
+    backend, precision = backends.choose(backend, rule, x, precision, _uses(weights, rule, fire_rate))
     if backend in backends.PLAIN:
         ways = {"at": at, "after": after, "after_inputs": after_inputs}
         options = {"fire_rate": fire_rate, "noise": noise, "precision": precision} | where | saved | ways
@@ -179,7 +181,7 @@ def advance(
     where = {"seed": seed, "first_step": first_step, "origin": origin, "canvas_height": canvas_height}
     where = arguments.check(x, weights, rule, fire_rate, steps=steps, **where)
     steps = where.pop("steps")
-    backend, precision = backends.choose(backend, rule, x, precision, _uses(weights, fire_rate))
+    backend, precision = backends.choose(backend, rule, x, precision, _uses(weights, rule, fire_rate))
     if backend in backends.PLAIN:
         options = {"fire_rate": fire_rate, "precision": precision} | where
         y = _plainly(backend, x, weights, rule, steps, **options)
@@ -207,10 +209,16 @@ def _plainly(backend, x, weights, rule, steps, **options):
         return backends.PLAIN[backend].rollout(x, weights, rule, steps, **options)
 
 
-def _uses(weights, fire_rate):
+def _tensors(weights, rule):
+    """Lists all weights in a row, each with the number of its own axes: those after steps and samples."""
+    pairs = zip(weights, rule.weight_shapes, strict=True)
+    return [(t, len(own)) for pair, shapes in pairs for t, own in zip(pair, shapes, strict=True) if t is not None]
+
+
+def _uses(weights, rule, fire_rate):
     """Names what a call asks for that not all kernels serve."""
     uses = []
-    if any(w.ndim == 4 or (b is not None and b.ndim == 3) for w, b in weights):
+    if any(t.ndim == ndim + 2 for t, ndim in _tensors(weights, rule)):
         uses.append("weights by step")
     if fire_rate is not None and fire_rate.ndim == 5:
         uses.append("fire rates by step, sample and channel")
@@ -233,17 +241,15 @@ def _kernel_inputs(x, weights, rule, fire_rate, noise, *, seed, first_step, orig
     if noisy:
         factor = noise if isinstance(noise, Tensor) else torch.full((), noise, dtype=torch.float32, device=x.device)
         factor = factor.detach().to(torch.float32).reshape(-1).contiguous()
-    return _flat(weights, x.shape[0]), drawn, threshold(rate, x.device).contiguous(), factor, place
+    return _flat(_tensors(weights, rule), x.shape[0]), drawn, threshold(rate, x.device).contiguous(), factor, place
 
 
-def _flat(weights, batch):
+def _flat(tensors, batch):
     """Puts all weights and biases in a row, float32: [P]; one rule per sample: [batch, P]; by step: [T, batch or 1, P].
 
     T is the least number of steps after which all that have an axis of steps begin anew.
     """
-    tensors = [
-        (t.to(torch.float32), ndim) for pair in weights for t, ndim in zip(pair, (2, 1), strict=True) if t is not None
-    ]
+    tensors = [(t.to(torch.float32), ndim) for t, ndim in tensors]
     leads = [t.shape[: t.ndim - ndim] for t, ndim in tensors]
     if all(len(lead) == 0 for lead in leads):
         return torch.cat([t.reshape(-1) for t, _ in tensors])

@@ -109,7 +109,8 @@ PRESETS = {
         "rule": Rule(
             channels=40,
             hidden=(64, 64),
-            filters=shifts(3),
+            filters=(),
+            learned_filters=3,
             padding="zero",
             frozen=20,
             alive_channel=23,
@@ -126,7 +127,9 @@ PRESETS = {
     # (IPMI 2023). Channel 0 holds the image.
     "med-nca": {"rule": Rule(channels=16, hidden=(128,), filters=shifts(3), padding="reflect", frozen=1)},
     # marrlab's segmentation, github.com/marrlab/resilience, as its code has it. Channels 0 to 2 hold the image.
-    "resilience": {"rule": Rule(channels=64, hidden=(128,), filters=shifts(3), padding="reflect", frozen=3)},
+    "resilience": {
+        "rule": Rule(channels=64, hidden=(128,), filters=("identity",), learned_filters=2, padding="reflect", frozen=3)
+    },
     # tulerpetontidae, github.com/tulerpetontidae/nca-cellflow, as its code has it. FiLM of the hidden layers is one
     # rule for each sample.
     "cellflow": {

@@ -49,13 +49,30 @@ def _local_maximum(x, window, padding):
     return F.max_pool2d(_pad(x, window // 2, padding, value=-torch.inf), window, stride=1)
 
 
-def perceive(x: Tensor, rule: Rule) -> Tensor:
-    """Computes what cells perceive. [B, C, H, W] -> [B, rule.inputs, H, W], index f * C + c, local maxima last."""
+def _learned(x, kernels, padding):
+    """Applies learned filters, [L, C, 3, 3] or [B, L, C, 3, 3]. [B, C, H, W] -> [B, L * C, H, W]."""
+    around = _pad(x, 1, padding).unfold(2, 3, 1).unfold(3, 3, 1)  # [B, C, H, W, 3, 3]
+    own = "b" if kernels.ndim == 5 else ""
+    return torch.einsum(f"{own}lcij,bchwij->blchw", kernels, around).flatten(1, 2)
+
+
+def perceive(x: Tensor, rule: Rule, kernels: Tensor | None = None) -> Tensor:
+    """Computes what cells perceive, filter by filter: index f * C + c, learned filters and then local maxima last.
+
+    Args:
+        x: A state. [B, C, H, W]
+        kernels: Of the learned filters, where the rule has some. [L, C, 3, 3] or [B, L, C, 3, 3]
+
+    Returns:
+        [B, rule.inputs, H, W].
+    """
     C = x.shape[1]
     parts = []
     for filter in rule.filters:
         stencil = x.new_tensor(filter.kernel).expand(C, 1, filter.size, filter.size)
         parts.append(F.conv2d(_pad(x, filter.size // 2, rule.padding), stencil, groups=C))
+    if rule.learned_filters:
+        parts.append(_learned(x, kernels, rule.padding))
     if rule.maximum_window is not None:
         parts.append(_local_maximum(x, rule.maximum_window, rule.padding))
     return torch.cat(parts, dim=1)
@@ -117,8 +134,9 @@ def step(
     was = None if rule.alive_channel is None else alive(x, rule)
     if state_noise is not None:
         x = torch.cat([x[:, : rule.frozen], x[:, rule.frozen :] + state_noise], dim=1)
-    y = perceive(x, rule)
-    for (weight, bias), activation in zip(weights, rule.activations, strict=True):
+    kernels, layers = split(weights, rule)
+    y = perceive(x, rule, kernels)
+    for (weight, bias), activation in zip(layers, rule.activations, strict=True):
         y = activation(_layer(y, weight, bias, precision))
     u = y if update_noise is None else y + update_noise
     frozen, old = x[:, : rule.frozen], x[:, rule.frozen :]
@@ -154,7 +172,7 @@ def rollout(
     weights, dtype = computed(weights, x)
 
     def take(x, n, mask, state_noise, update_noise):
-        now = of_step(weights, n)
+        now = of_step(weights, rule, n)
         return step(x.to(dtype), now, rule, mask, precision or "fp32", state_noise, update_noise).to(x.dtype)
 
     return run(take, x, rule, steps, **options)
@@ -166,13 +184,19 @@ def computed(weights, x: Tensor) -> tuple[list[tuple[Tensor, Tensor | None]], to
     return [(weight.to(dtype), None if bias is None else bias.to(dtype)) for weight, bias in weights], dtype
 
 
-def of_step(weights, n: int) -> list[tuple[Tensor, Tensor | None]]:
-    """Takes the weights of step n: of W [T, B or 1, out, in] and b [T, B or 1, out] entry n modulo T."""
+def of_step(weights, rule: Rule, n: int) -> list[tuple[Tensor, Tensor | None]]:
+    """Takes the weights of step n: of tensors with an axis of steps, [T, B or 1, ...], entry n modulo T."""
 
-    def entry(t, ndim):
-        return t if t is None or t.ndim < ndim else t[n % len(t)]
+    def entry(t, own):
+        return t if t is None or t.ndim < len(own) + 2 else t[n % len(t)]
 
-    return [(entry(weight, 4), entry(bias, 3)) for weight, bias in weights]
+    pairs = zip(weights, rule.weight_shapes, strict=True)
+    return [(entry(weight, own), entry(bias, of_bias)) for (weight, bias), (own, of_bias) in pairs]
+
+
+def split(weights, rule: Rule) -> tuple[Tensor | None, list[tuple[Tensor, Tensor | None]]]:
+    """Parts the kernels of the learned filters, None where there are none, from the pairs (W, b) of the layers."""
+    return (weights[0][0], weights[1:]) if rule.learned_filters else (None, weights)
 
 
 def run(

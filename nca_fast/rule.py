@@ -45,7 +45,7 @@ class Rule:
     """The static description of one step.
 
         s  = x + state_noise * e                    on the written channels: those after the frozen ones
-        y  = filter_f * s_c                         perception, index f * channels + c (then the local maxima)
+        y  = filter_f * s_c                         perception, index f * channels + c: filters, learned ones, maxima
         h  = activation(W1 y + b1), ...             no hidden layer, one or more
         u  = update_activation(W h + b) + update_noise * e'         channels - frozen numbers
         m  = fire mask                              alive_mask="update": m and alive(x)
@@ -87,6 +87,14 @@ class Rule:
         state_noise: Standard deviation of the normal numbers that are added to the state before it is perceived, and
             stay there, in all cells. At least 0.
         update_noise: Standard deviation of those that are added to the update. At least 0.
+        learned_filters: Number L of 3x3 filters of every channel that are learned, each channel's its own (depthwise
+            convolutions). At least 0. Their kernels K [L, channels, 3, 3] are the first of the weights, and they come
+            after `filters`, which may be (): with F of those, filter l of channel c is
+
+                y[(F + l) * channels + c](r, k) = sum over i, j of K[l, c, i, j] * s_c(r + i - 1, k + j - 1)
+
+            A bias of theirs is W1 times it, added to b1. An activation between them and the first layer there is not; a
+            convolution of all channels together is a first layer over one-hot filters (`nca_fast.folding`).
 
     Attributes:
         activations: `Activation` of every layer, first to last.
@@ -100,7 +108,8 @@ class Rule:
     Randazzo et al., "Self-classifying MNIST Digits" (Distill 2020). Alive before the update alone: Mordvintsev et al.,
     "Growing Isotropic Neural Cellular Automata" (2022). Reflection: Kalkhof et al., "Med-NCA" (2023); replication:
     Pajouheshgar et al., "DyNCA" (2023). Other activations and no hidden layer: Palm et al., "Variational Neural
-    Cellular Automata" (2022). Clamp: Sudhakaran et al., "Goal-Guided Neural Cellular Automata" (2022).
+    Cellular Automata" (2022). Clamp and learned filters: Sudhakaran et al., "Goal-Guided Neural Cellular Automata"
+    (2022).
     """
 
     channels: int = 12
@@ -123,6 +132,7 @@ class Rule:
     clamp: tuple[float | None, float | None] | None = None
     state_noise: float = 0.0
     update_noise: float = 0.0
+    learned_filters: int = 0
 
     def __post_init__(self):
         def put(name, value):
@@ -136,8 +146,9 @@ class Rule:
         if isinstance(self.filters, str):
             raise TypeError(f"filters must be a tuple of filters, but got the single string {self.filters!r}.")
         put("filters", tuple(as_filter(f) for f in self.filters))
-        if not self.filters and self.maximum_window is None:
-            raise ValueError("filters must name at least one filter, but got ().")
+        put("learned_filters", _integer("learned_filters", self.learned_filters, 0))
+        if not self.filters and self.maximum_window is None and not self.learned_filters:
+            raise ValueError("filters must name at least one filter, but got () and learned_filters 0.")
         put("fire_rate", _number("fire_rate", self.fire_rate, "a number in [0, 1]"))
         if not 0 <= self.fire_rate <= 1:
             raise ValueError(f"fire_rate must be in [0, 1], but got {self.fire_rate}.")
@@ -217,8 +228,8 @@ class Rule:
 
     @property
     def inputs(self) -> int:
-        """Inputs of the first layer: channels times (filters, plus one for the local maximum)."""
-        return self.channels * (len(self.filters) + (self.maximum_window is not None))
+        """Inputs of the first layer: channels times (filters, fixed and learned, plus one for the local maximum)."""
+        return self.channels * (len(self.filters) + self.learned_filters + (self.maximum_window is not None))
 
     @property
     def written(self) -> int:
@@ -235,9 +246,21 @@ class Rule:
         )
 
     @property
+    def weight_shapes(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...] | None], ...]:
+        """Shapes of all weights as `rollout` takes them, pairs (W, b): those of learned filters, without b, first."""
+        kernels = ((self.learned_filters, self.channels, 3, 3), None)
+        layers = (((out, inputs), (out,) if has_bias else None) for out, inputs, has_bias in self.layers)
+        return (kernels, *layers) if self.learned_filters else tuple(layers)
+
+    @property
+    def filter_reach(self) -> int:
+        """Rows and columns to either side that the filters see."""
+        return max([1, *(f.size for f in self.filters), *([3] if self.learned_filters else [])]) // 2
+
+    @property
     def reach(self) -> int:
         """Rows and columns of neighbours that one step of a cell depends on."""
-        reach = max([f.size for f in self.filters] + [self.maximum_window or 1]) // 2
+        reach = max(self.filter_reach, (self.maximum_window or 1) // 2)
         if self.alive_channel is None:
             return reach
         # Who is alive afterwards hangs on the updates of the neighbours.

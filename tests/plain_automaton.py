@@ -81,16 +81,18 @@ def answer(vector):
     rates = [rule["fire_rate"]] * (H * W)
     if vector["rate_map"]:
         rates = [(k + 1) / 2 for k in stream(first + 2, H * W)]
-    layers = _layers(vector, first, ones)
+    layers, count = _layers(vector, first, ones), rule["learned_filters"] * C * 9
+    kernels = stream(first + 15, count * (B if vector["per_sample"] else 1), vector["weight_scale"])
+    kernels = [kernels[s * count : (s + 1) * count] or kernels for s in range(B)]
     for step in range(vector["steps"]):
-        x = _step(x, layers, rule, (B, C, H, W), rates, vector["where"], step)
+        x = _step(x, kernels, layers, rule, (B, C, H, W), rates, vector["where"], step)
     return x
 
 
 def _layers(vector, first, ones):
     """For every layer the weights of each sample, as rows, and its biases."""
     rule, (B, C, _, _) = vector["rule"], vector["shape"]
-    inputs = C * (len(rule["filters"]) + (rule["maximum_window"] is not None))
+    inputs = C * (len(rule["filters"]) + rule["learned_filters"] + (rule["maximum_window"] is not None))
     widths, layers = [inputs, *rule["hidden"], C - rule["frozen"]], []
     for layer in range(len(widths) - 1):
         ins, outs, last = widths[layer], widths[layer + 1], layer == len(widths) - 2
@@ -108,7 +110,7 @@ def _layers(vector, first, ones):
     return layers
 
 
-def _step(x, layers, rule, shape, rates, where, step):
+def _step(x, kernels, layers, rule, shape, rates, where, step):
     B, C, H, W = shape
     written, padding = range(rule["frozen"], C), rule["padding"]
     cells = [(b, row, column) for b in range(B) for row in range(H) for column in range(W)]
@@ -125,14 +127,14 @@ def _step(x, layers, rule, shape, rates, where, step):
     def at(state, b, c, row, column):
         return state[((b * C + c) * H + row) * W + column]
 
-    def filtered(filter, b, c, row, column):
-        size, total = len(filter["taps"]), 0.0
+    def filtered(taps, b, c, row, column):
+        size, total = len(taps), 0.0
         for i in range(size):
             for j in range(size):
                 r, k = beside(row + i - size // 2, H), beside(column + j - size // 2, W)
                 if r is not None and k is not None:
-                    total += filter["taps"][i][j] * at(seen, b, c, r, k)
-        return filter["scale"] * total
+                    total += taps[i][j] * at(seen, b, c, r, k)
+        return total
 
     def highest(state, b, c, row, column, size, torus):
         reach, found = range(-(size // 2), size // 2 + 1), []
@@ -164,7 +166,10 @@ def _step(x, layers, rule, shape, rates, where, step):
         fired = [c for c, lane in lanes.items() if fires(where, step, b, row, column, rate, shared, lane)]
         if not fired or (living and mode == "update" and not was[b, row, column]):
             continue
-        y = [filtered(filter, b, c, row, column) for filter in rule["filters"] for c in range(C)]
+        y = [f["scale"] * filtered(f["taps"], b, c, row, column) for f in rule["filters"] for c in range(C)]
+        for n in range(rule["learned_filters"] * C):
+            taps = [kernels[b][9 * n + 3 * i : 9 * n + 3 * i + 3] for i in range(3)]
+            y.append(filtered(taps, b, n % C, row, column))
         if rule["maximum_window"] is not None:
             torus = padding == "circular"
             y += [highest(seen, b, c, row, column, rule["maximum_window"], torus) for c in range(C)]

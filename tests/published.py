@@ -58,6 +58,11 @@ def folded(weight, kernels):
     return torch.einsum("hp,pcij->hijc", weight, kernels).flatten(1)
 
 
+def depthwise_kernels(weight, C):
+    """The weight [F * C, 1, 3, 3] of a convolution with C groups as kernels of learned filters, [F, C, 3, 3]."""
+    return weight.unflatten(0, (C, -1))[:, :, 0].transpose(0, 1)
+
+
 def identity_kernels(C, size=3):
     return F.pad(torch.eye(C)[:, :, None, None], [size // 2] * 4)
 

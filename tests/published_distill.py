@@ -16,12 +16,10 @@ from published import (
     depthwise,
     filterwise,
     folded,
-    identity_kernels,
     network,
     one,
     pool,
     shifts,
-    spread,
 )
 from torch import nn
 
@@ -187,7 +185,8 @@ class MuNCA(System):
         self.w = nn.Parameter(torch.randn(C, 4 * C + 1) * 0.1)
         filters = torch.stack([LAPLACIAN, LAPLACIAN, SOBEL, SOBEL.T])
         self.register_buffer("filters", filters)
-        self.rule = Rule(C, (4 * C,), shifts(3), 1.0, hidden_bias=False, output_bias=True)
+        given = {"hidden_bias": False, "output_bias": True, "learned_filters": 1}
+        self.rule = Rule(C, (4 * C,), ("identity",), 1.0, **given)
 
     def start(self, x):
         return x[:, :4] + 0.1 * torch.rand(x[:, :4].shape)  # relu(y) - relu(-y) has no gradient where y is exactly 0
@@ -202,12 +201,10 @@ class MuNCA(System):
 
     def ours(self, x):
         C = len(self.w)
-        seen = torch.cat(
-            [identity_kernels(C), spread(self.filters[:, None], C)]
-        )  # |y| = relu(y) + relu(-y), y the difference
-        W1 = folded(torch.cat([torch.eye(2 * C), -torch.eye(2 * C)]), seen)
+        W1 = torch.cat([torch.eye(2 * C), -torch.eye(2 * C)])  # |y| = relu(y) + relu(-y), y the difference
         linear, size = self.w[:, : 2 * C], self.w[:, 2 * C : -1]
-        return self.roll(x, [(W1, None), (torch.cat([size + linear, size - linear], 1), self.w[:, -1])])
+        W2 = torch.cat([size + linear, size - linear], 1)
+        return self.roll(x, [(self.filters[None], None), (W1, None), (W2, self.w[:, -1])])
 
 
 class AdversarialGrowing(System):

@@ -5,7 +5,7 @@ Each is written from its authors' formulas; sizes are small, and clamps and blur
 
 import torch
 import torch.nn.functional as F
-from published import GROWING, TEXTURE, System, depthwise, filterwise, folded, network, one, pool, shifts, spread
+from published import GROWING, TEXTURE, System, depthwise, depthwise_kernels, filterwise, network, one, pool
 from torch import nn
 
 import nca_fast
@@ -59,7 +59,7 @@ class GoalGuided(System):
         self.w = network(3 * C, hidden, hidden, C, last_bias=False)
         self.goal = nn.Parameter(torch.randn(3, C) * 0.3)
         living = {"alive_channel": C + 3, "clamp": (-bound, bound)}
-        self.rule = Rule(2 * C, (hidden, hidden), shifts(3), padding="zero", frozen=C, **living)
+        self.rule = Rule(2 * C, (hidden, hidden), (), padding="zero", frozen=C, learned_filters=3, **living)
 
     def theirs(self, x, draws):
         for n in range(self.steps):
@@ -75,14 +75,14 @@ class GoalGuided(System):
 
     def ours(self, x):
         C, (w, b), *rest = self.C, *map(one, self.w)
-        over = folded(w, spread(self.perceive.weight, C)).unflatten(1, (9, C))
+        seen, over = depthwise_kernels(self.perceive.weight, C), filterwise(w, 3).unflatten(1, (3, C))
 
         def aim(x, new, n, goal):
             return torch.cat([goal[:, :, None, None] * nca_fast.alive(new, self.rule), new[:, C:]], 1)
 
         start, weights = (
             aim(None, torch.cat([x, x], 1), -1, self.goal),
-            [(torch.cat([over, over], 2).flatten(1), b), *rest],
+            [(torch.cat([seen, seen], 1), None), (torch.cat([over, over], 2).flatten(1), b), *rest],
         )
         return self.roll(start, weights, after=aim, after_inputs=[self.goal])[:, C:]
 

@@ -13,12 +13,9 @@ from published import (
     System,
     depthwise,
     filterwise,
-    folded,
-    identity_kernels,
     network,
     one,
     shifts,
-    spread,
 )
 from torch import nn
 
@@ -89,7 +86,7 @@ class Resilience(System):
         super().__init__()
         self.p0, self.p1 = (nn.Conv2d(C, C, 3, padding=1, groups=C, padding_mode="reflect") for _ in "ab")
         self.fc0, self.fc1 = nn.Linear(3 * C, hidden), nn.Linear(hidden, C, bias=False)
-        self.rule = Rule(C, (hidden,), shifts(3), padding="reflect", frozen=3)
+        self.rule = Rule(C, (hidden,), ("identity",), padding="reflect", frozen=3, learned_filters=2)
 
     def theirs(self, x, draws):
         picture = x[:, :3]
@@ -101,9 +98,9 @@ class Resilience(System):
 
     def ours(self, x):
         C, w = x.shape[1], self.fc0.weight
-        seen = torch.cat([identity_kernels(C), spread(self.p0.weight, C), spread(self.p1.weight, C)])
+        seen = torch.stack([self.p0.weight, self.p1.weight])[:, :, 0]
         bias = self.fc0.bias + w[:, C:] @ torch.cat([self.p0.bias, self.p1.bias])
-        return self.roll(x, [(folded(w, seen), bias), (self.fc1.weight[3:], None)])
+        return self.roll(x, [(seen, None), (w, bias), (self.fc1.weight[3:], None)])
 
 
 class SelfClassifyingMNIST(System):

@@ -189,7 +189,8 @@ class DINCA(System):
         super().__init__()
         self.filters = nn.Parameter(torch.randn(6, 3, 3) * 0.5)
         self.w1, self.w2 = nn.Conv2d(6 * C, 20, 1, bias=False), nn.Conv2d(20, C, 1)
-        self.rule = Rule(C, (20,), shifts(3), hidden_bias=False, output_bias=True, clamp=(0.0, 0.5))
+        given = {"hidden_bias": False, "output_bias": True, "clamp": (0.0, 0.5)}
+        self.rule = Rule(C, (20,), (), learned_filters=6, **given)
 
     def start(self, x):
         return x[:, :3]
@@ -201,8 +202,8 @@ class DINCA(System):
         return x
 
     def ours(self, x):
-        seen = spread(self.filters.repeat(x.shape[1], 1, 1)[:, None], x.shape[1])
-        return self.roll(x, [(folded(one(self.w1)[0], seen), None), one(self.w2)])
+        seen = self.filters[:, None].expand(-1, x.shape[1], -1, -1)
+        return self.roll(x, [(seen, None), (filterwise(one(self.w1)[0], 6), None), one(self.w2)])
 
 
 class ReactionDiffusion(System):

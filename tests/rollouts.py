@@ -9,8 +9,11 @@ def random_weights(rule: Rule, batch: int | None = None):
     """Weights that keep states of order one. Trainers start the last layer at zero, which would hide bugs."""
     lead = () if batch is None else (batch,)
     return [
-        (torch.randn(*lead, out, inputs) * (0.3 / inputs**0.5), torch.randn(*lead, out) * 0.1 if bias else None)
-        for out, inputs, bias in rule.layers
+        (
+            torch.randn(*lead, *shape) * (0.3 / shape[1] ** 0.5 if len(shape) == 2 else 0.5),
+            torch.randn(*lead, *of_bias) * 0.1 if of_bias else None,
+        )
+        for shape, of_bias in rule.weight_shapes
     ]
 
 

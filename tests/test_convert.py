@@ -80,7 +80,7 @@ def test_growing_with_a_convolution(kind):
         identity = F.pad(torch.ones(1, 1), [1] * 4)
         perception.weight.data[:] = torch.stack([identity, SOBEL / 8, SOBEL.T / 8]).repeat(C, 1, 1)[:, None]
     nca = convert.from_growing({f"update.{key}": value for key, value in update.state_dict().items()})
-    assert len(nca.rule.filters) == (3 if kind == "fixed" else 9)
+    assert (len(nca.rule.filters), nca.rule.learned_filters) == ((3, 0) if kind == "fixed" else (0, 3))
     y = x
     for mask in masks(x, 0.5):
         before = pool(y)
@@ -133,6 +133,7 @@ def test_ncalab(learned, prefix):
     weights |= {f"perception.filters.{key}": value for key, value in filters.state_dict().items()}
     more = {} if learned else {"alive_channel": 3, "alive_mask": "after"}
     nca = convert.from_ncalab(weights, frozen=image, fire_rate=0.8, **more)
+    assert (len(nca.rule.filters), nca.rule.learned_filters) == ((1, 2) if learned else (3, 0))
     y = x
     for mask in masks(x, 0.8):
         seen = [f(y) for f in filters] if learned else [fixed(y, SOBEL / 8), fixed(y, SOBEL.T / 8)]
@@ -149,6 +150,7 @@ def test_mednca(groups, transposed):
     parts = {"p0": nn.Conv2d(C, C, 3, **kernel), "p1": nn.Conv2d(C, C, 3, **kernel)}
     theirs = nn.ModuleDict(parts | {"fc0": nn.Linear(3 * C, 20), "fc1": nn.Linear(20, C, bias=False)})
     nca = convert.from_mednca(theirs.state_dict(), transposed=transposed)
+    assert nca.rule.learned_filters == (0 if groups == 1 else 2)
     y = x.permute(0, 2, 3, 1)
     for mask in masks(x, 0.5):
         z = y.transpose(1, 3) if transposed else y.permute(0, 3, 1, 2)
@@ -157,6 +159,21 @@ def test_mednca(groups, transposed):
         new = y + theirs["fc1"](F.relu(theirs["fc0"](seen))) * mask.permute(0, 2, 3, 1)
         y = torch.cat([y[..., :1], new[..., 1:]], 3)
     same(nca(x, STEPS, seed=SEED, backend="reference"), y.permute(0, 3, 1, 2), x)
+
+
+@pytest.mark.parametrize("size, count, native", [(3, 8, True), (3, 9, False), (5, 2, False)])
+def test_the_cheaper_form(size, count, native):
+    """With 20 hidden units nine learned filters cost more than nine shifts; those of 5x5 are folded always."""
+    C, x = 3, state(3)
+    kernel = {"padding": size // 2, "groups": C}
+    update = nn.Sequential(nn.Conv2d(C, count * C, size, **kernel), nn.Conv2d(count * C, 200, 1), nn.ReLU())
+    update.append(nn.Conv2d(200, C, 1))
+    nca = convert.from_growing(update.state_dict(), alive_channel=None)
+    assert nca.rule.learned_filters == (count if native else 0)
+    y = x
+    for mask in masks(x, 0.5):
+        y = y + update(y) * mask
+    same(nca(x, STEPS, seed=SEED, backend="reference"), y, x)
 
 
 def test_goal_guided():
@@ -168,6 +185,7 @@ def test_goal_guided():
     weights = {"perception_net.weight": perception.weight, "encoder.embedding.weight": encoder.weight}
     weights |= {f"update_net.out.{key}": value for key, value in out.state_dict().items()}
     nca = convert.from_goal_guided(weights)
+    assert nca.rule.learned_filters == 3
     goal = 3 * encoder(torch.tensor([1, 3]))
     y = x
     for mask in masks(x, 0.5):

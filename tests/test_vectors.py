@@ -64,7 +64,7 @@ def test_the_files_are_what_the_script_writes(tmp_path):
 
 def test_they_speak_of_what_they_name():
     rules = [vector.rule for vector in VECTORS.values()]
-    for field in ("frozen", "maximum_window", "alive_channel"):
+    for field in ("frozen", "maximum_window", "alive_channel", "learned_filters"):
         assert any(getattr(rule, field) for rule in rules), field
     assert any(len(rule.hidden) == 2 for rule in rules) and {rule.padding for rule in rules} == set(PADDINGS)
     assert {rule.alive_mask for rule in rules} == set(ALIVE_MASKS) and any(rule.alive_padding for rule in rules)
@@ -72,7 +72,7 @@ def test_they_speak_of_what_they_name():
         assert any(getattr(rule, field) != getattr(Rule(), field) for rule in rules), field
     assert any(rule.hidden == () for rule in rules)
     assert any(vector.per_sample for vector in VECTORS.values()) and any(v.gradients for v in VECTORS.values())
-    assert sum(vector.salt is None for vector in VECTORS.values()) == 13 and len(VECTORS) == 35
+    assert sum(vector.salt is None for vector in VECTORS.values()) == 13 and len(VECTORS) == 37
     assert all(path.stat().st_size < 9000 for path in PATHS)
 
 

@@ -15,13 +15,16 @@ struct Partial {
   struct Row { int64_t sample, row; std::unique_ptr<Buffer> grad; };
   struct Total { int64_t rule; std::vector<double> sums; };
 
-  Partial(const Step& s, int64_t begin, int64_t end, double* grad_params) : s(s), begin(begin), end(end), grad_params(grad_params) {
+  Partial(const Step& s, int64_t begin, int64_t end, double* grad_params) : s(s), begin(begin), end(end), grad_params(grad_params), taps(taps_size()) {
     for (const Layer& layer : s.shape()) {
       weight.push_back(std::make_unique<Buffer>(weight_size(layer))), bias.push_back(std::make_unique<Buffer>(layer.out * VL));
       std::fill_n(static_cast<float*>(*weight.back()), weight_size(layer), 0.f);
       std::fill_n(static_cast<float*>(*bias.back()), layer.out * VL, 0.f);
     }
+    std::fill_n(static_cast<float*>(taps), taps_size(), 0.f);
   }
+
+  int64_t taps_size() const { return s.L * s.C * TAPS * VL; }
 
   static int64_t weight_size(const Layer& layer) { return round_up(layer.out, R) * round_up(layer.in, VL); }
 
@@ -36,6 +39,10 @@ struct Partial {
   // Moves the sums of a sample's rule on: short float sums and one long double sum, or a large canvas would lose digits.
   void fold(int64_t sample) {
     double* at = sums_of(s.rules > 1 ? sample : 0);
+    for (int64_t f = 0; f < s.L; ++f)
+      for (int64_t c = 0; c < s.C; ++c)
+        for (int k = 0; k < TAPS; ++k) *at++ += sum_lanes(taps + ((c * s.L + f) * TAPS + k) * VL);
+    std::fill_n(static_cast<float*>(taps), taps_size(), 0.f);
     for (size_t i = 0; i < s.shape().size(); ++i) {
       const Layer& layer = s.shape()[i];
       for (int64_t o = 0; o < layer.out; ++o)
@@ -60,6 +67,7 @@ struct Partial {
   double* const grad_params;
   std::vector<Total> totals;
   std::vector<std::unique_ptr<Buffer>> weight, bias;  // [out to R][in to VL], [out][VL]: of the last chunks
+  Buffer taps;                                        // [C][L][TAPS][VL], likewise
   int chunks = 0;
   std::vector<Row> outside;
 };
@@ -75,9 +83,9 @@ inline std::vector<std::unique_ptr<Buffer>> unit_buffers(const Step& s, int64_t 
 struct Backward {
   // `alive`: the mask of the step, or null.
   Backward(const Step& s, Partial& partial, int64_t columns, int64_t group_rows, const Alive* alive)
-      : s(s), partial(partial), group_rows(group_rows), alive(alive), packer(s, columns, group_rows * round_up(columns, VL), 0, s.clamps),
+      : s(s), partial(partial), group_rows(group_rows), alive(alive), packer(s, columns, group_rows * round_up(columns, VL), s.L ? group_rows - 1 : 0, s.clamps),
         units(unit_buffers(s, CHUNK)), inputs(s.shape().size()), grads(unit_buffers(s, packer.S)), kept(gates() ? s.written() * packer.S : 0), row_size(round_up(columns, VL) + 3 * MARGIN),
-        dense_y(2 * (s.F + 1) * row_size), grad_y(round_up(s.inputs(), R) * packer.S), transposed(CHUNK * widest_input()),
+        dense_y(2 * (s.F + s.L + 1) * row_size), grad_y(round_up(s.inputs(), R) * packer.S), transposed(CHUNK * widest_input()),
         winner(s.window ? group_rows * s.C * row_size : 0) {
     packer.cells = alive ? &alive->cells : nullptr;
     for (size_t i = 0; i + 1 < inputs.size(); ++i)
@@ -196,13 +204,14 @@ struct Backward {
         const int64_t c1 = std::min(s.W, c0 + s.tile);
         packer.begin(sample, c0, c1);
         for (int64_t row = r0 - s.reach; row < r0 + s.reach; ++row) packer.copy_row(x + first, row);
-        std::memset(dense_y, 0, 2 * (s.F + 1) * row_size * sizeof(float));  // what lies beside the tile stays so
+        std::memset(dense_y, 0, 2 * (s.F + s.L + 1) * row_size * sizeof(float));  // what lies beside the tile stays so
         if (s.window) std::fill_n(static_cast<float*>(winner), group_rows * s.C * row_size, -1.f);
         for (int64_t group = r0; group < r1; group += group_rows) {
           const int64_t group_end = std::min(r1, group + group_rows);
           packer.count = 0, blocks.clear();
           for (int64_t row = group; row < group_end; ++row) pack_row(row, row - group, x + first, grad + first, c0, c1);
           for (int p = 0; p < packer.count; p += CHUNK) run(sample, p, std::min(CHUNK, packer.count - p));
+          if (s.L) add_taps(group, group_end, c1 - c0);
           for (int64_t row = group; gates() && row < group_end; ++row) add_kept(row, row - group, grad_x + first, c0, c1);
           if (!at_once) begin_rows(std::min(group + reach, r1 - reach), std::min(group_end + reach, r1 - reach));
           for (int64_t row = group; row < group_end; ++row) spread_row(sample, row, row - group, grad_x + first, r0, r1, c0, c1);
@@ -280,10 +289,39 @@ struct Backward {
     for (int j = 0; j <= REACH; ++j) owed[REACH - j] = even[j] - odd[j], owed[REACH + j] = even[j] + odd[j];
   }
 
+  // Gradients of the taps, by the packed cells of a group of rows, whose states around are still there: that of tap (i, j) is
+  // the sum of the filter's times the state of the cell that it sees.
+  NCA_FAST_APART void add_taps(int64_t begin, int64_t end, int64_t width) {
+    const int64_t per_row = (width + VL - 1) / VL;
+    for (int64_t c = 0; c < s.C; ++c)
+      for_learned(s.L, [&](auto count, int64_t f) {
+        constexpr int N = decltype(count)::value;
+        const float* const from = grad_y + ((s.F + f) * s.C + c) * packer.S;
+        const Block* block = blocks.data();
+        vf sums[N][TAPS] = {};
+        for (int64_t row = begin; row < end; ++row) {
+          const float* const near[3] = {packer.tile_row(row - 1), packer.tile_row(row), packer.tile_row(row + 1)};
+          const Narrow rows(near + 1, c * packer.row_size);
+          for (const Block* const last = block + per_row; block < last; ++block) {
+            if (!block->bits) continue;
+            vf grad[N];
+            for (int n = 0; n < N; ++n) grad[n] = expanded(from + n * s.C * packer.S + block->from, block->bits);
+            for (int k = 0; k < TAPS; ++k) {
+              const vf seen = load_some(rows.tap(k) + block->offset, width - block->offset);  // beside the tile there may be anything
+              for (int n = 0; n < N; ++n) sums[n][k] += grad[n] * seen;
+            }
+          }
+        }
+        float* to = partial.taps + (c * s.L + f) * TAPS * VL;
+        for (int n = 0; n < N; ++n)
+          for (int k = 0; k < TAPS; ++k, to += VL) store(to, load(to) + sums[n][k]);
+      });
+  }
+
   // The same for the local maximum, whose gradient lies in dense_y behind those of the filters.
   void owed_to_winners(int64_t c, const float* who, int64_t q, vf* owed) const {
     const int half = s.window / 2;
-    const float* grad = placed(c, s.F);
+    const float* grad = placed(c, s.F + s.L);
     for (int i = 0; i < s.window; ++i) {
       owed[i] = vf{};
       for (int j = 0; j < s.window; ++j) {
@@ -335,13 +373,13 @@ struct Backward {
     // What lies in packed cells is put in place one channel ahead: its loads would wait for stores that are under way.
     for (int64_t c = 0; c <= s.C; ++c) {
       if (c < s.C) place_channel(c, begin, end);
-      if (c > 0) spread_channel(c - 1, in_group, around, c0, c1);
+      if (c > 0) spread_channel(sample, c - 1, in_group, around, c0, c1);
     }
   }
 
   // Puts the gradients of a channel's filters and maximum where their cells are.
   void place_channel(int64_t c, const Block* begin, const Block* end) const {
-    for (int64_t f = 0; f < s.F + (s.window > 0); ++f) {
+    for (int64_t f = 0; f < s.maps(); ++f) {
       const float* from = grad_y + (f * s.C + c) * packer.S;
       float* to = placed(c, f);
       for (const Block* block = begin; block < end; ++block) store(to + block->offset, expanded(from + block->from, block->bits));
@@ -349,9 +387,9 @@ struct Backward {
     }
   }
 
-  float* placed(int64_t c, int64_t f) const { return dense_y + (c % 2 * (s.F + 1) + f) * row_size + MARGIN; }
+  float* placed(int64_t c, int64_t f) const { return dense_y + (c % 2 * (s.F + s.L + 1) + f) * row_size + MARGIN; }
 
-  void spread_channel(int64_t c, int64_t in_group, const Target* around, int64_t c0, int64_t c1) {
+  void spread_channel(int64_t sample, int64_t c, int64_t in_group, const Target* around, int64_t c0, int64_t c1) {
     const auto filtered = [&]<int REACH>(std::integral_constant<int, REACH>) {
       spread(c, REACH, around, c0, c1, [&](int64_t q, vf* owed) { owed_to_filtered<REACH>(c, q, owed); });
     };
@@ -362,7 +400,20 @@ struct Backward {
       case 3: filtered(std::integral_constant<int, 3>()); break;
       default: filtered(std::integral_constant<int, 4>());
     }
+    if (s.L) spread_learned(s.network(sample).taps + c * s.L * TAPS, c, around, c0, c1);
     if (s.window) spread(c, s.window / 2, around, c0, c1, [&](int64_t q, vf* owed) { owed_to_winners(c, winner_row(in_group, c), q, owed); });
+  }
+
+  // Of the learned filters of channel c, whose taps these are.
+  NCA_FAST_APART void spread_learned(const float* taps, int64_t c, const Target* around, int64_t c0, int64_t c1) {
+    spread(c, 1, around, c0, c1, [&](int64_t q, vf* owed) {
+      owed[0] = owed[1] = owed[2] = vf{};
+      for (int64_t f = 0; f < s.L; ++f)
+        for (int j = 0; j < 3; ++j) {
+          const vf grad = load(placed(c, s.F + f) + q + 1 - j);
+          for (int i = 0; i < 3; ++i) owed[i] += taps[f * TAPS + 3 * i + j] * grad;
+        }
+    });
   }
 
   void spread_narrow(int64_t c, const Target* around, int64_t c0, int64_t c1) {

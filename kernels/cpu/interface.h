@@ -15,6 +15,7 @@ struct Activation {
 struct Rule {
   const float* stencils;  // [filters][size][size]
   int64_t filters, size;
+  int64_t learned;        // filters of 3x3 that come after those, whose kernels lead the parameters: [learned][channels][9]
   const int64_t* shapes;  // (out, in, has bias) of every layer
   int64_t layers;
   const Activation* activations;  // of every layer

@@ -25,6 +25,7 @@ class Rule(ctypes.Structure):
         ("stencils", c_void_p),
         ("filters", c_int64),
         ("size", c_int64),
+        ("learned", c_int64),
         ("shapes", c_void_p),
         ("layers", c_int64),
         ("activations", c_void_p),

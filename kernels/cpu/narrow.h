@@ -43,6 +43,9 @@ struct Narrow {
     }
   }
 
+  // What tap k of 3x3 multiplies, row by row, of the cell in column 0.
+  const float* tap(int k) const { return (k < 3 ? above : k < 6 ? here : below) + k % 3 - 1; }
+
   const float *above, *here, *below;
 };
 

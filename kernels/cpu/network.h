@@ -7,6 +7,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "interface.h"
@@ -66,8 +67,21 @@ struct Layer {
   const float* bias;
 };
 
-// The layers of one rule.
-using Network = std::vector<Layer>;
+constexpr int TAPS = 9;  // of a learned filter
+
+// The layers of one rule, and the taps of its learned filters, [channels][learned][TAPS].
+struct Network : std::vector<Layer> {
+  const float* taps = nullptr;
+};
+
+
+// visit(integral constant N, first of N) for up to MOST at once of `count`, all of them.
+template <int MOST = 3, class Visit>
+inline void for_learned(int64_t count, const Visit& visit, int64_t first = 0) {
+  for (; first + MOST <= count; first += MOST) visit(std::integral_constant<int, MOST>(), first);
+  if constexpr (MOST > 1)
+    if (first < count) for_learned<MOST - 1>(count, visit, first);
+}
 
 // visit(out, in, has bias) for every layer.
 template <class Visit>
@@ -75,14 +89,21 @@ void for_layers(const Rule& rule, const Visit& visit) {
   for (const int64_t* at = rule.shapes; at < rule.shapes + 3 * rule.layers; at += 3) visit(at[0], at[1], at[2]);
 }
 
+// The taps of all learned filters.
+inline int64_t tap_count(const Rule& rule) {
+  int64_t written = 0;
+  for_layers(rule, [&](int64_t out, int64_t, int64_t) { written = out; });
+  return rule.learned * (rule.frozen + written) * TAPS;
+}
+
 inline int64_t packed_size(const Rule& rule) {
-  int64_t size = 0;
+  int64_t size = tap_count(rule);
   for_layers(rule, [&](int64_t out, int64_t in, int64_t) { size += Layer::size(out, in); });
   return size;
 }
 
 inline int64_t parameter_count(const Rule& rule) {
-  int64_t count = 0;
+  int64_t count = tap_count(rule);
   for_layers(rule, [&](int64_t out, int64_t in, int64_t has_bias) { count += out * (in + has_bias); });
   return count;
 }

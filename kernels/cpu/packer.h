@@ -177,8 +177,30 @@ struct Packer {
     const int64_t from = batch.front().offset, to = batch.back().offset + VL;
     for (int64_t c = 0; c < s.C; ++c) {
       if (s.F) perceive_filters(c, from, to, batch);
-      if (s.window) maximum(c, y + (s.F * s.C + c) * S, batch);
+      if (s.L) perceive_learned(c, batch);
+      if (s.window) maximum(c, y + ((s.F + s.L) * s.C + c) * S, batch);
     }
+  }
+
+  // Packs what the learned filters of channel c see, as many of them at once as there are registers for their taps.
+  NCA_FAST_APART void perceive_learned(int64_t c, const Blocks& batch) const {
+    for_learned(s.L, [&](auto count, int64_t f) {
+      constexpr int N = decltype(count)::value;
+      const Narrow rows(around + s.reach, c * row_size);
+      const float* const taps = s.network(sample).taps + (c * s.L + f) * TAPS;
+      float* const packed = y + ((s.F + f) * s.C + c) * S;
+      vf weights[N][TAPS];
+      for (int n = 0; n < N; ++n)
+        for (int k = 0; k < TAPS; ++k) weights[n][k] = splat(taps[n * TAPS + k]);
+      for (const Block& block : batch) {
+        vf total[N] = {};
+        for (int k = 0; k < TAPS; ++k) {
+          const vf seen = load(rows.tap(k) + block.offset);
+          for (int n = 0; n < N; ++n) total[n] += weights[n][k] * seen;
+        }
+        for (int n = 0; n < N; ++n) append(packed + n * s.C * S + block.from, total[n], block.bits);
+      }
+    });
   }
 
   void perceive_filters(int64_t c, int64_t from, int64_t to, const Blocks& batch) const {

@@ -52,6 +52,10 @@ void pack(const Rule& rule, const float* params, int64_t rules, float* networks)
   parallel_for(rules, [&](int64_t n) {
     const float* from = params + n * parameter_count(rule);
     float* to = networks + n * packed_size(rule);
+    const int64_t channels = rule.learned ? tap_count(rule) / TAPS / rule.learned : 0;
+    for (int64_t c = 0; c < channels; ++c)  // [learned][channels] -> [channels][learned]
+      for (int64_t f = 0; f < rule.learned; ++f, to += TAPS) std::copy_n(from + (f * channels + c) * TAPS, TAPS, to);
+    from += tap_count(rule);
     for_layers(rule, [&](int64_t out, int64_t in, int64_t has_bias) {
       Layer::pack(from, has_bias ? from + out * in : nullptr, out, in, to);
       from += out * (in + has_bias), to += Layer::size(out, in);

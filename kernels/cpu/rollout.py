@@ -77,6 +77,7 @@ def _rule(rule):
         stencils=ctypes.addressof(stencils),
         filters=len(rule.stencils),
         size=len(rule.stencils[0]) if rule.stencils else 3,
+        learned=rule.learned_filters,
         shapes=ctypes.addressof(shapes),
         layers=len(rule.layers),
         activations=ctypes.addressof(activations),

@@ -19,7 +19,7 @@ enum Shared { BATCH = 1, CHANNEL = 2, HEIGHT = 4, WIDTH = 8 };
 
 struct Step {
   Step(const Rule& rule, const Canvas& canvas)
-      : B(canvas.B), C(canvas.C), H(canvas.H), W(canvas.W), F(rule.filters), frozen(rule.frozen), padding(Padding(rule.padding)),
+      : B(canvas.B), C(canvas.C), H(canvas.H), W(canvas.W), F(rule.filters), L(rule.learned), frozen(rule.frozen), padding(Padding(rule.padding)),
         circular(padding == Padding::circular), window(int(rule.window)), alive_channel(rule.alive_channel),
         alive_threshold(float(rule.alive_threshold)), alive_mask(AliveMask(rule.alive_mask)), alive_circular(rule.alive_circular),
         residual(rule.residual), clamps(rule.low > -HUGE_VAL || rule.high < HUGE_VAL), low(float(rule.low)), high(float(rule.high)),
@@ -32,11 +32,13 @@ struct Step {
     for (int64_t i = 0; i < rule.layers; ++i) activations.emplace_back(rule.activations[i]);
     const float* at = canvas.networks;
     auto all = std::make_shared<std::vector<Network>>(periods * rules);
-    for (Network& one : *all)
+    for (Network& one : *all) {
+      one.taps = at, at += tap_count(rule);
       for_layers(rule, [&](int64_t out, int64_t in, int64_t has_bias) {
         one.emplace_back(at, out, in, has_bias);
         at += Layer::size(out, in);
       });
+    }
     networks = all;
   }
 
@@ -46,6 +48,7 @@ struct Step {
   int inputs() const { return shape().front().in; }
   int64_t plane() const { return H * W; }
   int64_t written() const { return C - frozen; }
+  int64_t maps() const { return F + L + (window > 0); }  // that a cell perceives of every channel
   bool beyond(int64_t i, int64_t size) const { return padding == Padding::zero && (i < 0 || i >= size); }  // where nothing is
 
   // The row or column, of `size`, that stands in the place of number i.
@@ -67,7 +70,9 @@ struct Step {
 
   vf clamped(vf v) const { return v < low ? splat(low) : v > high ? splat(high) : v; }  // NaN stays NaN
 
-  int64_t B, C, H, W, F, frozen;
+  int64_t B, C, H, W;
+  int64_t F, L;  // filters that are fixed, and that are learned; the perception is theirs in this order, then the local maxima
+  int64_t frozen;
   Padding padding;
   bool circular;
   int window;

@@ -35,6 +35,11 @@ def refusal(rule, x: Tensor, precision: str, uses: tuple[str, ...] = ()) -> str 
             "the Triton kernels take at most 384 numbers of perception (channels, of which they make a multiple of "
             f"four, times filters and maximum), but the rule has {inputs}."
         )
+    if rule.learned_filters:
+        return (
+            f"the Triton kernels do not learn filters, but the rule has {rule.learned_filters} for each channel: fold them "
+            "into the first layer (nca_fast.folding.without_learned_filters), or stay with convolutions."
+        )
     if len(rule.hidden) > 2 or max(rule.hidden, default=0) * len(rule.hidden) > 256:
         return (
             "the Triton kernels take one hidden layer of at most 256 units or two of at most 128, but the rule has "

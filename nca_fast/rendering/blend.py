@@ -44,11 +44,12 @@ def blended(ncas: Sequence[NCA], shares: Sequence[float]) -> NCA:
             f"{_kind(first)}: nca-fast render draws with it."
         )
     for nca in ncas:
-        kind = (first.rule, first.rgb_channel, "image", None)
-        if (nca.rule, nca.rgb_channel, nca.start, nca.rule.alive_channel) != kind:
+        kind = (first.rule, first.rgb_channel, "image", None, 0)
+        own = (nca.rule, nca.rgb_channel, nca.start, nca.rule.alive_channel, nca.rule.learned_filters)
+        if own != kind:
             raise ValueError(
-                "automata to blend must start from a picture and have one rule without alive_channel, as those of one "
-                f"preset with the same filters have, but got {_kind(first)} and {_kind(nca)}."
+                "automata to blend must start from a picture and have one rule without alive_channel and learned "
+                f"filters, as those of one preset with the same filters have, but got {_kind(first)} and {_kind(nca)}."
             )
     present = [(nca, share / sum(shares)) for nca, share in zip(ncas, shares, strict=True) if share > 0]
     if len(present) == 1:
