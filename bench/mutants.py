@@ -53,7 +53,7 @@ MUTANTS = [
         "dense_pass<Then::nothing, true>(w, pass(0), nullptr,",
     ),
     ("cpu/backward.h", "begin_rows(r0, r0 + reach), begin_rows(r1 - reach, r1);", "begin_rows(r0, r0 + reach);"),
-    ("cpu/backward.h", "(c % 2 * (s.F + 1) + f)", "f"),
+    ("cpu/backward.h", "(c % 2 * (s.F + s.L + 1) + f)", "f"),
     ("cpu/backward.h", "std::fill_n(static_cast<float*>(*weight[i]), weight_size(layer), 0.f);", ""),
     ("cpu/forward.h", "if (packer.count) run(packer.count);\n    flush();", "flush();"),
     ("cpu/forward.h", "ends[slot(written)] <= computed", "true"),
@@ -71,7 +71,7 @@ MUTANTS = [
     ("cpu/forward.h", "u + (c - s.frozen) * capacity - first", "u + c * capacity - first"),
     ("cpu/rollout.cpp", "if (from == state) parts += parts % 2;", ""),
     # Larger filters, local maxima, the alive mask, one rule per sample.
-    ("cpu/backward.h", "std::memset(dense_y, 0, 2 * (s.F + 1) * row_size * sizeof(float));", ""),
+    ("cpu/backward.h", "std::memset(dense_y, 0, 2 * (s.F + s.L + 1) * row_size * sizeof(float));", ""),
     ("cpu/filters.h", "same = same && std::abs(column[i] - weight * known[i]) <= limit;", "same = same || i;"),
     (
         "cpu/filters.h",

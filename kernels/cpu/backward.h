@@ -449,7 +449,7 @@ struct Backward {
   Buffer kept;                                       // of packed cells, see `open_updates`: [written][packer.S]
   Blocks blocks;  // of the rows of a group, all of them
   const int64_t row_size;
-  Buffer dense_y;  // gradients of two channels' filters along a row, [2][F + 1][row_size], columns from MARGIN on, zeros around
+  Buffer dense_y;  // gradients of two channels' filters along a row, [2][F + L + 1][row_size], columns from MARGIN on, zeros around
   Buffer grad_y;   // gradient of the packed cells' perception, [inputs][packer.S]
   Buffer transposed;
   Buffer winner;  // by row of the group and channel: the number of the neighbour that holds the maximum, -1 around

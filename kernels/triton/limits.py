@@ -37,8 +37,8 @@ def refusal(rule, x: Tensor, precision: str, uses: tuple[str, ...] = ()) -> str 
         )
     if rule.learned_filters:
         return (
-            f"the Triton kernels do not learn filters, but the rule has {rule.learned_filters} for each channel: fold them "
-            "into the first layer (nca_fast.folding.without_learned_filters), or stay with convolutions."
+            f"the Triton kernels do not learn filters, but the rule has {rule.learned_filters} for each channel: fold "
+            "them into the first layer (nca_fast.folding.without_learned_filters), or stay with convolutions."
         )
     if len(rule.hidden) > 2 or max(rule.hidden, default=0) * len(rule.hidden) > 256:
         return (
