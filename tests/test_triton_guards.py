@@ -97,6 +97,7 @@ def test_addresses_above_2_31(shape, monkeypatch):
     """The last program of both kernels reaches the last cell, more than 2**31 numbers from the first; and B > 1."""
     from nca_fast.kernels.triton.single_pass import plan
     from nca_fast.kernels.triton.single_pass import steps as single_pass
+    from nca_fast.kernels.triton.fire import Step
 
     rule, (B, H, W) = Rule(hidden=(16,)), shape
     params = torch.cat([torch.ones(out * inputs + out * bias) * 0.01 for out, inputs, bias in rule.layers])
@@ -109,8 +110,8 @@ def test_addresses_above_2_31(shape, monkeypatch):
     packed = way.weights.packing.packed
     sums = untouched(torch.float32, programs, packed)
     with watched(lambda count: [count - 1]) as watch:
-        way.forward(x, out, keys, fire, 0)
+        way.forward(x, out, Step(keys, fire, 0))
         assert watch.written["out"][1] == out.nbytes - 2
-        way.backward(x, grad, out, sums, torch.ones(()), keys, fire, 0, False)
+        way.backward(x, grad, out, sums, torch.ones(()), Step(keys, fire, 0), False)
         assert watch.written["grad_x"][1] == out.nbytes - 2
         assert watch.written["partial"][0] == (programs - 1) * packed * 4
