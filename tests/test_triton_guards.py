@@ -95,9 +95,9 @@ def untouched(dtype, *shape):
 @pytest.mark.parametrize("shape", [(1, 24, 11_300_000), (3, 8, 11_300_000)], ids=["rows", "samples"])
 def test_addresses_above_2_31(shape, monkeypatch):
     """The last program of both kernels reaches the last cell, more than 2**31 numbers from the first; and B > 1."""
+    from nca_fast.kernels.triton.fire import Step
     from nca_fast.kernels.triton.single_pass import plan
     from nca_fast.kernels.triton.single_pass import steps as single_pass
-    from nca_fast.kernels.triton.fire import Step
 
     rule, (B, H, W) = Rule(hidden=(16,)), shape
     params = torch.cat([torch.ones(out * inputs + out * bias) * 0.01 for out, inputs, bias in rule.layers])
