@@ -3,7 +3,6 @@
 import pytest
 import torch
 from published_growing import EngramNCA, StudyingGrowth
-from published_pictures import DyNCA
 from published_systems import SYSTEMS, single
 
 ALL = pytest.mark.parametrize("kind", SYSTEMS, ids=lambda kind: kind.__name__)
@@ -68,7 +67,7 @@ def test_equals_its_authors_formulas(kind):
         assert all(found[name] <= max(2 * plain[name], 3e-7) for name in exact), (found, plain)
 
 
-@pytest.mark.parametrize("kind", [StudyingGrowth, EngramNCA, DyNCA], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [StudyingGrowth, EngramNCA], ids=lambda kind: kind.__name__)
 def test_by_the_triton_kernels(kind, monkeypatch):
     """Some, for two steps: the interpreter is slow. Every field is compared in test_triton_fields; the floor is its."""
     pytest.importorskip("triton", reason="the Triton kernels need triton: pip install triton")
