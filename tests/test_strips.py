@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import fresh
 import pytest
@@ -225,6 +226,29 @@ def test_a_run_goes_on_after_a_kill_at_any_write(tmp_path, monkeypatch, rule, st
     with canvas:
         pass
     assert resumed > 30
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_run_that_is_killed_while_it_tidies_up_can_be_gone_on_with(tmp_path, monkeypatch, count):
+    """At any of its removals: a journal whose state is gone would be of no use, and in the way."""
+    nca, path, left = automaton(RULES["torus"]), tmp_path / "x.png", [count]
+    expected, cut, unlink = rolled_out(nca, 7, 5, 4), plan(nca, 3, 2, False), Path.unlink
+
+    def killed(self, *arguments, **options):
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+        unlink(self, *arguments, **options)
+
+    first = Canvas(scene(nca, 7, 5, 4), path=path, plan=cut, resume=False)
+    with monkeypatch.context() as patch, pytest.raises(Killed), first as canvas:
+        canvas.go()
+        patch.setattr(Path, "unlink", killed)
+    resume = journal_path(path).exists()
+    with Canvas(scene(nca, 7, 5, 4), path=path, plan=None if resume else cut, resume=resume) as canvas:
+        canvas.go()
+        assert torch.equal(canvas.rows(0, 7), expected)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -117,9 +117,9 @@ class Canvas:
         if kind is not None and not issubclass(kind, ValueError) and self._keep and self.resumable:
             self.band.close()
             return
-        self.band.remove()
-        if self.journal is not None:
+        if self.journal is not None:  # first: a journal without its state cannot be gone on with
             self.journal.remove()
+        self.band.remove()
 
     @property
     def resumable(self) -> bool:
