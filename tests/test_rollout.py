@@ -22,6 +22,7 @@ import torch
 from rollouts import edge_rates, masked, random_weights, relative_error, values_and_gradients
 
 from nca_fast import Rule, reference, rollout
+from nca_fast.folding import shifts
 from nca_fast.presets import PRESETS
 
 FLOOR = 3e-7
@@ -52,6 +53,7 @@ RULES = {
     ),
     "one channel": Rule(channels=1, hidden=(1,), fire_rate=0.1),
     "many channels": Rule(channels=64, hidden=(24,), frozen=9),
+    "filters of one cell": Rule(channels=3, hidden=(8,), filters=shifts(3)),
     "a filter of zeros and one cell": Rule(channels=4, hidden=(9,), filters=(((0.0,) * 3,) * 3, ((2.0,),))),
 }
 
