@@ -61,7 +61,7 @@ MUTANTS = [
     ("cpu/forward.h", "around(s, own, (steps - 1 - i) * reach)", "around(s, own, 0)"),
     ("cpu/forward.h", "turn_to(first_step + uint32_t(i))", "turn_to(first_step)"),
     ("cpu/forward.h", "for (int64_t r = row + s.reach; r > at; --r) packer.clear_row(r);", ""),
-    ("cpu/forward.h", "if (s.beyond(r, s.H)) packer.clear_row(r);", ""),
+    ("cpu/forward.h", "if (s.beyond(r, s.H)) packer.clear_row(r);", ";"),
     ("cpu/forward.h", "+ (own.c0 - area.c0)", ""),
     ("cpu/step.h", "at = at >= uint32_t(s.W) ? at - uint32_t(s.W) : at;", ""),
     ("cpu/step.h", "limit[(column + i) % s.W]", "limit[column]"),
