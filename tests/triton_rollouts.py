@@ -23,8 +23,8 @@ def skip_what_the_interpreter_does_for_nothing():
     At every call of a device function it replaces the built-in functions of triton.language, whose members it searches
     anew each time, although they stay replaced until the launch ends. Whoever launches in another way calls
     `begin_launch` first. Of every sum of integers it works out in int64 whether it overflows, for an assertion that is
-    none outside of debug mode. At every load and store it makes a table of dtypes, and for every tensor
-    its shape as constants, of which there are few.
+    none outside of debug mode. At every load and store it makes a table of dtypes, for every tensor its shape as
+    constants, for every result its type, and for every number a tensor of it: of each there are few.
     """
     from triton import language
     from triton.runtime import interpreter
@@ -54,6 +54,16 @@ def skip_what_the_interpreter_does_for_nothing():
 
     shapes, make_tensor, language.tensor.__init__ = {}, language.tensor.__init__, tensor
 
+    def block_type(self, element_ty, shape):
+        key = element_ty.name, *(s if type(s) is int else s.value for s in shape)
+        if key in blocks:
+            self.__dict__.update(blocks[key])
+        else:
+            make_block_type(self, element_ty, shape)
+            blocks[key] = self.__dict__.copy()
+
+    blocks, make_block_type, language.block_type.__init__ = {}, language.block_type.__init__, block_type
+
     def broadcast(self, a, b):
         if a.type.is_block() and b.type.is_block() and a.type.shape == b.type.shape:
             return a, b
@@ -61,6 +71,23 @@ def skip_what_the_interpreter_does_for_nothing():
 
     semantic = type(interpreter.interpreter_semantic)
     broadcast_others, semantic.broadcast_impl_value = semantic.broadcast_impl_value, broadcast
+
+    def alike(self, a, b, *allowed, **options):
+        key = None
+        if isinstance(a, language.tensor) and not (a.type.is_ptr() or allowed[3:] or "div_or_mod" in options):
+            if isinstance(b, language.tensor):
+                if a.type.name == b.type.name:
+                    return a, b
+            else:
+                key = repr(b), a.type.name
+                if key in numbers:
+                    return a, numbers[key]
+        left, right = make_alike(self, a, b, *allowed, **options)
+        if key and left is a:
+            numbers[key] = right
+        return left, right
+
+    numbers, make_alike, semantic.binary_op_type_checking_impl = {}, semantic.binary_op_type_checking_impl, alike
 
     @functools.cache
     def languages_of(function):
