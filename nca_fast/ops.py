@@ -130,6 +130,7 @@ def rollout(
         return _plainly(backend, x, weights, rule, steps, **options)
     if isinstance(noise, Tensor) and operators.is_dual(noise):
         operators.no_forward_mode()
+    rule, weights = backends.as_served(backend, rule, weights)
     params, drawn, fire, factor, place = _kernel_inputs(x, weights, rule, fire_rate, noise, **where)
     checkpoint_every, bptt_steps = saved.values()
     passed = steps if bptt_steps is None else min(bptt_steps, steps)
@@ -187,6 +188,7 @@ def advance(
         options = {"fire_rate": fire_rate, "precision": precision} | where
         y = _plainly(backend, x, weights, rule, steps, **options)
         return spare.copy_(y), x
+    rule, weights = backends.as_served(backend, rule, weights)
     params, drawn, fire, factor, place = _kernel_inputs(x, weights, rule, fire_rate, 1.0, **where)
     if operators.is_transformed(x, params):
         raise RuntimeError("advance works in place, and cannot be transformed by torch.func: use rollout.")
