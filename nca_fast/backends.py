@@ -204,11 +204,8 @@ def of_device(device: torch.device) -> str | None:
 
 def refusal(backend: str, rule: Rule, x: Tensor, precision: str | None, uses: tuple[str, ...] = ()) -> str | None:
     """Says why a backend cannot run a rule on states of x's type and device, or None where it can; see `Backend`."""
-    own = _own_rule(backend, rule)
-    reason = BACKENDS[backend].refusal(own.kernel_rule, x, precision or default_precision(x.device), uses)
-    if reason is not None and own is not rule:
-        reason += f" (Its {rule.learned_filters} learned filters are nine fixed ones there.)"
-    return reason
+    own = _own_rule(backend, rule).kernel_rule
+    return BACKENDS[backend].refusal(own, x, precision or default_precision(x.device), uses)
 
 
 def _own_rule(backend, rule):

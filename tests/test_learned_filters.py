@@ -176,4 +176,4 @@ def test_triton_takes_them_folded(monkeypatch):
         assert e.norm() > 0 and relative_error(f.cpu(), e) <= max(2 * relative_error(p, e), 5e-7)
     wide = Rule(40, (4,), ("sobel_x5",), learned_filters=2)
     reason = backends.refusal("triton", wide, torch.zeros(1, 40, 5, 6, device=DEVICE), "fp32")
-    assert "but the rule has 400. (Its 2 learned filters are nine fixed ones there.)" in reason
+    assert "learned filters and those up to 3x3 beside them are nine), but the rule has 400." in reason

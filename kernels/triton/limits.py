@@ -34,7 +34,8 @@ def refusal(rule, x: Tensor, precision: str, uses: tuple[str, ...] = ()) -> str 
     if inputs > 384:
         return (
             "the Triton kernels take at most 384 numbers of perception (channels, of which they make a multiple of "
-            f"four, times filters and maximum), but the rule has {inputs}."
+            "four, times filters and maximum; learned filters and those up to 3x3 beside them are nine), but the rule "
+            f"has {inputs}."
         )
     if len(rule.hidden) > 2 or max(rule.hidden, default=0) * len(rule.hidden) > 256:
         return (
