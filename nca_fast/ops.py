@@ -105,7 +105,8 @@ def rollout(
             point and costs a third of it in our kernels, or "fp32" if TF32 is forbidden to convolutions
             (`torch.backends.cudnn.conv.fp32_precision`, `torch.backends.cudnn.allow_tf32`). The reference and
             convolutions take None as "fp32" on every device.
-        checkpoint_every: For the gradient keep only every k-th state and recompute those between; None keeps all.
+        checkpoint_every: For the gradient keep only every k-th state and recompute those between; None keeps all, and
+            what `after` computed.
         bptt_steps: Truncates: only the last k steps pass gradient, and x receives none. None passes it through all.
 
     Returns:
