@@ -1,7 +1,7 @@
 """Do the tests of the C++ kernel notice a mistake? Plants mistakes in it, one at a time, and runs them.
 
 python -m bench.mutants            about an hour; writes bench/results/mutants_cpu.json
-python -m bench.mutants --missed   only those that the result file has not as caught
+python -m bench.mutants --missed   only those that the result file has not as caught: goes on with a run that was ended
 """
 
 import argparse
@@ -115,24 +115,29 @@ def survives(file: str, old: str, new: str, tests: list[str]) -> bool:
 
 
 def hunt(mutants: list[tuple[str, str, str]], tests: list[str], result_file: str, only_missed: bool) -> None:
-    """Plants each mistake, writes which were caught and at which commit, and exits with an error when one was not."""
-    earlier = {}
+    """Plants each mistake, writes after each which were caught and at which commit; exits with an error if one was not.
+
+    With `only_missed` an earlier run that was ended goes on where it stopped.
+    """
+    file, earlier = RESULTS / result_file, {}
     if only_missed:
-        rows = json.loads((RESULTS / result_file).read_text())["mutants"]
+        rows = json.loads(file.read_text())["mutants"] if file.exists() else []
         earlier = {(row["file"], row["old"], row["new"]): row for row in rows if row["caught"]}
     if not survives(mutants[0][0], "\n", "\n", tests):
         sys.exit("the tests fail without any mistake planted")
-    facts, rows = header(), []
+    facts, found = header(), {mutant: earlier[mutant] for mutant in mutants if mutant in earlier}
     for mutant in mutants:
-        row = earlier.get(mutant)
-        if row is None:
-            file, old, new = mutant
-            caught = not survives(file, old, new, tests)
-            row = {"file": file, "old": old, "new": new, "caught": caught, "commit": facts["commit"]}
-            print(f"{'caught' if caught else 'passed'}  {file}: {old!r} -> {new!r}", flush=True)
-        rows.append(row)
-    write_result(RESULTS / result_file, {"header": facts, "unchanged_passes": True, "mutants": rows})
-    missed = [row for row in rows if not row["caught"]]
+        if mutant in found:
+            continue
+        caught = not survives(*mutant, tests)
+        found[mutant] = dict(zip(("file", "old", "new"), mutant, strict=True)) | {
+            "caught": caught,
+            "commit": facts["commit"],
+        }
+        print(f"{'caught' if caught else 'passed'}  {mutant[0]}: {mutant[1]!r} -> {mutant[2]!r}", flush=True)
+        rows = [found[mutant] for mutant in mutants if mutant in found]
+        write_result(file, {"header": facts, "unchanged_passes": True, "mutants": rows})
+    missed = [row for row in found.values() if not row["caught"]]
     sys.exit(f"{len(missed)} mutants were not caught" if missed else 0)
 
 

@@ -33,7 +33,7 @@ from bench.harness import RESULTS, header, write_result
 from bench.triton_code import of_launch
 from nca_fast import NCA, Rule
 from nca_fast.fire_masks import threshold
-from nca_fast.folding import without_learned_filters
+from nca_fast.folding import plain_rule
 from nca_fast.presets import PRESETS
 
 TABLE = RESULTS / "triton_table.json"
@@ -85,8 +85,7 @@ PUBLISHED = ("engram", "dynca", "game-nca", "isotropic", "med-nca", "self-classi
 
 def _fixed(name):
     """The rule of a preset, its learned filters written as shifts, for these kernels have none."""
-    nca = NCA.preset(name)
-    return without_learned_filters(nca.rule, nca.weights)[0]
+    return plain_rule(NCA.preset(name).rule)
 
 
 VARIANTS |= {f"{name} fp16": (_fixed(name), "fp16", "fp32") for name in PUBLISHED}

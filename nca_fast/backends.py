@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 import torch
 from torch import Tensor
 
-from nca_fast import convolutions, reference
+from nca_fast import convolutions, folding, reference
 from nca_fast.kernel_rule import KernelRule
 from nca_fast.kernels import cpu, triton
 from nca_fast.rule import Rule
@@ -50,9 +50,11 @@ class Backend(Protocol):
 
     Args:
         DEVICE: Type of the devices on which it serves those who name no backend.
+        LEARNS: Whether its kernels know learned filters; if not, they are folded into the first layer for it.
     """
 
     DEVICE: str
+    LEARNS: bool
 
     def refusal(self, rule: KernelRule, x: Tensor, precision: str, uses: tuple[str, ...] = ()) -> str | None:
         """Says why a rule, a state [B, C, H, W] or a precision cannot be served, and the remedy; or None.
@@ -202,7 +204,17 @@ def of_device(device: torch.device) -> str | None:
 
 def refusal(backend: str, rule: Rule, x: Tensor, precision: str | None, uses: tuple[str, ...] = ()) -> str | None:
     """Says why a backend cannot run a rule on states of x's type and device, or None where it can; see `Backend`."""
-    return BACKENDS[backend].refusal(rule.kernel_rule, x, precision or default_precision(x.device), uses)
+    own = _own_rule(backend, rule).kernel_rule
+    return BACKENDS[backend].refusal(own, x, precision or default_precision(x.device), uses)
+
+
+def _own_rule(backend, rule):
+    return rule if backend in PLAIN or BACKENDS[backend].LEARNS else folding.plain_rule(rule)
+
+
+def as_served(backend: str, rule: Rule, weights: list) -> tuple[Rule, list]:
+    """Gives rule and weights as a backend's kernels know them; gradients pass through to the weights that are given."""
+    return (rule, weights) if BACKENDS[backend].LEARNS else folding.without_learned_filters(rule, weights)
 
 
 def trouble(backend: str) -> str | None:
@@ -238,4 +250,4 @@ _stock_convolutions_use_tf32._dynamo_marked_constant = True
 
 def bytes_per_cell(backend: str, rule: Rule) -> int:
     """Counts the bytes of a cell that `ops.advance` takes beside its two buffers."""
-    return (PLAIN | BACKENDS)[backend].bytes_per_cell(rule.kernel_rule)
+    return (PLAIN | BACKENDS)[backend].bytes_per_cell(_own_rule(backend, rule).kernel_rule)

@@ -1,12 +1,12 @@
-"""A rollout with a function of the caller's between the steps: one autograd node, which saves states only.
+"""A rollout with a function of the caller's between the steps: one autograd node.
 
     y = step(x)        by the kernels
     x = after(x, y, n, *inputs)
 
-Backward, from the gradient g of the state after step n: y is computed again, (g_x, g_y, g_inputs) are the function's
-gradients at (x, y, inputs) for g, and the gradient of x is g_x + step^T g_y. It costs a step forward more than a
-rollout without, and the function twice. A callable is no argument of a registered operator, hence this way beside
-`operators`.
+Backward, from the gradient g of the state after step n: (g_x, g_y, g_inputs) are the function's gradients at (x, y,
+inputs) for g, and the gradient of x is g_x + step^T g_y. What autograd kept of the function in the forward pass serves,
+and is freed step by step. With `checkpoint_every` states alone are kept: y is computed again, and the function too,
+twice. A callable is no argument of a registered operator, hence this way beside `operators`.
 """
 
 import torch
@@ -24,7 +24,8 @@ def rollout(x, params, drawn, fire, noise, settings, after, inputs) -> Tensor:
     Args:
         x, params, drawn, fire, noise: As in `operators.rollout`.
         settings: (rule, backend, precision, steps, every, passed, place, at), where every such state is saved for the
-            gradient, the last `passed` steps pass it on, and `at` is a range of states that are asked for, or None.
+            gradient, or None for what the function computed, too; the last `passed` steps pass it on, and `at` is a
+            range of states that are asked for, or None.
         after, inputs: As in `nca_fast.rollout`.
 
     Raises:
@@ -34,7 +35,8 @@ def rollout(x, params, drawn, fire, noise, settings, after, inputs) -> Tensor:
         raise RuntimeError(
             'rollout with `after` cannot be transformed by torch.func in a kernel: use backend="convolutions".'
         )
-    return _Between.apply(x, params, drawn, fire, noise, settings, after, *inputs)
+    differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (x, params, *inputs))
+    return _Between.apply(x, params, drawn, fire, noise, settings, differentiable, after, *inputs)
 
 
 # What torch.compiler.disable does, which imports the compiler: it cannot trace kernels that are no operators.
@@ -51,34 +53,56 @@ class _Run:
         self.place = operators.seeded(place, drawn)
 
     def step(self, x, n):
-        """The state after step n of the rollout, [B, C, H, W], and x in the kernels' layout."""
+        """The state after step n of the rollout, [B, C, H, W]."""
         state = self.kernels.to_layout(x)
         y = torch.empty_like(state)
         self.kernels.advance(state, self.weights, self.fire, self.rule, self.place.after(n), y[None], 1)
-        return self.kernels.from_layout(y, x.shape[1]), state
+        return self.kernels.from_layout(y, x.shape[1])
 
-    def back(self, state, grad_y, n, buffer):
+    def back(self, x, grad_y, n, buffer):
         """The gradient of the state before step n, [B, C, H, W]; that of the weights is added to the buffer."""
-        grad = self.kernels.to_layout(grad_y.contiguous())
+        state, grad = self.kernels.to_layout(x), self.kernels.to_layout(grad_y.contiguous())
         grad = grad.clone() if grad.data_ptr() == grad_y.data_ptr() else grad
         place = self.place.after(n)
         grad = self.kernels.backward(state[None], grad, self.weights, self.fire, self.rule, place, buffer)
         return self.kernels.from_layout(grad, grad_y.shape[1])
 
 
+class _Call:
+    """A call of the caller's function, kept by autograd; `state` is what it gave, without a graph."""
+
+    def __init__(self, after, x, y, n, inputs):
+        self.leaves = [t.detach().requires_grad_(t.is_floating_point()) for t in (x, y, *inputs)]
+        with torch.enable_grad():
+            self.result = checked_state(after(*self.leaves[:2], n, *self.leaves[2:]), y)
+        self.x, self.state = x, self.result.detach()
+
+    def gradients(self, g, keep=False):
+        """Those of x, y and inputs for that of the state, None for what it does not take; `keep` for another time."""
+        wanted = [t for t in self.leaves if t.requires_grad]
+        if not self.result.requires_grad:
+            return [None] * len(self.leaves)
+        found = iter(torch.autograd.grad(self.result, wanted, g, allow_unused=True, retain_graph=keep))
+        return [next(found) if t.requires_grad else None for t in self.leaves]
+
+
 class _Between(torch.autograd.Function):
     """The rollout; its states are saved at x and after every `every` steps from the first on that passes gradient."""
 
     @staticmethod
-    def forward(ctx, x, params, drawn, fire, noise, settings, after, *inputs):
+    def forward(ctx, x, params, drawn, fire, noise, settings, differentiable, after, *inputs):
         *_, steps, every, passed, place, at = settings
         run, saved, kept, second = _Run(params, drawn, fire, noise, settings), [], [], None
-        first = steps - passed
+        ctx.calls, first = [], steps - passed
         for n in range(steps if at is None else at[-1]):
-            if n >= first and (n - first) % every == 0:
-                saved.append(x)
-            y = run.step(x, n)[0]
-            x = checked_state(after(x, y, place.first_step + n, *inputs), y)
+            y, number = run.step(x, n), place.first_step + n
+            if differentiable and every is None and n >= first:
+                ctx.calls.append(_Call(after, x, y, number, inputs))
+                x = ctx.calls[-1].state
+            else:
+                if every is not None and n >= first and (n - first) % every == 0:
+                    saved.append(x)
+                x = checked_state(after(x, y, number, *inputs), y)
             second = x if n == first else second
             if at is not None and n + 1 in at:
                 kept.append(x)
@@ -93,32 +117,50 @@ class _Between(torch.autograd.Function):
     def backward(ctx, grad):
         params, drawn, fire, noise, second, *others = ctx.saved_tensors
         inputs, saved = others[: ctx.inputs], others[ctx.inputs :]
-        *_, steps, every, passed, place, at = ctx.settings
-        if not saved:  # the gradient ends after the last state that was asked for
-            return (None,) * (7 + len(inputs))
-        run, first = _Run(params, drawn, fire, noise, ctx.settings), steps - passed
-        buffer = run.kernels.gradient_buffer(run.weights, run.kernels.to_layout(saved[0]))
-        grad_inputs = [torch.zeros_like(t) for t in inputs]
-        last = steps if at is None else at[-1]
-        g = grad.clone() if at is None else torch.zeros_like(saved[0])
-        for start in reversed(range(first, last, every)):
-            states, x = [], saved[(start - first) // every]
-            for n in range(start, min(start + every, last)):  # y of the last of them is computed again below
-                y, state = run.step(x, n)
-                states.append((x, y, state))
-                if n + 1 < min(start + every, last):
-                    x = ctx.after(x, y, place.first_step + n, *inputs)
-            for n, (x, y, state) in reversed(list(enumerate(states, start))):
-                if at is not None and n + 1 in at:
-                    g = g + grad[at.index(n + 1)]
-                again, (g_x, g_y, *g_inputs) = _gradients(ctx.after, x, y, place.first_step + n, inputs, g)
-                if n == first:
-                    _check_pure(again, second)
-                for total, more in zip(grad_inputs, g_inputs, strict=True):
+        *_, steps, every, passed, _, at = ctx.settings
+        last, first = steps if at is None else at[-1], steps - passed
+        if last <= first:  # the gradient ends after the last state that was asked for
+            return (None,) * (8 + len(inputs))
+        run = _Run(params, drawn, fire, noise, ctx.settings)
+        again = torch._C._autograd._get_current_graph_task_keep_graph()
+        buffer, g, grad_inputs = None, grad if at is None else 0, [torch.zeros_like(t) for t in inputs]
+        for n, call in _called_again(ctx, run, inputs, saved) if every else _kept_calls(ctx.calls, first, again):
+            if at is not None and n + 1 in at:
+                g = g + grad[at.index(n + 1)]
+            g_x, g_y, *g_inputs = call.gradients(g, again)
+            if every and n == first:
+                _check_pure(call.state, second)
+            for total, more in zip(grad_inputs, g_inputs, strict=True):
+                if more is not None:
                     total += more
-                g = g_x + run.back(state, g_y, n, buffer)
+            if buffer is None:
+                buffer = run.kernels.gradient_buffer(run.weights, run.kernels.to_layout(call.x))
+            g = torch.zeros_like(call.x) if g_y is None else run.back(call.x, g_y, n, buffer)
+            g = g if g_x is None else g + g_x
         grad_x = g if passed == steps and ctx.needs_input_grad[0] else None
-        return grad_x, run.kernels.reduce_gradients(buffer, run.weights), None, None, None, None, None, *grad_inputs
+        weights = run.kernels.reduce_gradients(buffer, run.weights)
+        return grad_x, weights, None, None, None, None, None, None, *grad_inputs
+
+
+def _kept_calls(calls, first, keep):
+    """Yields the calls of the forward pass, last to first, each with the number of its step; frees what is done."""
+    for i in reversed(range(len(calls))):
+        yield first + i, calls[i] if keep else calls.pop()
+
+
+def _called_again(ctx, run, inputs, saved):
+    """Computes the steps between saved states again, and calls the function; yields as `_kept_calls`."""
+    *_, steps, every, passed, place, at = ctx.settings
+    first, last = steps - passed, steps if at is None else at[-1]
+    for start in reversed(range(first, last, every)):
+        x, end, states = saved[(start - first) // every], min(start + every, last), []
+        for n in range(start, end):  # the last of them is called below
+            y = run.step(x, n)
+            states.append((x, y))
+            if n + 1 < end:
+                x = ctx.after(x, y, place.first_step + n, *inputs)
+        for n in reversed(range(start, end)):
+            yield n, _Call(ctx.after, *states[n - start], place.first_step + n, inputs)
 
 
 def _check_pure(again, before):
@@ -126,25 +168,7 @@ def _check_pure(again, before):
     off, size = (torch.linalg.vector_norm(t.float()) for t in (again - before, before))
     if bool(off > IMPURE * size):
         raise RuntimeError(
-            "after must be a pure function, but gave another state in the backward pass than in the forward pass, so "
-            "that gradients would be wrong: draw by nca_fast.fire_mask or nca_fast.normal, or use "
-            'backend="convolutions", which calls it once.'
+            "after must be a pure function where checkpoint_every is given, but gave another state in the backward "
+            "pass than in the forward pass, so that gradients would be wrong: draw by nca_fast.fire_mask or "
+            "nca_fast.normal, or leave checkpoint_every out, and it is called once."
         )
-
-
-def _gradients(after, x, y, n, inputs, g):
-    """Calls the caller's function once more and differentiates it.
-
-    Returns:
-        Its state, and the gradients of x, y and inputs for that of the state, zeros for what it does not take.
-    """
-    leaves = [t.detach().requires_grad_(t.is_floating_point()) for t in (x, y, *inputs)]
-    with torch.enable_grad():
-        state = after(leaves[0], leaves[1], n, *leaves[2:])
-    wanted = [t for t in leaves if t.requires_grad]
-    found = iter(
-        torch.autograd.grad(state, wanted, g, allow_unused=True) if state.requires_grad else [None] * len(wanted)
-    )
-    grads = [next(found) if t.requires_grad else None for t in leaves]
-    grads = [torch.zeros_like(t) if grad is None else grad for t, grad in zip(leaves, grads, strict=True)]
-    return state.detach(), grads

@@ -9,6 +9,8 @@ differentiates it, as often as asked.
     h     = relu(b1 + W1 y)                                              bias and product in one operation
     x'    = x + m * W2 h
 
+Filters that each pick a neighbour (a dense convolution, folded) are no filters here: then W1 is that convolution again.
+
 and whatever else the rule asks for, in the order of `Rule`.
 """
 
@@ -108,6 +110,36 @@ def _channel_major(weight, rule):
     return torch.cat([by_filter, weight[..., n * C :]], dim=-1)
 
 
+def _picked(rule):
+    """Lists the tap that each filter picks, where all pick one, half of all are picked and nothing else is seen."""
+    size = 2 * rule.filter_reach + 1
+    kernels = [F.pad(torch.tensor(f.kernel), (rule.filter_reach - f.size // 2,) * 4).flatten() for f in rule.filters]
+    if rule.learned_filters or rule.maximum_window or 2 * len(kernels) < size**2 or size == 1:
+        return None
+    if not all(kernel.count_nonzero() == 1 and kernel.sum() == 1 for kernel in kernels):
+        return None
+    return [int(kernel.argmax()) for kernel in kernels]
+
+
+def _dense(weight, picked, rule):
+    """Makes of the first layer [..., H, F * C] a dense convolution, [..., H, C, S, S]."""
+    size, by_filter = 2 * rule.filter_reach + 1, weight.unflatten(-1, (len(picked), rule.channels))
+    taps = by_filter.new_zeros(*by_filter.shape[:-2], size**2, rule.channels)
+    taps = taps.index_add(-2, torch.tensor(picked, device=weight.device), by_filter)
+    return taps.transpose(-1, -2).unflatten(-1, (size, size))
+
+
+def _convolution(bias, kernel, near, precision):
+    """As `_product`, of what lies around the cells. [B, C, H + 2 reach, W + 2 reach] -> [B, out, cells]"""
+    kernel, near = rounded(kernel, precision), rounded(near, precision)
+    if kernel.ndim == 4 and (bias is None or bias.ndim == 1):
+        return F.conv2d(near, kernel, bias).flatten(2)
+    B, (out, C, *size) = len(near), kernel.shape[-4:]
+    kernel = kernel.expand(B, out, C, *size).flatten(0, 1)  # a rule per sample: one picture of B groups
+    y = F.conv2d(near.reshape(1, B * C, *near.shape[2:]), kernel, groups=B).reshape(B, out, -1)
+    return y if bias is None else y + bias.reshape(-1, out, 1)
+
+
 def _product(bias, weight, y, precision):
     """Computes W y + b of all cells [B, in, cells]; weight [out, in] or [B, out, in], bias [out], [B, out] or None."""
     weight, y = rounded(weight, precision).expand(len(y), *weight.shape[-2:]), rounded(y, precision)
@@ -129,7 +161,13 @@ class _Step:
         self.rule, self.precision, self.masked = rule, precision, masked
         self.stencils, self.zero = None, x.new_zeros(())
         self.kernels, ((first, bias), *others) = split(weights, rule)
-        if rule.filters or rule.learned_filters:
+        self.picked = _picked(rule)
+        self.kernel = (
+            None  # of a dense convolution in place of filters and first layer, where it is no other one by step
+        )
+        if self.picked is not None:
+            self.kernel = _dense(first, self.picked, rule) if first.ndim < 4 else None
+        elif rule.filters or rule.learned_filters:
             first = _channel_major(first, rule)
             if self.kernels is None or self.kernels.ndim < 6:
                 self.stencils = _stencils(rule, self.kernels, x)
@@ -159,9 +197,13 @@ class _Step:
             old = old + state_noise
             x = torch.cat([x[:, : rule.frozen], old], dim=1) if rule.frozen else old
         kernels, layers = split(of_step(self.weights, rule, n), rule)
-        y = self.perceive(x, kernels).flatten(2)
+        y = self.perceive(x, kernels).flatten(2) if self.picked is None else None
         for (weight, bias), activation in zip(layers, rule.activations, strict=True):
-            y = _product(bias, weight, y, precision)
+            if y is None:
+                kernel = _dense(weight, self.picked, rule) if self.kernel is None else self.kernel
+                y = _convolution(bias, kernel, _padded(x, rule.filter_reach, rule.padding), precision)
+            else:
+                y = _product(bias, weight, y, precision)
             y = y.relu_() if activation == ("relu", 0, 1) else activation(y)
         u = y.view(old.shape) if update_noise is None else y.view(old.shape) + update_noise
         if rule.alive_mask == "update" and was is not None:

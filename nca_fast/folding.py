@@ -67,6 +67,14 @@ def folded(weight: Tensor, bias: Tensor, kernels: Tensor, kernel_bias: Tensor | 
     return over.to(weight), bias
 
 
+def plain_rule(rule: Rule) -> Rule:
+    """Gives the rule of `without_learned_filters`."""
+    if not rule.learned_filters:
+        return rule
+    large = [f for f in rule.filters if f.size > 3]
+    return replace(rule, filters=(*large, *shifts(3)), learned_filters=0)
+
+
 def without_learned_filters(
     rule: Rule, weights: list[tuple[Tensor, Tensor | None]]
 ) -> tuple[Rule, list[tuple[Tensor, Tensor | None]]]:
@@ -94,5 +102,4 @@ def without_learned_filters(
     over = torch.einsum("...hpc,...pcij->...hijc", columns[..., [*small, *learned], :], seen).flatten(-3, -2)
     columns = columns.expand(*over.shape[:-2], *columns.shape[-2:])
     over = torch.cat([columns[..., large, :], over, columns[..., learned.stop :, :]], -2).flatten(-2).to(first)
-    filters = (*(rule.filters[f] for f in large), *shifts(3))
-    return replace(rule, filters=filters, learned_filters=0), [(over, bias), *rest]
+    return plain_rule(rule), [(over, bias), *rest]

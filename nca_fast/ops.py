@@ -90,9 +90,10 @@ def rollout(
             gradient, in place of the last one. (`states[stops - at.start, arange(B)]` are states of samples that stop
             each at a step of its own.) Saved states serve as checkpoints.
         after: What is done between the steps: after(x, y, n, *after_inputs) -> state, where step n has led from state x
-            to y, tensors [B, C, H, W]. A pure function of tensors: it runs again in the backward pass, so it may change
-            nothing in place and draw nothing but by `nca_fast.fire_mask` and `nca_fast.normal`; of what it takes from
-            elsewhere only after_inputs get gradients. torch.compile breaks the graph there.
+            to y, tensors [B, C, H, W], which it leaves as they are. What it computes is kept for the gradient, as
+            PyTorch would; with checkpoint_every it runs again in the backward pass, so it may draw nothing there but by
+            `nca_fast.fire_mask` and `nca_fast.normal`. Of what it takes from elsewhere only after_inputs get gradients.
+            torch.compile breaks the graph there.
         after_inputs: Tensors that `after` is given and whose gradients are wanted.
         backend: "reference", "convolutions", "cpu" or "triton"; None picks the fused kernel of x's device. Where that
             cannot serve (a GPU older than Ampere, a rule too wide, float64) it says so once and picks "convolutions":
@@ -104,7 +105,8 @@ def rollout(
             point and costs a third of it in our kernels, or "fp32" if TF32 is forbidden to convolutions
             (`torch.backends.cudnn.conv.fp32_precision`, `torch.backends.cudnn.allow_tf32`). The reference and
             convolutions take None as "fp32" on every device.
-        checkpoint_every: For the gradient keep only every k-th state and recompute those between; None keeps all.
+        checkpoint_every: For the gradient keep only every k-th state and recompute those between; None keeps all, and
+            what `after` computed.
         bptt_steps: Truncates: only the last k steps pass gradient, and x receives none. None passes it through all.
 
     Returns:
@@ -129,6 +131,7 @@ def rollout(
         return _plainly(backend, x, weights, rule, steps, **options)
     if isinstance(noise, Tensor) and operators.is_dual(noise):
         operators.no_forward_mode()
+    rule, weights = backends.as_served(backend, rule, weights)
     params, drawn, fire, factor, place = _kernel_inputs(x, weights, rule, fire_rate, noise, **where)
     checkpoint_every, bptt_steps = saved.values()
     passed = steps if bptt_steps is None else min(bptt_steps, steps)
@@ -138,7 +141,7 @@ def rollout(
         if at is not None and at[-1] <= steps - bptt_steps:
             params, after_inputs = params.detach(), [t.detach() for t in after_inputs]
     if after is not None:
-        settings = (rule, backend, precision, steps, checkpoint_every or steps, passed, place, at)
+        settings = (rule, backend, precision, steps, checkpoint_every, passed, place, at)
         return between.rollout(x.contiguous(), params, drawn, fire, factor, settings, after, after_inputs)
     settings = (rule.to_json(), backend, precision, steps, checkpoint_every or 1, passed, list(place))
     given = (x.contiguous(), params, drawn, fire, factor)
@@ -186,6 +189,7 @@ def advance(
         options = {"fire_rate": fire_rate, "precision": precision} | where
         y = _plainly(backend, x, weights, rule, steps, **options)
         return spare.copy_(y), x
+    rule, weights = backends.as_served(backend, rule, weights)
     params, drawn, fire, factor, place = _kernel_inputs(x, weights, rule, fire_rate, 1.0, **where)
     if operators.is_transformed(x, params):
         raise RuntimeError("advance works in place, and cannot be transformed by torch.func: use rollout.")

@@ -21,6 +21,19 @@ RULES = {
     "one cell": (Rule(channels=4, hidden=(5,)), (2, 1, 1)),
     "all cells fire": (Rule(channels=4, hidden=(5,), fire_rate=1.0), (1, 4, 5)),
 }
+SHIFTS = [tuple(tuple(float(3 * i + j == at) for j in range(3)) for i in range(3)) for at in range(9)]
+RULES |= {
+    "a dense convolution": (Rule(channels=3, hidden=(5,), filters=SHIFTS), (2, 4, 5)),
+    "most of one, larger than the canvas, some twice": (
+        Rule(
+            channels=3, hidden=(5,), filters=(*SHIFTS[1:], SHIFTS[4], "identity"), padding="reflect", hidden_bias=False
+        ),
+        (2, 3, 2),
+    ),
+    "dense, without hidden units": (Rule(channels=3, hidden=(), filters=SHIFTS, padding="zero"), (2, 4, 5)),
+    "doubled neighbours": (Rule(channels=3, hidden=(5,), filters=(((2.0,),), *SHIFTS[1:])), (2, 4, 5)),
+    "four of nine neighbours": (Rule(channels=3, hidden=(5,), filters=SHIFTS[:4]), (2, 4, 5)),
+}
 OPTIONS = {
     "plain": {},
     "places": {"first_step": 2**32 - 9, "origin": (2**32 - 2, 7), "first_sample": 3, "canvas_height": 2**32 - 1},
@@ -149,3 +162,12 @@ def test_it_serves_where_there_are_no_kernels():
     ):
         y = rollout(x, weights, rule, 1, seed=0)
     assert torch.equal(y, rollout(x, weights, rule, 1, seed=0, backend="convolutions"))
+
+
+def test_a_dense_convolution_keeps_no_neighbours():
+    """Nine copies of the state, that is, which a stock convolution does not keep either."""
+    rule, kept = Rule(4, (5,), SHIFTS), []
+    x, weights = torch.randn(1, 4, 8, 8, requires_grad=True), random_weights(rule)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        rollout(x, weights, rule, 1, seed=1, backend="convolutions")
+    assert max(kept) < 2 * x.numel()

@@ -261,25 +261,82 @@ def test_transforms_cannot_reach_a_function_in_between():
     assert torch.allclose(torch.func.grad(loss)(x, "convolutions"), torch.autograd.grad(loss(y), y)[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("every", [None, 2])
-def test_a_function_in_between_that_is_not_pure_is_noticed(every):
+def test_a_function_in_between_that_is_not_pure_is_noticed_where_it_runs_again():
     """Dropout, noise, or what changed since: gradients would be those of another function."""
-    rule, factor = Rule(3, (4,)), [1.0]
+    rule, factor, x = Rule(3, (4,)), [1.0], torch.ones(1, 3, 4, 5)
     weights = random_weights(rule)
 
-    def gradient(after, change=lambda: None, backend=None):
-        x = torch.ones(1, 3, 4, 5, requires_grad=True)
-        y = rollout(x, weights, rule, 3, seed=1, after=after, checkpoint_every=every, backend=backend)
+    def gradient(after, every, change=lambda: None, backend=None):
+        torch.manual_seed(5)
+        own = x.clone().requires_grad_()
+        y = rollout(own, weights, rule, 3, seed=1, after=after, checkpoint_every=every, backend=backend)
         change()
-        return torch.autograd.grad(y.sum(), x)[0]
+        return torch.autograd.grad(y.sum(), own)[0]
 
     for after in (lambda x, y, n: torch.dropout(y, 0.5, True), lambda x, y, n: y + 0.01 * torch.randn_like(y)):
-        with pytest.raises(RuntimeError, match="after must be a pure function, but gave another state in the backward"):
-            gradient(after)
-        gradient(after, backend="convolutions")
-    with pytest.raises(RuntimeError, match="after must be a pure function"):
-        gradient(lambda x, y, n: y * factor[0], lambda: factor.__setitem__(0, 1.01))
-    gradient(lambda x, y, n: y * torch.tanh(x))
+        with pytest.raises(RuntimeError, match="after must be a pure function where checkpoint_every is given, but g"):
+            gradient(after, 2)
+        gradient(after, 2, backend="convolutions")
+        assert torch.allclose(gradient(after, None), gradient(after, None, backend="convolutions"), atol=1e-5)
+    with pytest.raises(RuntimeError, match="after must be a pure function where"):
+        gradient(lambda x, y, n: y * factor[0], 1, lambda: factor.__setitem__(0, 1.01))
+    gradient(lambda x, y, n: y * torch.tanh(x), 2)
+
+
+class _Doubled(torch.autograd.Function):
+    """Counts the calls whose graph is there."""
+
+    there = 0
+
+    @staticmethod
+    def forward(ctx, y):
+        ctx.token = _Token()
+        return 2 * y
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad
+
+
+class _Token:
+    def __init__(self):
+        _Doubled.there += 1
+
+    def __del__(self):
+        _Doubled.there -= 1
+
+
+@pytest.mark.parametrize("at", [None, range(2, 5, 2)])
+def test_what_a_function_in_between_computed_is_kept_once_and_freed(at):
+    """Not without a gradient, not before the first step that passes one, and as long as the graph is retained."""
+    rule = Rule(3, (4,))
+    x, weights = leaves_of(torch.randn(2, 3, 4, 5), random_weights(rule), torch.float32)
+    calls = []
+
+    def run(x, **more):
+        def after(x, y, n):
+            calls.append(n)
+            return 0.5 * _Doubled.apply(y) + 0.1 * x
+
+        return rollout(x, weights, rule, 4, seed=1, after=after, at=at, backend="cpu", **more).square().sum()
+
+    leaves = (x, *(t for pair in weights for t in pair if t is not None))
+    with torch.no_grad():
+        loss = run(x)
+    assert _Doubled.there == 0 and calls == [0, 1, 2, 3]
+    loss = run(x, bptt_steps=3)
+    assert _Doubled.there == 3
+    del loss
+    assert _Doubled.there == 0
+    loss, calls[:] = run(x), []
+    first, second = (torch.autograd.grad(loss, leaves, retain_graph=keep) for keep in (True, False))
+    assert calls == [] and _Doubled.there == 0
+    assert all(map(torch.equal, first, second))
+    assert all(map(torch.equal, first, torch.autograd.grad(run(x, checkpoint_every=1), leaves)))
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        torch.autograd.grad(loss, leaves)
+    again = torch.utils.checkpoint.checkpoint(run, x, use_reentrant=False)
+    assert all(map(torch.equal, first, torch.autograd.grad(again, leaves)))
 
 
 # What is easily done otherwise: the traps of the study of the rule.

@@ -153,7 +153,27 @@ def test_what_does_not_fit():
         blended(painters, [1, 1])
 
 
-def test_triton_says_that_it_does_not_serve_them(monkeypatch):
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    reason = backends.refusal("triton", Rule(3, (4,), (), learned_filters=2), torch.zeros(1, 3, 5, 6), "fp32")
-    assert reason.startswith("the Triton kernels do not learn filters, but the rule has 2 for each channel: fold them")
+def test_triton_takes_them_folded(monkeypatch):
+    """By nine shifts, with gradients of kernels and layers: within twice the error of plain float32."""
+    pytest.importorskip("triton", reason="the Triton kernels need triton: pip install triton")
+    from triton_rollouts import DEVICE, small_programs
+
+    def moved(weights, device):
+        return [tuple(t if t is None else t.to(device) for t in pair) for pair in weights]
+
+    small_programs(monkeypatch)
+    rule = Rule(3, (4,), ("identity",), padding="reflect", learned_filters=2)
+    torch.manual_seed(1)
+    weights, x = random_weights(rule), torch.randn(1, 3, 5, 6) * 0.5
+    ways = (("reference", torch.float64, "cpu"), ("reference", torch.float32, "cpu"), ("triton", torch.float32, DEVICE))
+    exact, plain, fused = (
+        values_and_gradients(
+            rule, moved(weights, on), x.to(on), x.to(on).cos(), 2, backend=b, dtype=d, precision="fp32"
+        )
+        for b, d, on in ways
+    )
+    for e, p, f in zip(exact, plain, fused, strict=True):
+        assert e.norm() > 0 and relative_error(f.cpu(), e) <= max(2 * relative_error(p, e), 5e-7)
+    wide = Rule(40, (4,), ("sobel_x5",), learned_filters=2)
+    reason = backends.refusal("triton", wide, torch.zeros(1, 40, 5, 6, device=DEVICE), "fp32")
+    assert "learned filters and those up to 3x3 beside them are nine), but the rule has 400." in reason

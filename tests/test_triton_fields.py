@@ -114,21 +114,25 @@ def test_the_mask_that_a_state_carries_is_the_one_that_is_computed(mode, dtype):
     """
     from nca_fast.kernels.triton import rollout as rollouts
 
+    followed = []
     rule = replace(LIFE, alive_mask=mode, padding="zero", output_bias=False)
     x = torch.zeros(1, 5, 5, 20, device=DEVICE, dtype=dtype)
-    x[:, :, 2, 4], x[:, 3, 4, 15] = 1.0, 0.101
+    x[:, :, 2, 4], x[:, 3, 4, 15], x[:, -1, 2, 5] = 1.0, 0.101, -9.0
     weights, found, kept = weights_of(rule), [], rollouts.backward_step
     for forgets in (False, True):
 
         def backward_step(*arguments, forgets=forgets):
-            kept(*arguments[:7], None if forgets else arguments[7] if len(arguments) > 7 else None)
+            following = arguments[7] if len(arguments) > 7 else None
+            followed.append(following is not None)
+            kept(*arguments[:7], None if forgets else following)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(rollouts, "backward_step", backward_step)
-            found.append(mixed(rule, weights, x, torch.ones_like(x), 2, backend="triton", precision="fp32"))
+            found.append(mixed(rule, weights, x, torch.ones_like(x), 3, backend="triton", precision="fp32"))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert any(followed)
     last = found[0][0][0, -1]
-    assert ((last == 0) & torch.signbit(last)).any() and ((last == 0) & ~torch.signbit(last)).any()
+    assert ((last == 0) & torch.signbit(last)).any() and ((last == 0) & ~torch.signbit(last)).any() and last.min() < -1
 
 
 def test_float16_products_of_other_functions(poisoned):

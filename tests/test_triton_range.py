@@ -91,7 +91,7 @@ def weights_as(weights, dtype):
     return [tuple(None if t is None else t.to(dtype) for t in pair) for pair in weights]
 
 
-# Of rules that the kernels refuse for their width or learned filters nothing is multiplied.
+# Of rules that the kernels refuse for their width nothing is multiplied; those with learned filters come folded.
 SERVED = [
     name for name, preset in PRESETS.items() if preset["rule"].channels <= 64 and not preset["rule"].learned_filters
 ]

@@ -26,7 +26,7 @@ def test_backends_on_the_cpu(name, backend):
     assert outcome.trouble is None and outcome.share <= 1, outcome
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not VECTORS[name].rule.learned_filters])  # refused there
+@pytest.mark.parametrize("name", NAMES)
 def test_triton(name, monkeypatch):
     """Worst seen in the interpreter: 0.38. There gradients are asked for once: test_triton has the others."""
     pytest.importorskip("triton", reason="the Triton kernels need triton: pip install triton")

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 DEVICE = "cpu"
+LEARNS = True
 
 
 def refusal(rule, x: Tensor, precision: str, uses: tuple[str, ...] = ()) -> str | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 DEVICE = "cuda"  # what torch calls AMD's GPUs too
+LEARNS = False
 OLDEST_TRITON = (3, 5)  # 3.3 cannot compile the kernels, 3.4 spills 51 registers in the backward pass
 # KiB of shared memory that the single pass needs on GPUs that have no more than 99, whose matrix units take weights
 # from registers: the most of a forward and a backward step, see shared_bytes in bench/results/triton_table.json.
@@ -33,12 +34,8 @@ def refusal(rule, x: Tensor, precision: str, uses: tuple[str, ...] = ()) -> str 
     if inputs > 384:
         return (
             "the Triton kernels take at most 384 numbers of perception (channels, of which they make a multiple of "
-            f"four, times filters and maximum), but the rule has {inputs}."
-        )
-    if rule.learned_filters:
-        return (
-            f"the Triton kernels do not learn filters, but the rule has {rule.learned_filters} for each channel: fold "
-            "them into the first layer (nca_fast.folding.without_learned_filters), or stay with convolutions."
+            "four, times filters and maximum; learned filters and those up to 3x3 beside them are nine), but the rule "
+            f"has {inputs}."
         )
     if len(rule.hidden) > 2 or max(rule.hidden, default=0) * len(rule.hidden) > 256:
         return (
