@@ -30,11 +30,12 @@ from bench.faults.jobs import PATIENCE, Awake, Job, contents, jobs, same
 from bench.harness import header
 
 ROOT = Path(__file__).parents[2]
+IDLE = 2.0  # seconds of a core that processes use up while they wait for PATIENCE
 WAYS = ("killed", "memory", "torchrun")
 NAMES = ("texture", "style", "clip", "grow", "vae", "png", "tif", "dzi", "webp", "png and state")
 # A process of torchrun's, of which rank `ended` ends after some seconds of a core. What it says goes into a file.
 WORKER = """
-import os, resource, signal, sys, threading, time
+import faulthandler, os, resource, signal, sys, threading, time
 from pathlib import Path
 
 import torch._dynamo
@@ -49,6 +50,7 @@ rank, begun = os.environ["RANK"], time.process_time()
 said = os.open(f"{folder}/said{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 os.dup2(said, 1)
 os.dup2(said, 2)
+faulthandler.register(signal.SIGUSR2, file=2)
 
 def end():
     while time.process_time() - begun < float(moment):
@@ -84,12 +86,26 @@ class Torchrun:
         self.status = self._over()
 
     def _over(self) -> int | None:
-        """Waits for its end; None when it hangs, and then it is killed with all that it started."""
-        awake = Awake()
-        while self.process.poll() is None and awake.seconds() < 2 * PATIENCE:
-            time.sleep(0.02)
+        """Waits for its end; None when it hangs, and then it is killed with all that it started.
+
+        It hangs when its processes have used next to nothing of a core for long, or very much; never because others
+        leave them little.
+        """
+        awake, before, most = Awake(), 0.0, 0.0
+        while self.process.poll() is None and awake.seconds() < PATIENCE and most < 4 * PATIENCE:
+            for _ in range(50):
+                time.sleep(0.02)
+                if self.process.poll() is not None or awake.seconds() > PATIENCE:
+                    break
+            worked = sum(map(seconds_of, self._alive()))
+            if not before <= worked <= before + IDLE:  # less: one has ended
+                awake, before = Awake(), worked
+            most = max(most, worked)
         status = self.process.poll()
         if status is None:
+            for pid in set(self._alive()) - {self.process.pid}:
+                os.kill(pid, signal.SIGUSR2)  # says where it is
+            time.sleep(1)
             self._kill()
             self.process.wait()
         return status
@@ -121,6 +137,15 @@ class Torchrun:
         path = self.folder / f"said{rank}"
         lines = path.read_text(errors="replace").replace("\r", "\n").splitlines() if path.exists() else []
         return "\n".join(line for line in lines if line.strip() and "it/s" not in line and "cell-steps" not in line)
+
+
+def seconds_of(pid: int) -> float:
+    """How much of a core a process has used; 0 for one that is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def one_case(
