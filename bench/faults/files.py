@@ -180,8 +180,11 @@ def _data_sets(folder: Path) -> dict[str, Specimen]:
         home.mkdir()
         for name in names:
             (home / f"{name}{ending}").write_bytes(content)
-        damaged = "gzip" if ending else "start"
-        made[kind] = Specimen(home / f"{names[0]}{ending}", damaged, lambda home=home: load_pictures(str(home), 8, True))
+
+        def read(home=home):
+            load_pictures(str(home), 8, True)
+
+        made[kind] = Specimen(home / f"{names[0]}{ending}", "gzip" if ending else "start", read)
     home = folder / "cifar"
     home.mkdir()
     for name in ("data_batch_1.bin", "test_batch.bin"):
