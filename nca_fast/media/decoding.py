@@ -188,7 +188,8 @@ def _deep(image: Image.Image, name: str) -> tuple[Image.Image, Image.Image | Non
         top = 1.0
     elif high <= 65535:
         signed = bits == 16 and tags.get(339, (1,))[0] == 2
-        top = 2.0 ** (15 if signed else min(bits, 16)) - 1  # of 32 bits too: most programs put 16-bit pictures there as they are
+        # Of 32 bits too: most programs put 16-bit pictures there as they are.
+        top = 2.0 ** (15 if signed else min(bits, 16)) - 1
     else:
         top = 2.0**32 - 1 if array.dtype == np.uint32 else 2.0**31 - 1
     # A picture of 32 bits that reaches not even a hundredth of their range has one that nobody can tell.
