@@ -1,5 +1,6 @@
 """Picture files of all kinds, sound and odd: what a viewer shows, or one sentence."""
 
+import resource
 import struct
 import tracemalloc
 import zlib
@@ -148,6 +149,23 @@ def test_colors_in_deep_planes(tmp_path, samples):
     tifffile.imwrite(tmp_path / "b.tiff", values, **options)
     with pytest.raises(ValueError, match=r"b.tiff' must be a TIFF of a kind that Pillow reads, .*colours in planes"):
         load_rgba(tmp_path / "b.tiff", None)
+
+
+@pytest.mark.parametrize("tag", [256, 257])
+def test_a_tiff_that_says_more_pixels_than_it_has(tmp_path, tag):
+    """1 KB that says 50 million; Pillow makes up the rest, black, in gigabytes."""
+    path = tmp_path / "a.tiff"
+    Image.fromarray(np.zeros((20, 24), np.uint16)).save(path)
+    content = bytearray(path.read_bytes())
+    entries, at = struct.unpack_from("<H", content, at := struct.unpack_from("<I", content, 4)[0])[0], at + 2
+    for entry in range(at, at + 12 * entries, 12):
+        if struct.unpack_from("<H", content, entry)[0] == tag:
+            struct.pack_into("<HII", content, entry + 2, 4, 1, 2**21)
+    path.write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="a.tiff' cannot be read; it may be damaged"):
+        load_image(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
 
 
 def test_deep_pictures_keep_their_range(tmp_path):

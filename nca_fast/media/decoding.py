@@ -129,8 +129,8 @@ def _loaded(file: io.BufferedReader) -> tuple[Image.Image, object]:
         profile = jp2.profile_of(file)
         file.seek(0)
     image = Image.open(source, formats=_formats())
-    if image.format == "TIFF" and _in_deep_planes(image):
-        raise UnidentifiedImageError("Pillow takes the bytes of 16-bit planes for pixels")
+    if image.format == "TIFF":
+        _check_tiles(image)
     image.load()
     if profile is not None:
         image.info["icc_profile"] = profile
@@ -165,11 +165,17 @@ def _orientation(image: Image.Image) -> object:
         return None
 
 
-def _in_deep_planes(image: Image.Image) -> bool:
-    """Whether the colours of a TIFF lie one after another in more than 8 bits each, and not compressed."""
+def _check_tiles(image: Image.Image) -> None:
+    """Refuses what Pillow would make up of a TIFF that is not compressed: it says nothing of pixels that are not there,
+    and takes every byte of 16-bit planes for a pixel."""
+    ends = [tile[1][2:] for tile in image.tile if tile[0] == "raw"]
     bits = image.tag_v2.get(258, (1,))
-    planes = image.tag_v2.get(284) == 2 and len(bits) > 1
-    return planes and max(bits) > 8 and any(tile[0] == "raw" for tile in image.tile)
+    if ends and image.tag_v2.get(284) == 2 and len(bits) > 1 and max(bits) > 8:
+        raise UnidentifiedImageError
+    width, height = image.tag_v2[256], image.tag_v2[257]  # image.size may be of the picture that is turned already
+    columns, rows = map(max, zip(*ends, strict=True)) if ends else (width, height)
+    if columns < width or rows < height:
+        raise ValueError(f"it says {height} x {width} pixels, and holds {rows} x {columns}")
 
 
 def _is_deep(image: Image.Image) -> bool:
