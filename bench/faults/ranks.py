@@ -202,7 +202,7 @@ def main() -> None:
         (folder / "given").mkdir()
         made = jobs(folder / "given")
         for number in range(options.first, options.first + options.cases):
-            name, way = NAMES[number % len(NAMES)], WAYS[number // len(NAMES) % len(WAYS)]
+            name, way = NAMES[number % len(NAMES)], WAYS[(number + number // len(NAMES)) % len(WAYS)]
             if name not in alone:
                 (folder / name / "out").mkdir(parents=True)
                 run = Torchrun(folder / name, made[name].to(folder / name / "out"))
