@@ -84,6 +84,6 @@ setup(
         "examples": ["scikit-image", "scikit-learn"],
         "dev": ["pytest", "pytest-benchmark", "pytest-xdist", "hypothesis", "ruff"],
     },
-    entry_points={"console_scripts": ["nca-fast = nca_fast.cli:main"]},
+    entry_points={"console_scripts": ["nca-fast = nca_fast.__main__:main"]},
     license="MIT",
 )

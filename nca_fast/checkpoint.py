@@ -5,9 +5,12 @@ there, whose JSON says all that the tensors do not: what the automaton is, how i
 """
 
 import datetime
+import itertools
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from nca_fast import __version__
 from nca_fast.fields import parsed, typed
@@ -166,7 +170,8 @@ def load_module(path: Path, key: str, what: str, make: Callable[[dict], Module])
         if key not in metadata:
             raise ValueError(f"{path} must hold {what}, but its metadata has only {sorted(metadata)}.")
         try:
-            with torch.device("meta"):  # without memory, of which a few bytes can ask for any amount
+            # Without memory, of which a few bytes can ask for any amount, and with no more layers than there can be.
+            with torch.device("meta"), _at_most(2 * len(file.keys()) + 16):
                 expected = {name: list(tensor.shape) for name, tensor in make(metadata[key]).state_dict().items()}
         except Exception as error:  # whatever the description makes the constructor trip over
             said = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""
@@ -176,6 +181,22 @@ def load_module(path: Path, key: str, what: str, make: Callable[[dict], Module])
     module = make(metadata[key])
     module.load_state_dict(tensors)
     return module
+
+
+@contextmanager
+def _at_most(most: int) -> Iterator[None]:
+    """Refuses to make more parameters than so many, in a block: each layer takes time and memory for itself."""
+    made, here = itertools.count(1), threading.get_ident()  # what other threads make meanwhile is not of this file
+
+    def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
+        if threading.get_ident() == here and parameter is not None and next(made) > most:
+            raise ValueError("its layers must have their tensors in the file, but they are far more than those.")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _check_header(file, path, expected):

@@ -19,6 +19,29 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported, which no test file does at its top
 
 
+def printable(value):
+    """The same, with what no encoding can take (bytes that Python read as lone surrogates) as escapes: xdist sends what
+    tests say as UTF-8, and one that it cannot send would end the whole run."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {printable(key): printable(held) for key, held in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(printable, value))
+    return value
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable():
+    return printable((yield))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_warning_recorded(warning_message):
+    if isinstance(warning_message.message, Warning):
+        warning_message.message.args = printable(warning_message.message.args)
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)

@@ -231,6 +231,18 @@ class TestCache:
         assert f"cannot be kept in {cache} (" in said and "XDG_CACHE_HOME" in said
         assert build.status().cache == cache
 
+    def test_what_cannot_be_put_in_its_place_is_compiled_once(self, cache, compiles):
+        """A disk that fails, or a folder that has the name."""
+        compiles(compiles.well)
+        build.load()
+        (library,) = cache.glob("*.so")
+        library.unlink()
+        (library / "x").mkdir(parents=True)
+        fresh_process()
+        starts = compiles.starts()
+        (said,) = refusals()
+        assert "cannot be kept in" in said and compiles.starts() == starts + 1
+
     def test_a_user_without_a_home(self, cache, monkeypatch):
         def nobody():
             raise RuntimeError("Could not determine home directory.")

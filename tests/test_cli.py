@@ -12,9 +12,10 @@ from nca_fast import checkpoint, cli
 from nca_fast.canvas.colony import Colony
 from nca_fast.commands import report
 from nca_fast.commands import train as commands
-from nca_fast.commands.parser import COMMANDS
+from nca_fast.commands.parser import COMMANDS, joined, parse
 from nca_fast.media.images import load_image, save_image
 from nca_fast.rendering import picture as rendering
+from nca_fast.systems import SYSTEMS
 
 TINY = "--image-size 16 --iterations 2 --pool-size 4 --batch-size 2 --steps-min 2 --steps-max 4 --threads 1 "
 TINY += "--picture-steps 3 --video-steps 3 --backend reference"
@@ -73,6 +74,15 @@ def test_every_setting_has_help(capsys):
     for option in capsys.readouterr().out.split("│ --")[1:]:
         words = re.sub(r"[│╰─╯\s]+", " ", option)
         assert re.search(r"[a-z]{3,}.*\.", words), f"--{words} is not explained"
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_no_video_is_none_in_every_training(system, capsys):
+    given = parse(joined([system, "what", "--video-steps", "7", "--no-video", "--iterations", "3", "--out", "x"]))
+    assert given.config.video_steps == 0 and given.config.iterations == 3
+    with pytest.raises(SystemExit):
+        parse(joined([system, "--help"]))
+    assert "--no-video: none." in " ".join(re.sub("[│╰─╯]", " ", capsys.readouterr().out).split())
 
 
 def test_texture_writes_and_resume_remembers(tmp_path, picture, capsys):

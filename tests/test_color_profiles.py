@@ -1,12 +1,13 @@
 """Pictures with colour profiles are those that a viewer shows; a profile that cannot be used hurts nobody."""
 
+import struct
 import warnings
 
 import icc
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from nca_fast.media.images import load_image, load_rgba
 
@@ -38,6 +39,33 @@ def test_wide_gamuts(tmp_path, ending):
         wanted = in_srgb(colorants, linear)
         assert np.abs(wanted - 255 * stored).max() > 20
         assert np.abs(shown(path) - wanted).max() < 2
+
+
+def with_profile(jp2, profile, method, place=b""):
+    """A JPEG 2000 file whose colours are specified by a profile; `place`: a box before that."""
+    at = jp2.index(b"jp2h") - 4
+    end = at + struct.unpack_from(">I", jp2, at)[0]
+    color = jp2.index(b"colr", at) - 4
+    after = color + struct.unpack_from(">I", jp2, color)[0]
+    box = struct.pack(">I4s3B", 11 + len(profile), b"colr", method, 0, 0) + profile
+    header = place + jp2[at + 8 : color] + box + jp2[after:end]
+    return jp2[:at] + struct.pack(">I4sQ", 1, b"jp2h", 16 + len(header)) + header + jp2[end:]
+
+
+@pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow does not read JPEG 2000")
+def test_jpeg_2000(tmp_path):
+    """Pillow leaves the profile where it is; lossless, so the picture is that of a PNG with it."""
+    profile = icc.rgb_profile(icc.DISPLAY_P3)
+    Image.fromarray(PIXELS).save(tmp_path / "a.png", icc_profile=profile)
+    Image.fromarray(PIXELS).save(tmp_path / "a.jp2")
+    plain, wanted, whole = load_image(tmp_path / "a.jp2"), load_image(tmp_path / "a.png"), tmp_path / "b.jp2"
+    jp2 = (tmp_path / "a.jp2").read_bytes()
+    for method in (2, 3):
+        whole.write_bytes(with_profile(jp2, profile, method, struct.pack(">I4s", 12, b"free") + b"free"))
+        assert torch.equal(load_image(whole), wanted) and not torch.equal(wanted, plain)
+    whole.write_bytes(with_profile(jp2, b"no profile", 2))
+    with pytest.warns(UserWarning, match=r"colour profile in .*b\.jp2' cannot be used .*taken for sRGB"):
+        assert torch.equal(load_image(whole), plain)
 
 
 def test_transparency_stays_beside_the_colors(tmp_path):

@@ -1,5 +1,6 @@
 """Picture files of all kinds, sound and odd: what a viewer shows, or one sentence."""
 
+import resource
 import struct
 import tracemalloc
 import zlib
@@ -136,6 +137,37 @@ def both(path):
     return load_image(path)[1, 0], rgba[1, 0], rgba[3, 0]
 
 
+@pytest.mark.parametrize("samples", [3, 4])
+def test_colors_in_deep_planes(tmp_path, samples):
+    """Pillow decodes those that are compressed; of others it takes every byte for a pixel, and says nothing."""
+    values = np.random.default_rng(0).integers(0, 65536, (samples, 5, 6), np.uint16)
+    options = {"photometric": "rgb", "planarconfig": "separate"} | ({"extrasamples": [2]} if samples == 4 else {})
+    tifffile.imwrite(tmp_path / "a.tiff", values, **options, compression="zlib")
+    pixels = load_rgba(tmp_path / "a.tiff", None).numpy()
+    alpha = values[3] / 65535 if samples == 4 else np.ones((5, 6))
+    assert np.abs(pixels[:3] - values[:3] / 65535 * alpha).max() < 2 / 255 and np.abs(pixels[3] - alpha).max() < 1 / 255
+    tifffile.imwrite(tmp_path / "b.tiff", values, **options)
+    with pytest.raises(ValueError, match=r"b.tiff' must be a TIFF of a kind that Pillow reads, .*colours in planes"):
+        load_rgba(tmp_path / "b.tiff", None)
+
+
+@pytest.mark.parametrize("tag", [256, 257])
+def test_a_tiff_that_says_more_pixels_than_it_has(tmp_path, tag):
+    """1 KB that says 50 million; Pillow makes up the rest, black, in gigabytes."""
+    path = tmp_path / "a.tiff"
+    Image.fromarray(np.zeros((20, 24), np.uint16)).save(path)
+    content = bytearray(path.read_bytes())
+    entries, at = struct.unpack_from("<H", content, at := struct.unpack_from("<I", content, 4)[0])[0], at + 2
+    for entry in range(at, at + 12 * entries, 12):
+        if struct.unpack_from("<H", content, entry)[0] == tag:
+            struct.pack_into("<HII", content, entry + 2, 4, 1, 2**21)
+    path.write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="a.tiff' cannot be read; it may be damaged"):
+        load_image(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
+
+
 def test_deep_pictures_keep_their_range(tmp_path):
     """8 bits of 16 where Pillow keeps no more: 1/255 off; worst seen 0.0039."""
     values = torch.tensor([0, 0.25, 0.5, 1])
@@ -164,6 +196,8 @@ def test_deep_pictures_keep_their_range(tmp_path):
         if array.dtype != np.uint32:
             tifffile.imwrite(tmp_path / "b.tiff", array, photometric="minisblack", byteorder=">")
             check("b.tiff")
+    tifffile.imwrite(tmp_path / "s.tiff", (values * 32767).round().numpy().astype(np.int16)[None])
+    check("s.tiff")
     tifffile.imwrite(tmp_path / "i.tiff", 65535 - sixteen, photometric="miniswhite")
     check("i.tiff")
     alpha = torch.tensor([1, 0.5, 0.25, 0])

@@ -168,14 +168,15 @@ def test_every_command_has_debug(name, capsys):
 
 PROGRAM = """
 import os, runpy, signal, sys
-from nca_fast import cli
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have switched off for pytest
 {before}
 sys.argv = {words!r}
-sys.exit(cli.main())
+from nca_fast.__main__ import main
+sys.exit(main())
 """
 # In place of a command: libraries print past Python, in C; files that are opened are not what they print into.
 DOES = """
+from nca_fast import cli
 def run(arguments, own):
     file = open(os.devnull)
     os.write(2, b"C")
@@ -201,6 +202,19 @@ class Finder:
                 pass
 sys.meta_path.insert(0, Finder())
 """
+
+
+@pytest.mark.parametrize("module", ["cli", "commands.streams"])
+def test_ctrl_c_before_anything_is_prepared(module):
+    """In a process of its own, since others have these modules already; without torch."""
+    interrupting = INTERRUPTING.format(module=module).replace("except BaseException", "except ZeroDivisionError")
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(before=interrupting, words=["nca_fast", "--version"])],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "nca-fast: interrupted\n")
 
 
 @pytest.mark.parametrize("module", ["commands.faults", "processes", "checkpoint"])

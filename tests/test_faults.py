@@ -69,6 +69,28 @@ def test_a_small_model_that_asks_for_much_memory_takes_none(specimens, hidden):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
 
 
+@pytest.mark.parametrize(("name", "field"), [("model", "hidden"), ("vae", "decoder"), ("vae", "encoder")])
+def test_a_small_model_that_asks_for_many_layers_makes_none(specimens, name, field, monkeypatch):
+    """100,000 layers of one unit are 0.5 GB of modules, and half a minute."""
+    specimen, whole = specimens[name]
+    files._put_back(specimen.path.parent, whole)
+    made, register = [], torch.nn.Module.register_parameter
+    monkeypatch.setattr(torch.nn.Module, "register_parameter", lambda *of: (made.append(of), register(*of)))
+    layer = [8, 1, 1, 0, False] if field == "encoder" else 1
+
+    def change(metadata):
+        if name == "model":
+            rule_of(metadata, **{field: [layer] * 1000})
+        else:
+            metadata["vae"]["architecture"][field] = [layer] * 1000
+
+    rewritten(specimen.path, change)
+    with pytest.raises(ValueError, match="model.safetensors must describe a.*its layers must have their tensors in"):
+        (NCA if name == "model" else VAENCA).from_pretrained(specimen.path)
+    assert len(made) < 100
+    files._put_back(specimen.path.parent, whole)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -2,15 +2,18 @@
 
     python -m bench.faults.files --cases 10000 --out bench/results/faults_files.json
 
-Models, states, journals, trainings with their settings, pictures and logs are made, damaged (see `mutate`) and opened
-in this process, with at most 1 GiB more of address space than before and ten seconds of a core for each.
+Models, states, journals, trainings with their settings and logs, pictures, data sets and weights are made, damaged (see
+`mutate`) and opened in this process, with at most 1 GiB more of address space than before and ten seconds of a core for
+each.
 """
 
 import argparse
+import gzip
 import json
 import random
 import resource
 import signal
+import struct
 import tempfile
 import time
 import warnings
@@ -21,7 +24,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import torch
+from PIL import Image, ImageCms, features
+from safetensors.torch import save_file
 
 from bench.faults.mutate import mutated
 from bench.harness import header
@@ -30,6 +36,10 @@ from nca_fast.canvas.canvas import Canvas
 from nca_fast.canvas.plan import Plan
 from nca_fast.canvas.scene import CanvasConfig, Scene
 from nca_fast.commands import faults
+from nca_fast.features import vgg
+from nca_fast.losses.aesthetic import AestheticHead
+from nca_fast.media.datasets import load_pictures
+from nca_fast.media.images import load_rgba, load_with_alpha
 from nca_fast.presets import PRESETS
 from nca_fast.systems.style import Style, StyleConfig, StyleSources
 from nca_fast.systems.texture import Texture, TextureConfig, TextureSources
@@ -120,7 +130,83 @@ def specimens(folder: Path) -> dict[str, Specimen]:
         "training": Specimen(folder / "texture" / "training.safetensors", "safetensors", texture_goes_on),
         "pictures": Specimen(folder / "style" / "pictures.safetensors", "safetensors", style_goes_on),
         "log": Specimen(log, "lines", texture_goes_on),
+        **_pictures(folder),
+        **_data_sets(folder),
+        **_weights(folder),
     }
+
+
+def _pictures(folder: Path) -> dict[str, Specimen]:
+    """A picture of each kind that people have, with what hangs on it: a colour profile, EXIF, transparency."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 4), np.uint8)
+    image, exif = Image.fromarray(pixels), Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a camera"
+    facts = {"icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), "exif": exif.tobytes()}
+    deep = Image.fromarray(pixels[..., :2].copy().view(np.uint16)[..., 0])
+    kinds = {
+        "png": (image, facts),
+        "jpg": (image.convert("RGB"), facts),
+        "tif": (image, facts | {"compression": "tiff_lzw"}),
+        "webp": (image, facts | {"lossless": True}),
+        "gif": (image.convert("RGB").convert("P"), {"save_all": True, "append_images": [Image.new("P", (24, 20))]}),
+        "bmp": (image.convert("RGB"), {}),
+        "deep.png": (deep, {}),
+        "deep.tif": (deep, {}),
+    }
+    if features.check("jpg_2000"):
+        kinds["jp2"] = image, {}
+    if features.check("avif"):
+        kinds["avif"] = image, facts
+    made = {}
+    for ending, (kept, options) in kinds.items():
+        path = folder / ending / f"a.{ending}"
+        path.parent.mkdir()
+        kept.save(path, **options)
+
+        def read(path=path):
+            load_with_alpha(path), load_rgba(path, 16)
+
+        made[ending] = Specimen(path, "png" if ending.endswith("png") else "start", read)
+    return made
+
+
+def _data_sets(folder: Path) -> dict[str, Specimen]:
+    """MNIST's files, gzipped and not, and CIFAR-10's: one of two is damaged."""
+    draw = np.random.default_rng(0)
+    idx = struct.pack(">4BIII", 0, 0, 8, 3, 6, 8, 8) + draw.integers(0, 256, 6 * 64, np.uint8).tobytes()
+    names, made = ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte"), {}
+    for kind, ending, content in (("idx", "", idx), ("idx.gz", ".gz", gzip.compress(idx, mtime=0))):
+        home = folder / kind
+        home.mkdir()
+        for name in names:
+            (home / f"{name}{ending}").write_bytes(content)
+
+        def read(home=home):
+            load_pictures(str(home), 8, True)
+
+        made[kind] = Specimen(home / f"{names[0]}{ending}", "gzip" if ending else "start", read)
+    home = folder / "cifar"
+    home.mkdir()
+    for name in ("data_batch_1.bin", "test_batch.bin"):
+        (home / name).write_bytes(draw.integers(0, 256, 2 * 3073, np.uint8).tobytes())
+    made["cifar"] = Specimen(home / "test_batch.bin", "bytes", lambda: load_pictures(str(home), 32, False))
+    return made
+
+
+def _weights(folder: Path) -> dict[str, Specimen]:
+    """Weights of others: a head for CLIP, as PyTorch saves it and as safetensors, and what is read of VGG's."""
+    state, made = {"linear.weight": torch.randn(1, 512), "linear.bias": torch.randn(1)}, {}
+    for ending in ("pth", "safetensors"):
+        path = folder / f"head.{ending}" / f"head.{ending}"
+        path.parent.mkdir()
+        torch.save(state, path) if ending == "pth" else save_file(state, path, {"format": "pt"})
+
+        def read(path=path):
+            AestheticHead(path, 512)
+            vgg._read(path)
+
+        made[f"head.{ending}"] = Specimen(path, "zip" if ending == "pth" else "safetensors", read)
+    return made
 
 
 @contextmanager

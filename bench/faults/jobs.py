@@ -266,13 +266,14 @@ def same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
 def orphans(session: int, patience: float = 10.0) -> list[str]:
     """The names of the processes of a session that are still there after some seconds."""
     awake = Awake()
-    while (left := _alive(session)) and awake.seconds() < patience:
+    while (left := alive(session)) and awake.seconds() < patience:
         time.sleep(0.02)
-    return left
+    return list(left.values())
 
 
-def _alive(session):
-    left = []
+def alive(session: int) -> dict[int, str]:
+    """The processes of a session, and what they are called."""
+    left = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
@@ -280,5 +281,5 @@ def _alive(session):
             continue
         fields = rest.split()
         if int(fields[3]) == session and fields[0] != "Z":
-            left.append(name)
+            left[int(stat.parent.name)] = name
     return left

@@ -1,13 +1,17 @@
 """Files that were damaged: bytes at random, or one part of what a header or a page of JSON says."""
 
+import gzip
 import json
 import random
+import struct
+import zlib
 from typing import Any
 
 ODD = (None, True, False, -1, 0, 1, 2, 1.5, 65537, 2**31, 2**32 - 1, 2**63, 2**70, -(2**63), 1e308, float("nan"))
 ODD += (float("inf"), "", "x", "é", "0", "zeros", "../x", [], {}, [1], [[]], {"a": 1}, [24000, 24000], [None] * 40)
 WIDTHS = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1, "I8": 1, "BOOL": 1}
 WIDTHS |= {"F8_E4M3": 1, "F8_E5M2": 1}
+START = 400  # bytes in which most formats say what follows
 DEEP = "[" * 3000 + "]" * 3000  # json gives up with a RecursionError
 
 
@@ -16,10 +20,23 @@ def mutated(content: bytes, kind: str, draw: random.Random) -> bytes:
 
     Args:
         content: Of the whole one.
-        kind: "safetensors", "json" (one value), "lines" (a value in every line) or "bytes".
+        kind: "safetensors", "json" (one value), "lines" (a value in every line), "start" (bytes, mostly the first),
+            "png" and "gzip" (often with checksums that are right again), "zip" (that ends with what it holds) or
+            "bytes".
         draw: Decides how.
     """
     way = draw.random()
+    if kind == "start":
+        return _bytes_changed(content, draw, min(START, len(content)))
+    if kind == "png":
+        data = _bytes_changed(content, draw, min(START, len(content)))
+        return _checked(data) if way < 0.6 else data
+    if kind == "gzip" and way < 0.6:
+        return gzip.compress(_bytes_changed(gzip.decompress(content), draw, 16), mtime=0)
+    if kind == "zip" and way < 0.3:
+        return _bytes_changed(content[::-1], draw, min(START, len(content)))[::-1]
+    if kind in ("gzip", "zip"):
+        return _bytes_changed(content, draw, min(START, len(content)))
     if way < 0.35 or kind == "bytes":
         return _bytes_changed(
             content, draw, 8 + int.from_bytes(content[:8], "little") if kind == "safetensors" else None
@@ -62,7 +79,7 @@ def changed(value: Any, draw: random.Random) -> Any:
 
 
 def _bytes_changed(content, draw, header):
-    """Flips, cuts, doubles or overwrites bytes; of a safetensors file mostly those of its header."""
+    """Flips, cuts, doubles or overwrites bytes; mostly those of its header, the first so many."""
     data, way = bytearray(content), draw.random()
     end = header if header and draw.random() < 0.7 else len(data)
     at = draw.randrange(end)
@@ -77,6 +94,18 @@ def _bytes_changed(content, draw, header):
         data[at:at] = data[max(0, at - 64) : at] or b"\0"
     else:
         data[at : at + 64] = bytes(draw.choice((0, 255)) for _ in range(64))
+    return bytes(data)
+
+
+def _checked(png):
+    """A PNG whose chunks have the checksums of what is in them."""
+    data, at = bytearray(png), 8
+    while at + 12 <= len(data):
+        end = at + 8 + struct.unpack_from(">I", data, at)[0]
+        if end + 4 > len(data):
+            break
+        struct.pack_into(">I", data, end, zlib.crc32(data[at + 4 : end]))
+        at = end + 4
     return bytes(data)
 
 

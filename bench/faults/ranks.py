@@ -6,121 +6,151 @@
     memory     one of them gets no more memory than it has (RLIMIT_AS)
     torchrun   torchrun is killed, and tells nobody
 
-A moment is one of the time of a core that the process takes, after its imports. Then torchrun has an exit status other
+A moment is one of the time of a core that the process takes. Then torchrun has an exit status other
 than 0, whoever had to end says so in one sentence without a traceback, no process lives on, and the same command with
 --resume, or anew where there is nothing to go on with, leaves what one that was left alone did.
 """
 
 import argparse
+import ctypes
+import faulthandler
 import json
 import os
 import random
+import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench.faults.jobs import PATIENCE, Awake, Job, contents, jobs, same
-from bench.harness import header
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from tqdm import tqdm
 
-ROOT = Path(__file__).parents[2]
+from bench.faults.jobs import PATIENCE, Awake, Job, alive, contents, jobs, orphans, same
+from bench.harness import header
+from nca_fast import cli
+
+IDLE = 2.0  # seconds of a core that processes use up while they wait for PATIENCE
 WAYS = ("killed", "memory", "torchrun")
 NAMES = ("texture", "style", "clip", "grow", "vae", "png", "tif", "dzi", "webp", "png and state")
-# A process of torchrun's, of which rank `ended` ends after some seconds of a core. What it says goes into a file.
-WORKER = """
-import os, resource, signal, sys, threading, time
-from pathlib import Path
 
-import torch._dynamo
-from bench.faults.jobs import TINY
-from nca_fast import cli
-from nca_fast.commands import parser
-from nca_fast.systems.vae.architecture import ARCHITECTURES
 
-ARCHITECTURES["vae-mnist"] = TINY
-folder, way, ended, moment, *arguments = sys.argv[1:]
-rank, begun = os.environ["RANK"], time.process_time()
-said = os.open(f"{folder}/said{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-os.dup2(said, 1)
-os.dup2(said, 2)
+def worker(folder: Path, way: str, ended: int, moment: float, arguments: tuple[str, ...]) -> None:
+    """Is one of the two processes, of which rank `ended` ends after some seconds of a core. What it says goes into a
+    file."""
+    ctypes.CDLL(None).prctl(1, 0)  # PR_SET_PDEATHSIG: those that torchrun starts as programs get no signal of its end
+    rank, begun = int(os.environ["RANK"]), time.process_time()
+    said = os.open(folder / f"said{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    faulthandler.register(signal.SIGUSR2, file=2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    tqdm.set_lock(threading.RLock())  # its own is one of all processes: one that is killed would hold it for ever
 
-def end():
-    while time.process_time() - begun < float(moment):
-        time.sleep(0.002)
-    if way == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if way == "torchrun":
-        os.kill(os.getppid(), signal.SIGKILL)
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken, taken))
+    def end() -> None:
+        while time.process_time() - begun < moment:
+            time.sleep(0.002)
+        if way == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if way == "torchrun":
+            os.kill(os.getppid(), signal.SIGKILL)
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken, taken))
 
-if rank == ended:
-    threading.Thread(target=end, daemon=True).start()
-status = cli.main(arguments)
-Path(f"{folder}/seconds{rank}").write_text(str(time.process_time() - begun))
-sys.exit(status)
-"""
+    if rank == ended:
+        threading.Thread(target=end, daemon=True).start()
+    status = cli.main(arguments)
+    (folder / f"seconds{rank}").write_text(str(time.process_time() - begun))
+    if status:  # or the agent waits for what it returns
+        sys.exit(status)
 
 
 class Torchrun:
-    """Two processes under torchrun, in a folder where they leave what they say."""
+    """Two processes under torchrun's agent, in a folder where they leave what they say.
+
+    All are forked from this process: their imports would take twenty times as long as their work.
+    """
 
     def __init__(self, folder: Path, arguments: tuple[str, ...], way: str = "none", ended: int = -1, moment: float = 0):
         for path in [*folder.glob("said?"), *folder.glob("seconds?")]:
             path.unlink()
-        (folder / "worker.py").write_text(WORKER)
-        self.folder, self.mark = folder, f"{folder} {random.random()}"
-        worker = [folder / "worker.py", folder, way, ended, moment, *arguments]
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *worker]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "FAULTS": self.mark, "OMP_NUM_THREADS": "1"}
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen([*map(str, command)], env=environment, cwd=ROOT, **quiet)
+        self.folder = folder
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.session = os.fork()
+        if not self.session:
+            self._agent(folder, way, ended, moment, arguments)
         self.status = self._over()
 
+    @staticmethod
+    def _agent(*arguments: Any) -> None:
+        """Does what torchrun does once it knows its arguments, and ends."""
+        status = 1
+        try:
+            os.setsid()
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, 1)
+            os.dup2(null, 2)
+            config = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": str(os.getpid())}
+            config |= {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 2, "start_method": "fork"}
+            elastic_launch(LaunchConfig(**config, max_restarts=0, monitor_interval=0.1), worker)(*arguments)
+            status = 0
+        finally:
+            os._exit(status)
+
     def _over(self) -> int | None:
-        """Waits for its end; None when it hangs, and then it is killed with all that it started."""
-        awake = Awake()
-        while self.process.poll() is None and awake.seconds() < 2 * PATIENCE:
-            time.sleep(0.02)
-        status = self.process.poll()
-        if status is None:
-            self._kill()
-            self.process.wait()
-        return status
+        """Waits for its end; None when it hangs, and then it is killed with all that it started.
 
-    def orphans(self, patience: float = 15.0) -> list[int]:
+        It hangs when its processes have used next to nothing of a core for long, or very much; never because others
+        leave them little.
+        """
+        awake, before, most = Awake(), 0.0, 0.0
+        while awake.seconds() < PATIENCE and most < 4 * PATIENCE:
+            for _ in range(50):
+                pid, status = os.waitpid(self.session, os.WNOHANG)
+                if pid:
+                    return os.waitstatus_to_exitcode(status)
+                time.sleep(0.02)
+                awake.seconds()
+            worked = sum(map(seconds_of, alive(self.session)))
+            if not before <= worked <= before + IDLE:  # less: one has ended
+                awake, before = Awake(), worked
+            most = max(most, worked)
+        for pid in set(alive(self.session)) - {self.session}:
+            os.kill(pid, signal.SIGUSR2)  # says where it is
+        time.sleep(1)
+        os.killpg(self.session, signal.SIGKILL)
+        os.waitpid(self.session, 0)
+        return None
+
+    def orphans(self) -> list[str]:
         """The processes that it started and that are still there after some seconds; they are killed then."""
-        awake = Awake()
-        while (left := self._alive()) and awake.seconds() < patience:
-            time.sleep(0.1)
-        self._kill()
+        left = orphans(self.session, 15.0)
+        with suppress(ProcessLookupError):
+            os.killpg(self.session, signal.SIGKILL)
         return left
-
-    def _kill(self) -> None:
-        for pid in self._alive():
-            os.kill(pid, signal.SIGKILL)
-
-    def _alive(self) -> list[int]:
-        found, mark = [], f"FAULTS={self.mark}".encode()
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                if mark in path.read_bytes() and "\nState:\tZ" not in (path.parent / "status").read_text():
-                    found.append(int(path.parent.name))
-            except OSError:
-                continue
-        return found
 
     def said(self, rank: int) -> str:
         """What a process said, without the states that a progress bar went through."""
         path = self.folder / f"said{rank}"
         lines = path.read_text(errors="replace").replace("\r", "\n").splitlines() if path.exists() else []
         return "\n".join(line for line in lines if line.strip() and "it/s" not in line and "cell-steps" not in line)
+
+
+def seconds_of(pid: int) -> float:
+    """How much of a core a process has used; 0 for one that is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def one_case(
@@ -172,7 +202,7 @@ def main() -> None:
         (folder / "given").mkdir()
         made = jobs(folder / "given")
         for number in range(options.first, options.first + options.cases):
-            name, way = NAMES[number % len(NAMES)], WAYS[number // len(NAMES) % len(WAYS)]
+            name, way = NAMES[number % len(NAMES)], WAYS[(number + number // len(NAMES)) % len(WAYS)]
             if name not in alone:
                 (folder / name / "out").mkdir(parents=True)
                 run = Torchrun(folder / name, made[name].to(folder / name / "out"))

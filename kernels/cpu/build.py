@@ -191,10 +191,11 @@ def _compile(plan):
     try:
         library = compiler.compile_library(plan.options, plan.links, cache_folder(), plan.name)
     except OSError as error:
-        raise RuntimeError(
+        _failed[plan.failure] = (
             f"the compiled C++ kernel cannot be kept in {cache_folder()} ({error}): set XDG_CACHE_HOME to a folder "
             "that can be written."
-        ) from error
+        )
+        raise RuntimeError(_failed[plan.failure]) from error
     except compiler.CompilerError as error:
         words = str(error)
         reason = (

@@ -48,9 +48,12 @@ COMMANDS = TRAIN | {
 
 
 def joined(arguments: Sequence[str]) -> list[str]:
-    """Makes one word of the two of `vae fuse`."""
+    """Makes one word of the two of `vae fuse`, and of a training's --no-video what it is short for."""
     first = " ".join(arguments[:2])
-    return [first, *arguments[2:]] if first in COMMANDS else list(arguments)
+    words = [first, *arguments[2:]] if first in COMMANDS else list(arguments)
+    if words and words[0] in SYSTEMS and "--no-video" in words:
+        words = [*(word for word in words if word != "--no-video"), "--video-steps", "0"]
+    return words
 
 
 def parse(arguments: Sequence[str]) -> Train | Render | Apply | VaeFuse | VaeRepair | VaeOutpaint | Info | Check:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from nca_fast.media import jp2
 from nca_fast.media.color_profiles import in_srgb
 from nca_fast.media.png import pixels_and_profile
 
@@ -124,7 +125,12 @@ def _loaded(file: io.BufferedReader) -> tuple[Image.Image, object]:
     elif start[4:8] == b"ftyp" and b"avi" in start:
         # libavif refuses a picture for its EXIF, which turns nothing here: that AVIF says in another place.
         source = io.BytesIO(re.sub(rb"(infe[\s\S]{8})Exif", rb"\1free", file.read()))
+    elif start.startswith(jp2.SIGNATURE):
+        profile = jp2.profile_of(file)
+        file.seek(0)
     image = Image.open(source, formats=_formats())
+    if image.format == "TIFF":
+        _check_tiles(image)
     image.load()
     if profile is not None:
         image.info["icc_profile"] = profile
@@ -145,7 +151,7 @@ def _unidentified(name: str) -> str:
     if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return (
             f"{name!r} must be a TIFF of a kind that Pillow reads, but its pixels are of another (such as 16-bit grey "
-            "with alpha, or more than 32 bits), or it is damaged: save it as PNG."
+            "with alpha, 16-bit colours in planes, or more than 32 bits), or it is damaged: save it as PNG."
         )
     return f"{name!r} must be a picture (PNG, JPEG, WebP, GIF, TIFF, ...), but its content is none."
 
@@ -157,6 +163,19 @@ def _orientation(image: Image.Image) -> object:
         return found if isinstance(found, int) else None
     except Exception:  # SyntaxError, struct.error, ...: odd EXIF is no damage of the picture
         return None
+
+
+def _check_tiles(image: Image.Image) -> None:
+    """Refuses what Pillow would make up of a TIFF that is not compressed: it says nothing of pixels that are not there,
+    and takes every byte of 16-bit planes for a pixel."""
+    ends = [tile[1][2:] for tile in image.tile if tile[0] == "raw"]
+    bits = image.tag_v2.get(258, (1,))
+    if ends and image.tag_v2.get(284) == 2 and len(bits) > 1 and max(bits) > 8:
+        raise UnidentifiedImageError
+    width, height = image.tag_v2[256], image.tag_v2[257]  # image.size may be of the picture that is turned already
+    columns, rows = map(max, zip(*ends, strict=True)) if ends else (width, height)
+    if columns < width or rows < height:
+        raise ValueError(f"it says {height} x {width} pixels, and holds {rows} x {columns}")
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -174,7 +193,9 @@ def _deep(image: Image.Image, name: str) -> tuple[Image.Image, Image.Image | Non
     if image.mode == "F":
         top = 1.0
     elif high <= 65535:
-        top = 2.0 ** min(bits, 16) - 1  # of 32 bits too: most programs put 16-bit pictures there as they are
+        signed = bits == 16 and tags.get(339, (1,))[0] == 2
+        # Of 32 bits too: most programs put 16-bit pictures there as they are.
+        top = 2.0 ** (15 if signed else min(bits, 16)) - 1
     else:
         top = 2.0**32 - 1 if array.dtype == np.uint32 else 2.0**31 - 1
     # A picture of 32 bits that reaches not even a hundredth of their range has one that nobody can tell.

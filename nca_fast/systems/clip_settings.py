@@ -95,7 +95,7 @@ class ClipConfig(FeatureConfig):
     picture_size: int = 512
     """With pictures to change: longer side of clip.png and clip.mp4, in pixels; smaller pictures are not enlarged."""
     video_steps: int = 400
-    """Steps shown in clip.mp4, at twice the training size. 0: no video."""
+    """Steps shown in clip.mp4, at twice the training size. 0, or --no-video: none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

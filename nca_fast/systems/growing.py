@@ -84,7 +84,7 @@ class GrowingConfig(PoolConfig):
     overflow_weight: float = 0.0
     """Weight of a loss that keeps all channels of all cells between -1 and 1. The notebook has none."""
     video_steps: int = 512
-    """Steps shown in growing.mp4, in which the picture grows, is wounded and regrows. 0: no video."""
+    """Steps shown in growing.mp4, in which the picture grows, is wounded and regrows. 0, or --no-video: none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -101,7 +101,7 @@ class StyleConfig(StyleLossConfig):
     picture_size: int = 512
     """Longer side of restyled.png and restyled.mp4, in pixels; a smaller picture is not enlarged."""
     video_steps: int = 128
-    """Steps shown in restyled.mp4. 0: no video."""
+    """Steps shown in restyled.mp4. 0, or --no-video: none."""
 
     offline: ClassVar[FeaturesName] = "dictionary"
 

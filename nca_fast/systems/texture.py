@@ -66,7 +66,7 @@ class TextureConfig(StyleLossConfig):
     picture_steps: int = 256
     """Steps of the rollout that ends as texture.png, which has four times image_size cells on a side."""
     video_steps: int = 1890
-    """Steps shown in texture.mp4, at twice image_size; 1890 make 10 seconds. 0: no video."""
+    """Steps shown in texture.mp4, at twice image_size; 1890 make 10 seconds. 0, or --no-video: none."""
 
     offline: ClassVar[FeaturesName] = "dictionary"
 

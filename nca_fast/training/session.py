@@ -124,7 +124,7 @@ def _announce_missing_films(work: System) -> None:
     for name in work.files:
         reason = missing_encoder(name) if Path(name).suffix in FILMS and work.config.video_steps != 0 else None
         if reason is not None and processes.rank() == 0:
-            warnings.warn(f"{name} will not be made. {reason} (--video-steps 0 asks for none.)", stacklevel=3)
+            warnings.warn(f"{name} will not be made. {reason} (--no-video asks for none.)", stacklevel=3)
 
 
 def _fresh_model(work: System) -> nn.Module:

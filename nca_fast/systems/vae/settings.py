@@ -39,7 +39,7 @@ class VAEConfig(RunConfig):
     damage_radius: float = 0.3
     """Radius of the largest of them; 1 is half the side of the picture."""
     video_steps: int | None = None
-    """Steps shown in growth.mp4. None: twice as many as in training. 0: no video."""
+    """Steps shown in growth.mp4. None: twice as many as in training. 0, or --no-video: none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
