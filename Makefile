@@ -1,17 +1,18 @@
 # make venv   the virtual environment .venv with everything in it
 # make demo   learns a texture and draws it, in two to three minutes
 # make test   the test suite
+# make docs   the site, build/site/index.html
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: venv demo test
+.PHONY: venv demo test docs
 
 venv: .venv/installed
 
 # A stamp, so that an installation that was interrupted is done again and a finished one is not.
 .venv/installed: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[examples,dev]'
+	.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[examples,dev,docs]'
 	touch $@
 
 test: venv
@@ -22,3 +23,6 @@ demo: venv
 	$(RUN) -m nca_fast texture skimage:brick --image-crop 256 --image-size 64 --iterations 1500 --time-limit 75 --out demo
 	$(RUN) -m nca_fast render demo --height 512 --width 1024 --steps 256 --out demo/wide.png
 	$(RUN) -m bench.rollout --quick
+
+docs: venv
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet --site-dir build/site

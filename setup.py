@@ -82,6 +82,7 @@ setup(
     ],
     extras_require={
         "examples": ["scikit-image", "scikit-learn"],
+        "docs": ["mkdocs-material", "mkdocstrings[python]"],
         "dev": ["pytest", "pytest-benchmark", "pytest-xdist", "hypothesis", "ruff"],
     },
     entry_points={"console_scripts": ["nca-fast = nca_fast.__main__:main"]},

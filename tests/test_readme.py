@@ -1,26 +1,70 @@
-"""The README's Python runs as it stands there, and its figures are those of the result file that it names."""
+"""What README and docs/ say holds: their Python runs, their commands are understood, their links lead somewhere, and
+the figures of the README's table are those of the result file that it names."""
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
+PYTHON = [(name, code) for name, text in PAGES.items() for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
-def test_python_blocks(code, tmp_path, monkeypatch):
+def commands():
+    """Every command line of `nca-fast`: a line of a block, or what stands between two backquotes."""
+    for name, text in PAGES.items():
+        blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+        quoted = [" ".join(code.split()) for code in re.findall(r"(?<!`)`(nca-fast [^`]+)`(?!`)", text)]
+        for line in lines + quoted:
+            words = shlex.split(line, comments=True)
+            if "nca-fast" in words[:1]:
+                yield pytest.param(words[1:], id=f"{name}: {shlex.join(words)}")
+
+
+@pytest.mark.parametrize(("name", "code"), PYTHON, ids=[name for name, _ in PYTHON])
+def test_python_blocks(name, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, name, "exec"), {})
 
 
-def test_files_that_it_names_are_there():
-    named = re.findall(r"\((?!http)([\w./-]+\.(?:png|json|md|py))\)", README)
-    assert named
-    for name in named:
-        assert (ROOT / name).is_file(), name
+@pytest.mark.parametrize("words", commands())
+def test_commands_are_understood(words, capsys):
+    from nca_fast.commands.parser import COMMANDS, joined, parse
+
+    if " ".join(words) in (*COMMANDS, "--version"):  # its name alone
+        return
+    try:
+        parse(joined(words))
+    except SystemExit as ended:
+        assert ended.code == 0, capsys.readouterr().err
+
+
+def test_a_wrong_command_is_noticed(capsys):
+    from nca_fast.commands.parser import parse
+
+    with pytest.raises(SystemExit) as ended:
+        parse(["texture", "skimage:brick", "--image-syze", "64", "--out", "x"])
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_to_files(name):
+    named = re.findall(r'(?:\]\(|src=")(?!http|#)([^)"#]+)', PAGES[name])
+    assert named or name != "README.md"
+    for link in named:
+        assert (ROOT / name).parent.joinpath(link).is_file(), link
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_modules_that_it_runs_are_there(name):
+    for module in re.findall(r"python -m (bench(?:\.\w+)+)", PAGES[name]):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
 
 
 def test_speed_table_is_the_result_file():
