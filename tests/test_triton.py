@@ -561,8 +561,8 @@ def test_input_is_not_changed_and_may_be_any_view():
 def test_compiled_kernels_do_not_spill_or_grow():
     """The table that `python -m bench.triton_table` wrote is that of these kernels and has no spill on sm_90.
 
-    A step back at 4 x 128 x 128 has at most 100 warp instructions per cell where the ring is 128 columns wide. A few of
-    its variants are compiled again, to see whether this machine's compiler makes the same of them.
+    A step back of texture spills nowhere, and at 4 x 128 x 128 has at most 100 warp instructions per cell on sm_90.
+    A few of its variants are compiled again, to see whether this machine's compiler makes the same of them.
     """
     from nca_fast.kernels.triton.single_pass import plan
 
@@ -573,8 +573,9 @@ def test_compiled_kernels_do_not_spill_or_grow():
     rows = [row for row in table["rows"] if row["target"] == "sm_90"]
     assert [row for row in rows if row["spills"]] == []
     for row in table["rows"]:
-        if row["variant"] == "texture fp16, 4 x 128 x 128" and row["target"] in ("sm_90", "sm_100"):
+        if row["variant"] == "texture fp16, 4 x 128 x 128" and row["target"] == "sm_90":
             assert row["warp_instructions_per_cell"] <= 100, row
+        assert not row["spills"] or not row["variant"].startswith("texture"), row
         if row["variant"].startswith(("texture", "16 channels")) and row["registers"] > 168:  # two run at once
             precision = row["variant"].split()[1].strip(",").replace("channels", "fp16")
             wide = row["variant"].endswith("128 x 128")
