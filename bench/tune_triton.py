@@ -151,7 +151,11 @@ def variants(plan, products, direction, precision, shape, smoke):
         carried = (plan.Pass(True, True, True, True),)
         # Without a spill on Ampere and later, for those of one launch.
         tight = (plan.Pass(True, False, False, False, chunk=32), plan.Pass(False, True, True, True, columns=32))
+        narrow = (plan.Pass(True, True, True, True, NARROW=True),)
         named = {"split": split, "split, nothing spilled": tight, "fused": fused, "fused, carried": carried}
+        named["fused, carried, narrow"] = narrow
+        if shape[2] == 2 * columns:  # which spills on all but Hopper
+            named["fused, ring"] = (plan.Pass(True, True, True, False, columns=2 * columns, RING=True),)
         for what, passes in named.items():
             passes = tuple(p._replace(columns=p.columns or columns) for p in passes)
             yield {"passes": what}, {plan: {"passes": lambda *a, passes=passes: passes}}

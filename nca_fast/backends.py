@@ -19,6 +19,7 @@ from nca_fast.kernels import cpu, triton
 from nca_fast.rule import Rule
 
 PrecisionName = Literal["fp32", "tf32", "fp16", "bf16"]
+_UNSCALED = ("elu", "gelu", "silu")  # without a bound, and f(h 2**-e) is not f(h) 2**-e
 PRECISIONS = get_args(PrecisionName)
 
 
@@ -175,7 +176,7 @@ def choose(
     if backend in PLAIN:
         return backend, exact
     name = backend or of_device(x.device)
-    precision = precision or default_precision(x.device)
+    precision = precision or default_precision(x.device, rule)
     reason = f"there are no kernels for states on {x.device.type}: move model and state to the CPU, which has kernels."
     if name is not None:
         reason = refusal(name, rule, x, precision, uses)
@@ -205,7 +206,7 @@ def of_device(device: torch.device) -> str | None:
 def refusal(backend: str, rule: Rule, x: Tensor, precision: str | None, uses: tuple[str, ...] = ()) -> str | None:
     """Says why a backend cannot run a rule on states of x's type and device, or None where it can; see `Backend`."""
     own = _own_rule(backend, rule).kernel_rule
-    return BACKENDS[backend].refusal(own, x, precision or default_precision(x.device), uses)
+    return BACKENDS[backend].refusal(own, x, precision or default_precision(x.device, rule), uses)
 
 
 def _own_rule(backend, rule):
@@ -226,13 +227,19 @@ def trouble(backend: str) -> str | None:
     return None
 
 
-def default_precision(device: torch.device) -> str:
+def default_precision(device: torch.device, rule: Rule | None = None) -> str:
     """Returns the precision of stock convolutions of float32 on a device.
 
     On a GPU they multiply TF32, numbers with 10 bits after the point, unless the user has forbidden it; "fp16" has as
-    many and costs a third of "tf32" in our kernels.
+    many and costs a third of "tf32" in our kernels. But hidden units of some functions cannot be scaled into float16
+    (kernels/triton/half_range.py): rules that have them take "tf32", or "fp32" where they have two hidden layers.
     """
-    return "fp16" if device.type == "cuda" and _stock_convolutions_use_tf32() else "fp32"
+    if device.type != "cuda" or not _stock_convolutions_use_tf32():
+        return "fp32"
+    *hidden, _ = (None,) if rule is None else rule.kernel_rule.activations
+    if any(name in _UNSCALED for name, *_ in hidden):
+        return "tf32" if len(hidden) == 1 else "fp32"
+    return "fp16"
 
 
 def _stock_convolutions_use_tf32():

@@ -49,7 +49,8 @@ def rollout(
     In "fp16" the kernels scale filters and weights by powers of two, so that no product overflows as long as no number
     of the state exceeds 32768 (a laplacian, 24 times a value, would from 2730 on); beyond, cells become infinite or NaN
     and so do their neighbours, step by step: a state that blows up is seen sooner than in the others, which go on to
-    1e37. The reference in "fp16" rounds as it is told and overflows at 65504.
+    1e37. Hidden units of elu, gelu and silu cannot be scaled and overflow at 65504: such rules are not multiplied in
+    "fp16" unless they ask for it. The reference in "fp16" rounds as it is told and overflows at 65504.
 
     The error of the kernels, of values and of every gradient, as the norm of the difference over the norm of the
     tensor, is at most twice that of plain PyTorch at the same precision, or 3e-7, in the median over states. On one
@@ -102,7 +103,8 @@ def rollout(
             float32, the state keeps the type of x, and autocast changes neither (but a backward pass inside it, which
             PyTorch advises against, rounds products of the reference and of convolutions). None gives what stock
             convolutions give: on a CPU "fp32"; on a GPU, where they use TF32, "fp16", which has as many bits after the
-            point and costs a third of it in our kernels, or "fp32" if TF32 is forbidden to convolutions
+            point and costs a third of it in our kernels ("tf32" for rules with elu, gelu or silu, "fp32" for those of
+            two hidden layers), or "fp32" if TF32 is forbidden to convolutions
             (`torch.backends.cudnn.conv.fp32_precision`, `torch.backends.cudnn.allow_tf32`). The reference and
             convolutions take None as "fp32" on every device.
         checkpoint_every: For the gradient keep only every k-th state and recompute those between; None keeps all, and

@@ -74,6 +74,20 @@ def test_products_on_a_gpu_are_what_stock_convolutions_give(monkeypatch):
         assert default_precision(GPU) == after
 
 
+@pytest.mark.parametrize("activation", ["elu", "gelu", "silu", "relu", "tanh", "leaky_relu"])
+def test_units_that_float16_may_not_hold_are_not_multiplied_in_it(activation, monkeypatch):
+    torch_with(monkeypatch, allow_tf32=True)
+    scaled = activation in ("relu", "tanh", "leaky_relu")
+    for hidden, other in (((6,), "tf32"), ((6, 5), "fp32")):
+        rule = Rule(channels=4, hidden=hidden, activation=activation)
+        assert default_precision(GPU, rule) == ("fp16" if scaled else other)
+    assert default_precision(GPU, Rule(channels=4, hidden=())) == "fp16"
+    pytest.importorskip("triton", reason="the Triton kernels need triton: pip install triton")
+    rule = Rule(channels=4, hidden=(6,), activation=activation)
+    assert choose(None, rule, OnAGPU, None) == ("triton", default_precision(GPU, rule))
+    assert choose("triton", rule, OnAGPU, "fp16") == ("triton", "fp16")
+
+
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch has the old switch alone")
 def test_this_torch_tells_of_both_switches():
     cudnn, found = torch.backends.cudnn, [default_precision(GPU)]

@@ -269,14 +269,14 @@ def test_no_wave_of_programs_runs_for_a_handful(gpu, shape, monkeypatch):
     """Rows of all waves of programs, one after another, over all rows dealt out evenly to what runs at once."""
     (B, H, W), (capability, multiprocessors) = shape, GPUS[gpu]
     plan = as_on(monkeypatch, capability, 2 * multiprocessors)
-    ((p, dealt),), sums = plan.backward_plan(way_of(Rule()).weights, B, H, W, False)
+    ((p, dealt), *more), sums = plan.backward_plan(way_of(Rule()).weights, B, H, W, False)
     strips, at_once = B * -(-W // p.written), multiprocessors * plan.resident(p, None)
     waves = -(-dealt.programs // at_once)
     assert waves * dealt.rows * dealt.bands / (strips * H / at_once) <= MOST.get((gpu, B), 1.1)
     assert capability[0] == 8 or waves == 1
-    assert p.RING is (gpu == "H200" and W == 128)
+    assert p.RING is (W == 128)
     other_passes, same_sums = plan.backward_plan(way_of(Rule()).weights, B, H, W, True)
-    assert same_sums == sums == max(dealt.programs, *(bands.programs for _, bands in other_passes))
+    assert same_sums == sums == max(bands.programs for _, bands in [(p, dealt), *more, *other_passes])
 
 
 @pytest.mark.parametrize("several", [True, False])
@@ -344,6 +344,7 @@ RINGS = {
         (2, 2, 64),
         {"fire_rate": torch.linspace(0, 1, 128).view(2, 64)},
     ),
+    "128 columns, grad_x apart": (Rule(hidden=(16,)), "fp16", (8, 6), 2, (2, 2, 128), {}),
 }
 
 
@@ -354,7 +355,7 @@ def test_a_torus_as_wide_as_a_program_has_no_halo(name, monkeypatch, poisoned):
     plan = as_on(monkeypatch, capability, at_once)
     planned, _ = plan.backward_plan(way_of(rule, precision).weights, *shape, "fire_rate" in options)
     assert planned[0][0].RING and planned[0][0].columns == shape[2]
-    assert planned[0][1].several == (shape[2] == 128)
+    assert planned[0][1].several == (capability == (9, 0) and shape[2] == 128)
     options = {name: value.to(DEVICE) for name, value in options.items()}
     check(rule, shape, 1, precision=precision, **options)
 
@@ -362,6 +363,10 @@ def test_a_torus_as_wide_as_a_program_has_no_halo(name, monkeypatch, poisoned):
 CUT = {  # (rule, capability, columns and largest chunks of the launches)
     "A100, 16 channels": (Rule(channels=16, hidden=(16,)), (8, 0), [(32, 64), (32, 64), (64, 64)]),
     "RTX 5090": (Rule(channels=8, hidden=(40,)), (12, 0), [(64, 32), (32, 64)]),
+    "A100, few channels": (Rule(hidden=(16,)), (8, 0), [(64, 64)]),
+    "A100, zero padding, few channels": (Rule(hidden=(16,), padding="zero"), (8, 0), [(64, 64)]),
+    "RTX 4090, few channels": (Rule(hidden=(16,)), (8, 9), [(64, 64), (64, 64)]),
+    "RTX 5090, few channels": (Rule(hidden=(16,)), (12, 0), [(64, 64), (64, 64)]),
 }
 
 
@@ -395,12 +400,24 @@ def test_backward_launches_that_do_not_spill(monkeypatch):
         (growing, "fp16", (9, 0), [(4, 64, True), (4, 64, False)]),
         (growing, "fp16", (10, 0), [(4, 64, True), (4, 64, True)]),
         (growing, "fp16", (12, 0), [(4, 64, False), (4, 32, True)]),
+        (Rule(), "fp16", (8, 0), [(4, 64, False)]),
+        (Rule(), "fp16", (8, 6), [(4, 64, True), (4, 64, True)]),
+        (Rule(), "fp16", (12, 0), [(4, 64, False), (4, 64, True)]),
     ):
         monkeypatch.setattr(plan, "capability", lambda device, found=capability: found)
         found = plan.passes(way_of(rule, precision).weights, False, 100)
         assert [(p.warps, p.columns, p.CARRIED) for p in found] == want, (rule, precision, capability)
     monkeypatch.setattr(plan, "capability", lambda device: (10, 0))
     assert plan.passes(way_of(Rule()).weights, False, 64)[0].columns == 64  # a ring
+    for capability, want in {  # and of 128
+        (8, 0): [(8, 128), (4, 64)],
+        (8, 6): [(8, 128), (4, 64)],
+        (9, 0): [(8, 128)],
+        (10, 0): [(4, 128), (4, 64)],
+        (12, 0): [(8, 128), (4, 32)],
+    }.items():
+        monkeypatch.setattr(plan, "capability", lambda device, found=capability: found)
+        assert [(p.warps, p.columns) for p in plan.passes(way_of(Rule()).weights, False, 128)] == want
 
 
 def test_without_a_torus_there_is_no_ring(monkeypatch):
@@ -544,8 +561,8 @@ def test_input_is_not_changed_and_may_be_any_view():
 def test_compiled_kernels_do_not_spill_or_grow():
     """The table that `python -m bench.triton_table` wrote is that of these kernels and has no spill on sm_90.
 
-    A step back at 4 x 128 x 128 has at most 100 warp instructions per cell where the ring is 128 columns wide. A few of
-    its variants are compiled again, to see whether this machine's compiler makes the same of them.
+    A step back of texture spills nowhere, and at 4 x 128 x 128 has at most 100 warp instructions per cell on sm_90.
+    A few of its variants are compiled again, to see whether this machine's compiler makes the same of them.
     """
     from nca_fast.kernels.triton.single_pass import plan
 
@@ -556,8 +573,9 @@ def test_compiled_kernels_do_not_spill_or_grow():
     rows = [row for row in table["rows"] if row["target"] == "sm_90"]
     assert [row for row in rows if row["spills"]] == []
     for row in table["rows"]:
-        if row["variant"] == "texture fp16, 4 x 128 x 128" and row["target"] in ("sm_90", "sm_100"):
+        if row["variant"] == "texture fp16, 4 x 128 x 128" and row["target"] == "sm_90":
             assert row["warp_instructions_per_cell"] <= 100, row
+        assert not row["spills"] or not row["variant"].startswith("texture"), row
         if row["variant"].startswith(("texture", "16 channels")) and row["registers"] > 168:  # two run at once
             precision = row["variant"].split()[1].strip(",").replace("channels", "fp16")
             wide = row["variant"].endswith("128 x 128")

@@ -52,7 +52,7 @@ def check(*arguments, **options):
     multiplies, TF32 convolutions do. Those that are further off than twice are so by 5.5e-4 at most.
     """
     (y, *grads), (y_tf32, *grads_tf32) = (
-        errors(*arguments, **options, **how) for how in ({}, {"precision": "tf32", "of": "reference"})
+        errors(*arguments, **options | how) for how in ({}, {"precision": "tf32", "of": "reference"})
     )
     assert y <= max(2 * y_tf32, 5e-7)
     assert all(f <= max(2 * t, GRADIENT) for f, t in zip(grads, grads_tf32, strict=True))
@@ -70,6 +70,12 @@ def test_weights_of_any_size(scale):
     """30,000 times a filter's scale is beyond float16; so are units of such weights."""
     for name in ("single pass", "through memory"):
         check(RULES[name], 0.5, scale)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "elu"])
+def test_units_that_cannot_be_scaled_are_exact_in_tf32(activation):
+    """Which is what such rules take on a GPU (nca_fast/backends.py); in float16 they are infinite."""
+    check(Rule(channels=4, hidden=(8,), activation=activation), 2.0**15, 30.0, precision="tf32")
 
 
 def test_one_rule_per_sample():

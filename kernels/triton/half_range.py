@@ -4,7 +4,8 @@
 
 k_f hangs on the taps of a filter, e_u on the weights of a unit: they are the least, 0 at least, with which nothing that
 a matrix product is given exceeds 65504 as long as no number of the state exceeds `STATE`. Units that are cut at zero do
-not mind: relu(h 2**-e) = relu(h) 2**-e; nor do linear and leaky ones; those of other functions are not multiplied.
+not mind: relu(h 2**-e) = relu(h) 2**-e; nor do linear and leaky ones; those of other functions are not multiplied,
+and where such a function has no bound (elu, gelu, silu) its rule takes "fp16" only if asked to (nca_fast/backends.py).
 What a product is given has the same bits as without, but for what float16 holds in fewer than 11 of them: there numbers
 are 2**14 times smaller than the largest that the unit is safe from.
 

@@ -111,6 +111,7 @@ def step_bwd(
     CARRIED: tl.constexpr,
     RING: tl.constexpr,
     SEVERAL: tl.constexpr,
+    NARROW: tl.constexpr,
 ):
     """grad_x = the gradient of x, given grad, that of the state after the step; partial += that of the weights.
 
@@ -130,6 +131,7 @@ def step_bwd(
         CARRIED: Whether the profiles of two rows are carried down, or loaded again to save registers.
         RING: Whether the canvas is a torus of BW columns, which are a strip.
         SEVERAL: Whether the bands of a program may lie in several strips.
+        NARROW: Whether to save registers that hold addresses, see `group_pointers` and `moved_in`.
         The others as in `step_fwd`.
     """
     FP: tl.constexpr = len(TERMS)
@@ -215,10 +217,22 @@ def step_bwd(
             begun = begun + (nothing, nothing, nothing)
         if CARRIED:
             above = profiles(
-                x_of, first - EDGE - 1, H, stride, left, centre, right, left_there, there, right_there, C, PADDING
+                x_of,
+                first - EDGE - 1,
+                H,
+                stride,
+                left,
+                centre,
+                right,
+                left_there,
+                there,
+                right_there,
+                C,
+                PADDING,
+                NARROW,
             )
             here = profiles(
-                x_of, first - EDGE, H, stride, left, centre, right, left_there, there, right_there, C, PADDING
+                x_of, first - EDGE, H, stride, left, centre, right, left_there, there, right_there, C, PADDING, NARROW
             )
         rows = end - first + 2 * EDGE
         tl.assume(rows > 0)  # else registers are kept for the case that there are none
@@ -226,10 +240,14 @@ def step_bwd(
             row = first - EDGE + n
             if not CARRIED:
                 above = profiles(
-                    x_of, row - 1, H, stride, left, centre, right, left_there, there, right_there, C, PADDING
+                    x_of, row - 1, H, stride, left, centre, right, left_there, there, right_there, C, PADDING, NARROW
                 )
-                here = profiles(x_of, row, H, stride, left, centre, right, left_there, there, right_there, C, PADDING)
-            below = profiles(x_of, row + 1, H, stride, left, centre, right, left_there, there, right_there, C, PADDING)
+                here = profiles(
+                    x_of, row, H, stride, left, centre, right, left_there, there, right_there, C, PADDING, NARROW
+                )
+            below = profiles(
+                x_of, row + 1, H, stride, left, centre, right, left_there, there, right_there, C, PADDING, NARROW
+            )
             seen = filter_responses(above, here, below, TERMS, DOT)
             y = to_matrices(seen, own, False, DOT, PRODUCT)
 
@@ -251,7 +269,7 @@ def step_bwd(
             fired = ()
             sums_b = ()
             for k in tl.static_range(GROUPS):
-                g = tl.load(group_pointers(grad_of + at * stride, centre, k, C)).to(tl.float32) * up
+                g = tl.load(group_pointers(grad_of + at * stride, centre, k, C, NARROW)).to(tl.float32) * up
                 fires_here = m[:, None]
                 if BY_CHANNEL:
                     c = group_channels(k, C)
@@ -318,9 +336,9 @@ def step_bwd(
                     p = add_through_filters(done[3 * k], q, TRANSPOSED, 0, k * FP)
                     t = add_through_filters(done[3 * k + 1], q, TRANSPOSED, 1, k * FP)
                     z = add_through_filters(done[3 * k + 2], q, TRANSPOSED, 2, k * FP)
-                    a = tl.fma(p, 2.0, z) + moved_in(p + t, p - t)
+                    a = tl.fma(p, 2.0, z) + moved_in(p + t, p - t, NARROW)
                     tl.store(
-                        group_pointers(to, centre, k, C),
+                        group_pointers(to, centre, k, C, NARROW),
                         (a * down).to(grad_x.dtype.element_ty),
                         mask=both(written, row > first),
                     )

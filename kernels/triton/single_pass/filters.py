@@ -30,12 +30,20 @@ def offsets(cell, C: tl.constexpr):
 
 
 @triton.jit
-def group_pointers(row, at, k: tl.constexpr, C: tl.constexpr):
+def group_pointers(row, at, k: tl.constexpr, C: tl.constexpr, NARROW: tl.constexpr = False):
     """Points to group k of the channels of cells, [cells, 8 or 4]: row points to their row, at is from `offsets`.
 
-    Groups of 8 share their offsets, which saves registers.
+    Groups of 8 share their offsets, which saves registers. With NARROW they are kept as bytes in 32 bits, of which a
+    row has less than 2**32, in place of 64: half as many.
     """
-    if 8 * k + 8 <= C:
+    if NARROW:
+        WIDTH: tl.constexpr = 8 if 8 * k + 8 <= C else 4
+        SIZE: tl.constexpr = row.dtype.element_ty.primitive_bitwidth // 8
+        of = (at[1 - WIDTH // 8] * SIZE).to(tl.uint32).to(tl.uint64)
+        p = row.to(tl.pointer_type(tl.int8), bitcast=True) + of + 8 * k * SIZE * (WIDTH // 8)
+        p = p.to(tl.pointer_type(row.dtype.element_ty), bitcast=True)
+        return tl.max_contiguous(tl.multiple_of(p, (1, WIDTH // 4 * SIZE)), (1, WIDTH))  # as in `offsets`
+    elif 8 * k + 8 <= C:
         return row + at[0] + 8 * k
     else:
         return row + at[1]
@@ -96,6 +104,7 @@ def profiles(
     right_there,
     C: tl.constexpr,
     PADDING: tl.constexpr,
+    NARROW: tl.constexpr = False,
 ):
     """Computes S, D, M of a row of cells for every group of channels, float32; with zero padding, which is told alone
     whether cells are there, those that are not are zero.
@@ -104,6 +113,7 @@ def profiles(
         row: -1 to H.
         left, centre, right: Offsets of the cells and their neighbours in a row, see `offsets`.
         left_there, there, right_there: Whether the cells are on the canvas, [cells, 1].
+        NARROW: See `group_pointers`.
     """
     if PADDING == "circular":
         base = x + wrapped(row, H).to(tl.int64) * stride
@@ -115,13 +125,17 @@ def profiles(
     p = ()
     for k in tl.static_range((C + 7) // 8):
         if PADDING != "zero":
-            a = tl.load(group_pointers(base, left, k, C)).to(tl.float32)
-            b = tl.load(group_pointers(base, centre, k, C)).to(tl.float32)
-            c = tl.load(group_pointers(base, right, k, C)).to(tl.float32)
+            a = tl.load(group_pointers(base, left, k, C, NARROW)).to(tl.float32)
+            b = tl.load(group_pointers(base, centre, k, C, NARROW)).to(tl.float32)
+            c = tl.load(group_pointers(base, right, k, C, NARROW)).to(tl.float32)
         else:
-            a = tl.load(group_pointers(base, left, k, C), mask=both(left_there, inside), other=0.0).to(tl.float32)
-            b = tl.load(group_pointers(base, centre, k, C), mask=both(there, inside), other=0.0).to(tl.float32)
-            c = tl.load(group_pointers(base, right, k, C), mask=both(right_there, inside), other=0.0).to(tl.float32)
+            a = tl.load(group_pointers(base, left, k, C, NARROW), mask=both(left_there, inside), other=0.0).to(
+                tl.float32
+            )
+            b = tl.load(group_pointers(base, centre, k, C, NARROW), mask=both(there, inside), other=0.0).to(tl.float32)
+            c = tl.load(group_pointers(base, right, k, C, NARROW), mask=both(right_there, inside), other=0.0).to(
+                tl.float32
+            )
         p = p + (tl.fma(b, 2.0, a + c), c - a, b)
     return p
 
@@ -175,9 +189,16 @@ def add_through_filters(total, y, TRANSPOSED: tl.constexpr, n: tl.constexpr, FIR
 
 
 @triton.jit
-def moved_in(a, b):
-    """Adds a of the cell to the left and b of the cell to the right, in the program's ring of cells."""
+def moved_in(a, b, NARROW: tl.constexpr):
+    """Adds a of the cell to the left and b of the cell to the right, in the program's ring of cells.
+
+    With NARROW a group of 8 moves in halves, as a group of 4 does, so that they share what says where to.
+    """
     BW: tl.constexpr = a.shape[0]
+    if NARROW and a.shape[1] == 8:
+        a0, a1 = tl.split(tl.reshape(a, (BW, 4, 2)))
+        b0, b1 = tl.split(tl.reshape(b, (BW, 4, 2)))
+        return tl.reshape(tl.join(moved_in(a0, b0, NARROW), moved_in(a1, b1, NARROW)), (BW, 8))
     moved = tl.join(a, b)
     step = tl.where(tl.arange(0, 2) == 0, BW - 1, 1)
     of = (tl.arange(0, BW)[:, None, None] + step[None, None, :]) % BW + tl.zeros(moved.shape, tl.int32)

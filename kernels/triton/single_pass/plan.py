@@ -17,15 +17,13 @@ WARPS = 4  # of a program
 # computes grad_x, unless they are a ring.
 COLUMNS = {"fp32": 16, "tf32": 64, "fp16": 64, "bf16": 64}
 # A ring of twice as many columns, for products of 16 bits in one launch: warps, and whether profiles are carried down,
-# by the first number of the compute capability. On other cards it spills more than the strips that it replaces.
-_WIDE_RING = {9: (8, True), 10: (4, False)}
+# by the first number of the compute capability. On other cards it spills.
+_WIDE_RING = {9: (8, True)}
 # Whether the launch for grad_x alone loads the profiles of two rows again, in place of carrying them down, because it
 # would spill more: for rules of up to 12 channels, and of more.
 _RELOADS = {(8, 0): (False, True), (8, 6): (True, True), (8, 9): (True, True), (12, 0): (True, True)}
 # Largest chunk of hidden units in that launch, where it is not 64 because it would spill.
 _CHUNKS = {(12, 0): 32}
-# One launch for everything loads them again, but not where that spills more.
-_CARRIES = ((8, 6), (8, 9))
 # Where a program stays in one strip, because a loop around the loop over rows would spill: cards before Hopper (and
 # products of float32 everywhere).
 _ONE_STRIP = (8,)
@@ -51,7 +49,8 @@ class Tile(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """What one launch of the backward kernel computes, see `step_bwd`; its warps, columns, and units of a chunk."""
+    """What one launch of the backward kernel computes, see `step_bwd`; its warps, columns, units of a chunk, and
+    whether it saves registers that hold addresses."""
 
     GRAD_X: bool
     GRAD_W1: bool
@@ -61,6 +60,7 @@ class Pass(NamedTuple):
     columns: int = 0  # as many as usual
     RING: bool = False
     chunk: int = 64
+    NARROW: bool = False
 
     @property
     def written(self) -> int:
@@ -117,7 +117,7 @@ def passes(weights: PackedWeights, per_cell: bool, W: int) -> tuple[Pass, ...]:
     """
     found = capability(weights.matrices.device)
     columns, circular = COLUMNS[weights.precision], weights.packing.constants["PADDING"] == "circular"
-    launches = _launches(weights, per_cell, found)
+    launches = _launches(weights, per_cell, found, W if circular and W in (columns, 2 * columns) else 0)
     if circular and 2 * columns == W and len(launches) == 1 and found and found[0] in _WIDE_RING:
         warps, carried = _WIDE_RING[found[0]]
         return (launches[0]._replace(columns=W, RING=True, CARRIED=carried, warps=warps),)
@@ -127,7 +127,7 @@ def passes(weights: PackedWeights, per_cell: bool, W: int) -> tuple[Pass, ...]:
     return tuple(p._replace(RING=circular and p.columns == W and p.GRAD_X) for p in launches)
 
 
-def _launches(weights, per_cell, found):
+def _launches(weights, per_cell, found, ring):
     constants = weights.packing.constants
     few_sums = constants["UNITS1"] * (sum(constants["INPUTS"][1::2]) + constants["OUTPUTS"][1]) <= 96 * 80
     few_channels = constants["C"] <= 12 and not constants["BIAS1"] and not per_cell
@@ -139,7 +139,7 @@ def _launches(weights, per_cell, found):
         warps, columns = (2, 32) if blackwell else (WARPS, 0)
         return Pass(True, False, False, False, warps, columns), Pass(False, True, True, False)
     if few_sums and few_channels:
-        return (Pass(True, True, True, found in _CARRIES),)
+        return _launches_of_few(found, ring)
     if few_sums and constants["C"] > 12:
         columns, warps = (32, 2) if found == (8, 0) else (0, WARPS)
         return (
@@ -152,6 +152,23 @@ def _launches(weights, per_cell, found):
     if found == (12, 0):
         return grad_x, Pass(False, True, True, True, columns=32)
     return grad_x, Pass(False, True, True, carried and few_sums or blackwell)
+
+
+def _launches_of_few(found, ring):
+    """Lists the launches where there are few channels and sums; ring: the columns of a torus of 64 or 128, or 0."""
+    architecture, wide = found[0] if found else None, ring == 128
+    grad_x, weights = Pass(True, False, False, True, NARROW=True), Pass(False, True, True, True, NARROW=True)
+    if architecture == 12:
+        if wide:
+            return grad_x._replace(columns=ring, warps=8, NARROW=False), weights._replace(columns=32, NARROW=False)
+        return Pass(True, False, True, False, NARROW=True), Pass(False, True, False, True)
+    if architecture == 8 and wide:
+        return grad_x._replace(columns=ring, warps=8), weights
+    if architecture == 8 and found != (8, 0):
+        return (Pass(True, True, True, True),) if ring else (grad_x, weights)
+    if architecture == 10 and wide:
+        return Pass(True, False, False, False, columns=ring), Pass(False, True, True, True)
+    return (Pass(True, True, True, False, NARROW=architecture == 8),)
 
 
 def places(device: torch.device, precision: str, launch: Pass) -> int:

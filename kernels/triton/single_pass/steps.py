@@ -110,7 +110,8 @@ class SinglePass:
         for p, dealt in self._backward_plan(x, per_cell)[0]:
             columns, down = triton.cdiv(W, p.written), triton.cdiv(H, dealt.rows)
             numbers = dealt.rows, columns, down, B // rules * columns * down, dealt.bands, dealt.programs
-            constants |= {name: getattr(p, name) for name in ("GRAD_X", "GRAD_W1", "GRAD_W", "CARRIED", "RING")}
+            of_pass = ("GRAD_X", "GRAD_W1", "GRAD_W", "CARRIED", "RING", "NARROW")
+            constants |= {name: getattr(p, name) for name in of_pass}
             # Masks of channels take registers, which the profiles of two rows leave where they are loaded again.
             constants["CARRIED"] = p.CARRIED and not constants["LANES"]
             constants["HIDDEN1"] = chunks(constants["UNITS1"], p.chunk)
