@@ -58,6 +58,8 @@ ITEMS = {
     ),
     "circles": _drawn("texture", "translucent discs on cream", textures, "circles", **HALF),
     "cobbles": _drawn("texture", "cobblestones, lit from above", textures, "cobbles", **HALF),
+    "coral": _drawn("texture", "brain coral, salmon and violet", drawings, "coral", **HALF),
+    "giraffe": _drawn("texture", "a giraffe's coat", drawings, "giraffe", **HALF),
     "gravel": Item(
         "texture",
         "gravel",
