@@ -22,7 +22,7 @@ from nca_fast.rendering.render import render
 from nca_fast.training.content import shrunk
 
 FOLDER = Path(__file__).parents[2] / "examples"
-TEXTURES = ("cobbles", "weave", "lava")
+TEXTURES = ("water", "weave", "cobbles")
 CELLS, WIDTH, STEPS, ZOOM = 96, 288, 400, 2
 STYLE, SEEN, SIDE = "night", ("flower", "camera", "china"), 256
 
