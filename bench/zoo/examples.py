@@ -8,7 +8,6 @@
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from bench.held_set.textures import PHOTOGRAPHS
