@@ -109,3 +109,27 @@ def terrazzo() -> Tensor:
         angle = random.uniform(0, TAU)
         stroked(rgb, y, x, angle, size, size * random.uniform(0.45, 0.9), colour, 1)
     return picture_of(rgb)
+
+
+def giraffe() -> Tensor:
+    """A giraffe's coat: brown patches, darker in their middle, with cream between them."""
+    random = np.random.default_rng(28)
+    y, x = grid()
+    cell, gap = voronoi(random, 75)
+    warp_y, warp_x = 2.5 * noise(random, 30), 2.5 * noise(random, 30)
+    rows, columns = ((y + warp_y) % SIDE).astype(int), ((x + warp_x) % SIDE).astype(int)
+    gap, cell = gap[rows, columns], cell[rows, columns]
+    patch = colours(random, [(0.62, 0.36, 0.16), (0.54, 0.29, 0.12), (0.68, 0.42, 0.2)], 75, 0.02)[cell]
+    patch = patch * (1.12 - 0.025 * np.clip(gap, 0, 16) + 0.05 * stretched(random, 3, 8))[..., None]
+    edge = np.clip((gap - 3.5) / 1.5, 0, 1)[..., None]
+    return picture_of((0.95, 0.87, 0.7) + edge * (patch - (0.95, 0.87, 0.7)))
+
+
+def coral() -> Tensor:
+    """Brain coral: ridges of salmon that wind through dark violet grooves."""
+    random = np.random.default_rng(29)
+    folds = noise(random, 26, 0.25)
+    height = np.tanh(1.6 * folds)
+    tone = 0.5 + 0.45 * height + shaded(height, 0.45) + 0.04 * noise(random, 4)
+    groove = mixed(tone * 1.6, (0.16, 0.05, 0.22), (0.75, 0.25, 0.32))
+    return picture_of(groove + np.clip(tone - 0.5, 0, 1)[..., None] * ((1.35, 1.25, 1.0) - groove))

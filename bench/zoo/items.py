@@ -45,6 +45,7 @@ def _sprite(title: str, name: str) -> Item:
 
 
 HALF = {"image_crop": 256, "image_size": 128, "canvas_size": 64}  # all of a drawing, one cell for two pixels
+SMALL = HALF | {"canvas_size": 48}  # more iterations in the same time
 QUARTER = {"image_crop": 256, "image_size": 64, "canvas_size": 64}  # one cell for four
 PHOTO = {"image_crop": 512, "image_size": 128, "canvas_size": 64}  # all of a photograph, likewise
 ITEMS = {
@@ -58,6 +59,8 @@ ITEMS = {
     ),
     "circles": _drawn("texture", "translucent discs on cream", textures, "circles", **HALF),
     "cobbles": _drawn("texture", "cobblestones, lit from above", textures, "cobbles", **HALF),
+    "coral": _drawn("texture", "brain coral, salmon and violet", drawings, "coral", **SMALL),
+    "giraffe": _drawn("texture", "a giraffe's coat", drawings, "giraffe", **SMALL),
     "gravel": Item(
         "texture",
         "gravel",
@@ -74,7 +77,7 @@ ITEMS = {
     "water": _drawn("texture", "sunlight on the floor of a pool", drawings, "water", **HALF),
     "weave": _drawn("texture", "a basket of blue and straw", textures, "weave", **HALF),
     "wood": _drawn("texture", "a plank of pine", drawings, "wood", **HALF),
-    "zebra": _drawn("texture", "a zebra's coat", drawings, "zebra", **HALF),
+    "zebra": _drawn("texture", "a zebra's coat", drawings, "zebra", **SMALL),
     "etching": _drawn("style", "ink lines on cream", textures, "etching"),
     "night": _drawn("style", "thick strokes of blue and yellow oil", textures, "brush"),
     "points": _drawn("style", "dots of pure colour, as pointillists laid them", textures, "points"),
