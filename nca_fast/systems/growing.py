@@ -40,6 +40,7 @@ MEASURED = (
     (2300, 0.003, 0.006, "clear"),
     (3000, 0.0014, 0.0045, "nearly sharp"),
 )
+FILLING = 1.25  # times the pace of the first iterations, in which few cells live: 661 were done where they promised 838
 SHARP = 1e-3  # squared error below which a picture is sharp to the eye
 ZOOM = 4  # pixels along the side of a cell
 
@@ -161,12 +162,12 @@ class Growing(PoolSystem):
         config = self.config
         # Beyond the early iterations the rollouts are longer. (Of the time that is left they have the same share.)
         longer = (config.steps_min + config.steps_max) / (config.early_steps_min + config.early_steps_max)
-        early = min(config.early_iterations, config.iterations) / config.iterations
+        early, pace = min(config.early_iterations, config.iterations) / config.iterations, FILLING * pace
         iterations, cost = config.iterations, pace * (early + (1 - early) * longer)
         if config.time_limit is not None:
             iterations = min(iterations, round(config.time_limit / pace * (early + (1 - early) / longer)))
         seconds = min(iterations * cost, config.time_limit or math.inf)
-        return [f"to expect: {iterations} iterations in {_time(seconds)}; {_expected(iterations)}"]
+        return [f"to expect: some {iterations} iterations in {_time(seconds)}; {_expected(iterations)}"]
 
     @property
     def target(self) -> Tensor:
