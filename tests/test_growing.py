@@ -148,15 +148,15 @@ def test_command(tmp_path, capsys):
     [
         (
             {},
-            0.16,
+            0.2,
             "3000 iterations in 13 minutes; 3000 left a squared error of 0.0014, 0.0045 where it regrew: nearly",
         ),
-        ({"time_limit": 10_000.0}, 0.16, "3000 iterations in 13 minutes; 3000 left"),
-        ({"time_limit": 300.0}, 0.16, "1275 iterations in 5 minutes; 1200 left a squared error of 0.012, 0.014 where"),
-        ({"iterations": 2000}, 0.016, "2000 iterations in 52 s; 1800 left"),
+        ({"time_limit": 10_000.0}, 0.2, "3000 iterations in 13 minutes; 3000 left"),
+        ({"time_limit": 300.0}, 0.2, "1275 iterations in 5 minutes; 1200 left a squared error of 0.012, 0.014 where"),
+        ({"iterations": 2000}, 0.02, "2000 iterations in 52 s; 1800 left"),
         (
             {"iterations": 399, "early_iterations": 0},
-            0.016,
+            0.02,
             "399 iterations in 16 s; pictures of 400 and less are a cl",
         ),
     ],
@@ -165,7 +165,7 @@ def test_what_a_budget_gives(settings, pace, said, picture, tmp_path):
     """Seven tenths of a run, or of its time, at that pace, and the rest with rollouts of twice as many steps."""
     config = GrowingConfig(**settings).resolved()
     work = Growing(config, GrowingSources(picture), None, tmp_path)
-    assert work.forecast(pace)[0].startswith(f"to expect: some {said}")
+    assert work.forecast(pace / growing.FILLING)[0].startswith(f"to expect: some {said}")
 
 
 def test_a_run_begins_with_short_rollouts_and_ends_in_fine_steps():

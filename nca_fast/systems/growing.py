@@ -40,7 +40,7 @@ MEASURED = (
     (2300, 0.003, 0.006, "clear"),
     (3000, 0.0014, 0.0045, "nearly sharp"),
 )
-FILLING = 1.25  # times the pace of the first iterations, in which few cells live: 661 were done where they promised 838
+FILLING = 1.75  # times the pace of the first iterations, in which few cells live: 1.3 with 20 pixels, 2.3 with 40
 SHARP = 1e-3  # squared error below which a picture is sharp to the eye
 ZOOM = 4  # pixels along the side of a cell
 
