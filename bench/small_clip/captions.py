@@ -1,11 +1,13 @@
 """Captions of procedural pictures: what the small CLIP model learns from (`bench.small_clip.train`).
 
 A `Composition` is what a caption can say: a kind of pattern, its colours, orientation, scale and density; `caption`
-says it in one of many ways and sometimes leaves attributes out. `pattern_drawings` draws it.
+says it in one of many ways and sometimes leaves attributes out. `drawings` draws it.
 """
 
 import random
 from dataclasses import dataclass
+
+from bench.small_clip.kinds import EXTENT, FIRST, KINDS, SHARES, THICKNESS
 
 # Hue in degrees, saturation, value: ranges wide enough that the name still holds.
 COLOURS = {
@@ -21,69 +23,30 @@ COLOURS = {
     "black": ((0, 360), (0.0, 0.3), (0.0, 0.1)),
     "white": ((0, 360), (0.0, 0.05), (0.93, 1.0)),
     "grey": ((0, 360), (0.0, 0.07), (0.35, 0.65)),
+    # Between these, and seldomer.
+    "magenta": ((298, 310), (0.8, 1.0), (0.8, 1.0)),
+    "lime": ((72, 84), (0.75, 1.0), (0.85, 1.0)),
+    "teal": ((172, 186), (0.7, 1.0), (0.33, 0.5)),
+    "navy": ((220, 242), (0.65, 1.0), (0.18, 0.36)),
+    "maroon": ((-10, 4), (0.7, 1.0), (0.28, 0.45)),
+    "beige": ((33, 43), (0.18, 0.32), (0.85, 0.95)),
+    "gold": ((41, 47), (0.75, 1.0), (0.72, 0.85)),
+    "olive": ((56, 68), (0.6, 0.9), (0.35, 0.5)),
+    "lavender": ((248, 268), (0.2, 0.38), (0.88, 0.98)),
+    "mint": ((140, 160), (0.25, 0.42), (0.9, 1.0)),
 }
-COLOUR_WORDS = {"grey": ("grey", "gray"), "purple": ("purple", "violet"), "cyan": ("cyan", "turquoise")}
+NEUTRAL = ("black", "white", "grey")
+SELDOM = ("magenta", "lime", "teal", "navy", "maroon", "beige", "gold", "olive", "lavender", "mint")
+COLOUR_WORDS = {
+    "grey": ("grey", "gray"),
+    "purple": ("purple", "violet"),
+    "cyan": ("cyan", "turquoise"),
+    "gold": ("gold", "golden"),
+}
 ORIENTATIONS = ("horizontal", "vertical", "diagonal")
-THICKNESS = {"thin": ("thin", "narrow", "fine"), "thick": ("thick", "wide", "broad")}
-EXTENT = {"small": ("small", "tiny", "little"), "large": ("large", "big", "huge")}
 DENSITY = {"sparse": ("sparse", "scattered"), "dense": ("dense", "crowded")}
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What a pattern is called, and which attributes it has.
-
-    Args:
-        nouns: Names in the plural or as a mass ("bricks", "noise").
-        adjectives: As in "a striped pattern".
-        scales: Names of small and large, with their synonyms; empty where scale has no meaning.
-        oriented: It runs in one direction.
-        symmetric: Both colours play the same part, so "on" tells nothing.
-        dense: It can be sparse or dense.
-        usual: Colours that it has when a caption names none, as zebras are black and white.
-    """
-
-    nouns: tuple[str, ...]
-    adjectives: tuple[str, ...] = ()
-    scales: dict | None = None
-    oriented: bool = False
-    symmetric: bool = False
-    dense: bool = False
-    usual: tuple[tuple[str, str], ...] = ()
-
-
-KINDS = {
-    "plain": Kind(("colour", "color"), ("plain", "solid", "uniform")),
-    "stripes": Kind(("stripes", "lines", "bars"), ("striped",), THICKNESS, oriented=True, symmetric=True),
-    "waves": Kind(("waves", "wavy lines", "wavy stripes"), ("wavy",), THICKNESS, oriented=True, symmetric=True),
-    "zigzags": Kind(("zigzags", "chevrons", "zigzag lines"), ("zigzag",), THICKNESS, oriented=True, symmetric=True),
-    "checks": Kind(("checks", "squares", "checkerboard"), ("checkered",), EXTENT, symmetric=True),
-    "grid": Kind(("grid", "grid lines", "mesh"), (), EXTENT),
-    "honeycomb": Kind(("honeycomb", "hexagons"), (), EXTENT),
-    "dots": Kind(("dots", "polka dots", "discs"), ("dotted",), EXTENT, dense=True),
-    "rings": Kind(("rings", "circles"), (), EXTENT, dense=True),
-    "target": Kind(("concentric rings", "concentric circles", "target"), ("concentric",), THICKNESS, symmetric=True),
-    "spots": Kind(("spots", "blobs", "patches"), ("spotted",), EXTENT, dense=True),
-    "maze": Kind(("maze", "labyrinth"), (), THICKNESS, symmetric=True),
-    "zebra": Kind(
-        ("zebra", "zebra stripes", "zebra skin", "zebra fur"),
-        scales=THICKNESS,
-        symmetric=True,
-        usual=(("black", "white"),),
-    ),
-    "leopard": Kind(
-        ("leopard", "leopard fur", "leopard spots", "leopard skin"),
-        scales=EXTENT,
-        usual=(("black", "orange"), ("black", "yellow"), ("black", "brown")),
-    ),
-    "bricks": Kind(
-        ("bricks", "brick wall", "brick", "masonry"),
-        scales=EXTENT,
-        usual=(("red", "grey"), ("red", "white"), ("brown", "grey"), ("orange", "grey")),
-    ),
-    "clouds": Kind(("clouds", "smoke", "fog"), ("cloudy",), symmetric=True, usual=(("white", "blue"),)),
-    "noise": Kind(("noise", "random noise", "static"), ("noisy", "random")),
-}
 WRAPPERS = ("{}",) * 6 + (
     "a pattern of {}",
     "a picture of {}",
@@ -113,18 +76,20 @@ class Composition:
     density: str | None = None
 
 
-def sample_composition(draw: random.Random) -> Composition:
-    """A random composition with every attribute that its kind has."""
-    name = draw.choice(tuple(KINDS))
+def sample_composition(draw: random.Random, name: str | None = None) -> Composition:
+    """A random composition, of that kind if it is given, with every attribute that its kind has."""
+    if name is None:
+        groups, shares = zip(*SHARES, strict=True)
+        name = draw.choice(tuple(draw.choices(groups, shares)[0]))
     kind = KINDS[name]
-    if name == "noise":
-        return Composition(name, None)
-    if kind.usual and draw.random() < 0.6:
+    if kind.colourful:
+        return Composition(name, None, scale=draw.choice((*kind.scales, None)) if kind.scales else None)
+    if kind.usual and draw.random() < (0.6 if name in FIRST else 0.85):
         front, back = draw.choice(kind.usual)
     else:
-        front, back = draw.sample(tuple(COLOURS), 2)
+        front, back = two_colours(draw)
         if draw.random() < 0.25:
-            back = draw.choice([c for c in ("black", "white", "grey") if c != front])
+            back = draw.choice([c for c in NEUTRAL if c != front])
     if kind.symmetric and front > back:
         front, back = back, front
     return Composition(
@@ -135,6 +100,15 @@ def sample_composition(draw: random.Random) -> Composition:
         draw.choice((*kind.scales, None)) if kind.scales else None,
         draw.choice((*DENSITY, None)) if kind.dense else None,
     )
+
+
+def two_colours(draw: random.Random) -> tuple[str, str]:
+    """Two different colours, the seldom ones a third as often as others."""
+    weights = [1 if name in SELDOM else 3 for name in COLOURS]
+    while True:
+        front, back = draw.choices(tuple(COLOURS), weights, k=2)
+        if front != back:
+            return front, back
 
 
 def caption(what: Composition, draw: random.Random, complete: bool = False) -> str:
@@ -150,25 +124,20 @@ def caption(what: Composition, draw: random.Random, complete: bool = False) -> s
         words.append(what.orientation)
     usual = (what.front, what.back) in kind.usual or (what.back, what.front) in kind.usual
     colours, suffix = [], ""
-    if what.front and keep(0.2 if usual else 0.9):
-        colours = [_colour(what.front, draw)]
-        if what.back and keep(0.7):
-            back = _colour(what.back, draw)
+    if what.front and keep(0.35 if usual else 0.9):
+        # Who names one colour means that the other is none: white, black, grey, or what such things usually have.
+        bright = [name for name in (what.front, what.back) if name not in (*NEUTRAL, None)]
+        if what.back and keep(0.95 if len(bright) == 2 and not usual else 0.5):
+            pair = [_colour(what.front, draw), _colour(what.back, draw)]
             if kind.symmetric and draw.random() < 0.5:
-                colours.reverse()
-            if (kind.symmetric and draw.random() < 0.6) or (complete and kind.symmetric):
-                pair = [colours[0], back]
-                if draw.random() < 0.5:
-                    pair.reverse()
+                pair.reverse()
+            if kind.symmetric and (complete or draw.random() < 0.6):
                 colours = [f"{pair[0]} and {pair[1]}"]
             else:
-                first, second = colours[0], back
-                if kind.symmetric and draw.random() < 0.5:
-                    first, second = second, first
-                colours = [first]
-                suffix = draw.choice((f" on {second}", f" on a {second} background", f" over {second}"))
-        elif kind.symmetric and what.back and draw.random() < 0.5:
-            colours = [_colour(what.back, draw)]
+                colours = pair[:1]
+                suffix = draw.choice((f" on {pair[1]}", f" on a {pair[1]} background", f" over {pair[1]}"))
+        else:
+            colours = [_colour(bright[0] if bright else what.front, draw)]
     words += colours
     draw.shuffle(words)
     if kind.adjectives and draw.random() < (0.7 if what.kind == "plain" else 0.2):

@@ -15,10 +15,16 @@ from torch.nn import functional as F
 
 from bench.small_clip import captions as patterns
 from bench.small_clip import drawings, zero_shot
+from bench.small_clip.kinds import KINDS
 
 KEPT = 192  # pictures that are being dreamt
 OLDEST = 60  # steps of a dream after which another one begins
 FORGOTTEN = 0.04  # share of the dreams that end earlier, each time
+SHAPELESS = (  # kinds that are little more than their spectrum, or could pass for what has it
+    *("plain", "stripes", "spots", "maze", "zebra", "clouds", "noise", "wood", "denim", "sand", "granite", "rust"),
+    *("camouflage", "gradient", "rainbow", "cow", "grass", "moss", "bark", "fire"),
+)
+SHAPED = frozenset(KINDS) - frozenset(SHAPELESS)
 CHANCE = 0.7  # of a dream to begin with noise; else it begins with a faint drawing of something else
 
 
@@ -86,6 +92,18 @@ class Dreams:
         else:
             other = zero_shot.compositions(1, self.draw)
             self.pictures[index] = 0.25 + 0.5 * drawings.render(other, self.generator)[0].clamp(0, 1)
+
+
+def unshaped(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures of the same spectrum and other phases: bricks become lines that fork, of their colours and period.
+
+    [N, 3, H, W] in [0, 1] -> same.
+    """
+    spectrum = torch.fft.rfft2(pictures)
+    noise = torch.fft.rfft2(torch.randn(len(pictures), 1, *pictures.shape[2:], generator=generator))
+    turned = spectrum * noise / noise.abs().clamp(min=1e-9)
+    turned[..., 0, 0] = spectrum[..., 0, 0]
+    return torch.fft.irfft2(turned, s=pictures.shape[2:]).clamp(0, 1)
 
 
 def miscoloured(pictures: Tensor, draw: random.Random, generator: torch.Generator) -> Tensor:

@@ -18,8 +18,8 @@ ATTRIBUTES = ("kind", "front", "back", "orientation", "scale", "density")
 
 
 def is_held_out(what: patterns.Composition) -> bool:
-    """One composition in ten. Plain colours and noise have so few that all are trained on."""
-    if what.kind in ("plain", "noise"):
+    """One composition in ten. Plain colours and what has its own have so few that all are trained on."""
+    if what.kind == "plain" or patterns.KINDS[what.kind].colourful:
         return False
     return hashlib.blake2b(repr(what).encode(), digest_size=2).digest()[0] % 10 == 0
 
@@ -34,11 +34,9 @@ def compositions(
     """Random ones, of the trained or of the held-out kind; if given, of these pairs of colours or these kinds only."""
     found = []
     while len(found) < count:
-        what = patterns.sample_composition(draw)
-        if kinds and what.kind not in kinds:
-            continue
+        what = patterns.sample_composition(draw, draw.choice(kinds) if kinds else None)
         if (pairs or kinds) and what.back:
-            front, back = draw.sample(draw.choice(pairs) if pairs else tuple(patterns.COLOURS), 2)
+            front, back = draw.sample(draw.choice(pairs), 2) if pairs else patterns.two_colours(draw)
             if patterns.KINDS[what.kind].symmetric and front > back:
                 front, back = back, front
             what = replace(what, front=front, back=back)
@@ -95,7 +93,7 @@ def accuracy(
 
 
 def changed(what: patterns.Composition, attribute: str) -> list[patterns.Composition]:
-    """All compositions that differ in one attribute alone; another kind keeps of the others what it has."""
+    """All compositions that differ in one attribute alone; another kind, of its group, keeps what it has of others."""
     kind = patterns.KINDS[what.kind]
     if attribute != "kind":
         values = {
@@ -112,6 +110,6 @@ def changed(what: patterns.Composition, attribute: str) -> list[patterns.Composi
             density=what.density if other.dense else None,
             scale=dict(zip(kind.scales or (), other.scales or (), strict=False)).get(what.scale),
         )
-        for name, other in patterns.KINDS.items()
-        if name not in ("plain", "noise", what.kind) and other.symmetric == kind.symmetric
+        for name, other in next(group for group, _ in patterns.SHARES if what.kind in group).items()
+        if name not in ("plain", what.kind) and not other.colourful and other.symmetric == kind.symmetric
     ]

@@ -1,10 +1,12 @@
 """Commands that train, one for each system, made of its sources and settings."""
 
+import sys
 from dataclasses import field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from tqdm import tqdm
 
 from nca_fast.commands.report import print_result, resume_training
 from nca_fast.systems import SYSTEMS
@@ -52,7 +54,8 @@ def command(system: type[System]) -> type[Train]:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    tqdm.write(line)  # above the bar, if there is one
+    sys.stdout.flush()
 
 
 def _flat(fields: type) -> type:

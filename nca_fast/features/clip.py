@@ -35,7 +35,7 @@ class ClipModel(nn.Module):
 
     Args:
         model: A name of `open_clip.list_models()` ("ViT-B-32"), "local-dir:FOLDER" or "hf-hub:OWNER/NAME". None: the
-            small model that comes with nca_fast, which knows a hundred words about colours and patterns.
+            small model that comes with nca_fast, which knows 300 words about colours, patterns and what has them.
         pretrained: For a name: the tag of weights ("openai", "laion2b_s34b_b79k"), from open_clip's cache or its
             download, or a file of weights. Whether they were trained with QuickGELU open_clip knows of a tag, and of a
             file that it offers itself; of others the model's name says it (ViT-B-32-quickgelu).

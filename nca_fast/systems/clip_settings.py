@@ -21,7 +21,8 @@ class ClipConfig(FeatureConfig):
     """Pictures that the result should resemble: FILE or FILE:WEIGHT, beside the text prompts or instead of them."""
     model: str | None = None
     """CLIP model: a name of open_clip (ViT-B-32-quickgelu), local-dir:FOLDER or hf-hub:OWNER/NAME. None: the small one
-    that comes with nca_fast; it knows a hundred words about colours and patterns and needs no download."""
+    that comes with nca_fast; it knows 300 words about colours, patterns and what has them, and needs no
+    download."""
     pretrained: str | None = None
     """Weights of a named model: a file, or a tag (openai, laion2b_s34b_b79k) of open_clip, cached or downloaded."""
     distance: DistanceName = "spherical"

@@ -23,6 +23,7 @@ from nca_fast.training.settings import RunConfig
 from nca_fast.training.stopwatch import Stopwatch
 from nca_fast.training.system import System
 
+PACED = 10  # iterations whose pace says how long a run will take; the first is slow, and does not count
 PREVIEWS = 11  # with what is learned they fill one row of the strip
 
 
@@ -81,7 +82,7 @@ def run_training(
         resume: Go on with the run in the folder; when there is none, begin it.
         progress: Show progress bars on stderr.
         command: The command line, for the provenance.
-        say: Takes the lines in which the system says how it completed its settings.
+        say: Takes the lines in which the system says how it completed its settings, and what the run will give.
 
     Raises:
         ValueError: Bad sources, or settings that differ from those of the run to resume, or no such device.
@@ -107,7 +108,7 @@ def run_training(
         if processes.rank() == 0:  # all is well, but for what only the work itself can tell
             for line in work.beginning():
                 say(line)
-        seconds, cell_steps, endured = _train(work, run, saved, out, command, progress)
+        seconds, cell_steps, endured = _train(work, run, saved, out, command, progress, say)
         figures = work.figures()
         if processes.rank() == 0:
             work.draw(out, progress)
@@ -157,7 +158,13 @@ def _previews(saved: run_folder.SavedRun | None) -> torch.Tensor | None:
 
 
 def _train(
-    work: System, run: TrainingRun, saved: run_folder.SavedRun | None, out: Path, command: str | None, progress: bool
+    work: System,
+    run: TrainingRun,
+    saved: run_folder.SavedRun | None,
+    out: Path,
+    command: str | None,
+    progress: bool,
+    say: Callable[[str], object],
 ) -> tuple[float, int, Endured | None]:
     """Trains a run to its end and saves it on the way; returns seconds and cell-steps of its iterations, and what it
     endured."""
@@ -191,16 +198,25 @@ def _train(
         if constants:
             checkpoint.save(out / run_folder.PICTURES_FILE, constants, {})
         save()  # a full disk shows now, and a run killed in its first minute can be resumed
-    first, cell_steps, seconds = run.iteration, 0, 0.0
+    first, cell_steps, seconds, paced = run.iteration, 0, 0.0, 0.0
 
     def count(report: Report) -> None:
         nonlocal cell_steps
         cell_steps += report.cell_steps
 
+    def forecast(report: Report) -> None:
+        nonlocal paced
+        if first + 1 < report.iteration <= first + PACED:
+            paced += report.seconds
+        if report.iteration == first + PACED:
+            for line in work.forecast(paced / (PACED - 1)):
+                say(line)
+
     with contextlib.ExitStack() as stack:
         listeners, moments = [count], []
         if first_process:
             listeners.append(stack.enter_context(JsonLog(out / run_folder.LOG_FILE, first)))
+            listeners.append(forecast)
             timed = config.time_limit is not None
             bar = ProgressBar(config.iterations, first_planned, progress, run.model.device, timed)
             listeners.append(stack.enter_context(bar))

@@ -71,6 +71,13 @@ class System(Protocol):
     def beginning(self) -> list[str]:
         """Says in some lines, before all work, how the settings were completed."""
 
+    def forecast(self, pace: float) -> list[str]:
+        """Says in some lines, after the first iterations, what the whole run will give.
+
+        Args:
+            pace: Seconds of an iteration so far.
+        """
+
     def model(self) -> nn.Module:
         """Makes the model with fresh weights, on the CPU. It has a `rule`, a `device`,
         `config()` and `save_pretrained()`."""
@@ -135,6 +142,10 @@ class PoolSystem(ABC):
 
     def beginning(self) -> list[str]:
         """As `System.beginning`: nothing."""
+        return []
+
+    def forecast(self, pace: float) -> list[str]:
+        """As `System.forecast`: nothing."""
         return []
 
     def model(self) -> NCA:

@@ -99,6 +99,10 @@ class VAE:
         """As `System.beginning`: nothing."""
         return []
 
+    def forecast(self, pace: float) -> list[str]:
+        """As `System.forecast`: nothing."""
+        return []
+
     @classmethod
     def opening(cls, sources: VAESources) -> list[str]:
         """Nothing."""
