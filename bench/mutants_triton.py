@@ -53,7 +53,7 @@ MUTANTS = [
     (BACKWARD, "m = both(m & on_canvas, (row >= 0) & (row < H))", "m = both(m, (row >= 0) & (row < H))"),
     (BACKWARD, "both(own, (row >= first) & (row < end))", "own"),
     (PRODUCTS, "tl.where(h.to(tl.float32) > 0, grad, 0.0)", "grad"),
-    (BACKWARD, "moved_in(p + t, p - t, NARROW)", "moved_in(p - t, p + t)"),
+    (BACKWARD, "moved_in(p + t, p - t, NARROW)", "moved_in(p - t, p + t, NARROW)"),
     (BACKWARD, "sums = sums + (begun[3 * k + 2] + straight,)", "sums = sums + (begun[3 * k + 2],)"),
     (BACKWARD, "own_y = to_matrices(seen, mine, True, DOT, PRODUCT)", "own_y = y"),
     (BACKWARD, "own_grad_u = output_matrix(fired, mine, True, COLUMNS, DOT, PRODUCT)", "own_grad_u = grad_u"),

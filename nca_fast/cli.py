@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 where `check` found something wrong, 2 after an error that the user can mend, 70 after one
         that nobody foresaw, 130 after Ctrl-C, 141 when nobody reads the output.
     """
-    own = arguments is None
+    own, parent = arguments is None, os.getppid()
     if own:
         streams.prepare()
     with _interruptible(own):
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     try:
-        status = _run(arguments, own) or 0
+        status = _run(arguments, own, parent) or 0
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         if own:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _run(arguments: list[str], own: bool) -> int | None:
+def _run(arguments: list[str], own: bool, parent: int) -> int | None:
     if arguments == ["--version"]:
         print(f"nca-fast {nca_fast.__version__}")
         return 0
@@ -62,7 +62,7 @@ def _run(arguments: list[str], own: bool) -> int | None:
         from nca_fast.systems import SYSTEMS
         from nca_fast.training import run_folder
     words = joined(arguments)
-    with processes.process_group(), run_folder.cpu_threads(None):
+    with processes.process_group(parent), run_folder.cpu_threads(None):
         try:
             command = parse(words)
         except SystemExit:  # after help, which shall be printed before anything is too late to be said

@@ -29,11 +29,14 @@ GRACE = 10.0  # seconds in which a process ends whose torchrun is gone, before i
 
 
 @contextlib.contextmanager
-def process_group() -> Iterator[None]:
+def process_group(parent: int | None = None) -> Iterator[None]:
     """Joins the processes that torchrun started, for the length of a block.
 
     When one of them ends, torchrun sends SIGTERM to the others: here a KeyboardInterrupt, after which nothing is left
     half-written. A process whose torchrun was killed ends in the same way.
+
+    Args:
+        parent: The number of torchrun, of a caller who asked for it before the seconds of its imports; None: asked now.
 
     Raises:
         ConnectionError: The processes did not meet.
@@ -43,7 +46,7 @@ def process_group() -> Iterator[None]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    with _ended_with_its_parent():
+    with _ended_with_its_parent(os.getppid() if parent is None else parent):
         _meet()
         before = signal.signal(signal.SIGTERM, _stopped)
         try:
@@ -86,12 +89,12 @@ def _meet() -> None:
 
 
 @contextlib.contextmanager
-def _ended_with_its_parent() -> Iterator[None]:
+def _ended_with_its_parent(parent: int) -> Iterator[None]:
     """Sees to it that this process does not outlive the torchrun that started it, for the length of a block.
 
     A torchrun that is killed stops nobody, and a process that waits for another one hears no signal.
     """
-    parent, over = os.getppid(), threading.Event()
+    over = threading.Event()
 
     def watch() -> None:
         while os.getppid() == parent:

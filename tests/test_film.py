@@ -2,8 +2,10 @@ import errno
 import itertools
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import tracemalloc
 
 import numpy as np
@@ -199,6 +201,26 @@ def test_ffmpeg_dying_half_way_is_one_clear_error(tmp_path):
         for _ in range(50):
             film.add(torch.zeros(3, 256, 256))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_ffmpeg_starts_leaves_neither_it_nor_a_file(tmp_path, monkeypatch):
+    """It comes before anybody knows of the process, which would make the file anew that is about to be removed."""
+    started, start = [], subprocess.Popen
+
+    def interrupted(*arguments, **options):
+        started.append(start(*arguments, **options))
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        return started[-1]
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "a.mp4") as writer:
+            monkeypatch.setattr(media_film.subprocess, "Popen", interrupted)
+            writer.add(torch.zeros(3, 8, 8))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert started[0].poll() is not None and list(tmp_path.iterdir()) == []
 
 
 def test_wrong_use(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,7 @@ class Mp4:
         self._executable, self._path, self._fps = self.encoder_path(), path, fps
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (see close)
         self.encoder: subprocess.Popen | None = None
+        self._starter = ThreadPoolExecutor(1)  # Ctrl-C ends no thread between the start of ffmpeg and its being known
 
     def add(self, pixels: np.ndarray) -> None:
         """Appends a frame, uint8 [H, W, 3]."""
@@ -85,6 +87,7 @@ class Mp4:
 
     def close(self) -> None:
         """Lets go of everything, whether the film is complete or not."""
+        self._starter.shutdown()
         if self.encoder is not None and self.encoder.poll() is None:
             self.encoder.kill()
             self.encoder.communicate()
@@ -95,8 +98,12 @@ class Mp4:
         frames = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self._fps), "-i", "-"]
         film = ["-vf", _COLORS, "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "18", *_TAGS]
         film += ["-movflags", "+faststart"]
+        command = [self._executable, "-y", "-v", "error", *frames, "-an", *film, str(self._path)]
+        self._starter.submit(self._run, command).result()
+
+    def _run(self, command: list[str]) -> None:
         self.encoder = subprocess.Popen(
-            [self._executable, "-y", "-v", "error", *frames, "-an", *film, str(self._path)],
+            command,
             stdin=subprocess.PIPE,
             stderr=self._log,
             start_new_session=True,  # Ctrl-C is for Python, which may want to finish the film
