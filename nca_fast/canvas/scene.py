@@ -9,6 +9,7 @@ import tyro
 from torch import Tensor
 
 from nca_fast.canvas.memory import parse_bytes
+from nca_fast.canvas.paint import WIDEST, Paint
 from nca_fast.nca import NCA
 
 STARTS = ("zeros", "noise", "cell")
@@ -41,6 +42,18 @@ class CanvasConfig:
     speed_map: Annotated[str | None, tyro.conf.arg(metavar="IMAGE")] = None
     """Picture, stretched over the canvas, by which the fire rate is multiplied: white is as trained, black stands
     still."""
+    texture: Annotated[str | None, tyro.conf.arg(metavar="NAME[:SHARE,NAME:SHARE ...]")] = None
+    """What an automaton that knows several textures draws: one of them, or a blend, brick:0.7,grass:0.3, of which only
+    the ratios count. None: the first, unless there is --paint."""
+    texture_to: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME[:SHARE,...] [...]")] = ()
+    """Film: textures or blends that --texture turns into, one after the other."""
+    paint: Annotated[str | None, tyro.conf.arg(metavar="IMAGE")] = None
+    """Picture, stretched over the canvas, whose colours say which texture grows where: from dark to light the textures
+    in their order, or what --legend says."""
+    legend: Annotated[str | None, tyro.conf.arg(metavar="COLOUR=NAME,...")] = None
+    """What the colours of --paint mean: red=brick,#0000ff=grass:0.7,gravel:0.3. A pixel takes the nearest colour."""
+    soft: Annotated[int | None, tyro.conf.arg(metavar="CELLS")] = None
+    """Width of the borders of --paint, in which textures turn into each other. None: none; they still grow together."""
     grow_every: int | None = None
     """The canvas grows after every so many steps, by grow_by cells at each of its four sides. It begins as small as it
     must to end with the size that was asked for. New cells are as the start state has them; old ones stay in the
@@ -54,6 +67,12 @@ class CanvasConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, but got {value}.")
+        if self.paint is None and (self.legend is not None or self.soft is not None):
+            raise ValueError(f"legend and soft must go with paint, but got {self.legend!r} and {self.soft} without.")
+        if self.paint is not None and (self.texture is not None or self.texture_to):
+            raise ValueError("texture and texture_to must be left out where paint says what grows where.")
+        if self.soft is not None and not 1 <= self.soft <= WIDEST:
+            raise ValueError(f"soft must be from 1 to {WIDEST} cells, but got {self.soft}.")
         if self.memory is not None:
             parse_bytes(self.memory)
         if (self.grow_every is None) != (self.grow_by is None):
@@ -91,6 +110,7 @@ class Scene:
         seed: Fixes the start state and all fire masks.
         backend, precision: As in `nca_fast.rollout`.
         image: For automata that start from a picture: [3, height, width] in [0, 1].
+        paint: Which texture grows where, of an automaton that knows several. None: what the config says.
         config: Memory, start, maps, growth.
 
     Raises:
@@ -105,6 +125,7 @@ class Scene:
     backend: str | None = None
     precision: str | None = None
     image: Tensor | None = None
+    paint: Paint | None = None
     config: CanvasConfig = field(default_factory=CanvasConfig)
 
     def __post_init__(self):

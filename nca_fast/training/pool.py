@@ -94,6 +94,7 @@ class PoolStep:
         augment: (the batch as it came from the pool, generator) -> the states that the rollout starts from. None:
             these.
         bptt_steps, backend, precision: As in `nca_fast.rollout`.
+        restart: (states [count, C, H, W], seed) -> start states in their place. None: `start`, whatever they are.
     """
 
     nca: NCA
@@ -110,6 +111,7 @@ class PoolStep:
     bptt_steps: int | None = None
     backend: str | None = None
     precision: str | None = None
+    restart: Callable[[Tensor, int], Tensor] | None = None
 
     def __call__(self, iteration: int, planned: int, descend: Descent) -> Work:
         """Does an iteration; see `loop.train`."""
@@ -119,7 +121,7 @@ class PoolStep:
         count = int(torch.randint(shortest, longest + 1, (), generator=draw))
         indices, states = self.pool.sample(self.batch_size, draw)
         if self.reseed_every and iteration % self.reseed_every == 0:
-            states[:1] = self.start(1, derived_seed(self.seed, "start", iteration))
+            states[:1] = self._fresh(states[:1], derived_seed(self.seed, "start", iteration))
         if self.disturb:
             strange = derived_generator(self.seed, "disturb", iteration)
             states = disturbed(states, self.pool.states, self.disturb, self.nca.rule.frozen, strange)
@@ -138,7 +140,10 @@ class PoolStep:
         states = processes.all_gather(states.detach())
         healthy = states.abs().amax(dim=(1, 2, 3), keepdim=True) <= self.state_limit
         if not healthy.is_cpu or not healthy.all():  # on a GPU states are made anew sooner than the host has looked
-            fresh = self.start(self.batch_size, derived_seed(self.seed, "restart", iteration))
+            fresh = self._fresh(states, derived_seed(self.seed, "restart", iteration))
             states = torch.where(healthy, states, fresh)
         self.pool.write(indices, states, descend.finite)
         return Work(count, self.batch_size * states.shape[2] * states.shape[3] * count)
+
+    def _fresh(self, states: Tensor, seed: int) -> Tensor:
+        return self.start(len(states), seed) if self.restart is None else self.restart(states, seed)

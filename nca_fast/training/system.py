@@ -154,6 +154,7 @@ class PoolSystem(ABC):
         """Makes the losses of a batch of states, on the device: (states, generator) -> named scalar losses."""
 
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    restart: Callable[[Tensor, int], Tensor] | None = None
 
     def begin(self, model: NCA, saved: SavedRun | None) -> None:
         """As `System.begin`."""
@@ -181,6 +182,7 @@ class PoolSystem(ABC):
             state_limit=config.state_limit,
             disturb=config.disturb,
             augment=self.augment,
+            restart=self.restart,
             bptt_steps=config.bptt_steps,
             **self.config.how,
         )
@@ -217,8 +219,11 @@ class PoolSystem(ABC):
         return {"pool": self.step.pool.states} | self.kept
 
     def large_start(self, side: int, seed: int) -> Tensor:
-        """Makes a start state on a square canvas larger than that of the training, [1, C, side, side]."""
+        """Makes a start state on a square canvas larger than that of the training, [1, C, side, side]. A system whose
+        states are of several kinds makes one of each, `large_starts` in all."""
         return self.nca.initial_state(1, side, side, generator=self.noise(seed))
+
+    large_starts = 1
 
     def trial(self) -> Endurance:
         """What the automaton has to endure, where the training was long enough to afford it."""
@@ -230,7 +235,7 @@ class PoolSystem(ABC):
         config, (height, width) = self.config, self.size()
         longest = (config.steps_min + config.steps_max) // 2
         budget = iterations * config.batch_size * height * width * longest // 2
-        trial = self.trial().within(budget, max(height, width))
+        trial = self.trial().within(budget // self.large_starts, max(height, width))
         if trial is None:
             return None
         seed = self.derived("endurance")
