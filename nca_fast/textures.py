@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nca_fast.files import MODEL_FILE
+
 MOST = 8  # textures of an automaton
 _UNFIT = re.compile(r"[^\w.-]+")  # what has a meaning of its own where textures are named
 
@@ -46,6 +48,14 @@ def names_of(sources: Iterable[str | None]) -> list[str]:
             name = f"{stem}-{number}"
         names.append(name)
     return names
+
+
+def model_name(model: str | Path) -> str:
+    """Names an automaton of a single texture by its file or folder: brick for runs/brick/model.safetensors, bark for
+    zoo:bark."""
+    path = Path(str(model).removeprefix("zoo:"))
+    path = path.parent if path.name == MODEL_FILE else path
+    return names_of([path.name])[0]
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from nca_fast.canvas.journal import Extent, Journal, fingerprint, journal_path
 from nca_fast.canvas.memory import check_disk
 from nca_fast.canvas.plan import Plan, Reserve, disk_bytes, plan_stages
 from nca_fast.canvas.scene import Scene, Stage
-from nca_fast.canvas.start import find_paint, find_start, put_codes
+from nca_fast.canvas.start import find_paint, find_start, painted_colony, put_codes
 from nca_fast.canvas.state_file import write_state
 from nca_fast.canvas.streams import CopyStreams
 from nca_fast.canvas.strips import Passes
@@ -81,7 +81,8 @@ class Canvas:
         grafts = [NCA.from_pretrained(model).to(scene.nca.device) for model in config.graft]
         maps = {"map": config.map, "speed_map": config.speed_map}
         maps = {name: None if picture is None else load_image(picture) for name, picture in maps.items()}
-        self._colonies = [Colony(scene, grafts, window=(s.height, s.width), **maps) for s in self.stages]
+        lives = maps | ({"map": painted_colony(scene)} if grafts and config.paint is not None else {})
+        self._colonies = [Colony(scene, grafts, window=(s.height, s.width), **lives) for s in self.stages]
         self.start, self.paint = find_start(scene), find_paint(scene)
         self.first_step = self.start.state.step if self.start.state is not None else 0
 

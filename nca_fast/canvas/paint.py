@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nca_fast.textures import Codes, mixed, parse_shares, tiling
 
-WIDEST = 2048  # border, in cells: counts of its square are exact in float32
+WIDEST = 256  # border, in cells; a block of so many rows and as many around it are held while a canvas begins
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +47,15 @@ class Paint:
         """Computes how much of each there is.
 
         Args:
-            rows: Numbers of rows of the canvas, which follow one another. int64
+            rows: Numbers of rows of the canvas. int64
             left, width: First column, and how many; None: all.
 
         Returns:
             [n, len(rows), width]; its sum over n is 1 everywhere.
         """
+        breaks = (rows.diff() != 1).nonzero().flatten() + 1
+        if len(breaks):
+            return torch.cat([self.shares(part, left, width) for part in rows.tensor_split(breaks)], 1)
         columns = left + torch.arange(self.width if width is None else width)
         half = self.soft // 2
         ends = torch.arange(-half, half + 1)
@@ -61,12 +64,12 @@ class Paint:
         )
         shares = []
         for number in range(self.codes.shape[1]):
-            here = (lines == number).double()
+            here = (lines == number).float()  # counts, exact in any order
             if half:
                 here = _summed(_summed(here, len(ends), self.soft % 2 == 0, 0), len(ends), self.soft % 2 == 0, 1)
                 here = here / self.soft**2
             shares.append(here)
-        return torch.stack(shares).float()
+        return torch.stack(shares)
 
     def rows(self, rows: Tensor, left: int = 0, width: int | None = None, at: float = 0.0) -> Tensor:
         """Computes the codes of cells; arguments as `shares`.

@@ -35,7 +35,7 @@ class CanvasConfig:
     --save-state wrote, of whatever automaton with as many channels; its steps go on counting. None: what the automaton
     was made for."""
     graft: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="MODEL [...]")] = ()
-    """Further automata that live on the canvas, where --map says."""
+    """Further automata that live on the canvas, where --map says, or --paint by the names of their folders."""
     map: Annotated[str | None, tyro.conf.arg(metavar="IMAGE")] = None
     """Picture, stretched over the canvas: MODEL lives where it is black, the last of --graft where it is white, those
     before it at even greys between. At a grey between those of two automata, every step is a blend of both."""
@@ -79,10 +79,12 @@ class CanvasConfig:
             raise ValueError(
                 f"grow_every and grow_by must be given together, but got {self.grow_every} and {self.grow_by}."
             )
-        if (self.map is not None) != bool(self.graft):
+        if (self.map is not None) != bool(self.graft) and not (self.graft and self.paint is not None):
             raise ValueError(
                 f"map and graft must be given together, but got map={self.map} and {len(self.graft)} automata to graft."
             )
+        if self.map is not None and self.paint is not None:
+            raise ValueError("map and paint must not both say what lives where: leave one of them out.")
 
     @property
     def start_file(self) -> Path | None:
@@ -111,6 +113,7 @@ class Scene:
         backend, precision: As in `nca_fast.rollout`.
         image: For automata that start from a picture: [3, height, width] in [0, 1].
         paint: Which texture grows where, of an automaton that knows several. None: what the config says.
+        name: How `config.legend` calls the automaton, where further ones are grafted.
         config: Memory, start, maps, growth.
 
     Raises:
@@ -126,6 +129,7 @@ class Scene:
     precision: str | None = None
     image: Tensor | None = None
     paint: Paint | None = None
+    name: str = "model"
     config: CanvasConfig = field(default_factory=CanvasConfig)
 
     def __post_init__(self):

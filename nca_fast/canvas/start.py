@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nca_fast.canvas.band import Band
+from nca_fast.canvas.band import BLOCK, Band
 from nca_fast.canvas.paint import Paint, parse_legend, read_map
 from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.state_file import StateFile
 from nca_fast.media.images import load_image
 from nca_fast.nca import put_cell, put_image, scaled_to_unit
-from nca_fast.textures import mixed, parse_shares
+from nca_fast.textures import mixed, model_name, one_hot, parse_shares
 
 PIECE = 2**22  # random numbers at a time: a multiple of 16, as many as torch draws normal numbers in
 
@@ -118,7 +118,8 @@ class Start:
 def put_codes(band: Band, paint: Paint, height: int, width: int, first_row: int = 0, at: float = 0.0) -> None:
     """Writes the codes of a map into the frozen channels of a band; arguments as `Start.write` and `Paint.rows`."""
     top, left = (paint.height - height) // 2 + first_row, (paint.width - width) // 2
-    for row, count in band.blocks():
+    handy = max(paint.soft, BLOCK // (band.channels * band.width), 1)
+    for row, count in band.blocks(handy):
         band.write(row, paint.rows(top + row + torch.arange(count), left, width, at))
 
 
@@ -148,6 +149,30 @@ def find_start(scene: Scene) -> Start:
     return found
 
 
+def painted_colony(scene: Scene) -> Paint:
+    """Finds which of several automata lives where, by a map of colours and the names of their folders.
+
+    Raises:
+        OSError, ValueError: There is no such map, colour or name, or automata that know several textures, whose names
+            they would be, or two of one name.
+    """
+    config = scene.config
+    if scene.nca.textures:
+        raise ValueError(
+            "paint must mean either textures or automata, but there are automata to graft on one that knows several "
+            "textures: use --map, or leave --graft out."
+        )
+    names = one_hot([scene.name, *map(model_name, config.graft)])
+    if len(names) <= len(config.graft):
+        raise ValueError(f"folders of automata to paint with must have different names, but got {', '.join(names)}.")
+    labels, shares, _ = read_map(
+        load_image(config.paint), {name: {name: 1.0} for name in names}, parse_legend(config.legend, names)
+    )
+    codes = torch.stack([mixed(names, share) for share in shares])[None]
+    circular = scene.nca.rule.padding == "circular"
+    return Paint(labels, codes, scene.height, scene.width, soft=config.soft or 0, circular=circular)
+
+
 def find_paint(scene: Scene) -> Paint | None:
     """Finds what grows where, by the settings of a scene; None where its automaton knows one texture alone, or goes on
     from a state that holds its codes.
@@ -159,8 +184,10 @@ def find_paint(scene: Scene) -> Paint | None:
     if scene.paint is not None:
         return scene.paint
     given = [name for name in ("texture", "texture_to", "paint") if getattr(config, name)]
+    if config.graft and config.paint is not None:
+        return None  # of automata
     if not nca.textures:
-        if given and not (given == ["paint"] and config.graft):
+        if given:
             raise ValueError(
                 f"{', '.join(given)} must go with an automaton that knows several textures, but this one knows one "
                 "alone. nca-fast texture A.png B.png trains one that knows both."
