@@ -311,6 +311,22 @@ def test_the_command_paints_and_says_how_it_understood(model, nca, tmp_path, cap
     )
 
 
+def test_a_sheet_shows_every_two(model, nca, tmp_path, capsys):
+    out, size = tmp_path / "sheet.png", ["--side", "9", "--steps", "3"]
+    assert cli.main(["sheet", str(model), "--out", str(out), *size]) == 0
+    assert "rows and columns: brick, moss" in capsys.readouterr().out
+    sheet = load_image(out)
+    assert sheet.shape == (3, 22, 22) and (sheet[:, 9:13] == 1).all()
+    for top, left, texture in ((0, 0, "brick"), (0, 13, "brick:2,moss:1"), (13, 0, "brick:1,moss:2"), (13, 13, "moss")):
+        shown = nca.to_rgb(render(Scene(nca, 9, 9, 3, config=CanvasConfig(texture=texture))))[0]
+        assert torch.allclose(sheet[:, top : top + 9, left : left + 9], shown, atol=0.51 / 255)
+    nca_fast.NCA(nca_fast.Rule(channels=5)).save_pretrained(tmp_path / "one")
+    assert cli.main(["sheet", str(tmp_path / "one"), "--out", str(out)]) == 2
+    assert "must know several textures" in capsys.readouterr().err
+    assert cli.main(["sheet", str(model), "--out", str(out), "--side", "0"]) == 2
+    assert "height must be at least 1, but got 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -63,9 +63,11 @@ def draw_redrawn(
         film(scene, out / moving, steps_per_frame=steps_per_frame, progress=progress)
 
 
-def next_render(out: Path, side: int = 1024, steps: int = 300, name: str = "big.png") -> str:
-    """The command that draws what an automaton grows on another canvas."""
-    return f"next: nca-fast render {shlex.quote(str(out))} --height {side} --width {side} --steps {steps} --out {name}"
+def next_render(out: Path, side: int = 1024, steps: int = 300, name: str = "big.png", texture: str = "") -> str:
+    """The command that draws what an automaton grows on another canvas, of several textures one."""
+    which = f" --texture {texture}" if texture else ""
+    size = f"--height {side} --width {side} --steps {steps}"
+    return f"next: nca-fast render {shlex.quote(str(out))}{which} {size} --out {name}"
 
 
 def next_apply(out: Path, name: str) -> str:

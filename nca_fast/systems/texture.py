@@ -288,7 +288,7 @@ class Texture(PoolSystem):
 
     def notes(self, out: Path, figures: Mapping[str, float]) -> list[str]:
         """How to draw more."""
-        return [next_render(out)]
+        return [next_render(out, texture=self.swatches[-1].name if self.swatches else "")]
 
 
 def check_image(image: Tensor) -> None:
