@@ -158,20 +158,21 @@ def test_one_picture_trains_as_it_always_did(tmp_path, pictures):
     assert work.model().rule == NCA.preset("texture").rule
 
 
-@pytest.mark.parametrize("bad", [0, 1, 2])
-def test_all_textures_must_endure(pictures, tmp_path, monkeypatch, bad):
-    """An automaton of which one texture alone runs away: fast, from the noise of its own start on."""
+def test_all_textures_must_endure(pictures, tmp_path, monkeypatch):
+    """An automaton of which one texture alone runs away."""
     work = Texture(SEVERAL.resolved(), sources(pictures), None, tmp_path)
     work.begin(work.model(), None)
-    monkeypatch.setattr(system.PoolSystem, "trial", lambda self: Endurance(2, 64, 64))
+    monkeypatch.setattr(system.PoolSystem, "trial", lambda self: Endurance(1, 16, 64))
     assert work.endured(10**4).runaway is None
-    with torch.no_grad():
-        hidden, last = work.nca.layers
-        hidden.weight.zero_(), hidden.bias.zero_(), last.weight.zero_()
-        hidden.weight[:, bad] = 1.0  # the identity filter's: sees the code
-        last.weight.fill_(0.01)
-    assert work.endured(10**4).runaway == 64
-    states = work.large_start(64, 0)
+    hidden, last = work.nca.layers
+    for bad in range(3):
+        with torch.no_grad():
+            for parameter in work.nca.parameters():
+                parameter.zero_()
+            hidden.weight[:4, bad] = 1.0  # the identity filter's: sees the code
+            last.weight[:, :4] = 0.1
+        assert work.endured(10**4).runaway == 64, bad
+    states = work.large_start(24, 0)
     assert states.shape[0] == 4 and torch.equal(states[:3, :3, 5, 5], torch.eye(3))
     assert set(states[3, :3].argmax(0).flatten().tolist()) == {0, 1, 2}
 
@@ -228,11 +229,11 @@ def test_the_command_trains_renders_and_measures_each(tmp_path, pictures, capsys
     # All at once, where the originals are scikit-image's, which are the only ones that are followed.
     made = checkpoint.load_metadata(tmp_path / "run" / "model.safetensors")["provenance"]
     for texture, name in zip(made["textures"], ("brick", "gravel"), strict=True):
-        texture |= {"image": f"skimage:{name}", "crop": 64}
+        texture |= {"image": f"skimage:{name}", "crop": 256}
     NCA.from_pretrained(run).save_pretrained(run, made)
     assert cli.main(["score", run, "--seeds", "1", "--json"]) == 0
     each = json.loads(capsys.readouterr().out)["textures"]
-    assert each["a"]["reference"]["picture"] == "skimage:brick" and each["b"]["reference"]["size"] == [128, 128]
+    assert each["a"]["reference"]["picture"] == "skimage:brick" and each["b"]["reference"]["size"] == [32, 32]
     assert cli.main(["score", run, "--seeds", "1"]) == 0
     said = capsys.readouterr().out
     assert f"{run}, b: 64 x 64 cells" in said and "mean score of 2 textures: " in said
