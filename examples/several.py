@@ -19,7 +19,7 @@ from nca_fast.systems.texture import Texture, TextureConfig, TextureSources
 from nca_fast.training.session import run_training
 
 NAMES = ("brick", "moss", "lava", "water")
-CONFIG = TextureConfig(image_size=32, iterations=2100, video_steps=0, threads=1)
+CONFIG = TextureConfig(image_size=32, iterations=600, video_steps=0, threads=1)
 LEGEND = "red=brick,green=moss,yellow=lava,blue=water"
 SIDE, STEPS, ZOOM, SOFT, GAP = 140, 400, 3, 6, 4
 

@@ -139,6 +139,19 @@ def test_every_state_is_judged_by_its_own_picture():
     assert abs(loss(states) - whole) > 0.01 * whole
 
 
+@pytest.mark.parametrize(("size", "batch"), [(6, 3), (7, 6), (20, 9)])
+def test_a_batch_has_equally_many_of_each_kind(size, batch):
+    states = torch.arange(size).float()[:, None, None, None]
+    firsts, seen = set(), set()
+    for seed in range(60):
+        drawn, taken = pool.Pool(states, 3).sample(batch, torch.Generator().manual_seed(seed))
+        assert torch.equal(taken.flatten().long(), drawn) and len(set(drawn.tolist())) == batch
+        assert (drawn % 3).bincount().tolist() == [batch // 3] * 3
+        firsts.add(int(drawn[0]) % 3)  # which begins anew now and then
+        seen |= set(drawn.tolist())
+    assert firsts == {0, 1, 2} and seen == set(range(size))
+
+
 def test_what_begins_anew_keeps_its_texture(pictures, tmp_path):
     work = Texture(SEVERAL.resolved(), sources(pictures), None, tmp_path)
     work.begin(work.model(), None)
@@ -193,7 +206,11 @@ def test_grey_pictures_make_an_automaton_that_draws_grey(tmp_path):
         (3, {"names": ("a", "b", "a")}, "names of textures must differ"),
         (3, {"names": ("a", "b", "c:d")}, "letters, digits"),
         (1, {"names": ("a",)}, "names must go with several pictures"),
-        (3, {"config": replace(SEVERAL, pool_size=2)}, "pool_size must be at least the 3 textures to learn, but got 2"),
+        (
+            3,
+            {"config": replace(SEVERAL, pool_size=5)},
+            "pool_size must be at least 6 for 3 textures, .* takes 2, but got 5",
+        ),
         (3, {"config": replace(SEVERAL, preset="growing")}, "preset must be an automaton without frozen channels"),
     ],
 )

@@ -94,7 +94,8 @@ class TextureSources:
     ] = None
     """Picture to learn: a file, or skimage:brick, skimage:grass, skimage:gravel, skimage:coffee ..."""
     more: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[IMAGE ...]")] = ()
-    """Further pictures, up to eight in all, for one automaton that knows all of them."""
+    """Further pictures, up to eight in all, for one automaton that knows all of them. An iteration takes --batch-size
+    states of each, so that the training takes as long as those of so many automata."""
     names: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
     """What several textures are called. None: as their files, without folder and ending."""
 
@@ -143,7 +144,7 @@ class Texture(PoolSystem):
         if self.grey:
             self.augment = self._greyed
         if self.swatches:
-            self.restart, self.large_starts = self._restarted, len(self.swatches) + 1
+            self.restart, self.kinds, self.large_starts = self._restarted, len(self.swatches), len(self.swatches) + 1
 
     def _read(self, image: str | Path | Tensor) -> tuple[Tensor, int]:
         """Opens a picture: what is learned of it, and how many of its pixels that is."""
@@ -160,11 +161,12 @@ class Texture(PoolSystem):
         return target
 
     def _check_pool(self) -> None:
-        """Raises ValueError where some texture would have no state."""
-        if self.config.pool_size < len(self.targets):
+        """Raises ValueError where some texture would have too few states for a batch."""
+        count, config = len(self.targets), self.config
+        if config.pool_size < count * config.batch_size:
             raise ValueError(
-                f"pool_size must be at least the {len(self.targets)} textures to learn, but got "
-                f"{self.config.pool_size}."
+                f"pool_size must be at least {count * config.batch_size} for {count} textures, of each of which an "
+                f"iteration takes {config.batch_size}, but got {config.pool_size}."
             )
 
     def beginning(self) -> list[str]:

@@ -26,17 +26,18 @@ class Pool:
 
     Args:
         states: One sample per row; the pool owns the tensor and writes into it. [N, C, H, W]
+        kinds: The states are of so many kinds, in turns, and a batch has equally many of each.
 
     Raises:
         ValueError: The tensor has another rank or no element.
     """
 
-    def __init__(self, states: Tensor):
+    def __init__(self, states: Tensor, kinds: int = 1):
         if states.ndim != 4 or states.numel() == 0:
             raise ValueError(
                 f"pool states must be a non-empty [N, C, H, W] tensor, but got shape {list(states.shape)}."
             )
-        self.states = states
+        self.states, self.kinds = states, kinds
 
     def __len__(self) -> int:
         return len(self.states)
@@ -56,7 +57,11 @@ class Pool:
         """
         if not 1 <= batch_size <= len(self):
             raise ValueError(f"batch size must be from 1 to the size of the pool, {len(self)}, but got {batch_size}.")
-        drawn = torch.randperm(len(self), generator=generator)[:batch_size]
+        drawn = torch.randperm(len(self), generator=generator)
+        if self.kinds > 1:  # the first of each kind in this order, which stays as it is
+            rank = torch.stack([(drawn % self.kinds == kind).cumsum(0) for kind in range(self.kinds)])
+            drawn = drawn[rank.gather(0, drawn[None] % self.kinds)[0] <= batch_size // self.kinds]
+        drawn = drawn[:batch_size]
         indices = moved(drawn, self.states.device)
         return indices, self.states[indices]
 
