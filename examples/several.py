@@ -1,6 +1,6 @@
 """Makes examples/several.png: four textures of one automaton, blends of them, and a canvas that a map paints.
 
-python examples/several.py [FOLDER]        a minute of one core; the run in FOLDER (runs) is gone on with
+python -m examples.several [FOLDER]        some 80 CPU seconds; a run in FOLDER (runs) is gone on with
 """
 
 import sys

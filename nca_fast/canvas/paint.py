@@ -22,7 +22,7 @@ class Paint:
     """A map of what grows where.
 
     Args:
-        labels: Number of what is there, for every pixel of a picture of any size. int64 [h, w]
+        labels: Number of what is there, for every pixel of a picture of any size. Integers [h, w]
         codes: Of all that is named, [places in time, n, channels]: a film goes from the first place to the last.
         height, width: Of the canvas, in cells.
         soft: Width of the borders in cells; 0: none.
@@ -174,16 +174,17 @@ def read_map(
     Raises:
         ValueError: There is no legend, and there are more colours than textures.
     """
-    pixels = (picture * 255).round().to(torch.int64)
+    pixels = (picture * 255).round().to(torch.int32)
     if legend:
-        keys = torch.tensor(list(legend))
-        nearest, labels = torch.full(pixels.shape[1:], 2**40), torch.zeros(pixels.shape[1:], dtype=torch.int64)
+        keys = torch.tensor(list(legend), dtype=torch.int32)
+        labels = torch.zeros_like(pixels[0])
+        nearest = torch.full_like(labels, 2**30)
         for number, key in enumerate(keys):
-            far = (pixels - key[:, None, None]).square().sum(0)
+            far = (pixels - key[:, None, None]).square().sum(0, dtype=torch.int32)
             labels[far < nearest] = number
             nearest = torch.minimum(far, nearest)
         return labels, list(legend.values()), ""
-    code = (pixels * torch.tensor([65536, 256, 1])[:, None, None]).sum(0)
+    code = (pixels[0] << 16) | (pixels[1] << 8) | pixels[2]
     colors, labels = code.unique(return_inverse=True)
     if len(colors) > len(own):
         raise ValueError(
@@ -193,8 +194,8 @@ def read_map(
     weight = torch.tensor([299, 587, 114])
     luminance = (torch.stack([colors >> 16, colors >> 8 & 255, colors & 255], 1) * weight).sum(1)
     order = luminance.argsort(stable=True)
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order))
+    rank = torch.empty(len(order), dtype=torch.int32)
+    rank[order] = torch.arange(len(order), dtype=torch.int32)
     names = list(own)[: len(colors)]
     said = ", ".join(f"#{int(colors[o]):06x} is {name}" for o, name in zip(order, names, strict=True))
     return rank[labels], [own[name] for name in names], f"paint, from dark to light: {said} (--legend says otherwise)"
