@@ -214,7 +214,8 @@ def test_canvases_in_strips_are_those_in_one_piece(nca, tmp_path, settings, stri
 
 
 def test_a_canvas_that_grows_is_painted_as_at_its_end(nca, tmp_path):
-    path = painted(tmp_path / "map.png", BLUE, RED, BLUE)
+    path = str(tmp_path / "map.png")
+    save_image(torch.rand(1, 5, 7, generator=torch.Generator().manual_seed(0)).round().expand(3, -1, -1), path)
     config = CanvasConfig(paint=path, soft=3, grow_every=2, grow_by=3)
     state = render(Scene(nca, 20, 22, 5, seed=3, config=config))
     whole = Scene(nca, 20, 22, 5, config=CanvasConfig(paint=path, soft=3))
