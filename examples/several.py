@@ -21,7 +21,7 @@ from nca_fast.training.session import run_training
 NAMES = ("brick", "moss", "lava", "water")
 CONFIG = TextureConfig(image_size=32, iterations=600, video_steps=0, threads=1)
 LEGEND = "red=brick,green=moss,yellow=lava,blue=water"
-SIDE, STEPS, ZOOM, SOFT, GAP = 140, 400, 3, 6, 4
+SIDE, STEPS, ZOOM, SOFT, GAP = 165, 400, 3, 6, 4
 
 
 def map_of_colours(side: int = 210) -> Tensor:
