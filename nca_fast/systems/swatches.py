@@ -109,7 +109,7 @@ def for_textures(nca: NCA, names: Sequence[str]) -> NCA:
             f"textures, but it has {rule.frozen} frozen channels, alive channel {rule.alive_channel} and "
             f"{rule.learned_filters} learned filters. The default, texture, has none."
         )
-    count = len(codes)
+    count = len(next(iter(codes.values())))
     rule = replace(rule, channels=rule.channels + count, frozen=count)
     several = NCA(rule, rgb_channel=nca.rgb_channel + count, start=nca.start, textures=codes)
     with torch.no_grad():
