@@ -1,5 +1,6 @@
 """The neural cellular automaton as a module: the drop-in layer."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from nca_fast.files import MODEL_FILE
 from nca_fast.integers import checked_integer
 from nca_fast.presets import PRESETS
 from nca_fast.rule import Rule
+from nca_fast.textures import Codes, checked_codes, mixed
 
 STARTS = ("zeros", "noise", "image", "cell")
 
@@ -37,6 +39,8 @@ class NCA(nn.Module):
             when alpha is no later channel than RGB, it shows alpha as grey.
         init_gain: None for PyTorch's default weights and a zero last layer; a number scales all default weights and
             biases instead, the last layer's too.
+        textures: Of an automaton that knows several: for each its code, one number for each frozen channel, in which
+            states hold the code of what grows there (see `nca_fast.textures`).
 
     Raises:
         ValueError: name, rule and value of what does not hold.
@@ -50,7 +54,13 @@ class NCA(nn.Module):
     """
 
     def __init__(
-        self, rule: Rule | None = None, *, rgb_channel: int = 0, start: str = "zeros", init_gain: float | None = None
+        self,
+        rule: Rule | None = None,
+        *,
+        rgb_channel: int = 0,
+        start: str = "zeros",
+        init_gain: float | None = None,
+        textures: Codes | None = None,
     ):
         super().__init__()
         rule = Rule() if rule is None else rule
@@ -64,6 +74,11 @@ class NCA(nn.Module):
         if start == "cell" and rule.alive_channel is None:
             raise ValueError('start="cell" needs a rule with an alive_channel, but got None.')
         self.rule, self.rgb_channel, self.start = rule, rgb_channel, start
+        self.textures = checked_codes({} if textures is None else textures, rule.frozen)
+        if self.textures and start == "image":
+            raise ValueError(
+                'textures must go with another start than "image", whose picture takes the frozen channels.'
+            )
         if rule.learned_filters:
             shape = (rule.learned_filters, rule.channels, 3, 3)
             self.kernels = nn.Parameter(nn.init.uniform_(torch.empty(shape), -1 / 3, 1 / 3))
@@ -132,6 +147,7 @@ class NCA(nn.Module):
         seed: int = 0,
         image: Tensor | None = None,
         generator: torch.Generator | None = None,
+        texture: str | Mapping[str, float] | None = None,
     ) -> Tensor:
         """The state that a rollout starts from; see `start`. [batch, C, height, width] on the device of the weights.
 
@@ -140,10 +156,22 @@ class NCA(nn.Module):
             seed: Fixes the noise, where there is any.
             image: For start="image": [3, height, width] or [batch, 3, height, width] in [0, 1].
             generator: What draws the noise in place of the seed, on any device; None draws the same on every device.
+            texture: Which one grows, of an automaton that knows several: its name, or shares by name. None: the first.
 
         Raises:
-            TypeError, ValueError: a size below 1, or an image that is missing or of another shape.
+            TypeError, ValueError: a size below 1, an image that is missing or of another shape, an unknown texture.
         """
+        if self.textures:
+            code = mixed(self.textures, texture)
+        elif texture is not None:
+            raise ValueError(f"texture must be left out for an automaton that knows one alone, but got {texture!r}.")
+        x = self._uncoded(batch, height, width, seed, image, generator)
+        if self.textures:
+            x[:, : self.rule.frozen] = moved(code, x.device).to(x)[:, None, None]
+        return x
+
+    def _uncoded(self, batch, height, width, seed, image, generator):
+        """The start state, without the code of a texture."""
         sizes = {"batch": batch, "height": height, "width": width}
         batch, height, width = (checked_integer(name, size, 1) for name, size in sizes.items())
         seed = checked_integer("seed", seed, 0, 2**64 - 1)
@@ -188,7 +216,10 @@ class NCA(nn.Module):
 
     def config(self) -> dict:
         """What `from_config` needs to make an automaton of the same kind. JSON-able."""
-        return {"rule": self.rule.to_json(), "rgb_channel": self.rgb_channel, "start": self.start}
+        config = {"rule": self.rule.to_json(), "rgb_channel": self.rgb_channel, "start": self.start}
+        return config | (
+            {"textures": {name: list(code) for name, code in self.textures.items()}} if self.textures else {}
+        )
 
     @classmethod
     def from_config(cls, config: dict) -> "NCA":
@@ -197,9 +228,10 @@ class NCA(nn.Module):
         Raises:
             ValueError: keys missing or unknown, or values that `NCA` refuses.
         """
-        if set(config) != {"rule", "rgb_channel", "start"}:
+        if set(config) - {"textures"} != {"rule", "rgb_channel", "start"}:
             raise ValueError(f"config must have the keys rule, rgb_channel, start, but got {sorted(config)}.")
-        return cls(Rule.from_json(config["rule"]), rgb_channel=config["rgb_channel"], start=config["start"])
+        options = {name: value for name, value in config.items() if name != "rule"}
+        return cls(Rule.from_json(config["rule"]), **options)
 
     def save_pretrained(self, folder: str | Path, provenance: dict | None = None) -> Path:
         """Writes `model.safetensors` (weights, rule, read-out, provenance) into a folder, atomically.

@@ -53,7 +53,9 @@ def bands_in_strips(*size, whole_canvas, **options):
 
 planning.make_plan = bands_in_strips
 folder = Path(sys.argv[1])
-zero, torus, other, alive = (NCA.from_pretrained(folder / name) for name in ("zero", "torus", "other", "alive"))
+zero, torus, other, alive, two = (
+    NCA.from_pretrained(folder / name) for name in ("zero", "torus", "other", "alive", "two")
+)
 maps = {"map": str(folder / "map.png"), "speed_map": str(folder / "speed.png")}
 photo = load_image(folder / "photo.png")
 CASES = {  # height, width, steps, name of the picture, settings, options
@@ -68,6 +70,7 @@ CASES = {  # height, width, steps, name of the picture, settings, options
     "whole pieces": (torus, 256, 20, 2, "j.png", CanvasConfig(), {}),
     "held": (torus, 256, 20, 2, "k.webp", CanvasConfig(), {}),
     "held, too": (torus, 50, 20, 2, "l.jpg", CanvasConfig(), {}),
+    "painted": (two, 41, 30, 7, "m.png", CanvasConfig(steps_per_pass=3, paint=str(folder / "paint.png"), soft=6), {}),
     "whole torus": (torus, 41, 40, 11, "f.png", CanvasConfig(steps_per_pass=4), {}),
     "whole edges": (zero, 50, 33, 7, "g.png", CanvasConfig(steps_per_pass=2), {"image": photo}),
 }
@@ -94,6 +97,10 @@ def models(tmp_path_factory):
     NCA(Rule(channels=5, hidden=(8,), padding="zero"), start="image", **grown).save_pretrained(folder / "zero")
     rule = Rule(channels=5, hidden=(8,), alive_channel=3, maximum_window=3, alive_threshold=0.0)
     NCA(rule, start="cell", **grown).save_pretrained(folder / "alive")
+    codes = {"a": (1.0, 0.0), "b": (0.0, 1.0)}
+    rule = Rule(channels=6, hidden=(8,), frozen=2)
+    NCA(rule, rgb_channel=2, start="noise", textures=codes, **grown).save_pretrained(folder / "two")
+    save_image((torch.arange(12).view(4, 3) % 2).float().expand(3, 4, 3), folder / "paint.png")
     save_image(torch.linspace(0, 1, 9).expand(3, 7, 9), folder / "map.png")
     save_image(torch.linspace(0.2, 1, 11)[:, None].expand(3, 11, 6), folder / "speed.png")
     save_image(torch.rand(3, 50, 33), folder / "photo.png")
@@ -135,6 +142,7 @@ def test_bands_are_the_canvas_bit_for_bit(drawn, count):
         "j.png",
         "k.webp",
         "l.jpg",
+        "m.png",
     )
     for name in names:
         assert contents(drawn / count / name) == contents(drawn / "alone" / name), name

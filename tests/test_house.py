@@ -17,7 +17,7 @@ ROOMS = (
     ("canvas",),
     ("losses", "features"),
     ("media",),
-    ("nca", "presets", "convert", "layouts", "conformance", "model_card"),
+    ("nca", "presets", "convert", "layouts", "conformance", "model_card", "textures"),
     ("pretrained",),
     ("zoo",),
     ("checkpoint",),

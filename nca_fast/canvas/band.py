@@ -131,7 +131,7 @@ class Band:
         return ((row, min(rows, self.rows - row)) for row in range(0, self.rows, rows))
 
     def write(self, first: int, x: Tensor) -> None:
-        """Replaces rows from `first` on. x: [C, count, width]"""
+        """Replaces rows from `first` on. x: [C, count, width], or the first channels alone."""
         self._move(self.base + first, x, self._write_plane)
 
     def write_next(self, first: int, x: Tensor) -> None:
@@ -156,7 +156,7 @@ class Band:
         """Moves rows that may lie at the end and at the beginning of the ring."""
         place %= self.places
         until_end = min(x.shape[1], self.places - place)
-        for channel in range(self.channels):
+        for channel in range(len(x)):
             move(channel, place, x[channel, :until_end])
             if until_end < x.shape[1]:
                 move(channel, 0, x[channel, until_end:])

@@ -24,7 +24,7 @@ from nca_fast.canvas.journal import Extent, Journal, fingerprint, journal_path
 from nca_fast.canvas.memory import check_disk
 from nca_fast.canvas.plan import Plan, Reserve, disk_bytes, plan_stages
 from nca_fast.canvas.scene import Scene, Stage
-from nca_fast.canvas.start import find_start
+from nca_fast.canvas.start import find_paint, find_start, painted_colony, put_codes
 from nca_fast.canvas.state_file import write_state
 from nca_fast.canvas.streams import CopyStreams
 from nca_fast.canvas.strips import Passes
@@ -81,8 +81,9 @@ class Canvas:
         grafts = [NCA.from_pretrained(model).to(scene.nca.device) for model in config.graft]
         maps = {"map": config.map, "speed_map": config.speed_map}
         maps = {name: None if picture is None else load_image(picture) for name, picture in maps.items()}
-        self._colonies = [Colony(scene, grafts, window=(s.height, s.width), **maps) for s in self.stages]
-        self.start = find_start(scene)
+        lives = maps | ({"map": painted_colony(scene)} if grafts and config.paint is not None else {})
+        self._colonies = [Colony(scene, grafts, window=(s.height, s.width), **lives) for s in self.stages]
+        self.start, self.paint = find_start(scene), find_paint(scene)
         self.first_step = self.start.state.step if self.start.state is not None else 0
 
         self.band: Band | None = None
@@ -152,6 +153,12 @@ class Canvas:
                 return
             self._grow()
 
+    def turn_textures(self) -> None:
+        """Brings the codes of all cells to where the film of a `Paint` that moves is, after the steps that are done."""
+        if self.paint is not None and self.paint.moves:
+            stage, at = self.stages[self.stage], self.paint.at(self.done / self.scene.steps)
+            put_codes(self.band, self.paint, stage.height, stage.width, self.first_row, at)
+
     def release(self) -> None:
         """Gives back the memory of the strips, for what is done with the result."""
         self._passes.release()
@@ -194,7 +201,11 @@ class Canvas:
     def _settings(self, maps: Iterable[Tensor | None]) -> dict[str, Any]:
         """Lists what a run must have in common with one that it resumes: of files, what is in them."""
         scene, ncas = self.scene, self._colonies[0].ncas
-        same = asdict(replace(scene.config, graft=(), map=None, speed_map=None)) | {"rows": self.neighbours.rows}
+        same = asdict(replace(scene.config, graft=(), map=None, speed_map=None, paint=None)) | {
+            "rows": self.neighbours.rows,
+            "paint": None if scene.config.paint is None else fingerprint(load_image(scene.config.paint)),
+        }
+        del same["texture_to"]  # of films, which leave nothing
         same |= {name: getattr(scene, name) for name in ("height", "width", "steps", "seed", "backend", "precision")}
         same |= {"rules": [nca.rule.to_json() for nca in ncas]}
         same |= {"weights": [fingerprint(*nca.parameters()) for nca in ncas]}
@@ -224,7 +235,7 @@ class Canvas:
         self._save()
 
     def _write_start(self, band: Band, stage: Stage):
-        self.start.write(band, self.scene, stage.height, stage.width, first_row=self.first_row)
+        self.start.write(band, self.scene, stage.height, stage.width, first_row=self.first_row, paint=self.paint)
 
     def _continue(self):
         """Makes ready to compute the band from its position on."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nca_fast import backends, ops
 from nca_fast.canvas.maps import Map, add, shares
+from nca_fast.canvas.paint import Paint
 from nca_fast.canvas.scene import Scene
 from nca_fast.devices import moved
 from nca_fast.nca import NCA
@@ -38,7 +39,8 @@ class Colony:
     Args:
         scene: For the first automaton, whose read-out and start the canvas has, size, seed, backend and precision.
         grafts: Further automata, of equal channels, padding, read-out and device. All use the same fire masks.
-        map: Where each of several automata lives: [3, h, w] in [0, 1], see `maps.shares`.
+        map: Where each of several automata lives: [3, h, w] in [0, 1], see `maps.shares`; or a `Paint` whose codes are
+            the shares of the automata.
         speed_map: How fast cells live: [3, h, w] in [0, 1]; the fire rate of the automaton times it. White is as the
             automaton was made, black stands still.
         window: Height and width of the part in the middle that is a canvas for now; None is all of it.
@@ -52,12 +54,17 @@ class Colony:
         scene: Scene,
         grafts: Sequence[NCA] = (),
         *,
-        map: Tensor | None = None,
+        map: Tensor | Paint | None = None,
         speed_map: Tensor | None = None,
         window: tuple[int, int] | None = None,
     ):
         first = scene.nca
         for nca in grafts:
+            if nca.textures != first.textures:
+                raise ValueError(
+                    "automata of a canvas must know the same textures, because cells hold codes for all of them, but "
+                    f"they know {list(first.textures)} and {list(nca.textures)}."
+                )
             for name in ("channels", "padding"):
                 a, b = getattr(first.rule, name), getattr(nca.rule, name)
                 if a != b:
@@ -81,7 +88,8 @@ class Colony:
             )
         self.ncas, self.scene = [first, *grafts], scene
         self.height, self.width = window or (scene.height, scene.width)
-        self.map = None if map is None else Map(map, scene.height, scene.width, window)
+        self.paint = map if isinstance(map, Paint) else None
+        self.map = None if map is None or self.paint else Map(map, scene.height, scene.width, window)
         self.speed = None if speed_map is None else Map(speed_map, scene.height, scene.width, window)
 
     @property
@@ -138,7 +146,11 @@ class Colony:
 
     def _present(self, rows, device):
         """Finds (automaton, its share of every cell) for those that have any."""
-        if self.map is None:
+        if self.paint is not None:
+            top, left = (self.scene.height - self.height) // 2, (self.scene.width - self.width) // 2
+            parts = self.paint.rows(top + rows, left, self.width)
+        elif self.map is not None:
+            parts = shares(self.map.rows(rows), len(self.ncas))
+        else:
             return [(self.ncas[0], None)]
-        parts = shares(self.map.rows(rows), len(self.ncas))
         return [(nca, moved(part, device)) for nca, part in zip(self.ncas, parts, strict=True) if (part > 0).any()]

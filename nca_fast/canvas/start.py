@@ -1,17 +1,19 @@
 """What a canvas begins with: the numbers of `NCA.initial_state`, written into a band without holding them all."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from nca_fast.canvas.band import Band
+from nca_fast.canvas.band import BLOCK, Band
+from nca_fast.canvas.paint import Paint, parse_legend, read_map
 from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.state_file import StateFile
 from nca_fast.media.images import load_image
 from nca_fast.nca import put_cell, put_image, scaled_to_unit
+from nca_fast.textures import mixed, model_name, one_hot, parse_shares
 
 PIECE = 2**22  # random numbers at a time: a multiple of 16, as many as torch draws normal numbers in
 
@@ -40,7 +42,7 @@ class Start:
         if self.kind == "cell" and rule.alive_channel is None:
             raise ValueError("start=cell needs an automaton with an alive channel, but this one has none.")
         if self.kind == "image":
-            if rule.channels < nca.rgb_channel + 3 or rule.frozen not in (0, 3):
+            if rule.channels < nca.rgb_channel + 3 or (rule.frozen not in (0, 3) and not nca.textures):
                 raise ValueError(
                     "a picture to start from needs an automaton with RGB channels and 0 or 3 frozen ones, but this one "
                     f"has {rule.channels} channels, RGB from {nca.rgb_channel} on, and {rule.frozen} frozen ones."
@@ -66,7 +68,16 @@ class Start:
             if len(scene.stages()) > 1:
                 raise ValueError("a canvas that grows cannot start from a saved state: leave grow_every out.")
 
-    def write(self, band: Band, scene: Scene, height: int, width: int, *, first_row: int = 0) -> None:
+    def write(
+        self,
+        band: Band,
+        scene: Scene,
+        height: int,
+        width: int,
+        *,
+        first_row: int = 0,
+        paint: Paint | None = None,
+    ) -> None:
         """Writes the rows of a band, which holds zeros.
 
         Where the band is kept in 16 bits, noise is rounded before it is scaled and again after.
@@ -76,7 +87,13 @@ class Start:
             scene: For its automaton and seed.
             height, width: Of the canvas, which is in the middle of that of the scene until it has grown.
             first_row: See band.
+            paint: Which texture grows where, of an automaton that knows several.
         """
+        self._write(band, scene, height, width, first_row)
+        if paint is not None:
+            put_codes(band, paint, height, width, first_row)
+
+    def _write(self, band, scene, height, width, first_row):
         nca = scene.nca
         if self.kind == "state":
             for row, count in band.blocks():
@@ -94,7 +111,16 @@ class Start:
             top, left = (scene.height - height) // 2 + first_row, (scene.width - width) // 2
             for row, count in band.blocks():
                 image = self.image[:, top + row : top + row + count, left : left + width]
-                band.write(row, put_image(band.read(row, count) - 0.5, image, nca.rule, nca.rgb_channel))
+                rule = replace(nca.rule, frozen=0) if nca.textures else nca.rule
+                band.write(row, put_image(band.read(row, count) - 0.5, image, rule, nca.rgb_channel))
+
+
+def put_codes(band: Band, paint: Paint, height: int, width: int, first_row: int = 0, at: float = 0.0) -> None:
+    """Writes the codes of a map into the frozen channels of a band; arguments as `Start.write` and `Paint.rows`."""
+    top, left = (paint.height - height) // 2 + first_row, (paint.width - width) // 2
+    handy = max(paint.soft, BLOCK // (band.channels * band.width), 1)
+    for row, count in band.blocks(handy):
+        band.write(row, paint.rows(top + row + torch.arange(count), left, width, at))
 
 
 def find_start(scene: Scene) -> Start:
@@ -121,6 +147,65 @@ def find_start(scene: Scene) -> Start:
         found = Start("image", load_image(start))
     found.check(scene)
     return found
+
+
+def painted_colony(scene: Scene) -> Paint:
+    """Finds which of several automata lives where, by a map of colours and the names of their folders.
+
+    Raises:
+        OSError, ValueError: There is no such map, colour or name, or automata that know several textures, whose names
+            they would be, or two of one name.
+    """
+    config = scene.config
+    if scene.nca.textures:
+        raise ValueError(
+            "paint must mean either textures or automata, but there are automata to graft on one that knows several "
+            "textures: use --map, or leave --graft out."
+        )
+    names = one_hot([scene.name, *map(model_name, config.graft)])
+    if len(names) <= len(config.graft):
+        raise ValueError(f"folders of automata to paint with must have different names, but got {', '.join(names)}.")
+    labels, shares, _ = read_map(
+        load_image(config.paint), {name: {name: 1.0} for name in names}, parse_legend(config.legend, names)
+    )
+    codes = torch.stack([mixed(names, share) for share in shares])[None]
+    circular = scene.nca.rule.padding == "circular"
+    return Paint(labels, codes, scene.height, scene.width, soft=config.soft or 0, circular=circular)
+
+
+def find_paint(scene: Scene) -> Paint | None:
+    """Finds what grows where, by the settings of a scene; None where its automaton knows one texture alone, or goes on
+    from a state that holds its codes.
+
+    Raises:
+        OSError, ValueError: There is no such texture, map or colour, or the settings do not go together.
+    """
+    config, nca = scene.config, scene.nca
+    if scene.paint is not None:
+        return scene.paint
+    given = [name for name in ("texture", "texture_to", "paint") if getattr(config, name)]
+    if config.graft and config.paint is not None:
+        return None  # of automata
+    if not nca.textures:
+        if given:
+            raise ValueError(
+                f"{', '.join(given)} must go with an automaton that knows several textures, but this one knows one "
+                "alone. nca-fast texture A.png B.png trains one that knows both."
+            )
+        return None
+    size = {"height": scene.height, "width": scene.width, "circular": nca.rule.padding == "circular"}
+    if config.paint is not None:
+        names = {name: parse_shares(name, nca.textures) for name in nca.textures}
+        labels, shares, said = read_map(load_image(config.paint), names, parse_legend(config.legend, nca.textures))
+        codes = torch.stack([mixed(nca.textures, share) for share in shares])[None]
+        return Paint(labels, codes, soft=config.soft or 0, said=said, **size)
+    if not given and config.start_file is not None and config.start_file.suffix == ".safetensors":
+        return None
+    first = next(iter(nca.textures)) if config.texture is None else config.texture
+    stations = [mixed(nca.textures, parse_shares(text, nca.textures)) for text in (first, *config.texture_to)]
+    said = "" if given else f"texture {first}; it knows {', '.join(nca.textures)}, too: --texture, --paint"
+    said = said.replace(f"knows {first}, ", "knows ").replace(f", {first}", "")
+    return Paint(torch.zeros(1, 1, dtype=torch.int64), torch.stack(stations)[:, None], said=said, **size)
 
 
 def file_size(path: Path) -> tuple[int, int]:

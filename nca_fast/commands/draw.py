@@ -9,7 +9,7 @@ import tyro
 from nca_fast import processes
 from nca_fast.canvas.exchange import band_path
 from nca_fast.canvas.scene import CanvasConfig, Scene
-from nca_fast.canvas.start import file_size
+from nca_fast.canvas.start import file_size, find_paint
 from nca_fast.commands.models import model_shares, open_model
 from nca_fast.commands.report import print_files, resume_rendering
 from nca_fast.devices import ComputeConfig
@@ -21,6 +21,7 @@ from nca_fast.rendering.apply import apply, shown_steps
 from nca_fast.rendering.blend import blended
 from nca_fast.rendering.film import film
 from nca_fast.rendering.picture import picture
+from nca_fast.textures import model_name
 
 ENDINGS = (*FORMATS, *FILMS)
 
@@ -115,8 +116,16 @@ class Render:
     On two processes, each with a band of the canvas and a GPU of its own, if there are two:
         torchrun --nproc-per-node 2 -m nca_fast render runs/brick --height 8192 --width 8192 --steps 99 --out wall.png
 
-    Gravel where a mask is white, with a soft border where it is grey:
+    One of two textures that an automaton knows, after `nca-fast texture skimage:brick skimage:grass --out runs/two`; a
+    blend; what a map of colours says, with borders 24 cells wide; a film in which one turns into the other:
+        nca-fast render runs/two --texture grass --height 512 --width 512 --steps 300 --out grass.png
+        nca-fast render runs/two --texture grass:1,brick:2 --height 512 --width 512 --steps 300 --out both.png
+        nca-fast render runs/two --paint map.png --soft 24 --height 512 --width 512 --steps 300 --out painted.png
+        nca-fast render runs/two --texture grass --texture-to brick --height 99 --width 99 --steps 900 --out turn.mp4
+
+    Gravel where a mask is white, with a soft border where it is grey; or by the names of colours:
         nca-fast render runs/brick --graft runs/gravel --map mask.png --height 512 --width 512 --steps 99 --out path.png
+        nca-fast render runs/brick --graft runs/gravel --paint map.png --legend red=brick,blue=gravel --height 512 ...
     """
 
     model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")]
@@ -157,6 +166,8 @@ class Render:
             raise ValueError(f"steps_per_frame and fps must go with a film (.mp4, .gif), but out is {str(self.out)!r}.")
         if suffix in FILMS and (self.resume or self.config.resumable):
             raise ValueError(f"resume and resumable must go with a picture, but out is the film {str(self.out)!r}.")
+        if suffix in FORMATS and self.config.texture_to:
+            raise ValueError(f"texture_to must go with a film (.mp4, .gif), but out is {str(self.out)!r}.")
         if suffix in FILMS and processes.count() > 1:
             raise ValueError(f"a film must be made by one process, but torchrun started {processes.count()}.")
         if self.save_state is not None and self.save_state.suffix.lower() != ".safetensors":
@@ -166,10 +177,14 @@ class Render:
         """Renders, and says what was written."""
         self.check()
         nca, how = open_model(NCA, self.model, self.compute, *self.config.graft), self.compute.how
-        scene = Scene(nca, *self._size(), self.steps, seed=self.seed, config=self.config, **how)
+        same = {"seed": self.seed, "config": self.config, "name": model_name(self.model)}
+        scene = Scene(nca, *self._size(), self.steps, **same, **how)
         for file in (self.out, self.save_state):
             if file is not None:
                 check_writable(file.parent)
+        painted = find_paint(scene)
+        if painted is not None and painted.said:
+            print(painted.said, flush=True)
         same = {"zoom": self.zoom, "save_state": self.save_state, "progress": True}
         if self.out.suffix.lower() in FILMS:
             files = film(scene, self.out, steps_per_frame=self.steps_per_frame, fps=self.fps, **same)

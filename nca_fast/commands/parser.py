@@ -16,6 +16,7 @@ from nca_fast.commands.info import Info
 from nca_fast.commands.numbers import numbers
 from nca_fast.commands.push import Push
 from nca_fast.commands.score import ScoreCommand
+from nca_fast.commands.sheet import Sheet
 from nca_fast.commands.train import TRAIN, Train
 from nca_fast.commands.vae import VaeFuse, VaeOutpaint, VaeRepair
 from nca_fast.commands.zoo import Zoo
@@ -36,6 +37,7 @@ The version: nca-fast --version
 COMMANDS = TRAIN | {
     "render": Render,
     "apply": Apply,
+    "sheet": Sheet,
     "score": ScoreCommand,
     "zoo": Zoo,
     "push": Push,

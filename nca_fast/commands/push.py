@@ -44,8 +44,8 @@ class Push:
         pictures = [self.run_folder / file for file in (*(system.files if system else ()), PREVIEW_FILE)]
         picture = next((file for file in pictures if file.suffix == ".png" and file.exists()), None)
         try:
-            _, said, found = ScoreCommand(str(self.run_folder), compute=self.compute).measured()
-            score = [*said, *found.lines()]
+            found = ScoreCommand(str(self.run_folder), compute=self.compute).measured()
+            score = [line for one in found for line in one.lines()]
         except ValueError:  # of what has no score, such as a growing picture, or whose original is gone
             score = []
         how = {"picture": picture, "score": score, "licence": self.license, "private": self.private}

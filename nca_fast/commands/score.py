@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nca_fast import checkpoint, zoo
-from nca_fast.canvas.scene import Scene
+from nca_fast.canvas.scene import CanvasConfig, Scene
 from nca_fast.commands.models import open_model
 from nca_fast.devices import ComputeConfig
 from nca_fast.media.images import load_image
@@ -20,10 +20,36 @@ from nca_fast.pretrained import HUB, model_file
 from nca_fast.rendering.render import render
 from nca_fast.scoring.content import content_kept
 from nca_fast.scoring.score import Score, score
+from nca_fast.systems.swatches import named
 from nca_fast.training.run_folder import PICTURES_FILE
 
 Positional = tyro.conf.Positional
 _SIDES = {"texture": ("image_size", "image"), "style": ("style_size", "style")}  # settings and facts of the original
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured.
+
+    Args:
+        texture: Which one of an automaton that knows several, or None.
+        facts: For JSON: how it was drawn, from which original.
+        said: The same in lines.
+        score: How good it is.
+    """
+
+    texture: str | None
+    facts: dict[str, Any]
+    said: list[str]
+    score: Score
+
+    def lines(self) -> list[str]:
+        """Says all of it in lines of a terminal."""
+        return [*self.said, *self.score.lines()]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as JSON can hold it."""
+        return self.facts | self.score.as_json()
 
 
 @dataclass(frozen=True)
@@ -33,6 +59,10 @@ class ScoreCommand:
     For example, after `nca-fast texture skimage:brick --out runs/brick`:
         nca-fast score runs/brick
         nca-fast score runs/brick/texture.png --reference skimage:brick --shrink 4
+
+    An automaton that knows several textures, of each or of one:
+        nca-fast score runs/ground
+        nca-fast score runs/ground --texture grass --reference grass.png
 
     0 is as good as another part of the original, 1 is a picture that has the original's spectrum and colours but
     nothing else (its phases are random). What is compared is looked at by no training: oriented waves at several
@@ -46,6 +76,8 @@ class ScoreCommand:
     """Folder or model.safetensors of a texture or style training, which is drawn and measured; or a picture."""
     reference: Annotated[str | None, tyro.conf.arg(metavar="PICTURE")] = None
     """The original: a file or skimage:NAME, all of it. None: what the run learned from, where it is skimage:NAME."""
+    texture: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """For a run that knows several textures: which one to measure. None: each, and their mean."""
     shrink: float | None = None
     """So many pixels of the original are one of the picture. None: 1, and for a run what its training made of it."""
     content: Annotated[str | None, tyro.conf.arg(metavar="PICTURE")] = None
@@ -73,7 +105,7 @@ class ScoreCommand:
         if not self.is_run:
             if self.reference is None:
                 raise ValueError("reference must be given for a picture: --reference PICTURE names the original.")
-            given = [name for name in ("steps", "side", "content") if getattr(self, name) is not None]
+            given = [name for name in ("texture", "steps", "side", "content") if getattr(self, name) is not None]
             given += ["seeds"] * (self.seeds != type(self).seeds)
             if given:
                 raise ValueError(
@@ -89,26 +121,47 @@ class ScoreCommand:
 
     def run(self, command: str) -> None:
         """Draws what is a model, measures, and prints the result."""
-        facts, said, found = self.measured()
+        found = self.measured()
         if self.json:
-            print(json.dumps({"what": self.what, **facts, **found.as_json()}, indent=1))
+            each = {one.texture: one.as_json() for one in found}
+            whole = {"textures": each} if len(found) > 1 else found[0].as_json()
+            print(json.dumps({"what": self.what, **whole}, indent=1))
         else:
-            print("\n".join([*said, *found.lines()]))
+            print("\n\n".join("\n".join(one.lines()) for one in found))
+        if len(found) > 1 and not self.json:
+            mean = sum(one.score.total.score for one in found) / len(found)
+            print(f"\nmean score of {len(found)} textures: {mean:.2f}")
 
-    def measured(self) -> tuple[dict[str, Any], list[str], Score]:
-        """Draws what is a model, and measures: facts for JSON, facts in lines, and the score."""
+    def measured(self) -> list[Measured]:
+        """Draws what is a model, and measures; of an automaton that knows several textures each."""
         self.check()
-        facts, said = {}, []
-        if self.is_run:
-            facts, pictures, original, said = self._drawn()
-        else:
+        if not self.is_run:
             pictures, original = [load_image(self.what)], shrunk(load_image(self.reference), self.shrink or 1)
-        return facts, said, score(pictures, original, weights=self.weights)
-
-    def _drawn(self) -> tuple[dict[str, Any], list[Tensor], Tensor, list[str]]:
-        """Draws a run: facts for JSON, the pictures, the original as the training saw it, and the facts in lines."""
+            return [Measured(None, {}, [], score(pictures, original, weights=self.weights))]
         path = model_file(self.what)
         made = checkpoint.load_metadata(path).get("provenance", {})
+        known = {texture["name"]: texture for texture in named(made, f"'provenance' of {path}")}
+        if self.texture is not None and self.texture not in known:
+            raise ValueError(
+                f"texture must be one that {path} knows, but got {self.texture!r}: it has "
+                f"{', '.join(known) or 'one alone, so leave it out'}."
+            )
+        if known and self.texture is None and self.reference is not None:
+            raise ValueError(
+                f"texture must say of which of {', '.join(known)} the reference is the original: --texture "
+                f"{next(iter(known))}."
+            )
+        chosen = [None] if not known else known if self.texture is None else [self.texture]
+        return [self._measured_run(path, made, name, known.get(name, {})) for name in chosen]
+
+    def _measured_run(self, path: Path, made: dict[str, Any], texture: str | None, known: dict[str, Any]) -> Measured:
+        facts, pictures, original, said = self._drawn(path, made, texture, known)
+        return Measured(texture, facts, said, score(pictures, original, weights=self.weights))
+
+    def _drawn(
+        self, path: Path, made: dict[str, Any], texture: str | None, known: dict[str, Any]
+    ) -> tuple[dict[str, Any], list[Tensor], Tensor, list[str]]:
+        """Draws a run: facts for JSON, the pictures, the original as the training saw it, and the facts in lines."""
         config, system = made.get("config", {}), made.get("system")
         if system not in _SIDES:
             raise ValueError(
@@ -116,8 +169,9 @@ class ScoreCommand:
                 f"{system or 'none of ours'}. Measure a picture of it, with --reference."
             )
         side_name, fact = _SIDES[system]
-        source = self.reference or _followed(made.get(fact), path)
-        original = as_learned(load_image(source), config.get(side_name), config.get("image_crop"), self.shrink)
+        source = self.reference or _followed(known.get("image", made.get(fact)), path, texture)
+        crop = known.get("crop", config.get("image_crop"))
+        original = as_learned(load_image(source), config.get(side_name), crop, self.shrink)
         steps = self.steps or config["picture_steps"]
         nca = open_model(NCA, path, self.compute)
         idle = "side" if nca.start == "image" else "content"
@@ -131,7 +185,8 @@ class ScoreCommand:
             height = width = self.side or 4 * config[side_name]
         pictures, largest = [], []
         for seed in range(self.seeds):
-            state = render(Scene(nca, height, width, steps, seed=seed, image=content, **self.compute.how))
+            scene = Scene(nca, height, width, steps, seed=seed, image=content, **self.compute.how)
+            state = render(replace(scene, config=CanvasConfig(texture=texture)))
             largest.append(float(state.abs().nan_to_num(float("inf")).amax()))
             pictures.append(nca.to_rgb(state)[0].nan_to_num().cpu())
         limit = config.get("state_limit", 5.0)
@@ -140,7 +195,7 @@ class ScoreCommand:
         facts = {"drawn": drawn, "reference": {"picture": source, "size": list(original.shape[1:])}, "run_away": away}
         last = f"seeds 0 to {self.seeds - 1}" if self.seeds > 1 else "seed 0"
         said = [
-            f"{self.what}: {height} x {width} cells after {steps} steps, {last}; "
+            f"{self.what}{f', {texture}' if texture else ''}: {height} x {width} cells after {steps} steps, {last}; "
             f"the original: {source}, as the training saw it {original.shape[1]} x {original.shape[2]} pixels"
         ]
         if away:
@@ -159,15 +214,16 @@ class ScoreCommand:
         return checkpoint.load(file)[0]["first"] / 255
 
 
-def _followed(source: Any, path: Path) -> str:
+def _followed(source: Any, path: Path, texture: str | None = None) -> str:
     """The original that a model file names, where it is no path: a file may come from anywhere, and name any other."""
     if isinstance(source, str) and source.startswith("skimage:"):
         return source
     if not isinstance(source, str):
         raise ValueError(f"reference must be given, because {path} does not know a file that it was learned from.")
+    which = f"--texture {texture} " if texture else ""
     raise ValueError(
-        f"reference must be given, because no path that a model file names is followed. {path} names: --reference "
-        f"{shlex.quote(source)}"
+        f"reference must be given, because no path that a model file names is followed. {path} names: {which}"
+        f"--reference {shlex.quote(source)}"
     )
 
 

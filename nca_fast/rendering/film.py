@@ -64,6 +64,7 @@ def film(
             video.add(enlarged(canvas.start.image, zoom))
         for portion in frames:
             canvas.go(canvas.done + portion)
+            canvas.turn_textures()
             shown = _shown(canvas) if finish is None else finish(_shown(canvas))
             shown = shown if alpha is None else torch.lerp(torch.ones(()), shown.cpu(), alpha)
             video.add(enlarged(shown, zoom))

@@ -1,37 +1,54 @@
 """What several systems draw: what an automaton grows by itself, and what it makes of a picture."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
+from nca_fast.canvas.paint import Paint, beside_each_other, one_after_another
 from nca_fast.canvas.scene import Scene
 from nca_fast.media.film import missing_encoder
 from nca_fast.rendering.film import film
 from nca_fast.rendering.picture import picture
 from nca_fast.rendering.render import render
+from nca_fast.textures import tiling
 from nca_fast.training.system import PoolSystem
 
 
 def grown(system: PoolSystem) -> Tensor:
-    """Renders what an automaton grows from its start state in the longest rollout of its training. [3, H, W]"""
-    return redrawn(system, None, *system.size(), system.config.steps_max)
+    """Renders what an automaton grows from its start state in the longest rollout of its training, of all textures that
+    it knows if there are several. [3, H, W]"""
+    (height, width), textures = system.size(), system.nca.textures
+    if not textures:
+        return redrawn(system, None, height, width, system.config.steps_max)
+    rows, columns = tiling(len(textures)).shape
+    height, width = rows * height, columns * width
+    return redrawn(system, None, height, width, system.config.steps_max, beside_each_other(textures, height, width))
 
 
-def redrawn(system: PoolSystem, image: Tensor | None, height: int, width: int, steps: int) -> Tensor:
+def redrawn(
+    system: PoolSystem, image: Tensor | None, height: int, width: int, steps: int, paint: Paint | None = None
+) -> Tensor:
     """Renders what an automaton makes of a picture [3, height, width], or of its start state. [3, height, width]"""
-    scene = _scene(system, height, width, steps, image, seed=system.derived("preview"))
+    scene = replace(_scene(system, height, width, steps, image, seed=system.derived("preview")), paint=paint)
     return system.nca.to_rgb(render(scene))[0]
 
 
 def draw_grown(system: PoolSystem, out: Path, progress: bool, side: int | None = None) -> None:
     """Writes a picture, four times as large as the training canvas or as `side` cells, and a film, twice as large, of
-    what an automaton grows."""
-    (still, moving), config = system.files, system.config
+    what an automaton grows. Of several textures the picture shows all, beside each other, and the film one after the
+    other."""
+    (still, moving), config, textures = system.files, system.config, system.nca.textures
     height, width = system.size() if side is None else (side, side)
-    picture(_scene(system, 4 * height, 4 * width, config.picture_steps), out / still, progress=progress)
+    scene = _scene(system, 4 * height, 4 * width, config.picture_steps)
+    if textures:
+        scene = replace(scene, paint=beside_each_other(textures, scene.height, scene.width))
+    picture(scene, out / still, progress=progress)
     if config.video_steps and not missing_encoder(out / moving):
         scene = _scene(system, 2 * height, 2 * width, config.video_steps)
+        if textures:
+            scene = replace(scene, paint=one_after_another(textures, scene.height, scene.width))
         film(scene, out / moving, zoom=2, progress=progress)
 
 
@@ -46,9 +63,11 @@ def draw_redrawn(
         film(scene, out / moving, steps_per_frame=steps_per_frame, progress=progress)
 
 
-def next_render(out: Path, side: int = 1024, steps: int = 300, name: str = "big.png") -> str:
-    """The command that draws what an automaton grows on another canvas."""
-    return f"next: nca-fast render {shlex.quote(str(out))} --height {side} --width {side} --steps {steps} --out {name}"
+def next_render(out: Path, side: int = 1024, steps: int = 300, name: str = "big.png", texture: str = "") -> str:
+    """The command that draws what an automaton grows on another canvas, of several textures one."""
+    which = f" --texture {texture}" if texture else ""
+    size = f"--height {side} --width {side} --steps {steps}"
+    return f"next: nca-fast render {shlex.quote(str(out))}{which} {size} --out {name}"
 
 
 def next_apply(out: Path, name: str) -> str:

@@ -5,7 +5,7 @@ The loss compares statistics of the pictures, never their cells, so the automato
 Source: Niklasson, Mordvintsev, Randazzo and Levin, "Self-Organising Textures", Distill 2021, and its PyTorch notebook.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nca_fast import features
-from nca_fast.devices import network_dtype
+from nca_fast.canvas.paint import beside_each_other
+from nca_fast.devices import moved, network_dtype
 from nca_fast.features import FeaturesName
 from nca_fast.losses import regularizers, style, weighted
 from nca_fast.media.images import load_image, source_name
@@ -24,6 +25,7 @@ from nca_fast.media.structure import is_flat, period
 from nca_fast.nca import NCA
 from nca_fast.presets import PRESETS
 from nca_fast.systems.drawing import draw_grown, grown, next_render
+from nca_fast.systems.swatches import Swatch, for_textures, judged_each, open_swatches, tensor_name, turns
 from nca_fast.training.capture import Captured
 from nca_fast.training.pool import Objective
 from nca_fast.training.run_folder import SavedRun
@@ -91,6 +93,11 @@ class TextureSources:
         tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(not needed with --resume)"),
     ] = None
     """Picture to learn: a file, or skimage:brick, skimage:grass, skimage:gravel, skimage:coffee ..."""
+    more: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[IMAGE ...]")] = ()
+    """Further pictures, up to eight in all, for one automaton that knows all of them. An iteration takes --batch-size
+    states of each, so that the training takes as long as those of so many automata."""
+    names: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
+    """What several textures are called. None: as their files, without folder and ending."""
 
 
 class Texture(PoolSystem):
@@ -98,6 +105,10 @@ class Texture(PoolSystem):
 
     For example, with a picture that comes with scikit-image:
         nca-fast texture skimage:brick --out runs/brick
+
+    Several with one automaton, which draws each, blends of them, and what a map of colours says:
+        nca-fast texture skimage:brick skimage:grass skimage:gravel --out runs/ground
+        nca-fast render runs/ground --texture grass --height 512 --width 512 --steps 300 --out grass.png
 
     Ctrl-C stops and saves. To go on, after that or after a crash (the other settings are remembered):
         nca-fast texture --out runs/brick --resume
@@ -112,37 +123,72 @@ class Texture(PoolSystem):
     files = ("texture.png", "texture.mp4")
 
     def __init__(self, config: TextureConfig, sources: TextureSources, saved: SavedRun | None, out: Path):
-        self.config = config
-
-        def read(image: str | Path | Tensor) -> Tensor:
-            whole = image if isinstance(image, Tensor) else load_image(image)
-            check_image(whole)
-            if self.config.image_crop is None:
-                self.config = replace(self.config, image_crop=chosen_crop(whole, config.image_size))
-            return as_target(whole, self.config.image_crop, config.image_size)
-
-        self.kept = {"target": given_or_saved("image", sources.image, read, saved, out)}
-        self.facts = {"image": saved.metadata["image"] if saved else source_name(sources.image)}
-        self.picture = self.kept["target"]  # stays on the CPU, for features that are learned from it
+        self.config, self.swatches = config, []
+        images = () if sources.image is None else (sources.image, *sources.more)
+        if "textures" in saved.metadata if saved else len(images) > 1:
+            self.swatches = open_swatches(images, sources.names, self._read, saved, out)
+            self.targets = [swatch.target for swatch in self.swatches]
+            self.facts = {"textures": [swatch.facts() for swatch in self.swatches]}
+            self._check_pool()
+        else:
+            if len(images) > 1:
+                raise ValueError(f"image must be that of the run in {out}, which knows one alone. Leave it out.")
+            if sources.names:
+                raise ValueError(f"names must go with several pictures, but got {', '.join(sources.names)} for one.")
+            self.targets = [given_or_saved("image", sources.image, self._read_only, saved, out)]
+            self.facts = {"image": saved.metadata["image"] if saved else source_name(sources.image)}
+        self.kept = {tensor_name(number): target for number, target in enumerate(self.targets)}
         # Three channels that begin alike and are always changed alike stay alike, to the bit, on every canvas.
         starts_grey = PRESETS.get(config.preset, {}).get("start", "zeros") == "zeros"
-        self.grey = starts_grey and is_grey(self.kept["target"])
+        self.grey = starts_grey and all(map(is_grey, self.targets))
         if self.grey:
             self.augment = self._greyed
+        if self.swatches:
+            self.restart, self.kinds, self.large_starts = self._restarted, len(self.swatches), len(self.swatches) + 1
+
+    def _read(self, image: str | Path | Tensor) -> tuple[Tensor, int]:
+        """Opens a picture: what is learned of it, and how many of its pixels that is."""
+        whole = image if isinstance(image, Tensor) else load_image(image)
+        check_image(whole)
+        size, crop = self.config.image_size, self.config.image_crop
+        crop = chosen_crop(whole, size) if crop is None else crop
+        return as_target(whole, crop, size), crop
+
+    def _read_only(self, image: str | Path | Tensor) -> Tensor:
+        """Opens the only picture, and keeps how many of its pixels are learned."""
+        target, crop = self._read(image)
+        self.config = replace(self.config, image_crop=crop)
+        return target
+
+    def _check_pool(self) -> None:
+        """Raises ValueError where some texture would have too few states for a batch."""
+        count, config = len(self.targets), self.config
+        if config.pool_size < count * config.batch_size:
+            raise ValueError(
+                f"pool_size must be at least {count * config.batch_size} for {count} textures, of each of which an "
+                f"iteration takes {config.batch_size}, but got {config.pool_size}."
+            )
 
     def beginning(self) -> list[str]:
         """What a cell sees, and what compares."""
+        config, lines = self.config, []
+        known = self.swatches or [Swatch("", None, config.image_crop, self.targets[0])]
+        for swatch in known:
+            lines.append(f"{swatch.name}: {self._cell(swatch)}" if self.swatches else self._cell(swatch))
+        return [*lines, features.said(config.features)]
+
+    def _cell(self, swatch: Swatch) -> str:
+        """What a cell sees of a picture."""
         config = self.config
-        shrink = max(1.0, config.image_crop / config.image_size)
-        height, width = self.kept["target"].shape[1:]
+        shrink = max(1.0, swatch.crop / config.image_size)
+        height, width = swatch.target.shape[1:]
         cell = "one cell is one pixel" if shrink == 1 else f"one cell is {shrink:.3g} x {shrink:.3g} pixels"
         grey = "; it is grey, and so is all that it will draw" if self.grey else ""
-        grey += "; it has a single colour, and there is nothing to learn but that" if is_flat(self.picture) else ""
-        return [
+        grey += "; it has a single colour, and there is nothing to learn but that" if is_flat(swatch.target) else ""
+        return (
             f"{cell} of the picture, of which {height * shrink:.0f} x {width * shrink:.0f} pixels are learned, as "
-            f"{height} x {width} cells (--image-crop, --image-size){grey}",
-            features.said(config.features),
-        ]
+            f"{height} x {width} cells (--image-crop, --image-size){grey}"
+        )
 
     def model(self) -> NCA:
         """Makes the automaton. Raises ValueError for a preset that needs a picture."""
@@ -151,6 +197,8 @@ class Texture(PoolSystem):
             raise ValueError(
                 f"preset must be an automaton that needs no picture to start from, but got {self.config.preset!r}."
             )
+        if self.swatches:
+            nca = for_textures(nca, [swatch.name for swatch in self.swatches])
         if self.grey:
             self._as_grey([parameter.detach() for parameter in nca.layers[-1].parameters()], nca)
         return nca
@@ -180,13 +228,44 @@ class Texture(PoolSystem):
         """Rows and columns of the canvas."""
         return self.config.canvas_size, self.config.canvas_size
 
+    def start(self, count: int, seed: int) -> Tensor:
+        """As `PoolSystem.start`; several textures take turns."""
+        states = super().start(count, seed)
+        if self.swatches:
+            states[:, : self.nca.rule.frozen] = turns(self.nca, count)
+        return states
+
+    def _restarted(self, states: Tensor, seed: int) -> Tensor:
+        """Makes start states in place of others, of their textures."""
+        fresh, frozen = self.start(len(states), seed), self.nca.rule.frozen
+        fresh[:, :frozen] = states[:, :frozen]
+        return fresh
+
+    def large_start(self, side: int, seed: int) -> Tensor:
+        """As `PoolSystem.large_start`; of several textures each, and all on one canvas, beside each other."""
+        if not self.swatches:
+            return super().large_start(side, seed)
+        states = super().large_start(side, seed).repeat(self.large_starts, 1, 1, 1)
+        states[:-1, : self.nca.rule.frozen] = turns(self.nca, len(self.swatches))
+        states[-1, : self.nca.rule.frozen] = moved(
+            beside_each_other(self.nca.textures, side, side).rows(torch.arange(side)), self.nca.device
+        )
+        return states
+
     def objective(self) -> Objective:
         """The style loss, and the overflow loss."""
+        judges = [self._judge(target) for target in self.targets]
+        if self.swatches:
+            return judged_each(judges, self.nca)
+        ((captured, draw),) = judges
+        return lambda states, generator: captured(states, drawn=draw(generator))
+
+    def _judge(self, target: Tensor) -> tuple[Captured, Callable[[torch.Generator], list[Tensor]]]:
+        """Makes the losses of states that are to become one texture, and what draws for them."""
         config, nca = self.config, self.nca
         dtype = network_dtype(nca.device, config.precision)
-        target = self.kept["target"]
-        extractor = features.load(config.features, config.weights, dtype=dtype, picture=self.picture).to(nca.device)
-        distance = style.load(config.loss, extractor, target, config.projections)
+        extractor = features.load(config.features, config.weights, dtype=dtype, picture=target).to(nca.device)
+        distance = style.load(config.loss, extractor, moved(target, nca.device), config.projections)
 
         def measure(states: Tensor, *drawn: Tensor) -> dict[str, Tensor]:
             rgb = nca.to_rgb(states, clamp=False)
@@ -195,12 +274,11 @@ class Texture(PoolSystem):
                 overflow=(config.overflow_weight, lambda: regularizers.overflow(states)),
             )
 
-        captured = Captured(measure)
-        return lambda states, generator: captured(states, drawn=distance.draw(generator))
+        return Captured(measure), distance.draw
 
     def references(self) -> list[Tensor]:
-        """The texture."""
-        return [self.kept["target"]]
+        """The textures."""
+        return [self.kept[tensor_name(number)] for number in range(len(self.targets))]
 
     def preview(self) -> Tensor:
         """What grows from the start state, and not from what the pool holds."""
@@ -212,7 +290,7 @@ class Texture(PoolSystem):
 
     def notes(self, out: Path, figures: Mapping[str, float]) -> list[str]:
         """How to draw more."""
-        return [next_render(out)]
+        return [next_render(out, texture=self.swatches[-1].name if self.swatches else "")]
 
 
 def check_image(image: Tensor) -> None:

@@ -26,17 +26,18 @@ class Pool:
 
     Args:
         states: One sample per row; the pool owns the tensor and writes into it. [N, C, H, W]
+        kinds: The states are of so many kinds, in turns, and a batch has equally many of each.
 
     Raises:
         ValueError: The tensor has another rank or no element.
     """
 
-    def __init__(self, states: Tensor):
+    def __init__(self, states: Tensor, kinds: int = 1):
         if states.ndim != 4 or states.numel() == 0:
             raise ValueError(
                 f"pool states must be a non-empty [N, C, H, W] tensor, but got shape {list(states.shape)}."
             )
-        self.states = states
+        self.states, self.kinds = states, kinds
 
     def __len__(self) -> int:
         return len(self.states)
@@ -56,7 +57,11 @@ class Pool:
         """
         if not 1 <= batch_size <= len(self):
             raise ValueError(f"batch size must be from 1 to the size of the pool, {len(self)}, but got {batch_size}.")
-        drawn = torch.randperm(len(self), generator=generator)[:batch_size]
+        drawn = torch.randperm(len(self), generator=generator)
+        if self.kinds > 1:  # the first of each kind in this order, which stays as it is
+            rank = torch.stack([(drawn % self.kinds == kind).cumsum(0) for kind in range(self.kinds)])
+            drawn = drawn[rank.gather(0, drawn[None] % self.kinds)[0] <= batch_size // self.kinds]
+        drawn = drawn[:batch_size]
         indices = moved(drawn, self.states.device)
         return indices, self.states[indices]
 
@@ -94,6 +99,7 @@ class PoolStep:
         augment: (the batch as it came from the pool, generator) -> the states that the rollout starts from. None:
             these.
         bptt_steps, backend, precision: As in `nca_fast.rollout`.
+        restart: (states [count, C, H, W], seed) -> start states in their place. None: `start`, whatever they are.
     """
 
     nca: NCA
@@ -110,6 +116,7 @@ class PoolStep:
     bptt_steps: int | None = None
     backend: str | None = None
     precision: str | None = None
+    restart: Callable[[Tensor, int], Tensor] | None = None
 
     def __call__(self, iteration: int, planned: int, descend: Descent) -> Work:
         """Does an iteration; see `loop.train`."""
@@ -119,7 +126,7 @@ class PoolStep:
         count = int(torch.randint(shortest, longest + 1, (), generator=draw))
         indices, states = self.pool.sample(self.batch_size, draw)
         if self.reseed_every and iteration % self.reseed_every == 0:
-            states[:1] = self.start(1, derived_seed(self.seed, "start", iteration))
+            states[:1] = self._fresh(states[:1], derived_seed(self.seed, "start", iteration))
         if self.disturb:
             strange = derived_generator(self.seed, "disturb", iteration)
             states = disturbed(states, self.pool.states, self.disturb, self.nca.rule.frozen, strange)
@@ -138,7 +145,10 @@ class PoolStep:
         states = processes.all_gather(states.detach())
         healthy = states.abs().amax(dim=(1, 2, 3), keepdim=True) <= self.state_limit
         if not healthy.is_cpu or not healthy.all():  # on a GPU states are made anew sooner than the host has looked
-            fresh = self.start(self.batch_size, derived_seed(self.seed, "restart", iteration))
+            fresh = self._fresh(states, derived_seed(self.seed, "restart", iteration))
             states = torch.where(healthy, states, fresh)
         self.pool.write(indices, states, descend.finite)
         return Work(count, self.batch_size * states.shape[2] * states.shape[3] * count)
+
+    def _fresh(self, states: Tensor, seed: int) -> Tensor:
+        return self.start(len(states), seed) if self.restart is None else self.restart(states, seed)

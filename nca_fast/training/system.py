@@ -165,6 +165,7 @@ class PoolSystem(ABC):
         """Makes the losses of a batch of states, on the device: (states, generator) -> named scalar losses."""
 
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    restart: Callable[[Tensor, int], Tensor] | None = None
 
     def begin(self, model: NCA, saved: SavedRun | None) -> None:
         """As `System.begin`."""
@@ -182,16 +183,17 @@ class PoolSystem(ABC):
         states = self.start(config.pool_size, derived_seed(config.seed, "pool")) if states is None else states
         self.step = PoolStep(
             model,
-            Pool(states),
+            Pool(states, self.kinds),
             self.objective(),
             self.start,
             config.seed,
-            config.batch_size,
+            config.batch_size * self.kinds,
             config.steps_at,
             reseed_every=config.reseed_every,
             state_limit=config.state_limit,
             disturb=config.disturb,
             augment=self.augment,
+            restart=self.restart,
             bptt_steps=config.bptt_steps,
             **self.config.how,
         )
@@ -205,13 +207,14 @@ class PoolSystem(ABC):
         """
         config, device = self.config, self.nca.device
         steps = min(config.steps_max, config.bptt_steps or config.steps_max)  # whose states the gradient needs
-        states = config.pool_size + (steps + 2) * -(-config.batch_size // processes.count())
+        batch = config.batch_size * self.kinds
+        states = config.pool_size + (steps + 2) * -(-batch // processes.count())
         needed = 4 * self.nca.rule.channels * math.prod(self.size()) * states
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
         if needed > free:
             raise MemoryError(
                 f"{config.pool_size} states of {' x '.join(map(str, self.size()))} cells, and {steps} steps of "
-                f"{config.batch_size}, need {in_words(needed)}, and {in_words(free)} are free"
+                f"{batch}, need {in_words(needed)}, and {in_words(free)} are free"
             )
 
     def constants(self) -> dict[str, Tensor]:
@@ -228,8 +231,11 @@ class PoolSystem(ABC):
         return {"pool": self.step.pool.states} | self.kept
 
     def large_start(self, side: int, seed: int) -> Tensor:
-        """Makes a start state on a square canvas larger than that of the training, [1, C, side, side]."""
+        """Makes a start state on a square canvas larger than that of the training, [1, C, side, side]. A system whose
+        states are of several kinds makes one of each, `large_starts` in all."""
         return self.nca.initial_state(1, side, side, generator=self.noise(seed))
+
+    kinds, large_starts = 1, 1  # of states, of which a batch has as many as `batch_size` says; see `large_start`
 
     def trial(self) -> Endurance:
         """What the automaton has to endure, where the training was long enough to afford it."""
@@ -240,8 +246,8 @@ class PoolSystem(ABC):
         step without gradients costs a fifth of one with them."""
         config, (height, width) = self.config, self.size()
         longest = (config.steps_min + config.steps_max) // 2
-        budget = iterations * config.batch_size * height * width * longest // 2
-        trial = self.trial().within(budget, max(height, width))
+        budget = iterations * config.batch_size * self.kinds * height * width * longest // 2
+        trial = self.trial().within(budget // self.large_starts, max(height, width))
         if trial is None:
             return None
         seed = self.derived("endurance")

@@ -1,0 +1,61 @@
+"""The command that shows all textures that an automaton knows, and what lies between them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from torch import Tensor
+
+from nca_fast.canvas.scene import CanvasConfig, Scene
+from nca_fast.commands.models import open_model
+from nca_fast.commands.report import print_files
+from nca_fast.devices import ComputeConfig
+from nca_fast.files import check_writable
+from nca_fast.media.images import image_grid, save_image
+from nca_fast.nca import NCA
+from nca_fast.rendering.render import render
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Draw all textures that an automaton knows, and blends of every two of them, as one picture.
+
+    For example, after `nca-fast texture skimage:brick skimage:grass skimage:gravel --out runs/ground`:
+        nca-fast sheet runs/ground --out sheet.png
+
+    The row of one texture and the column of another hold two parts of the former and one of the latter; the textures
+    themselves are on the diagonal. Every square is a torus of its own.
+    """
+
+    model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
+    """model.safetensors of a training on several pictures, or its folder."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """Picture (.png .jpg .webp .tif). An existing file is replaced."""
+    side: int = 96
+    """Rows and columns of each square, in cells."""
+    steps: int = 300
+    """Updates of every cell."""
+    seed: int = 0
+    """Fixes all randomness: the same seed draws the same cells."""
+    compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
+
+    def run(self, command: str) -> None:
+        """Draws, and says in which order and what was written."""
+        check_writable(self.out.parent)
+        nca = open_model(NCA, self.model, self.compute)
+        if not nca.textures:
+            raise ValueError(
+                f"{self.model} must know several textures to make a sheet of, but knows one alone: nca-fast render "
+                "draws it."
+            )
+        names = list(nca.textures)
+        squares = [self._drawn(nca, row, column) for row in names for column in names]
+        save_image(image_grid(squares, len(names), pad=4), self.out)
+        print(f"rows and columns: {', '.join(names)}")
+        print_files([self.out])
+
+    def _drawn(self, nca: NCA, row: str, column: str) -> Tensor:
+        config = CanvasConfig(texture=row if row == column else f"{row}:2,{column}:1")
+        scene = Scene(nca, self.side, self.side, self.steps, seed=self.seed, config=config, **self.compute.how)
+        return nca.to_rgb(render(scene))[0].cpu()
