@@ -37,6 +37,7 @@ from bench.faults.jobs import PATIENCE, Awake, Job, alive, contents, jobs, orpha
 from bench.harness import header
 from nca_fast import cli
 
+EARLIEST = 0.05  # seconds of a core: a process whose torchrun is gone before it looks waits out processes.MEETING
 IDLE = 2.0  # seconds of a core that processes use up while they wait for PATIENCE
 WAYS = ("killed", "memory", "torchrun")
 NAMES = ("texture", "style", "clip", "grow", "vae", "png", "tif", "dzi", "webp", "png and state")
@@ -165,7 +166,8 @@ def one_case(
     out = folder / "out"
     out.mkdir(parents=True)
     ended = draw.randrange(2)
-    run = Torchrun(folder, job.to(out), way, ended, draw.uniform(0, seconds))
+    earliest = EARLIEST if way == "torchrun" else 0.0
+    run = Torchrun(folder, job.to(out), way, ended, draw.uniform(earliest, seconds))
     left = run.orphans()
     if run.status is None or left:
         return way, f"hangs: {run.said(0)} {run.said(1)}" if run.status is None else f"left running: {left}"
