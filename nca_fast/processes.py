@@ -105,8 +105,8 @@ def _ended_with_its_parent(parent: int) -> Iterator[None]:
             print(f"nca-fast, process {rank()}: ended, because torchrun has ended", file=sys.stderr, flush=True)
             os._exit(1)
 
-    threading.Thread(target=watch, name="parent watch", daemon=True).start()
     try:
+        threading.Thread(target=watch, name="parent watch", daemon=True).start()
         yield
     finally:
         over.set()

@@ -194,8 +194,8 @@ def test_presets_go_with_or_without_content(tmp_path, picture, preset, content):
 
 
 def test_unknown_word_ends_the_run_before_it_begins(tmp_path):
-    with pytest.raises(ValueError, match="not 'sea'"):
-        train_clip(TINY, ["a red sea"], [], tmp_path / "run", progress=False)
+    with pytest.raises(ValueError, match="not 'bicycle'"):
+        train_clip(TINY, ["a red bicycle"], [], tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 

@@ -177,7 +177,7 @@ sys.exit(main())
 # In place of a command: libraries print past Python, in C; files that are opened are not what they print into.
 DOES = """
 from nca_fast import cli
-def run(arguments, own):
+def run(arguments, own, parent):
     file = open(os.devnull)
     os.write(2, b"C")
     print("at work", file=sys.stderr)

@@ -32,7 +32,7 @@ def test_python_blocks(name, code, tmp_path, monkeypatch):
     exec(compile(code, name, "exec"), {})
 
 
-@pytest.mark.parametrize("words", commands())
+@pytest.mark.parametrize("words", list(commands()))
 def test_commands_are_understood(words, capsys):
     from nca_fast.commands.parser import COMMANDS, joined, parse
 
