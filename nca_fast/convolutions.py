@@ -162,9 +162,7 @@ class _Step:
         self.stencils, self.zero = None, x.new_zeros(())
         self.kernels, ((first, bias), *others) = split(weights, rule)
         self.picked = _picked(rule)
-        self.kernel = (
-            None  # of a dense convolution in place of filters and first layer, where it is no other one by step
-        )
+        self.kernel = None  # of the dense convolution in place of filters and first layer, if it is one for all steps
         if self.picked is not None:
             self.kernel = _dense(first, self.picked, rule) if first.ndim < 4 else None
         elif rule.filters or rule.learned_filters:

@@ -35,6 +35,11 @@ def one_hot(names: Sequence[str]) -> dict[str, tuple[float, ...]]:
     return {name: tuple(float(mine == i) for i in range(len(names))) for mine, name in enumerate(names)}
 
 
+def all_codes(textures: Codes) -> Tensor:
+    """Stacks the codes of all textures in their order, [n, channels]."""
+    return torch.stack([mixed(textures, name) for name in textures])
+
+
 def names_of(sources: Iterable[str | None]) -> list[str]:
     """Names pictures by their files without folder and ending, "skimage:brick" by what follows the colon; those without
     a name are "texture", and the second of a name is that name with -2."""

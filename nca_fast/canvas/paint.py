@@ -12,7 +12,7 @@ import torch
 from PIL import ImageColor
 from torch import Tensor
 
-from nca_fast.textures import Codes, mixed, parse_shares, tiling
+from nca_fast.textures import Codes, all_codes, parse_shares, tiling
 
 WIDEST = 256  # border, in cells; a block of so many rows and as many around it are held while a canvas begins
 
@@ -119,14 +119,12 @@ def _summed(values: Tensor, count: int, halved: bool, axis: int) -> Tensor:
 
 def beside_each_other(textures: Codes, height: int, width: int) -> Paint:
     """Makes the map of a torus on which all textures have a part, see `textures.tiling`."""
-    codes = torch.stack([mixed(textures, name) for name in textures])[None]
-    return Paint(tiling(len(textures)), codes, height, width)
+    return Paint(tiling(len(textures)), all_codes(textures)[None], height, width)
 
 
 def one_after_another(textures: Codes, height: int, width: int) -> Paint:
     """Makes the map of a torus whose only texture becomes the next, until all were there."""
-    codes = torch.stack([mixed(textures, name) for name in textures])[:, None]
-    return Paint(torch.zeros(1, 1, dtype=torch.int64), codes, height, width)
+    return Paint(torch.zeros(1, 1, dtype=torch.int64), all_codes(textures)[:, None], height, width)
 
 
 def parse_legend(text: str | None, textures: Codes) -> dict[tuple[int, ...], dict[str, float]]:

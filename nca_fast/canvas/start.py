@@ -165,12 +165,19 @@ def painted_colony(scene: Scene) -> Paint:
     names = one_hot([scene.name, *map(model_name, config.graft)])
     if len(names) <= len(config.graft):
         raise ValueError(f"folders of automata to paint with must have different names, but got {', '.join(names)}.")
-    labels, shares, _ = read_map(
-        load_image(config.paint), {name: {name: 1.0} for name in names}, parse_legend(config.legend, names)
-    )
-    codes = torch.stack([mixed(names, share) for share in shares])[None]
-    circular = scene.nca.rule.padding == "circular"
-    return Paint(labels, codes, scene.height, scene.width, soft=config.soft or 0, circular=circular)
+    return _painted(scene, names)
+
+
+def _painted(scene, codes):
+    """Reads the map of colours of a scene, whose colours mean what has these codes."""
+    config, names = scene.config, {name: parse_shares(name, codes) for name in codes}
+    labels, shares, said = read_map(load_image(config.paint), names, parse_legend(config.legend, codes))
+    numbers = torch.stack([mixed(codes, share) for share in shares])[None]
+    return Paint(labels, numbers, soft=config.soft or 0, said=said, **_extent(scene))
+
+
+def _extent(scene):
+    return {"height": scene.height, "width": scene.width, "circular": scene.nca.rule.padding == "circular"}
 
 
 def find_paint(scene: Scene) -> Paint | None:
@@ -193,19 +200,15 @@ def find_paint(scene: Scene) -> Paint | None:
                 "alone. nca-fast texture A.png B.png trains one that knows both."
             )
         return None
-    size = {"height": scene.height, "width": scene.width, "circular": nca.rule.padding == "circular"}
     if config.paint is not None:
-        names = {name: parse_shares(name, nca.textures) for name in nca.textures}
-        labels, shares, said = read_map(load_image(config.paint), names, parse_legend(config.legend, nca.textures))
-        codes = torch.stack([mixed(nca.textures, share) for share in shares])[None]
-        return Paint(labels, codes, soft=config.soft or 0, said=said, **size)
+        return _painted(scene, nca.textures)
     if not given and config.start_file is not None and config.start_file.suffix == ".safetensors":
         return None
     first = next(iter(nca.textures)) if config.texture is None else config.texture
     stations = [mixed(nca.textures, parse_shares(text, nca.textures)) for text in (first, *config.texture_to)]
     said = "" if given else f"texture {first}; it knows {', '.join(nca.textures)}, too: --texture, --paint"
     said = said.replace(f"knows {first}, ", "knows ").replace(f", {first}", "")
-    return Paint(torch.zeros(1, 1, dtype=torch.int64), torch.stack(stations)[:, None], said=said, **size)
+    return Paint(torch.zeros(1, 1, dtype=torch.int64), torch.stack(stations)[:, None], said=said, **_extent(scene))
 
 
 def file_size(path: Path) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """Commands that draw what an automaton has learned."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -182,9 +182,9 @@ class Render:
         for file in (self.out, self.save_state):
             if file is not None:
                 check_writable(file.parent)
-        painted = find_paint(scene)
-        if painted is not None and painted.said:
-            print(painted.said, flush=True)
+        scene = replace(scene, paint=find_paint(scene))
+        if scene.paint is not None and scene.paint.said:
+            print(scene.paint.said, flush=True)
         same = {"zoom": self.zoom, "save_state": self.save_state, "progress": True}
         if self.out.suffix.lower() in FILMS:
             files = film(scene, self.out, steps_per_frame=self.steps_per_frame, fps=self.fps, **same)

@@ -11,7 +11,7 @@ from torch import Tensor
 from nca_fast.fields import field
 from nca_fast.media.images import source_name
 from nca_fast.nca import NCA
-from nca_fast.textures import MOST, check_names, mixed, names_of, one_hot
+from nca_fast.textures import MOST, all_codes, check_names, names_of, one_hot
 from nca_fast.training.capture import Captured
 from nca_fast.training.pool import Objective
 from nca_fast.training.run_folder import SavedRun
@@ -123,7 +123,7 @@ def for_textures(nca: NCA, names: Sequence[str]) -> NCA:
 
 def turns(nca: NCA, count: int) -> Tensor:
     """Makes codes of so many states that take the textures in turn, [count, frozen, 1, 1]."""
-    codes = torch.stack([mixed(nca.textures, name) for name in nca.textures])
+    codes = all_codes(nca.textures)
     return codes[torch.arange(count) % len(codes), :, None, None].to(nca.device)
 
 
@@ -135,7 +135,7 @@ def judged_each(judges: Sequence[tuple[Captured, Callable[[torch.Generator], lis
             draws for them.
         nca: The automaton.
     """
-    codes = torch.stack([mixed(nca.textures, name) for name in nca.textures]).to(nca.device)
+    codes = all_codes(nca.textures).to(nca.device)
 
     def objective(states: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         drawn = [draw(generator) for _, draw in judges]  # all, so that processes with other states draw the same
