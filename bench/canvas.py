@@ -30,10 +30,12 @@ from bench.stock import StockNCA
 from nca_fast.canvas.band import ring_rows
 from nca_fast.canvas.canvas import Canvas
 from nca_fast.canvas.colony import Colony
-from nca_fast.canvas.memory import free_memory, in_words, parse_bytes
+from nca_fast.canvas.memory import free_memory
 from nca_fast.canvas.plan import Reserve, make_plan
-from nca_fast.canvas.scene import CanvasConfig, Scene
+from nca_fast.canvas.scene import Scene
+from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.media.formats import FORMATS, write_picture
+from nca_fast.sizes import in_words, parse_bytes
 
 PARTS = ("memory", "strips", "ranks", "largest", "first")
 WINDOW = 48  # cells to either side of a border that are computed again

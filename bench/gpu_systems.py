@@ -107,10 +107,10 @@ def logged(folder: Path) -> list[float]:
 
 def trained(name: str, folder: Path, smoke: bool, device: str, iterations: int) -> dict:
     """One row: a whole training of so many iterations."""
-    from nca_fast.systems import SYSTEMS
+    from nca_fast.systems import TASKS
     from nca_fast.training.session import run_training
 
-    system, sources = SYSTEMS[name], sources_of(name, folder, smoke)
+    system, sources = TASKS[name].system, sources_of(name, folder, smoke)
     row = {"device": device, "iterations": iterations}
     for what, others in (("fused", {}), ("reference", {"backend": "reference", "precision": None})):
         # The first iteration alone is enough to compare with, and the reference is slow.
@@ -133,10 +133,10 @@ def good(row: dict) -> bool:
 
 def resumed(name: str, folder: Path, smoke: bool, first: str, then: str) -> dict:
     """One row: a run that begins on one device and goes on on another."""
-    from nca_fast.systems import SYSTEMS
+    from nca_fast.systems import TASKS
     from nca_fast.training.session import run_training
 
-    system, sources = SYSTEMS[name], sources_of(name, folder, smoke)
+    system, sources = TASKS[name].system, sources_of(name, folder, smoke)
     out, row = folder / f"{name}-{first}-{then}-{len(os.listdir(folder))}", {}
     for device, iterations in ((first, 2), (then, 4)):
         settings = settings_of(name, smoke, device=device, iterations=iterations)
@@ -167,10 +167,10 @@ class Iterations:
     """A training that is ready, an iteration at a time."""
 
     def __init__(self, name: str, folder: Path, smoke: bool, device: str, **others: object):
-        from nca_fast.systems import SYSTEMS
+        from nca_fast.systems import TASKS
         from nca_fast.training.descent import Descent, adam
 
-        system = SYSTEMS[name]
+        system = TASKS[name].system
         config = system.Config(**settings_of(name, smoke, device=device, iterations=20, **others)).resolved()
         self.work = system(config, system.Sources(**sources_of(name, folder, smoke)), None, folder / name)
         torch.manual_seed(SEED)

@@ -54,11 +54,11 @@ def stub_of_the_rollout():
 def counted(name: str, settings: dict, folder: Path, graphs: bool) -> dict:
     """The launches of an ordinary iteration, in which no state starts afresh."""
     from nca_fast import ops
-    from nca_fast.systems import SYSTEMS, clip, style, texture
+    from nca_fast.systems import TASKS, clip, style, texture
     from nca_fast.training import capture
     from nca_fast.training.descent import Descent, adam
 
-    system = SYSTEMS[name]
+    system = TASKS[name].system
     config = system.Config(iterations=9, **settings).resolved()
     work = system(config, system.Sources(**sources_of(name, folder, False)), None, folder)
     half = mock.Mock(return_value=torch.float16)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from bench.harness import RESULTS, header, write_result
 from bench.held_set.textures import TEXTURES, circles, cobbles, leaves, weave
 from nca_fast.canvas.scene import Scene
-from nca_fast.commands.score import shrunk
+from nca_fast.commands.measure import shrunk
 from nca_fast.files import MODEL_FILE
 from nca_fast.media.images import load_image, save_image, to_uint8
 from nca_fast.nca import NCA

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from bench.zoo import drawings
 from nca_fast import NCA
-from nca_fast.canvas.scene import CanvasConfig, Scene
+from nca_fast.canvas.scene import Scene
+from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.checkpoint import load
 from nca_fast.media.images import enlarged, image_grid, save_image
 from nca_fast.rendering.render import render

@@ -8,17 +8,17 @@ import os
 import warnings
 from functools import cache
 from importlib import import_module
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from nca_fast import convolutions, folding, reference
+from nca_fast.choices import PrecisionName
 from nca_fast.kernel_rule import KernelRule
 from nca_fast.kernels import cpu, triton
 from nca_fast.rule import Rule
 
-PrecisionName = Literal["fp32", "tf32", "fp16", "bf16"]
 _UNSCALED = ("elu", "gelu", "silu")  # without a bound, and f(h 2**-e) is not f(h) 2**-e
 PRECISIONS = get_args(PrecisionName)
 
@@ -132,7 +132,6 @@ BACKENDS: dict[str, Backend] = {"cpu": cpu, "triton": triton}
 # Differentiated by autograd. The reference is what all are judged by; where no kernels serve, convolutions do.
 PLAIN = {"reference": reference, "convolutions": convolutions}
 NAMES = (*PLAIN, *BACKENDS)
-BackendName = Literal[NAMES]
 _OF_DEVICE = {backend.DEVICE: name for name, backend in BACKENDS.items()}
 
 _said = set()  # why no kernels were taken, each reason told once

@@ -4,49 +4,13 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from nca_fast import backends, control_groups, processes
-from nca_fast.backends import BackendName, PrecisionName
 from nca_fast.rule import Rule
-
-
-@dataclass(frozen=True)
-class ComputeConfig:
-    """Settings of everything that computes: where, by what, and how exactly."""
-
-    device: str = "auto"
-    """Where it computes: auto (a GPU when there is one that the kernels serve, else the CPU), cpu, cuda, or cuda:1."""
-    backend: BackendName | None = None
-    """What computes the rollouts. None: the fastest that the device has."""
-    precision: PrecisionName | None = None
-    """What matrix products multiply. None: what stock convolutions would, fp32 on a CPU; on a GPU fp16 where those use
-    TF32, which is no more exact and slower. On a GPU the networks that losses look through do so too."""
-
-    @property
-    def how(self) -> dict[str, str | None]:
-        """The keyword arguments backend and precision of a rollout."""
-        return {"backend": self.backend, "precision": self.precision}
-
-    def check_compute(self) -> None:
-        """Raises ValueError for a backend or precision that is none."""
-        self.check_choices(backend=BackendName, precision=PrecisionName)
-
-    def check_choices(self, **known: Any) -> None:
-        """Raises ValueError for a field, not None, that is none of the values of its Literal type."""
-        for name, choices in known.items():
-            value = getattr(self, name)
-            if value is not None and value not in get_args(choices):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, but got {value!r}.")
-
-    def pick(self, *rules: Rule) -> torch.device:
-        """Finds the device for automata of these rules. Raises ValueError as `pick`."""
-        return pick(self.device, rules, self.backend, self.precision)
 
 
 def pick(

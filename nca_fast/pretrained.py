@@ -39,6 +39,18 @@ def model_file(model: str | Path) -> Path:
     return path / MODEL_FILE if path.is_dir() else path
 
 
+def check_model(model: str | Path) -> None:
+    """Refuses a model that is not there, before torch is loaded; of the hub it is asked later.
+
+    Raises:
+        ValueError, OSError: As `model_file`; or there is no such file.
+    """
+    if not str(model).startswith(HUB):
+        path = model_file(model)
+        if not path.exists():
+            raise FileNotFoundError(f"model file {path} must exist, but there is none. Check the path.")
+
+
 def hub_name(name: str) -> str:
     """Takes "user/name" out of "hf:user/name" or itself. Raises ValueError for what is no name of a repository."""
     bare = name.removeprefix(HUB)

@@ -8,11 +8,12 @@ from safetensors.torch import load_file, save_file
 
 import nca_fast
 from nca_fast.canvas.canvas import Canvas
-from nca_fast.canvas.memory import parse_bytes
-from nca_fast.canvas.scene import CanvasConfig, Scene
+from nca_fast.canvas.scene import Scene
+from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.canvas.start import file_size, find_start
 from nca_fast.media.images import load_image, save_image
 from nca_fast.rendering.render import render
+from nca_fast.sizes import parse_bytes
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from trainings import train_clip
 
 import nca_fast
 from nca_fast import checkpoint, cli, processes
-from nca_fast.commands import train as commands
 from nca_fast.features.clip import ClipModel
 from nca_fast.losses.clip import PromptDistance, flatness, fringes, whole
 from nca_fast.losses.regularizers import overflow, total_variation
 from nca_fast.media.images import load_image, save_image
 from nca_fast.systems.clip import clip_objective, prompt_vectors
 from nca_fast.systems.clip_settings import RECIPES, ClipConfig
+from nca_fast.training import session
 
 TINY = ClipConfig(
     image_size=16,
@@ -259,7 +259,7 @@ def test_recipe_is_where_the_options_begin(monkeypatch, tmp_path):
         asked.update(config=config, prompts=sources.prompts)
         raise OSError("seen enough")
 
-    monkeypatch.setattr(commands, "run_training", train)
+    monkeypatch.setattr(session, "run_training", train)
     assert cli.main(["clip", "noses", "--recipe", "deb", "--out", str(tmp_path / "x"), "--pool-size", "9"]) == 2
     assert asked == {"config": replace(RECIPES["deb"], pool_size=9), "prompts": ("noses",)}
 

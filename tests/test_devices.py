@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nca_fast import Rule, backends, devices, processes
-from nca_fast.devices import ComputeConfig
+from nca_fast.compute import ComputeConfig
 
 CPU = torch.device("cpu")
 

@@ -35,7 +35,8 @@ import torch
 from nca_fast import NCA, processes
 from nca_fast.media.images import load_image
 from nca_fast.canvas import plan as planning
-from nca_fast.canvas.scene import CanvasConfig, Scene
+from nca_fast.canvas.scene import Scene
+from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.rendering.picture import picture
 
 torch.set_num_threads(1)

@@ -17,7 +17,8 @@ from bench.faults import files
 from bench.faults.mutate import mutated
 from nca_fast import NCA, Rule, checkpoint, rollout
 from nca_fast.canvas.canvas import Canvas
-from nca_fast.canvas.scene import CanvasConfig, Scene
+from nca_fast.canvas.scene import Scene
+from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.canvas.state_file import StateFile
 from nca_fast.systems.vae.model import VAENCA
 

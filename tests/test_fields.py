@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import pytest
 
 from nca_fast.fields import as_dataclass, field, parsed, parsed_object, typed
-from nca_fast.systems import SYSTEMS
+from nca_fast.systems import TASKS
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def test_ranges_include_their_ends():
     assert typed(int | None, None, "x") is None
 
 
-@pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
-def test_settings_of_every_system_survive_a_file(system):
-    for config in (system.Config(), system.Config().resolved(), *system.recipes.values()):
-        assert as_dataclass(system.Config, json.loads(json.dumps(asdict(config))), "x") == config
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_settings_of_every_system_survive_a_file(task):
+    for config in (task.Config(), task.Config().resolved(), *task.recipes.values()):
+        assert as_dataclass(task.Config, json.loads(json.dumps(asdict(config))), "x") == config

@@ -8,7 +8,8 @@ from nca_fast.canvas.canvas import Canvas
 from nca_fast.canvas.colony import Colony
 from nca_fast.canvas.maps import Map, add, shares
 from nca_fast.canvas.plan import Plan
-from nca_fast.canvas.scene import CanvasConfig, Scene
+from nca_fast.canvas.scene import Scene
+from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.media.images import save_image
 from nca_fast.rendering.render import render
 

@@ -9,7 +9,8 @@ from triton_rollouts import DEVICE, small_programs
 
 import nca_fast
 from nca_fast import files
-from nca_fast.canvas.scene import CanvasConfig, Scene
+from nca_fast.canvas.scene import Scene
+from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.media.images import load_image, save_image
 from nca_fast.rendering.apply import apply
 from nca_fast.rendering.film import film

@@ -7,7 +7,7 @@ import torch
 
 import nca_fast
 from nca_fast import cli
-from nca_fast.commands.score import as_learned, shrunk
+from nca_fast.commands.measure import as_learned, shrunk
 from nca_fast.media.images import load_image, save_image
 
 

@@ -21,7 +21,8 @@ from nca_fast.canvas.colony import Colony, Cost
 from nca_fast.canvas.exchange import Alone
 from nca_fast.canvas.journal import journal_path
 from nca_fast.canvas.plan import Plan, make_plan
-from nca_fast.canvas.scene import CanvasConfig, Scene
+from nca_fast.canvas.scene import Scene
+from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.canvas.state_file import StateFile
 
 FIVE = tuple(tuple(1 / 25 for _ in range(5)) for _ in range(5))

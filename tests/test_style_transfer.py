@@ -18,13 +18,12 @@ from trainings import killed_while_writing, train_style
 import nca_fast
 from nca_fast import checkpoint, cli
 from nca_fast.checkpoint import Contents
-from nca_fast.commands import train as commands
 from nca_fast.media.images import load_image, save_image
 from nca_fast.presets import style_filters
 from nca_fast.rendering.apply import apply
 from nca_fast.systems.style import style_objective
 from nca_fast.systems.style_settings import StyleConfig
-from nca_fast.training import listeners, loop
+from nca_fast.training import listeners, loop, session
 from nca_fast.training.content import ContentPictures, first_picture
 from nca_fast.training.pool import Pool, PoolStep
 
@@ -645,8 +644,8 @@ def test_ctrl_c_in_training_says_how_to_go_on(tmp_path, pictures, capsys, monkey
         (tmp_path / "run" / "training.safetensors").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "run_training", interrupt)
-    command = ["style", "a.png", "--content", "b.png", "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(session, "run_training", interrupt)
+    command = ["style", "skimage:grass", "--content", "skimage:cell", "--out", str(tmp_path / "run")]
     assert cli.main(command) == 130
     remedy = f"go on with: nca-fast style --out {tmp_path / 'run'} --resume"
     assert capsys.readouterr().err == f"nca-fast: interrupted; {remedy}\n"

@@ -11,7 +11,7 @@ from trainings import train
 
 from nca_fast import checkpoint
 from nca_fast.rule import Rule
-from nca_fast.systems import SYSTEMS
+from nca_fast.systems import TASKS
 from nca_fast.systems.vae.architecture import ARCHITECTURES, Architecture
 from nca_fast.training import session
 from nca_fast.training.descent import DELAY, Descent, adam
@@ -82,7 +82,7 @@ CASES += ("grow", "vae", "vae deterministic")
 def begun(case, device, tmp_path):
     """A system that is ready for its first iteration on a device, and its step down."""
     name, settings, sources = case
-    system = SYSTEMS[name]
+    system = TASKS[name].system
     config = system.Config(**settings).resolved()
     work = system(config, system.Sources(**sources), None, tmp_path)
     model = work.model().to(device)
@@ -133,12 +133,14 @@ def test_every_system_fulfils_the_contract():
     from nca_fast.training.system import System
 
     asked = {name for name in vars(System) if not name.startswith("_")} | set(System.__annotations__)
-    for name, system in SYSTEMS.items():
-        assert system.name == name and system.__doc__.count("nca-fast " + name)
+    for name, task in TASKS.items():
+        system = task.system
+        assert system.name == task.name == name and task.help.count("nca-fast " + name)
+        assert (system.Sources, system.Config) == (task.Sources, task.Config)
         known = {field.name for field in fields(system.Config)}
         assert set(system.free_on_resume) <= known and set(FREE_ON_RESUME) <= set(system.free_on_resume)
-        assert set(system.recipes.values()) <= {*system.recipes.values()}
-        assert all(isinstance(recipe, system.Config) for recipe in system.recipes.values())
+        assert all(isinstance(recipe, system.Config) for recipe in task.recipes.values())
+        assert set(task.main) <= known | {field.name for field in fields(task.Sources)}
         system.Config(), system.Sources()
         missing = {member for member in asked if not hasattr(system, member)} - {"config", "facts", "step"}
         assert not missing, (name, missing)
@@ -146,7 +148,7 @@ def test_every_system_fulfils_the_contract():
 
 def test_systems_know_their_names_in_their_folders(tmp_path, cases):
     system, settings, sources = cases["grow"]
-    train(system, SYSTEMS[system].Config(**settings), tmp_path / "run", **sources)
+    train(system, TASKS[system].system.Config(**settings), tmp_path / "run", **sources)
     with pytest.raises(ValueError, match="must be one of nca-fast texture, but it is one of nca-fast grow"):
         train("texture", None, tmp_path / "run", resume=True)
 
@@ -154,9 +156,9 @@ def test_systems_know_their_names_in_their_folders(tmp_path, cases):
 def test_a_run_goes_on_elsewhere(tmp_path, cases):
     """Device, backend and precision may change when a run is resumed."""
     system, settings, sources = cases["texture w2"]
-    config = SYSTEMS[system].Config(**settings | {"backend": "reference", "device": "cpu"})
+    config = TASKS[system].system.Config(**settings | {"backend": "reference", "device": "cpu"})
     train(system, config, tmp_path / "run", **sources)
-    later = SYSTEMS[system].Config(**settings | {"backend": "cpu", "iterations": 3, "device": "auto"})
+    later = TASKS[system].system.Config(**settings | {"backend": "cpu", "iterations": 3, "device": "auto"})
     assert train(system, later, tmp_path / "run", resume=True).iterations == 3
     stored = checkpoint.load_metadata(tmp_path / "run" / "training.safetensors")["config"]
     assert stored["backend"] == "cpu" and stored["device"] == "auto"
@@ -165,14 +167,14 @@ def test_a_run_goes_on_elsewhere(tmp_path, cases):
 @pytest.mark.parametrize("name", ["texture w2", "clip content", "grow", "vae"])
 def test_a_training_ends_well_without_an_encoder_and_says_so_before(cases, tmp_path, monkeypatch, name):
     system, settings, sources = cases[name]
-    config = SYSTEMS[system].Config(**settings | {"iterations": 1, "video_steps": 2})
+    config = TASKS[system].system.Config(**settings | {"iterations": 1, "video_steps": 2})
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     seen = []
     monkeypatch.setattr(session, "_train", lambda *arguments: seen.append(len(caught)) or (1.0, 1, None))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = train(system, config, tmp_path / "run", **sources)
-    (film,) = [file for file in SYSTEMS[system].files if file.endswith(".mp4")]
+    (film,) = [file for file in TASKS[system].system.files if file.endswith(".mp4")]
     said = [str(warning.message) for warning in caught]
     assert seen == [1]
     assert re.match(rf"{film} will not be made. MP4 needs ffmpeg: pip install imageio-ffmpeg", said[0])
@@ -185,8 +187,8 @@ def test_video_steps(cases, tmp_path, monkeypatch, name):
     """So many steps are filmed, and 0 asks for no film, in every system."""
     system, settings, sources = cases[name]
     monkeypatch.setattr(session, "_train", lambda *arguments: (1.0, 1, None))
-    (film,) = [file for file in SYSTEMS[system].files if file.endswith(".mp4")]
+    (film,) = [file for file in TASKS[system].system.files if file.endswith(".mp4")]
     for steps in (0, 2):
-        config = SYSTEMS[system].Config(**settings | {"video_steps": steps})
+        config = TASKS[system].system.Config(**settings | {"video_steps": steps})
         result = train(system, config, tmp_path / f"run {steps}", **sources)
         assert [file.name for file in result.files if file.suffix == ".mp4"] == [film] * (steps > 0)

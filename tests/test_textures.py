@@ -10,7 +10,8 @@ from nca_fast import cli
 from nca_fast.canvas.canvas import Canvas
 from nca_fast.canvas.paint import Paint, parse_legend, read_map
 from nca_fast.canvas.plan import Plan
-from nca_fast.canvas.scene import CanvasConfig, Scene
+from nca_fast.canvas.scene import Scene
+from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.canvas.start import find_paint
 from nca_fast.canvas.state_file import StateFile
 from nca_fast.media.images import load_image, save_image

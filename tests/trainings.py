@@ -5,13 +5,13 @@ from pathlib import Path
 import fresh
 
 import nca_fast
-from nca_fast.systems import SYSTEMS
+from nca_fast.systems import TASKS
 from nca_fast.training.session import run_training
 
 
 def train(name, config, out, *, progress=False, **sources_and_options):
     """Trains a system; keyword arguments that its sources have go there, the others to `run_training`."""
-    system = SYSTEMS[name]
+    system = TASKS[name].system
     sources = {
         key: sources_and_options.pop(key) for key in system.Sources.__dataclass_fields__ if key in sources_and_options
     }

@@ -34,7 +34,8 @@ from bench.harness import header
 from nca_fast import NCA, Rule
 from nca_fast.canvas.canvas import Canvas
 from nca_fast.canvas.plan import Plan
-from nca_fast.canvas.scene import CanvasConfig, Scene
+from nca_fast.canvas.scene import Scene
+from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.commands import faults
 from nca_fast.features import vgg
 from nca_fast.losses.aesthetic import AestheticHead

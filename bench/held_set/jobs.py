@@ -20,7 +20,7 @@ from bench.held_set.sentences import SENTENCES
 from bench.held_set.sprites import SPRITES, sprite
 from bench.held_set.textures import CONTENT, PHOTOGRAPHS, STYLES, TEXTURES
 from nca_fast import checkpoint
-from nca_fast.commands.score import as_learned
+from nca_fast.commands.measure import as_learned
 from nca_fast.media.images import image_grid, load_image, save_image
 from nca_fast.nca import NCA
 from nca_fast.scoring.content import content_kept

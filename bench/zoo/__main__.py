@@ -19,12 +19,12 @@ from bench.held_set.jobs import ENDLESS, cpu_clock, watch
 from bench.held_set.textures import CONTENT
 from bench.zoo.items import ITEMS, Item
 from nca_fast import checkpoint, zoo
-from nca_fast.commands.score import as_learned
+from nca_fast.commands.measure import as_learned
 from nca_fast.files import atomic_path
 from nca_fast.media.images import load_image, save_image
 from nca_fast.scoring.content import content_kept
 from nca_fast.scoring.score import Score, score
-from nca_fast.systems import SYSTEMS
+from nca_fast.systems import TASKS
 from nca_fast.systems.growing import errors, on_white, regrowth, wound
 from nca_fast.systems.style import StyleSources
 from nca_fast.training.endurance import Endurance, endure
@@ -54,7 +54,7 @@ def parsed() -> argparse.Namespace:
 
 def train(name: str, item: Item, folder: Path, seconds: float):
     """Trains an item: the result, and the settings that it had in the end."""
-    system, original, picture = SYSTEMS[item.system], folder.parent / f"{name}.png", item.picture()
+    system, original, picture = TASKS[item.system].system, folder.parent / f"{name}.png", item.picture()
     folder.parent.mkdir(parents=True, exist_ok=True)
     picture.save(original) if isinstance(picture, Image.Image) else save_image(picture, original)
     asked = (str(original), CONTENT) if system.Sources is StyleSources else (str(original),)

@@ -14,7 +14,7 @@ from bench.held_set.textures import PHOTOGRAPHS
 from bench.zoo.items import ITEMS
 from nca_fast import NCA, zoo
 from nca_fast.canvas.scene import Scene
-from nca_fast.commands.score import as_learned
+from nca_fast.commands.measure import as_learned
 from nca_fast.commands.zoo import Zoo
 from nca_fast.media.images import enlarged, image_grid, save_image
 from nca_fast.rendering.render import render

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from nca_fast.textures import Codes, all_codes, parse_shares, tiling
 
-WIDEST = 256  # border, in cells; a block of so many rows and as many around it are held while a canvas begins
-
 
 @dataclass(frozen=True, eq=False)
 class Paint:

@@ -20,8 +20,9 @@ import torch
 from nca_fast import processes
 from nca_fast.canvas.band import ring_rows
 from nca_fast.canvas.colony import Colony, Cost
-from nca_fast.canvas.memory import free_memory, in_words, parse_bytes
+from nca_fast.canvas.memory import free_memory
 from nca_fast.canvas.scene import Scene
+from nca_fast.sizes import in_words, parse_bytes
 
 # Measured on two cores of an AMD EPYC (Zen 4) and its virtual disk, rounded. A factor of four changes k by two.
 OPERATIONS_PER_SECOND = 1e11

@@ -1,55 +1,41 @@
-"""The command that asks every backend of this machine known questions."""
+"""Questions with known answers for every backend of this machine."""
 
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Annotated
+from dataclasses import asdict
 
 import torch
-import tyro
 
 import nca_fast
 from nca_fast import backends, conformance, devices
 from nca_fast.conformance import Outcome, Vector
 
 
-@dataclass(frozen=True)
-class Check:
-    """Ask every backend of this machine questions with known answers: fire masks, rollouts and their gradients.
-
-    A line for each question says, for each backend, whether all its numbers are right, and the largest error as a share
-    of what rounding allows. The exit status is 1 when one is wrong. For example, after a new driver:
-        nca-fast check
-    """
-
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print JSON, for programs."""
-
-    def run(self, command: str) -> int:
-        """Asks, says what was right and wrong, and returns the exit status."""
-        vectors = conformance.load_all()
-        asked, passed_over = _backends(vectors)
-        if not self.json:
-            print(" " * 32 + "".join(f"{f'{backend} on {device}':<24}" for backend, device in asked))
-        outcomes = []
-        for vector in vectors:
-            row = [conformance.check(vector, *pair) if _serves(vector, *pair) else None for pair in asked]
-            outcomes += [outcome for outcome in row if outcome is not None]
-            if not self.json:
-                print(f"{vector.name:<32}" + "".join(f"{_said(outcome):<24}" for outcome in row).rstrip())
-        wrong = [outcome for outcome in outcomes if not outcome.right]
-        if self.json:
-            page = {"nca_fast": nca_fast.__version__, "right": not wrong, "not_asked": passed_over}
-            page["outcomes"] = [{"right": outcome.right} | _finite(asdict(outcome)) for outcome in outcomes]
-            print(json.dumps(page, indent=2))
-            return int(bool(wrong))
-        for outcome in wrong:
-            print(f"{outcome.vector}, {outcome.backend} on {outcome.device}: {_trouble(outcome)}")
-        for name, reason in passed_over.items():
-            print(f"{name} was not asked: {reason}")
-        print(f"{len(outcomes) - len(wrong)} of {len(outcomes)} are right.")
+def ask(as_json: bool) -> int:
+    """Asks, says what was right and wrong, and returns the exit status."""
+    vectors = conformance.load_all()
+    asked, passed_over = _backends(vectors)
+    if not as_json:
+        print(" " * 32 + "".join(f"{f'{backend} on {device}':<24}" for backend, device in asked))
+    outcomes = []
+    for vector in vectors:
+        row = [conformance.check(vector, *pair) if _serves(vector, *pair) else None for pair in asked]
+        outcomes += [outcome for outcome in row if outcome is not None]
+        if not as_json:
+            print(f"{vector.name:<32}" + "".join(f"{_said(outcome):<24}" for outcome in row).rstrip())
+    wrong = [outcome for outcome in outcomes if not outcome.right]
+    if as_json:
+        page = {"nca_fast": nca_fast.__version__, "right": not wrong, "not_asked": passed_over}
+        page["outcomes"] = [{"right": outcome.right} | _finite(asdict(outcome)) for outcome in outcomes]
+        print(json.dumps(page, indent=2))
         return int(bool(wrong))
+    for outcome in wrong:
+        print(f"{outcome.vector}, {outcome.backend} on {outcome.device}: {_trouble(outcome)}")
+    for name, reason in passed_over.items():
+        print(f"{name} was not asked: {reason}")
+    print(f"{len(outcomes) - len(wrong)} of {len(outcomes)} are right.")
+    return int(bool(wrong))
 
 
 def _backends(vectors: list[Vector]) -> tuple[list[tuple[str, torch.device]], dict[str, str]]:

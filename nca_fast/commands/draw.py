@@ -2,28 +2,17 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
-from nca_fast import processes
-from nca_fast.canvas.exchange import band_path
-from nca_fast.canvas.scene import CanvasConfig, Scene
-from nca_fast.canvas.start import file_size, find_paint
-from nca_fast.commands.models import model_shares, open_model
-from nca_fast.commands.report import print_files, resume_rendering
-from nca_fast.devices import ComputeConfig
-from nca_fast.files import check_writable
-from nca_fast.media.film import FILMS
-from nca_fast.media.formats import FORMATS
-from nca_fast.nca import NCA
-from nca_fast.rendering.apply import apply, shown_steps
-from nca_fast.rendering.blend import blended
-from nca_fast.rendering.film import film
-from nca_fast.rendering.picture import picture
-from nca_fast.textures import model_name
-
-ENDINGS = (*FORMATS, *FILMS)
+from nca_fast.canvas.settings import CanvasConfig
+from nca_fast.commands import streams
+from nca_fast.commands.models import model_shares
+from nca_fast.compute import ComputeConfig
+from nca_fast.media.endings import FILMS, PICTURES
+from nca_fast.media.sources import check_picture_source
+from nca_fast.pretrained import check_model
 
 Positional = tyro.conf.Positional
 
@@ -71,6 +60,8 @@ class Apply:
     """Fixes all randomness: the same seed draws the same cells."""
     compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
 
+    main: ClassVar[tuple[str, ...]] = ("out", "strength", "preserve_color", "steps", "max_size", "seed")
+
     def check(self) -> None:
         """Raises ValueError for what cannot be done."""
         _check_positive(self, "steps", "max_size", "steps_per_frame", "fps")
@@ -79,14 +70,22 @@ class Apply:
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength must be from 0 to 1, but got {self.strength}.")
         suffix = self.out.suffix.lower()
-        if not Path(self.image).is_dir() and suffix not in ENDINGS:
-            raise ValueError(f"out must end in one of {', '.join(ENDINGS)}, but got {str(self.out)!r}.")
+        if not Path(self.image).is_dir() and suffix not in (*PICTURES, *FILMS):
+            raise ValueError(f"out must end in one of {', '.join((*PICTURES, *FILMS))}, but got {str(self.out)!r}.")
         if suffix not in FILMS and (self.steps_per_frame, self.fps) != (type(self).steps_per_frame, type(self).fps):
             raise ValueError(f"steps_per_frame and fps must go with a film (.mp4, .gif), but out is {str(self.out)!r}.")
+        check_picture_source(self.image, folders=True)
+        for model in model_shares(self.model):
+            check_model(model)
 
     def run(self, command: str) -> None:
         """Redraws, and says what was written and what could not be read."""
-        self.check()
+        from nca_fast.commands.models import open_model
+        from nca_fast.commands.report import print_files
+        from nca_fast.nca import NCA
+        from nca_fast.rendering.apply import apply, shown_steps
+        from nca_fast.rendering.blend import blended
+
         shares = model_shares(self.model)
         first, *others = map(Path, shares)
         nca = open_model(NCA, first, self.compute, *others)
@@ -94,7 +93,7 @@ class Apply:
         steps = max(map(shown_steps, shares)) if self.steps is None else self.steps
         shown = ("strength", "preserve_color", "max_size", "seed", "steps_per_frame", "fps")
         how = self.compute.how | {name: getattr(self, name) for name in shown}
-        written, unread = apply(nca, self.image, self.out, steps, progress=True, **how)
+        written, unread = apply(nca, self.image, self.out, steps, progress=streams.shows_progress(), **how)
         print_files(written)
         if unread:
             raise ValueError(
@@ -154,28 +153,46 @@ class Render:
     compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
     config: Annotated[CanvasConfig, tyro.conf.arg(name="")] = field(default_factory=CanvasConfig)
 
+    main: ClassVar[tuple[str, ...]] = (
+        *("out", "height", "width", "steps", "zoom", "seed"),
+        *("texture", "paint", "start", "memory", "resume"),
+    )
+
     def check(self) -> None:
         """Raises ValueError for what cannot be rendered."""
         _check_positive(self, "height", "width", "steps_per_frame", "fps", "zoom")
         if self.config.start_file is None and None in (self.height, self.width):
             raise ValueError("height and width must be given where --start names no file that has them.")
         suffix = self.out.suffix.lower()
-        if suffix not in ENDINGS:
-            raise ValueError(f"out must end in one of {', '.join(ENDINGS)}, but got {str(self.out)!r}.")
-        if suffix in FORMATS and (self.steps_per_frame, self.fps) != (None, type(self).fps):
+        if suffix not in (*PICTURES, *FILMS):
+            raise ValueError(f"out must end in one of {', '.join((*PICTURES, *FILMS))}, but got {str(self.out)!r}.")
+        if suffix in PICTURES and (self.steps_per_frame, self.fps) != (None, type(self).fps):
             raise ValueError(f"steps_per_frame and fps must go with a film (.mp4, .gif), but out is {str(self.out)!r}.")
         if suffix in FILMS and (self.resume or self.config.resumable):
             raise ValueError(f"resume and resumable must go with a picture, but out is the film {str(self.out)!r}.")
-        if suffix in FORMATS and self.config.texture_to:
+        if suffix in PICTURES and self.config.texture_to:
             raise ValueError(f"texture_to must go with a film (.mp4, .gif), but out is {str(self.out)!r}.")
-        if suffix in FILMS and processes.count() > 1:
-            raise ValueError(f"a film must be made by one process, but torchrun started {processes.count()}.")
         if self.save_state is not None and self.save_state.suffix.lower() != ".safetensors":
             raise ValueError(f"save_state must end in .safetensors, but got {str(self.save_state)!r}.")
+        for model in (self.model, *self.config.graft):
+            check_model(model)
 
     def run(self, command: str) -> None:
         """Renders, and says what was written."""
-        self.check()
+        from nca_fast import processes
+        from nca_fast.canvas.exchange import band_path
+        from nca_fast.canvas.scene import Scene
+        from nca_fast.canvas.start import find_paint
+        from nca_fast.commands.models import open_model
+        from nca_fast.commands.report import print_files, resume_rendering
+        from nca_fast.files import check_writable
+        from nca_fast.nca import NCA
+        from nca_fast.rendering.film import film
+        from nca_fast.rendering.picture import picture
+        from nca_fast.textures import model_name
+
+        if self.out.suffix.lower() in FILMS and processes.count() > 1:
+            raise ValueError(f"a film must be made by one process, but torchrun started {processes.count()}.")
         nca, how = open_model(NCA, self.model, self.compute, *self.config.graft), self.compute.how
         same = {"seed": self.seed, "config": self.config, "name": model_name(self.model)}
         scene = Scene(nca, *self._size(), self.steps, **same, **how)
@@ -185,7 +202,7 @@ class Render:
         scene = replace(scene, paint=find_paint(scene))
         if scene.paint is not None and scene.paint.said:
             print(scene.paint.said, flush=True)
-        same = {"zoom": self.zoom, "save_state": self.save_state, "progress": True}
+        same = {"zoom": self.zoom, "save_state": self.save_state, "progress": streams.shows_progress()}
         if self.out.suffix.lower() in FILMS:
             files = film(scene, self.out, steps_per_frame=self.steps_per_frame, fps=self.fps, **same)
         else:
@@ -200,6 +217,8 @@ class Render:
     def _size(self) -> tuple[int, int]:
         if None not in (self.height, self.width):
             return self.height, self.width
+        from nca_fast.canvas.start import file_size
+
         height, width = file_size(self.config.start_file)
         return self.height or height, self.width or width
 

@@ -1,62 +1,98 @@
-"""The help of options: the strings below the fields of dataclasses, each as one paragraph, on terminals of any width.
+"""Help: what a command does, with examples, its options, and the list of commands, on terminals of any width."""
 
-tyro reads these strings by itself, but keeps some of the line breaks that the source has.
-"""
-
-import ast
-import contextlib
 import inspect
-import os
 import shutil
 import textwrap
-from collections.abc import Iterator
-from dataclasses import is_dataclass
-from functools import cache
-from typing import Annotated, get_args, get_origin
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING
 
-import tyro
+from nca_fast.commands.options import Option, options
 
-LEAST_COLUMNS = 20  # tyro never ends in 1 to 4; a terminal breaks lines that are too long for it
-
-
-@cache
-def join_help(options: type) -> None:
-    """Gives fields their help as one paragraph: of a dataclass, its bases and the dataclasses among its fields."""
-    for cls in options.__mro__:
-        own = cls.__dict__.get("__annotations__", {})
-        for name, text in _field_strings(cls).items() if own and is_dataclass(cls) else ():
-            own[name] = Annotated[own[name], tyro.conf.arg(help=" ".join(text.split()))]
-        for kind in own.values():
-            inner = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-            if is_dataclass(inner):
-                join_help(inner)
+LEAST_COLUMNS, MOST_COLUMNS = 20, 120
+_NAMES = 26  # columns for the names of options, where the terminal has room for texts beside them
+_EVERYWHERE = """Every command also takes --quiet (prints nothing but errors and warnings), --json (prints one JSON
+object at its end), and --debug (an error shows where in Python it came from)."""
 
 
-@contextlib.contextmanager
-def wide_enough() -> Iterator[None]:
-    """Lets a terminal that is too narrow for help count as wider, for the length of a block."""
-    before = os.environ.get("COLUMNS")
-    if shutil.get_terminal_size().columns >= LEAST_COLUMNS:
-        yield
-        return
-    os.environ["COLUMNS"] = str(LEAST_COLUMNS)
-    try:
-        yield
-    finally:
-        del os.environ["COLUMNS"]
-        if before is not None:
-            os.environ["COLUMNS"] = before
+def command_help(name: str, command: type, everything: bool) -> str:
+    """Writes the help of a command: what it does, and its options; unless it is to be everything, the main ones."""
+    known = options(command)
+    main = [o for o in known if o.required or o.name in getattr(command, "main", ())]
+    main = [o for o in known if not o.flags and o not in main] + main if main else known
+    order = {word: place for place, word in enumerate(getattr(command, "main", ()))}
+    main.sort(key=lambda o: (bool(o.flags), order.get(o.name, -1)))
+    others = [o for o in known if o not in main]
+    lines = [_usage(name, known), "", *_wrapped(inspect.cleandoc(command.__doc__)), "", *_listed("Options", main)]
+    if everything:
+        for group in dict.fromkeys(o.group for o in others):
+            lines += ["", *_listed(group or "More options", [o for o in others if o.group == group])]
+    elif others:
+        lines += ["", *_wrapped(f"{len(others)} more options: nca-fast {name} --help-all")]
+    return "\n".join([*lines, "", *_wrapped(" ".join(_EVERYWHERE.split()))])
 
 
-def _field_strings(cls: type) -> dict[str, str]:
-    """Reads the string that stands below each field in the source of a class; none where there is no source."""
-    try:
-        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-    except (OSError, TypeError, SyntaxError, ValueError):
-        return {}
-    found = {}
-    for field, below in zip(getattr(tree, "body", ()), getattr(tree, "body", ())[1:], strict=False):
-        text = below.value if isinstance(below, ast.Expr) else None
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Constant) and isinstance(text.value, str):
-            found[field.target.id] = text.value
-    return found
+def overview(title: str, commands: Mapping[str, type]) -> str:
+    """Writes the help of the program: examples, and the first line about each command."""
+    listed = [(name, inspect.cleandoc(command.__doc__).splitlines()[0]) for name, command in commands.items()]
+    lines = [*_wrapped(title), "", "Commands:", *_columns(listed, 15), ""]
+    lines += _wrapped("The help of a command: nca-fast texture --help; of all its options: --help-all.")
+    return "\n".join([*lines, *_wrapped(" ".join(_EVERYWHERE.split()))])
+
+
+def _usage(name: str, known: list[Option]) -> str:
+    words = [
+        option.value if option.required else f"[{option.value.strip('[]')}]" for option in known if not option.flags
+    ]
+    words += [f"{option.flags[0]} {option.value}" for option in known if option.flags and option.required]
+    return f"nca-fast {' '.join([name, *words])} [options]"
+
+
+def _listed(title: str, some: Iterable[Option]) -> list[str]:
+    return [f"{title}:", *_columns([(_typed(option), _said(option)) for option in some], _NAMES)]
+
+
+def _typed(option: Option) -> str:
+    return " ".join([", ".join(option.flags), option.value]).strip()
+
+
+def _said(option: Option) -> str:
+    """What an option does, and what it is when it is not given, unless the text says what None is."""
+    if option.default is MISSING:
+        return f"{option.text} (required)"
+    if option.default in (None, (), "") or option.default is False:
+        return option.text
+    default = " ".join(map(str, option.default)) if isinstance(option.default, tuple) else option.default
+    return f"{option.text} (default: {default})"
+
+
+def columns() -> int:
+    """Columns of the terminal, or as many as text should have."""
+    return min(MOST_COLUMNS, max(LEAST_COLUMNS, shutil.get_terminal_size().columns))
+
+
+def _columns(rows: list[tuple[str, str]], names: int) -> list[str]:
+    """Lays out names and texts beside each other; below each other, where there is no room."""
+    beside = columns() >= 2 * names + 20
+    indent = names if beside else 6
+    lines = []
+    for name, text in rows:
+        wrapped = textwrap.wrap(text, max(8, columns() - indent), break_on_hyphens=False)
+        if beside and len(name) + 4 <= names and wrapped:
+            lines.append(f"  {name}".ljust(names) + wrapped.pop(0))
+        else:
+            lines += textwrap.wrap(f"  {name}", columns(), subsequent_indent="    ", break_on_hyphens=False)
+        lines += [" " * indent + line for line in wrapped]
+    return lines
+
+
+def _wrapped(text: str) -> list[str]:
+    """Wraps paragraphs; lines that are indented are examples, to be copied, and stay as they are."""
+    lines, paragraph = [], []
+    for line in [*text.splitlines(), None]:
+        if line and not line.startswith(" "):
+            paragraph.append(line)
+            continue
+        lines += textwrap.wrap(" ".join(paragraph), columns(), break_on_hyphens=False)
+        paragraph = []
+        lines += [] if line is None else [line]
+    return lines

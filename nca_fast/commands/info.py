@@ -1,4 +1,4 @@
-"""The command that says what there is on this machine: what a report of a bug should hold."""
+"""What there is on this machine: what a report of a bug should hold."""
 
 import json
 import os
@@ -6,20 +6,19 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import tyro
 
 import nca_fast
 from nca_fast import backends, control_groups, devices
-from nca_fast.canvas.memory import free_memory, in_words
+from nca_fast.canvas.memory import free_memory
 from nca_fast.features.torchvision_compat import import_torchvision
 from nca_fast.kernels.cpu import build
 from nca_fast.presets import PRESETS
+from nca_fast.sizes import in_words
 
 # What is imported by name -> how it is called when it is installed, and what for, where one can do without it.
 PACKAGES = {
@@ -51,27 +50,15 @@ VARIABLES = (
 )
 
 
-@dataclass(frozen=True)
-class Info:
-    """Say what there is on this machine, and which backend serves what: paste it into a report of a bug.
-
-    The C++ kernel is compiled if it has not been yet. Whatever is broken is said in its place:
-        nca-fast info
-        nca-fast info --json
-    """
-
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print JSON, for programs."""
-
-    def run(self, command: str) -> None:
-        """Prints a section as soon as it is known, so that even a crash leaves those before it."""
-        found = {}
-        for name, probe in PROBES.items():
-            found[name] = guarded(probe)
-            if not self.json:
-                print("\n".join(lines(name, found[name])), flush=True)
-        if self.json:
-            print(json.dumps(found, indent=2))
+def show(as_json: bool) -> None:
+    """Prints a section as soon as it is known, so that even a crash leaves those before it."""
+    found = {}
+    for name, probe in PROBES.items():
+        found[name] = guarded(probe)
+        if not as_json:
+            print("\n".join(lines(name, found[name])), flush=True)
+    if as_json:
+        print(json.dumps(found, indent=2))
 
 
 def guarded(probe: Callable[[], Any]) -> Any:

@@ -1,14 +1,15 @@
 """Models that commands open."""
 
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from nca_fast.commands.report import print_device
-from nca_fast.devices import ComputeConfig
-from nca_fast.nca import NCA
-from nca_fast.systems.vae.model import VAENCA
+from nca_fast.compute import ComputeConfig
 
-Model = TypeVar("Model", NCA, VAENCA)
+if TYPE_CHECKING:
+    from nca_fast.nca import NCA
+    from nca_fast.systems.vae.model import VAENCA
+
+Model = TypeVar("Model", "NCA", "VAENCA")
 
 
 def open_model(kind: type[Model], path: Path, compute: ComputeConfig, *others: Path) -> Model:
@@ -17,7 +18,8 @@ def open_model(kind: type[Model], path: Path, compute: ComputeConfig, *others: P
     Raises:
         OSError, ValueError: There is no such model or device, or what the settings ask for cannot serve.
     """
-    compute.check_compute()
+    from nca_fast.commands.report import print_device
+
     model = kind.from_pretrained(path)
     device = compute.pick(model.rule, *(kind.from_pretrained(other).rule for other in others))
     print_device(device)

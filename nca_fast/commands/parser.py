@@ -1,38 +1,40 @@
-"""From the words of a command line to the command: the table of commands, read by tyro from their fields."""
+"""From the words of a command line to the command: the table of commands, read by tyro from their fields.
+
+A row's dataclass has a `run(command line)`, and may have a `check()` of what can be seen before torch is loaded and a
+`main`, the names of the fields that --help shows where there are many. Its module imports nothing that takes long: the
+answer to a mistyped option must not wait for torch (tests/test_start.py).
+"""
 
 import argparse
-import inspect
-from collections.abc import Sequence
+import contextlib
+import difflib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Union
+from typing import Any
 
 import tyro
 
-from nca_fast import checkpoint
-from nca_fast.commands.check import Check
+import nca_fast
+from nca_fast.commands import help
 from nca_fast.commands.draw import Apply, Render
-from nca_fast.commands.help import join_help, wide_enough
-from nca_fast.commands.info import Info
+from nca_fast.commands.machine import Check, Info
 from nca_fast.commands.numbers import numbers
+from nca_fast.commands.options import options
 from nca_fast.commands.push import Push
 from nca_fast.commands.score import ScoreCommand
 from nca_fast.commands.sheet import Sheet
 from nca_fast.commands.train import TRAIN, Train
 from nca_fast.commands.vae import VaeFuse, VaeOutpaint, VaeRepair
 from nca_fast.commands.zoo import Zoo
-from nca_fast.systems import SYSTEMS
-from nca_fast.training import run_folder
+from nca_fast.systems import TASKS
 
-DEBUG = "With --debug an error shows where in Python it came from."
-DESCRIPTION = f"""Fast neural cellular automata.
+DESCRIPTION = f"""nca-fast {nca_fast.__version__}: fast neural cellular automata.
 
-Begin with: nca-fast texture skimage:brick --out runs/brick
-
-Every command has its own help: nca-fast texture --help
-
-The version: nca-fast --version
-
-{DEBUG}"""
+Begin with:
+    nca-fast texture skimage:brick --out runs/brick
+    nca-fast render runs/brick --height 512 --width 512 --steps 256 --out brick.png"""
 
 COMMANDS = TRAIN | {
     "render": Render,
@@ -47,58 +49,97 @@ COMMANDS = TRAIN | {
     "info": Info,
     "check": Check,
 }
+HELP = ("-h", "--help", "--help-all")
 
 
 def joined(arguments: Sequence[str]) -> list[str]:
     """Makes one word of the two of `vae fuse`, and of a training's --no-video what it is short for."""
     first = " ".join(arguments[:2])
     words = [first, *arguments[2:]] if first in COMMANDS else list(arguments)
-    if words and words[0] in SYSTEMS and "--no-video" in words:
+    if words and words[0] in TASKS and "--no-video" in words:
         words = [*(word for word in words if word != "--no-video"), "--video-steps", "0"]
     return words
 
 
-def parse(arguments: Sequence[str]) -> Train | Render | Apply | VaeFuse | VaeRepair | VaeOutpaint | Info | Check:
-    """Makes the command that the arguments ask for; tyro prints help and errors, and exits."""
-    chosen = arguments[0] if arguments else None
-    subcommands = []
-    if chosen in COMMANDS:
-        join_help(COMMANDS[chosen])
-    for name, command in COMMANDS.items():
-        # The list of commands shows the first line of each; the help of a command shows all of it.
-        said = inspect.cleandoc(command.__doc__)
-        options = {"description": f"{said}\n\n{DEBUG}" if name == chosen else said.splitlines()[0]}
-        begun_with = _begun_with(arguments) if name == chosen and name in SYSTEMS else None
-        if begun_with is not None:
-            options["default"] = begun_with
-        subcommands.append(Annotated[command, tyro.conf.subcommand(name, **options)])
-    with wide_enough(), numbers():
-        return tyro.cli(
-            Union[tuple(subcommands)],  # noqa: UP007 (| has no form for a list)
-            args=list(arguments) or ["--help"],
-            prog="nca-fast",
-            description=DESCRIPTION,
-            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
-        )
+def parse(arguments: Sequence[str]) -> Any:
+    """Makes the command that the arguments ask for.
+
+    Raises:
+        ValueError: There is no such command or option.
+        SystemExit: 0 after help was printed; 2 after tyro has said what else is wrong.
+    """
+    name, *words = arguments or ["--help"]
+    if name in HELP:
+        print(help.overview(DESCRIPTION, COMMANDS))
+        raise SystemExit(0)
+    if name not in COMMANDS:
+        raise ValueError(f"there is no command {name!r}. {_meant(name, COMMANDS, 'nca-fast --help')}")
+    command = COMMANDS[name]
+    if asked := [word for word in words if word in HELP]:
+        print(help.command_help(name, command, "--help-all" in asked))
+        raise SystemExit(0)
+    _check_options(name, command, words)
+    parsed = _parsed(name, command, words)
+    if name in TASKS and (begun_with := _begun_with(name, words)) is not None:
+        parsed = _parsed(name, command, words, begun_with)  # again, because the first time has found all mistakes
+    return parsed
 
 
-def _begun_with(arguments: Sequence[str]) -> Train | None:
+def _parsed(name: str, command: type, words: Sequence[str], default: Any = None) -> Any:
+    given = {} if default is None else {"default": default}
+    with _wide_enough(), numbers():
+        return tyro.cli(command, args=words, prog=f"nca-fast {name}", config=(tyro.conf.OmitArgPrefixes,), **given)
+
+
+def _check_options(name: str, command: type, words: Sequence[str]) -> None:
+    """Raises ValueError for an option that the command has not, with the one that is most like it."""
+    known = [flag for option in options(command) for flag in option.flags]
+    for word in words:
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and len(flag) > 2 and flag not in known:
+            typed = word.partition("=")[0]
+            raise ValueError(f"{name} has no option {typed}. {_meant(flag, known, f'nca-fast {name} --help-all')}")
+
+
+def _meant(word: str, known: Iterable[str], listed_by: str) -> str:
+    """Suggests the known word that is most like one, or where all are listed if none is."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"Did you mean {near[0]}?" if near else f"All there are: {listed_by}"
+
+
+def _begun_with(name: str, arguments: Sequence[str]) -> Train | None:
     """The defaults of the options that are not typed: those of the run to resume, or of a recipe."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--recipe")
-    try:
-        known, _ = parser.parse_known_args(arguments)
-    except argparse.ArgumentError:  # for example --out without a value, which tyro will say better
-        return None
-    if known.out is None:
-        return None
-    make, system = TRAIN[arguments[0]], SYSTEMS[arguments[0]]
+    known, _ = parser.parse_known_args(arguments)
+    make, task = TRAIN[name], TASKS[name]
     if known.resume and known.recipe is not None:
         raise ValueError(f"recipe must be left out with --resume, because the run has its settings: {known.recipe!r}.")
-    if not known.resume or not (known.out / run_folder.TRAINING_FILE).exists():
-        recipe = system.recipes.get(known.recipe)
+    if not known.resume:
+        recipe = task.recipes.get(known.recipe)
         return None if recipe is None else make(out=known.out, config=recipe)
-    metadata = checkpoint.load_metadata(known.out / run_folder.TRAINING_FILE)
-    return make(out=known.out, config=run_folder.stored_config(system, metadata, known.out))
+    from nca_fast import checkpoint
+    from nca_fast.training import run_folder
+
+    file = known.out / run_folder.TRAINING_FILE
+    if not file.exists():
+        return None
+    return make(out=known.out, config=run_folder.stored_config(task, checkpoint.load_metadata(file), known.out))
+
+
+@contextlib.contextmanager
+def _wide_enough() -> Iterator[None]:
+    """Lets a terminal that is too narrow for tyro's errors, which never end there, count as wider."""
+    before = os.environ.get("COLUMNS")
+    if shutil.get_terminal_size().columns >= help.LEAST_COLUMNS:
+        yield
+        return
+    os.environ["COLUMNS"] = str(help.LEAST_COLUMNS)
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before

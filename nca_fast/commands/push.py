@@ -6,14 +6,11 @@ from typing import Annotated
 
 import tyro
 
-from nca_fast import checkpoint
 from nca_fast.commands.score import ScoreCommand
-from nca_fast.devices import ComputeConfig
+from nca_fast.compute import ComputeConfig
 from nca_fast.files import MODEL_FILE
-from nca_fast.model_card import push_to_hub
-from nca_fast.pretrained import HUB, hub_name
-from nca_fast.systems import SYSTEMS
-from nca_fast.training.run_folder import PREVIEW_FILE
+from nca_fast.pretrained import HUB, check_model, hub_name
+from nca_fast.systems import TASKS
 
 
 @dataclass(frozen=True)
@@ -36,15 +33,25 @@ class Push:
     """Make a repository that others cannot see."""
     compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
 
+    def check(self) -> None:
+        """Raises ValueError or OSError for a model that is not there, or a name that is none."""
+        hub_name(self.repository)
+        check_model(self.run_folder)
+
     def run(self, command: str) -> None:
         """Measures, uploads, and says where the model is now."""
+        from nca_fast import checkpoint
+        from nca_fast.commands.measure import measured
+        from nca_fast.model_card import push_to_hub
+        from nca_fast.training.run_folder import PREVIEW_FILE
+
         name = hub_name(self.repository)
         made = checkpoint.load_metadata(self.run_folder / MODEL_FILE).get("provenance", {})
-        system = SYSTEMS.get(made.get("system"))
-        pictures = [self.run_folder / file for file in (*(system.files if system else ()), PREVIEW_FILE)]
+        task = TASKS.get(made.get("system"))
+        pictures = [self.run_folder / file for file in (*(task.system.files if task else ()), PREVIEW_FILE)]
         picture = next((file for file in pictures if file.suffix == ".png" and file.exists()), None)
         try:
-            found = ScoreCommand(str(self.run_folder), compute=self.compute).measured()
+            found = measured(ScoreCommand(str(self.run_folder), compute=self.compute))
             score = [line for one in found for line in one.lines()]
         except ValueError:  # of what has no score, such as a growing picture, or whose original is gone
             score = []

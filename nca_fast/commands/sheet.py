@@ -2,19 +2,18 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from torch import Tensor
 
-from nca_fast.canvas.scene import CanvasConfig, Scene
-from nca_fast.commands.models import open_model
-from nca_fast.commands.report import print_files
-from nca_fast.devices import ComputeConfig
-from nca_fast.files import check_writable
-from nca_fast.media.images import image_grid, save_image
-from nca_fast.nca import NCA
-from nca_fast.rendering.render import render
+from nca_fast.canvas.settings import CanvasConfig
+from nca_fast.compute import ComputeConfig
+from nca_fast.pretrained import check_model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nca_fast.nca import NCA
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,18 @@ class Sheet:
     """Fixes all randomness: the same seed draws the same cells."""
     compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
 
+    def check(self) -> None:
+        """Raises ValueError or OSError for a model that is not there."""
+        check_model(self.model)
+
     def run(self, command: str) -> None:
         """Draws, and says in which order and what was written."""
+        from nca_fast.commands.models import open_model
+        from nca_fast.commands.report import print_files
+        from nca_fast.files import check_writable
+        from nca_fast.media.images import image_grid, save_image
+        from nca_fast.nca import NCA
+
         check_writable(self.out.parent)
         nca = open_model(NCA, self.model, self.compute)
         if not nca.textures:
@@ -55,7 +64,10 @@ class Sheet:
         print(f"rows and columns: {', '.join(names)}")
         print_files([self.out])
 
-    def _drawn(self, nca: NCA, row: str, column: str) -> Tensor:
+    def _drawn(self, nca: "NCA", row: str, column: str) -> "Tensor":
+        from nca_fast.canvas.scene import Scene
+        from nca_fast.rendering.render import render
+
         config = CanvasConfig(texture=row if row == column else f"{row}:2,{column}:1")
         scene = Scene(nca, self.side, self.side, self.steps, seed=self.seed, config=config, **self.compute.how)
         return nca.to_rgb(render(scene))[0].cpu()

@@ -9,7 +9,9 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextvars import ContextVar
 
+_quiet = ContextVar("quiet", default=False)
 _replaced: list[io.TextIOWrapper] = []  # which would close what they share with those in their place
 
 
@@ -77,6 +79,35 @@ def redirect_to_null(number: int) -> None:
     if null != number:
         os.dup2(null, number)
         os.close(null)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Lets nothing be printed on stdout, and no progress be shown, for the length of a block."""
+    token = _quiet.set(True)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        _quiet.reset(token)
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Says on a terminal what a block takes its time for; the line goes away at its end."""
+    shown = shows_progress() and sys.stderr is not None and sys.stderr.isatty()
+    if shown:
+        print(f"{what} ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def shows_progress() -> bool:
+    """Whether progress bars are wanted."""
+    return not _quiet.get()
 
 
 def say(line: str) -> None:

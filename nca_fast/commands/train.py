@@ -1,4 +1,4 @@
-"""Commands that train, one for each system, made of its sources and settings."""
+"""Commands that train, one for each task, made of its sources and settings."""
 
 import sys
 from dataclasses import field, make_dataclass
@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from tqdm import tqdm
 
-from nca_fast.commands.report import print_result, resume_training
-from nca_fast.systems import SYSTEMS
-from nca_fast.training.session import run_training
-from nca_fast.training.system import System
+from nca_fast.commands import streams
+from nca_fast.systems import TASKS
+from nca_fast.training.task import Task
 
 _OUT = tyro.conf.arg(metavar="DIR", help="Folder for the results; made when missing.")
 _RESUME = tyro.conf.arg(help="Go on with the run in DIR. More iterations may be asked for.")
@@ -20,40 +18,50 @@ _RESUME = tyro.conf.arg(help="Go on with the run in DIR. More iterations may be 
 class Train:
     """What all these commands do. A subclass, made by `command`, has the fields out, sources, resume and config."""
 
-    system: type[System]
+    task: Task
+
+    def check(self) -> None:
+        """Raises ValueError for sources that are not there."""
+        self.sources.check()
 
     def run(self, command: str) -> None:
         """Trains, and says what was written and how to go on."""
-        print("".join(f"{line}\n" for line in self.system.opening(self.sources)), end="", flush=True)
-        with resume_training(self.system.name, self.out):
-            result = run_training(
-                self.system, self.sources, self.out, self.config, resume=self.resume, command=command, say=_say
-            )
+        from nca_fast.commands.report import print_result, resume_training
+        from nca_fast.training.session import run_training
+
+        system = self.task.system
+        print("".join(f"{line}\n" for line in system.opening(self.sources)), end="", flush=True)
+        how = {"resume": self.resume, "command": command, "say": _say, "progress": streams.shows_progress()}
+        with resume_training(system.name, self.out):
+            result = run_training(system, self.sources, self.out, self.config, **how)
         print_result(result)
         if result.endured is not None and result.endured.runaway is not None:
             raise FloatingPointError(
                 f"the automaton must last, but it {result.endured}, although the training went on. Train again with "
-                f"{self.system.remedy}, longer, or with another seed."
+                f"{system.remedy}, longer, or with another seed."
             )
 
 
-def command(system: type[System]) -> type[Train]:
-    """Makes the command that trains a system."""
+def command(task: Task) -> type[Train]:
+    """Makes the command of a task."""
     fields = [
         ("out", Annotated[Path, _OUT]),
-        ("sources", _flat(system.Sources), field(default_factory=system.Sources)),
+        ("sources", _flat(task.Sources), field(default_factory=task.Sources)),
         ("resume", Annotated[bool, tyro.conf.FlagCreatePairsOff, _RESUME], False),
-        ("config", _flat(system.Config), field(default_factory=system.Config)),
+        ("config", _flat(task.Config), field(default_factory=task.Config)),
     ]
-    if system.recipes:
-        recipe = tyro.conf.arg(help=" ".join(system.recipe_help.split()))
-        fields.insert(2, ("recipe", Annotated[Literal[tuple(system.recipes)] | None, recipe], None))
-    made = make_dataclass(system.__name__, fields, bases=(Train,), frozen=True, namespace={"system": system})
-    made.__doc__ = system.__doc__
+    if task.recipes:
+        recipe = tyro.conf.arg(help=" ".join(task.recipe_help.split()))
+        fields.insert(2, ("recipe", Annotated[Literal[tuple(task.recipes)] | None, recipe], None))
+    same = {"task": task, "main": (*task.main, "out", "resume")}
+    made = make_dataclass(task.name.capitalize(), fields, bases=(Train,), frozen=True, namespace=same)
+    made.__doc__ = task.help
     return made
 
 
 def _say(line: str) -> None:
+    from tqdm import tqdm
+
     tqdm.write(line)  # above the bar, if there is one
     sys.stdout.flush()
 
@@ -63,4 +71,4 @@ def _flat(fields: type) -> type:
     return Annotated[fields, tyro.conf.arg(name="")]
 
 
-TRAIN = {name: command(system) for name, system in SYSTEMS.items()}
+TRAIN = {name: command(task) for name, task in TASKS.items()}

@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from nca_fast.commands.models import open_model
-from nca_fast.commands.report import print_files
-from nca_fast.devices import ComputeConfig
-from nca_fast.systems.vae import drawing
-from nca_fast.systems.vae.model import VAENCA
+from nca_fast.compute import ComputeConfig
+from nca_fast.pretrained import check_model
+
+if TYPE_CHECKING:
+    from nca_fast.systems.vae.model import VAENCA
 
 Positional = tyro.conf.Positional
 
@@ -25,11 +25,18 @@ class Drawing:
     """Picture (.png .jpg .webp) to write."""
     seed: int = 0
     """Fixes all randomness: the same seed draws the same cells."""
-    config: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
+    compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
 
-    def open(self) -> tuple[VAENCA, dict[str, Any]]:
+    def check(self) -> None:
+        """Raises ValueError or OSError for a model that is not there."""
+        check_model(self.model)
+
+    def open(self) -> "tuple[VAENCA, dict[str, Any]]":
         """Reads the model onto its device; with it come the keyword arguments that `drawing` takes."""
-        return open_model(VAENCA, self.model, self.config), {"seed": self.seed} | self.config.how
+        from nca_fast.commands.models import open_model
+        from nca_fast.systems.vae.model import VAENCA
+
+        return open_model(VAENCA, self.model, self.compute), {"seed": self.seed} | self.compute.how
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +56,9 @@ class VaeFuse(Drawing):
 
     def run(self, command: str) -> None:
         """Draws, and says what was written."""
+        from nca_fast.commands.report import print_files
+        from nca_fast.systems.vae import drawing
+
         vae, how = self.open()
         drawing.draw_fusion(vae, self.a, self.b, self.out, **how)
         print_files([self.out])
@@ -71,6 +81,9 @@ class VaeRepair(Drawing):
 
     def run(self, command: str) -> None:
         """Draws, and says what was written."""
+        from nca_fast.commands.report import print_files
+        from nca_fast.systems.vae import drawing
+
         vae, how = self.open()
         drawing.draw_repair(vae, self.image, self.damage, self.out, **how)
         print_files([self.out])
@@ -93,6 +106,9 @@ class VaeOutpaint(Drawing):
 
     def run(self, command: str) -> None:
         """Draws, and says what was written."""
+        from nca_fast.commands.report import print_files
+        from nca_fast.systems.vae import drawing
+
         vae, how = self.open()
         drawing.draw_outpainting(vae, self.image, self.height, self.width, self.out, **how)
         print_files([self.out])

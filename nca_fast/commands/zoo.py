@@ -8,8 +8,7 @@ from typing import Annotated
 import tyro
 
 from nca_fast import zoo
-from nca_fast.files import check_writable
-from nca_fast.media.images import PILLOW_FORMATS, image_grid, load_image, save_image
+from nca_fast.media import endings
 
 COLUMNS = 4  # pictures in a row of the sheet
 _EXAMPLES = {
@@ -37,12 +36,17 @@ class Zoo:
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print JSON, for programs."""
 
-    def run(self, command: str) -> None:
-        """Prints the list or a card, and writes the picture."""
-        if self.out is not None and self.out.suffix.lower() not in PILLOW_FORMATS:
-            raise ValueError(f"out must end in one of {', '.join(PILLOW_FORMATS)}, but got {str(self.out)!r}.")
+    def check(self) -> None:
+        """Raises ValueError for a name or an ending that is none, OSError for an empty zoo."""
+        if self.out is not None and self.out.suffix.lower() not in endings.PILLOW:
+            raise ValueError(f"out must end in one of {', '.join(endings.PILLOW)}, but got {str(self.out)!r}.")
         if not zoo.names():
             raise FileNotFoundError(f"the zoo must hold automata, but there are none in {zoo.FOLDER}: install again.")
+        if self.name is not None:
+            zoo.file(self.name)
+
+    def run(self, command: str) -> None:
+        """Prints the list or a card, and writes the picture."""
         cards = [zoo.card(name) for name in ([self.name] if self.name else zoo.names())]
         if self.json:
             print(json.dumps([asdict(card) for card in cards], indent=1))
@@ -51,6 +55,9 @@ class Zoo:
         else:
             print("\n".join(listed(cards)))
         if self.out is not None:
+            from nca_fast.files import check_writable
+            from nca_fast.media.images import image_grid, load_image, save_image
+
             check_writable(self.out.parent)
             pictures = [load_image(card.picture) for card in cards]
             save_image(pictures[0] if self.name else image_grid(pictures, COLUMNS, pad=8), self.out)

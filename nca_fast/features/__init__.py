@@ -7,13 +7,13 @@ returns maps [B, C_l, H_l, W_l]; the first one is the normalised pixels.
 from __future__ import annotations
 
 import os
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import nn
 
-FeaturesName = Literal["random", "patches", "dictionary", "vgg16", "vgg19"]
-FeaturesChoice = Literal["auto", FeaturesName]
+from nca_fast.choices import FeaturesName
+
 NAMES = get_args(FeaturesName)
 
 

@@ -17,17 +17,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from nca_fast.choices import small_words
 from nca_fast.features.torchvision_compat import import_torchvision
 
 # A small model that this project trained (bench/small_clip/train.py), in the layout of open_clip's "local-dir:".
 SMALL_CLIP = Path(__file__).parent / "small_clip"
 _OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")  # of its published models, beside the weights
 _OTHERWISE = "or leave the model out for the small one that comes with nca_fast"
-
-
-def small_words() -> list[str]:
-    """Lists the words that the small model knows."""
-    return sorted((SMALL_CLIP / "words.txt").read_text(encoding="utf-8").split())
 
 
 class ClipModel(nn.Module):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nca_fast.choices import DistanceName
 from nca_fast.devices import generator_on, moved
 from nca_fast.losses.regularizers import total_variation
 
-DistanceName = Literal["dot", "cosine", "spherical"]
 DISTANCES = get_args(DistanceName)
 
 

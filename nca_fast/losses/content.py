@@ -9,7 +9,6 @@ weights of the two compare. Unlike there every sample has its own wanted maps, t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -111,7 +110,6 @@ def guide_distance(rgb: Tensor, wanted: Tensor, side: int) -> Tensor:
 
 
 CONTENT_LOSSES = {"structure": structure_distance, "features": feature_distance, "gram": gram_distance}
-ContentLossName = Literal[tuple(CONTENT_LOSSES)]
 
 
 def check_layers(layers: Sequence[int], maps: int, features: str) -> None:

@@ -15,7 +15,6 @@ source's formula to the letter.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 import torch
 from torch import nn
@@ -246,7 +245,6 @@ def _mean_and_covariance(map: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 
 
 STYLE_LOSSES = {"ot": SlicedOT, "gram": Gram, "w2": GaussianW2}
-StyleLossName = Literal[tuple(STYLE_LOSSES)]
 
 
 def load(name: str, extractor: nn.Module, picture: torch.Tensor, projections: int = 32) -> nn.Module:

@@ -12,8 +12,8 @@ from nca_fast.devices import moved
 from nca_fast.media.decoding import picture_files
 from nca_fast.media.images import load_image
 from nca_fast.media.published_sets import published_set
+from nca_fast.media.sources import check_data_set
 
-BUNDLED = ("digits", "faces")
 TEST_EVERY = 5  # where a set has no test part of its own, every fifth picture is for testing
 
 
@@ -54,10 +54,8 @@ def load_pictures(name: str, size: int, grey: bool) -> Pictures:
     elif name == "faces":
         whole = _faces()
     else:
+        check_data_set(name)
         folder = Path(name)
-        if not folder.is_dir():
-            found = f"{name!r} is a file: name its folder" if folder.exists() else f"there is none called {name!r}"
-            raise ValueError(f"the data set must be {', '.join(BUNDLED)} or a folder, but {found}.")
         split = published_set(folder, 0) or (None if picture_files(folder) else published_set(folder, 1))
         if split is not None:
             return Pictures(name, *(_fitted(part, size, grey) for part in split))

@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from nca_fast.media import jp2
 from nca_fast.media.color_profiles import in_srgb
 from nca_fast.media.png import pixels_and_profile
+from nca_fast.media.sources import check_picture_source
 
 # Pillow starts Ghostscript for EPS, draws WMF with Windows, and only names the content of the others.
 _NO_PICTURES = {"BUFR", "EPS", "FPX", "GRIB", "HDF5", "IPTC", "MIC", "MPEG", "PDF", "WMF"}
@@ -62,10 +63,7 @@ def decoded_file(name: str) -> Decoded:
     Raises:
         ValueError: It is missing, of a kind that cannot be read, damaged, empty or suspiciously large.
     """
-    if not os.path.exists(name):
-        raise ValueError(f"the picture must be an existing file or 'skimage:NAME', but there is no {name!r}.")
-    if os.path.isdir(name):
-        raise ValueError(f"the picture must be a file, but {name!r} is a folder.")
+    check_picture_source(name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata

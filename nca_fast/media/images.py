@@ -14,13 +14,7 @@ from PIL import Image
 
 from nca_fast.media.decoding import Decoded, decoded, decoded_file
 from nca_fast.media.row_blocks import PictureFormat, one_file
-
-# The pictures inside scikit-image's wheel; its other names would start a download.
-SKIMAGE_PICTURES = (
-    "astronaut", "brick", "camera", "cell", "chelsea", "clock", "coffee", "coins", "colorwheel", "grass", "gravel",
-    "horse", "hubble_deep_field", "immunohistochemistry", "logo", "microaneurysms", "moon", "page", "retina",
-    "rocket", "text",
-)  # fmt: skip
+from nca_fast.media.sources import SKIMAGE, check_picture_source
 
 
 def _pillow_format(name: str, largest_side: int, bytes_a_pixel: int, alpha: bool, **options) -> PictureFormat:
@@ -211,7 +205,7 @@ def _shrunk(image: Image.Image, max_size: int | None) -> Image.Image:
 
 
 def _read(name: str) -> Decoded:
-    return decoded(_open_skimage(name), name) if name.startswith("skimage:") else decoded_file(name)
+    return decoded(_open_skimage(name), name) if name.startswith(SKIMAGE) else decoded_file(name)
 
 
 def _rgba(picture: Decoded) -> Image.Image:
@@ -232,12 +226,10 @@ def _tensor(image: Image.Image) -> torch.Tensor:
 
 
 def _open_skimage(name: str) -> Image.Image:
-    picture = name.removeprefix("skimage:")
-    if picture not in SKIMAGE_PICTURES:
-        raise ValueError(f"skimage:NAME must be one of {', '.join(SKIMAGE_PICTURES)}; but got {picture!r}.")
+    check_picture_source(name)
     try:
         import skimage.data
     except ImportError as error:
         raise ImportError(f"{name!r} needs scikit-image: pip install 'nca-fast[examples]'.") from error
-    array = getattr(skimage.data, picture)()
+    array = getattr(skimage.data, name.removeprefix(SKIMAGE))()
     return Image.fromarray(array.astype(np.uint8) * 255 if array.dtype == bool else array)

@@ -5,26 +5,23 @@ Manipulation", 2022 (of pictures, with content and aesthetic losses). `clip_sett
 defaults differ where something else gives better pictures in minutes on a CPU.
 """
 
-import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import tyro
 from torch import Tensor
 
 from nca_fast import checkpoint, features
 from nca_fast.devices import network_dtype
-from nca_fast.features.clip import ClipModel, small_words
+from nca_fast.features.clip import ClipModel
 from nca_fast.losses import regularizers, weighted
 from nca_fast.losses.aesthetic import AestheticHead
 from nca_fast.losses.clip import PromptDistance, cutouts, flatness, fringes, weights_of, whole
 from nca_fast.losses.content import CONTENT_LOSSES, check_layers
 from nca_fast.media.images import load_image, source_name
 from nca_fast.nca import NCA
-from nca_fast.systems.clip_settings import RECIPES, ClipConfig
+from nca_fast.systems.clip_settings import CLIP, ClipConfig, ClipSources
 from nca_fast.systems.drawing import draw_grown, draw_redrawn, grown, next_apply, next_render, redrawn
 from nca_fast.training.capture import Captured
 from nca_fast.training.content import ContentPictures, shrunk
@@ -34,50 +31,10 @@ from nca_fast.training.settings import FREE_ON_RESUME
 from nca_fast.training.system import PoolSystem
 
 
-@dataclass(frozen=True)
-class ClipSources:
-    """What a CLIP-guided training learns."""
-
-    prompts: Annotated[
-        tyro.conf.Positional[tuple[str, ...]],
-        tyro.conf.arg(metavar="PROMPT [...]", help_behavior_hint="(not needed with --resume)"),
-    ] = ()
-    """What to grow: TEXT, or TEXT:WEIGHT; a negative weight pushes away ("noise:-0.3")."""
-    content: Annotated[tuple[str, ...], tyro.conf.arg(metavar="IMAGE_OR_FOLDER [...]")] = ()
-    """Pictures to change: files, folders, skimage:astronaut ... None: grow out of noise."""
-
-
-_WORDS = textwrap.indent(textwrap.fill(" ".join(small_words()), 100), " " * 8)
-
-
 class Clip(PoolSystem):
-    """Learn to grow what a sentence says, or to change pictures until they fit it.
+    """CLIP guidance; see `CLIP` for what its command says."""
 
-    For example, with the small CLIP model that comes along, which knows colours and patterns:
-        nca-fast clip "thin blue horizontal stripes" --out runs/stripes
-        nca-fast clip "red bricks" "noise:-0.3" --out runs/bricks
-        nca-fast clip "orange leopard fur" --content skimage:chelsea --out runs/leopard
-
-    With a real one, which is downloaded once (350 MB) and wants a larger canvas and patience on a CPU:
-        nca-fast clip "underwater bioluminescence" --model ViT-B-32-quickgelu --pretrained openai --image-size 128 \\
-            --out runs/sea
-
-    Ctrl-C stops and saves. To go on, after that or after a crash (the other settings are remembered):
-        nca-fast clip --out runs/stripes --resume
-
-    On two processes: torchrun --nproc-per-node 2 -m nca_fast clip "red bricks" --batch-size 2 --out runs/bricks
-
-    DIR then holds clip.png, clip.mp4, preview.png (the start, and what was grown of it on the way), model.safetensors
-    (for `nca-fast render`, or with --content for `nca-fast apply`), log.jsonl and training.safetensors (for --resume).
-    """
-
-    __doc__ = f"{__doc__}\n    The small model knows these words:\n{_WORDS}"
-    name = "clip"
-    Sources, Config = ClipSources, ClipConfig
-    recipes = RECIPES
-    recipe_help = """Begin with the settings of a published system instead of the defaults: deb grows out of noise by
-    the raw dot product of the whole picture, petersen changes pictures. Both want a real CLIP model, petersen VGG-19
-    too."""
+    name, Sources, Config = CLIP.name, ClipSources, ClipConfig
     free_on_resume = (*FREE_ON_RESUME, "picture_steps", "picture_size", "video_steps")
     files = ("clip.png", "clip.mp4")
 

@@ -1,12 +1,15 @@
-"""The settings of a CLIP-guided training."""
+"""What a CLIP-guided training learns, its settings and those of two published systems, and what its command says."""
 
+import textwrap
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from nca_fast.features import FeaturesName
-from nca_fast.losses.clip import DistanceName
-from nca_fast.losses.content import ContentLossName
+import tyro
+
+from nca_fast.choices import ContentLossName, DistanceName, FeaturesName, small_words
+from nca_fast.media.sources import check_picture_source
 from nca_fast.training.settings import FeatureConfig
+from nca_fast.training.task import Task
 
 SMALLEST_CANVAS = 16
 ClipInput = Literal["shown", "raw", "halved"]
@@ -168,3 +171,70 @@ RECIPES = {
         state_limit=1e30,
     ),
 }
+
+RECIPE_HELP = """Begin with the settings of a published system instead of the defaults: deb grows out of noise by the
+raw dot product of the whole picture, petersen changes pictures. Both want a real CLIP model, petersen VGG-19 too."""
+
+
+@dataclass(frozen=True)
+class ClipSources:
+    """What a CLIP-guided training learns."""
+
+    prompts: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="PROMPT [...]", help_behavior_hint="(not needed with --resume)"),
+    ] = ()
+    """What to grow: TEXT, or TEXT:WEIGHT; a negative weight pushes away ("noise:-0.3")."""
+    content: Annotated[tuple[str, ...], tyro.conf.arg(metavar="IMAGE_OR_FOLDER [...]")] = ()
+    """Pictures to change: files, folders, skimage:astronaut ... None: grow out of noise."""
+
+    def check(self) -> None:
+        """Raises ValueError for a picture that is not there."""
+        for name in self.content:
+            check_picture_source(name, folders=True)
+
+
+HELP = f"""Learn to grow what a sentence says, or to change pictures until they fit it.
+
+For example, with the small CLIP model that comes along, which knows colours and patterns:
+    nca-fast clip "thin blue horizontal stripes" --out runs/stripes
+    nca-fast clip "red bricks" "noise:-0.3" --out runs/bricks
+    nca-fast clip "orange leopard fur" --content skimage:chelsea --out runs/leopard
+
+With a real one, which is downloaded once (350 MB) and wants a larger canvas and patience on a CPU:
+    nca-fast clip "underwater bioluminescence" --model ViT-B-32-quickgelu --pretrained openai --image-size 128 \\
+        --out runs/sea
+
+Ctrl-C stops and saves. To go on, after that or after a crash (the other settings are remembered):
+    nca-fast clip --out runs/stripes --resume
+
+On two processes: torchrun --nproc-per-node 2 -m nca_fast clip "red bricks" --batch-size 2 --out runs/bricks
+
+DIR then holds clip.png, clip.mp4, preview.png (the start, and what was grown of it on the way), model.safetensors
+(for `nca-fast render`, or with --content for `nca-fast apply`), log.jsonl and training.safetensors (for --resume).
+
+The small model knows these words:
+{textwrap.indent(textwrap.fill(" ".join(small_words()), 100), " " * 4)}
+"""
+
+CLIP = Task(
+    name="clip",
+    help=HELP,
+    Sources=ClipSources,
+    Config=ClipConfig,
+    home="nca_fast.systems.clip:Clip",
+    main=(
+        "prompts",
+        "content",
+        "image_prompts",
+        "iterations",
+        "model",
+        "pretrained",
+        "image_size",
+        "content_weight",
+        "picture_steps",
+        "seed",
+    ),
+    recipes=RECIPES,
+    recipe_help=RECIPE_HELP,
+)

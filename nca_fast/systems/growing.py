@@ -5,12 +5,10 @@ Source: Mordvintsev, Randazzo, Niklasson and Levin, "Growing Neural Cellular Aut
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,16 +18,16 @@ from nca_fast.media.film import VideoWriter, missing_encoder
 from nca_fast.media.images import enlarged, load_rgba, save_image, source_name
 from nca_fast.nca import NCA, over_white
 from nca_fast.systems.drawing import next_render
+from nca_fast.systems.growing_settings import GROW, GrowingConfig, GrowingSources
 from nca_fast.training.capture import Captured
 from nca_fast.training.damage import circles
 from nca_fast.training.endurance import Endurance
 from nca_fast.training.pool import Objective
 from nca_fast.training.run_folder import SavedRun
-from nca_fast.training.settings import FREE_ON_RESUME, PoolConfig
+from nca_fast.training.settings import FREE_ON_RESUME
 from nca_fast.training.system import PoolSystem, given_or_saved
 
 RADII = (0.1, 0.6)  # of the circles that a training erases; 1 is half the side of the canvas. (The notebook: to 0.4.)
-MILESTONES = (40, 65, 80, 90, 95)  # percent of a run at which the learning rate is lowered
 GROWN = 128  # steps after which the picture should be there, and there again
 # What was measured with the default settings: iterations, squared errors grown and regrown, what is seen. The first is
 # three sprites of 40 pixels (held_set_growth_after.json), the last grow.json's run, the others the same on its way.
@@ -45,106 +43,10 @@ SHARP = 1e-3  # squared error below which a picture is sharp to the eye
 ZOOM = 4  # pixels along the side of a cell
 
 
-@dataclass(frozen=True)
-class GrowingConfig(PoolConfig):
-    """Settings of a growing automaton's training.
-
-    The recipe of the Distill notebook with a smaller canvas, pool and batch, and short rollouts first: its 8,000
-    iterations of 8 states out of 1,024, three of them damaged, are for a GPU.
-    """
-
-    image_size: int = 32
-    """What is learned is shrunk until its longer side has this many pixels. (The notebook: 40.)"""
-    image_margin: int = 6
-    """Empty cells on each side of the picture. (The notebook: 16.)"""
-    preset: str = "growing"
-    """Named automaton to train: its channels, hidden widths and filters."""
-    iterations: int = 3000
-    """Length of the training. May be raised when a run is resumed."""
-    learning_rate: float = 4e-3
-    """Step size of Adam, before the milestones."""
-    lr_milestones: tuple[int, ...] | None = None
-    """Iterations at which the learning rate is lowered. None: after 40, 65, 80, 90 and 95 % of the run."""
-    lr_gamma: float = 0.5
-    """Factor by which each milestone lowers the learning rate."""
-    pool_size: int = 64
-    """States that live on between iterations. The one that is worst in a batch is replaced by a single cell."""
-    batch_size: int = 3
-    """States that an iteration takes from the pool. More make it slower, and hardly better."""
-    damage: int = 1
-    """So many of the best states of a batch lose a circle before they go on. 0: what is learned need not regrow."""
-    reseed_every: int = 0
-    """After every so many iterations the first state of the batch starts afresh too. 0: never; the worst does in each
-    iteration."""
-    early_iterations: int | None = None
-    """So many iterations are short: they cost half, and a picture that must be there soon is learned sooner; in the
-    others it learns to stay. None: seven tenths of the run. 0: none, as in the notebook."""
-    early_steps_min: int = 32
-    """Shortest rollout of an early iteration. A picture grows by less than a cell a step."""
-    early_steps_max: int = 48
-    """Longest rollout of an early iteration."""
-    steps_min: int = 64
-    """Shortest rollout of an iteration."""
-    steps_max: int = 96
-    """Longest rollout of an iteration."""
-    overflow_weight: float = 0.0
-    """Weight of a loss that keeps all channels of all cells between -1 and 1. The notebook has none."""
-    video_steps: int = 512
-    """Steps shown in growing.mp4, in which the picture grows, is wounded and regrows. 0, or --no-video: none."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_least(image_size=1, image_margin=0, damage=0, video_steps=0, early_iterations=0, early_steps_min=1)
-        if self.early_steps_min > self.early_steps_max:
-            raise ValueError(
-                f"early_steps_min must be at most early_steps_max={self.early_steps_max}, but got "
-                f"{self.early_steps_min}."
-            )
-        if self.damage >= self.batch_size:
-            raise ValueError(f"damage must be below batch_size={self.batch_size}, but got {self.damage}.")
-
-    def resolved(self) -> "GrowingConfig":
-        """As `RunConfig.resolved`, with a number of early iterations, and milestones that end a run in fine steps."""
-        early = self.iterations * 7 // 10 if self.early_iterations is None else self.early_iterations
-        milestones = self.lr_milestones
-        if milestones is None:
-            milestones = tuple(sorted({max(1, self.iterations * percent // 100) for percent in MILESTONES}))
-        return replace(self, early_iterations=early, lr_milestones=milestones)
-
-    def steps_at(self, iteration: int) -> tuple[int, int]:
-        """The shortest and the longest rollout of an iteration, in steps, of resolved settings."""
-        if iteration < self.early_iterations:
-            return self.early_steps_min, self.early_steps_max
-        return self.steps_min, self.steps_max
-
-
-@dataclass(frozen=True)
-class GrowingSources:
-    """What a growing automaton learns."""
-
-    image: Annotated[
-        tyro.conf.Positional[str | None],
-        tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(not needed with --resume)"),
-    ] = None
-    """Picture file to grow; it should have a transparent background."""
-
-
 class Growing(PoolSystem):
-    """Learn to grow a small picture out of one cell, to keep it, and to mend it after damage.
+    """A growing automaton; see `GROW` for what its command says."""
 
-    For example, with the ladybird that comes with the source code, or any picture with a transparent background:
-        nca-fast grow examples/ladybird.png --out runs/ladybird
-
-    Ctrl-C stops and saves. To go on, after that or after a crash (the other settings are remembered):
-        nca-fast grow --out runs/ladybird --resume
-
-    DIR then holds regrowth.png (the target, what was grown, wounded, and regrown), growing.mp4, preview.png (the
-    target and what was grown on the way), model.safetensors (for `nca-fast render` and NCA.from_pretrained), log.jsonl
-    and training.safetensors (for --resume).
-    """
-
-    name = "grow"
-    Sources, Config = GrowingSources, GrowingConfig
+    name, Sources, Config = GROW.name, GrowingSources, GrowingConfig
     free_on_resume = (*FREE_ON_RESUME, "video_steps")
     files = ("regrowth.png", "growing.mp4")
 

@@ -7,12 +7,10 @@ transfer", 2024, which adds the losses other than Gram matrices and the filters 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import tyro
 from torch import Tensor
 
 from nca_fast import checkpoint, features
@@ -26,7 +24,7 @@ from nca_fast.media.structure import is_flat
 from nca_fast.nca import NCA
 from nca_fast.presets import PRESETS, style_filters
 from nca_fast.systems.drawing import draw_redrawn, next_apply, redrawn
-from nca_fast.systems.style_settings import SMALLEST_STYLE, STROKE_WIDTH, STYLE_SIZES, StyleConfig
+from nca_fast.systems.style_settings import SMALLEST_STYLE, STROKE_WIDTH, STYLE, STYLE_SIZES, StyleConfig, StyleSources
 from nca_fast.training.capture import Captured
 from nca_fast.training.content import ContentPictures, first_picture, shrunk
 from nca_fast.training.pool import Objective
@@ -35,39 +33,10 @@ from nca_fast.training.settings import FREE_ON_RESUME
 from nca_fast.training.system import PoolSystem, given_or_saved
 
 
-@dataclass(frozen=True)
-class StyleSources:
-    """What a style training learns."""
-
-    style: Annotated[
-        tyro.conf.Positional[str | None],
-        tyro.conf.arg(metavar="STYLE", help_behavior_hint="(not needed with --resume)"),
-    ] = None
-    """Picture whose style to learn: a file, or skimage:immunohistochemistry, skimage:gravel ..."""
-    content: Annotated[
-        tuple[str, ...],
-        tyro.conf.arg(metavar="IMAGE_OR_FOLDER [...]", help_behavior_hint="(not needed with --resume)"),
-    ] = ()
-    """Pictures to learn it on: files, folders, skimage:astronaut ... The more they differ, the better."""
-
-
 class Style(PoolSystem):
-    """Learn to redraw any picture in the style of one.
+    """Style transfer; see `STYLE` for what its command says."""
 
-    For example, with pictures that come with scikit-image:
-        nca-fast style skimage:immunohistochemistry --content skimage:astronaut skimage:chelsea --out runs/tissue
-        nca-fast apply runs/tissue photo.jpg --out photo-tissue.png
-
-    Ctrl-C stops and saves. To go on, after that or after a crash (the other settings are remembered):
-        nca-fast style --out runs/tissue --resume
-
-    DIR then holds restyled.png and restyled.mp4 (the first content picture), preview.png (the style, a square of a
-    content picture, and what became of it on the way), model.safetensors (for `nca-fast apply` and
-    NCA.from_pretrained), log.jsonl, and training.safetensors and pictures.safetensors (for --resume).
-    """
-
-    name = "style"
-    Sources, Config = StyleSources, StyleConfig
+    name, Sources, Config = STYLE.name, StyleSources, StyleConfig
     free_on_resume = (*FREE_ON_RESUME, "video_steps")
     files = ("restyled.png", "restyled.mp4")
 

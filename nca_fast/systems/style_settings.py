@@ -1,11 +1,14 @@
-"""The settings of a style training."""
+"""What a style training learns, its settings, and what its command says."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
-from nca_fast.features import FeaturesName
-from nca_fast.losses.content import ContentLossName
+import tyro
+
+from nca_fast.choices import ContentLossName, FeaturesName
+from nca_fast.media.sources import check_picture_source
 from nca_fast.training.settings import StyleLossConfig
+from nca_fast.training.task import Task
 
 SMALLEST_STYLE = 16  # VGG halves a picture four times
 STROKE_WIDTH = 3.0  # cells, as `strokes.stroke_width` measures it, where the size of the style is chosen
@@ -139,3 +142,61 @@ class StyleConfig(StyleLossConfig):
         if iteration < self.early_iterations:
             return self.early_steps_min, self.early_steps_max
         return self.steps_min, self.steps_max
+
+
+@dataclass(frozen=True)
+class StyleSources:
+    """What a style training learns."""
+
+    style: Annotated[
+        tyro.conf.Positional[str | None],
+        tyro.conf.arg(metavar="STYLE", help_behavior_hint="(not needed with --resume)"),
+    ] = None
+    """Picture whose style to learn: a file, or skimage:immunohistochemistry, skimage:gravel ..."""
+    content: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(metavar="IMAGE_OR_FOLDER [...]", help_behavior_hint="(not needed with --resume)"),
+    ] = ()
+    """Pictures to learn it on: files, folders, skimage:astronaut ... The more they differ, the better."""
+
+    def check(self) -> None:
+        """Raises ValueError for a picture that is not there."""
+        if self.style is not None:
+            check_picture_source(self.style)
+        for name in self.content:
+            check_picture_source(name, folders=True)
+
+
+HELP = """Learn to redraw any picture in the style of one.
+
+For example, with pictures that come with scikit-image:
+    nca-fast style skimage:immunohistochemistry --content skimage:astronaut skimage:chelsea --out runs/tissue
+    nca-fast apply runs/tissue photo.jpg --out photo-tissue.png
+
+Ctrl-C stops and saves. To go on, after that or after a crash (the other settings are remembered):
+    nca-fast style --out runs/tissue --resume
+
+DIR then holds restyled.png and restyled.mp4 (the first content picture), preview.png (the style, a square of a
+content picture, and what became of it on the way), model.safetensors (for `nca-fast apply` and
+NCA.from_pretrained), log.jsonl, and training.safetensors and pictures.safetensors (for --resume).
+"""
+
+STYLE = Task(
+    name="style",
+    help=HELP,
+    Sources=StyleSources,
+    Config=StyleConfig,
+    home="nca_fast.systems.style:Style",
+    main=(
+        "style",
+        "content",
+        "iterations",
+        "style_size",
+        "style_scale",
+        "content_weight",
+        "color_weight",
+        "features",
+        "picture_steps",
+        "seed",
+    ),
+)

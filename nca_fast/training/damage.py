@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-MOST_CIRCLES = 1000  # all are drawn at once: more would take memory, and leave nothing of the picture
+from nca_fast.training.settings import check_circles
 
 
 def circles(
@@ -15,8 +15,8 @@ def circles(
 
     Args:
         height, width: Of the canvas, in cells.
-        count: Number of circles, at most `MOST_CIRCLES`; their centres are drawn evenly from the middle half of the
-            canvas.
+        count: Number of circles, at most `settings.MOST_CIRCLES`; their centres are drawn evenly from the middle half
+            of the canvas.
         radius_min, radius_max: Their radii are drawn evenly from this range; 1 is half the side of the canvas.
         generator: Decides alone where they are.
 
@@ -29,9 +29,3 @@ def circles(
     rows = torch.linspace(-1, 1, height)[None, :, None] - centres[:, 0, None, None]
     columns = torch.linspace(-1, 1, width)[None, None, :] - centres[:, 1, None, None]
     return (rows.square() + columns.square() >= radii[:, None, None].square()).all(0).float()
-
-
-def check_circles(count: int) -> None:
-    """Raises ValueError for a number of circles that `circles` cannot draw."""
-    if not 0 <= count <= MOST_CIRCLES:
-        raise ValueError(f"damage must be from 0 to {MOST_CIRCLES}, but got {count}.")

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from nca_fast.devices import ComputeConfig
-from nca_fast.features import FeaturesChoice, FeaturesName, best
-from nca_fast.losses.style import StyleLossName
+from nca_fast.choices import FeaturesChoice, FeaturesName, StyleLossName
+from nca_fast.compute import ComputeConfig
 
 # What may change while a run goes on: the length, what is watched, and the machine. The weights after an iteration do
 # not depend on the former at all, and on the latter by rounding only.
@@ -14,9 +13,7 @@ FREE_ON_RESUME = (
     *("device", "backend", "precision"),
 )
 
-MOST_THREADS = 1024  # with some ten thousands the process would be killed
-
-
+MOST_CIRCLES = 1000  # all are drawn at once: more would take memory, and leave nothing of the picture
 TOO_LARGE = 2**31  # of all integers but the seed: what asks for more never ends, or fills any memory
 
 
@@ -49,8 +46,6 @@ class RunConfig(ComputeConfig):
     """Factor by which each milestone lowers the learning rate."""
     seed: int = 0
     """Fixes all randomness: the same seed gives the same result on the same CPU with the same threads."""
-    threads: int | None = None
-    """CPU threads. None: as many as PyTorch chooses, and not more than the whole CPUs of a container's quota."""
     checkpoint_every: int | None = None
     """Save the state of training after so many iterations. None: only by time."""
     checkpoint_seconds: float = 60.0
@@ -65,9 +60,7 @@ class RunConfig(ComputeConfig):
             if name != "seed" and any(type(v) is int and v >= TOO_LARGE for v in values):
                 raise ValueError(f"{name} must be below {TOO_LARGE}, but got {value}.")
         self.check_least(seed=0, iterations=1, batch_size=1)
-        if self.threads is not None and self.threads > MOST_THREADS:
-            raise ValueError(f"threads must be at most {MOST_THREADS}, but got {self.threads}: one for a core is best.")
-        self.check_least(**dict.fromkeys(("threads", "checkpoint_every", "checkpoint_seconds", "preview_every"), 1))
+        self.check_least(**dict.fromkeys(("checkpoint_every", "checkpoint_seconds", "preview_every"), 1))
         self.check_positive("learning_rate", "lr_gamma", *(["time_limit"] if self.time_limit is not None else []))
         if any(milestone < 1 for milestone in self.lr_milestones or ()):
             raise ValueError(f"lr_milestones must be at least 1, but got {self.lr_milestones}.")
@@ -160,6 +153,8 @@ class FeatureConfig(PoolConfig):
 
     def resolved(self) -> "FeatureConfig":
         """As `RunConfig.resolved`, with the features that are at hand."""
+        from nca_fast.features import best
+
         config = super().resolved()
         return replace(config, features=best(self.offline, self.weights)) if self.features == "auto" else config
 
@@ -188,3 +183,9 @@ class StyleLossConfig(FeatureConfig):
         return (
             replace(config, loss="ot" if config.features.startswith("vgg") else "w2") if self.loss is None else config
         )
+
+
+def check_circles(count: int) -> None:
+    """Raises ValueError for a number of circles that `circles` cannot draw."""
+    if not 0 <= count <= MOST_CIRCLES:
+        raise ValueError(f"damage must be from 0 to {MOST_CIRCLES}, but got {count}.")

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from nca_fast import processes
-from nca_fast.canvas.memory import free_memory, in_words
+from nca_fast.canvas.memory import free_memory
 from nca_fast.devices import generator_on, moved
 from nca_fast.media.images import source_name
 from nca_fast.nca import NCA
+from nca_fast.sizes import in_words
 from nca_fast.training.descent import Descent, normalize_gradients
 from nca_fast.training.endurance import Endurance, Endured, endure
 from nca_fast.training.loop import Work, derived_generator, derived_seed
@@ -24,13 +25,12 @@ from nca_fast.training.settings import PoolConfig, RunConfig
 
 class System(Protocol):
     """One thing that people train an automaton for. An object lives as long as a training; `session` calls its methods.
-    The class's docstring is the help of its command.
+    What the command line knows of it without it is its `training.task.Task`.
 
     Class attributes:
         name: Of the command.
         Sources: A frozen dataclass of what is learned: pictures, texts. Its fields have defaults, which say "none".
         Config: A frozen dataclass of settings.
-        recipes: Settings by name that a user may begin with instead of the defaults; `recipe_help` explains them.
         free_on_resume: Names of settings that may change when a run is resumed.
         files: Names of the pictures and films that `draw` writes.
         remedy: What a user is told to train with when the loss became infinite.
@@ -43,8 +43,6 @@ class System(Protocol):
     name: ClassVar[str]
     Sources: ClassVar[type]
     Config: ClassVar[type[RunConfig]]
-    recipes: ClassVar[Mapping[str, RunConfig]]
-    recipe_help: ClassVar[str]
     free_on_resume: ClassVar[tuple[str, ...]]
     files: ClassVar[tuple[str, ...]]
     remedy: ClassVar[str]
@@ -124,8 +122,6 @@ class PoolSystem(ABC):
     resumed without), and has a `size` and an `objective`; the other methods it may change.
     """
 
-    recipes: ClassVar[Mapping[str, PoolConfig]] = {}
-    recipe_help: ClassVar[str] = ""
     remedy: ClassVar[str] = "a lower learning rate or a higher overflow weight"
     config: PoolConfig
     kept: dict[str, Tensor]

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from nca_fast import checkpoint
-
 PREFIX = "zoo:"
 FOLDER = Path(__file__).parent
 CARD = ("title", "source", "licence", "score")  # what the provenance of a model of the zoo says under "card"
@@ -79,6 +77,8 @@ def file(name: str) -> Path:
 
 def card(name: str) -> Card:
     """Reads the card of an automaton of the zoo, named as for `file`."""
+    from nca_fast import checkpoint  # with it comes torch
+
     path = file(name)
     made = checkpoint.load_metadata(path)["provenance"]
     facts = {key: made[key] for key in ("system", "command", "seconds", "steps", "side")}

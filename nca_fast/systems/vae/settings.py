@@ -1,13 +1,15 @@
-"""The settings of a VAE-NCA training."""
+"""What a VAE-NCA learns, the settings of its training, and what its command says."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from nca_fast.systems.vae.architecture import ARCHITECTURES
-from nca_fast.training.damage import check_circles
-from nca_fast.training.settings import RunConfig
+import tyro
 
-VAEPreset = Literal[tuple(ARCHITECTURES)]
+from nca_fast.choices import VAEPreset
+from nca_fast.media.sources import check_data_set
+from nca_fast.training.settings import RunConfig, check_circles
+from nca_fast.training.task import Task
+
 Reconstruction = Literal["mse", "bce"]
 
 
@@ -49,3 +51,48 @@ class VAEConfig(RunConfig):
         if not 0 < self.damage_radius <= 1:
             raise ValueError(f"damage_radius must be above 0 and at most 1, but got {self.damage_radius}.")
         self.check_choices(preset=VAEPreset, loss=Reconstruction)
+
+
+@dataclass(frozen=True)
+class VAESources:
+    """What a VAE-NCA learns."""
+
+    dataset: Annotated[
+        tyro.conf.Positional[str | None],
+        tyro.conf.arg(metavar="DATASET", help_behavior_hint="(not needed with --resume)"),
+    ] = None
+    """Pictures to learn: digits, faces, or a folder."""
+
+    def check(self) -> None:
+        """Raises ValueError for a data set that is not there."""
+        if self.dataset is not None:
+            check_data_set(self.dataset)
+
+
+HELP = """Learn a set of pictures: a network that looks at a picture and writes the rule of an automaton that grows it.
+
+For example, with digits or faces that come with scikit-learn and scikit-image, with MNIST's IDX files or CIFAR-10's
+binary version in a folder, or with a folder of pictures:
+    nca-fast vae digits --out runs/digits
+    nca-fast vae ~/mnist --batch-size 64 --out runs/mnist
+    nca-fast vae photos --preset vae-face --damage 4 --out runs/photos
+
+Ctrl-C stops and saves. To go on, after that or after a crash (the other settings are remembered):
+    nca-fast vae --out runs/digits --resume
+
+DIR then holds reconstructions.png (test pictures, and below each what was made of it), samples.png (from the
+prior), interpolation.png, growth.png, growth.mp4, preview.png, model.safetensors, log.jsonl and
+training.safetensors (for --resume). What to do with it:
+    nca-fast vae fuse digits:0 digits:3 --model runs/digits --out fused.png
+    nca-fast vae repair photo.jpg --model runs/photos --out repaired.png
+    nca-fast vae outpaint photo.jpg --model runs/photos --height 60 --width 60 --out larger.png
+"""
+
+VAE = Task(
+    name="vae",
+    help=HELP,
+    Sources=VAESources,
+    Config=VAEConfig,
+    home="nca_fast.systems.vae.system:VAE",
+    main=("dataset", "iterations", "preset", "batch_size", "learning_rate", "beta", "damage", "video_steps", "seed"),
+)

@@ -11,12 +11,9 @@ Source: Chen and Wang, "Image Generation With Neural Cellular Automatas" (2020),
 import hashlib
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,10 +22,10 @@ from nca_fast.devices import moved
 from nca_fast.media.datasets import Pictures, load_pictures
 from nca_fast.media.film import missing_encoder
 from nca_fast.media.images import image_grid
-from nca_fast.systems.vae import drawing
+from nca_fast.systems.vae import drawing, settings
 from nca_fast.systems.vae.architecture import ARCHITECTURES
 from nca_fast.systems.vae.model import VAENCA, divergence
-from nca_fast.systems.vae.settings import VAEConfig
+from nca_fast.systems.vae.settings import VAEConfig, VAESources
 from nca_fast.training.capture import Captured
 from nca_fast.training.damage import circles
 from nca_fast.training.descent import Descent
@@ -41,41 +38,10 @@ TEST_BATCH = 64
 STANDARDIZED = 256  # pictures by which a new encoder is scaled
 
 
-@dataclass(frozen=True)
-class VAESources:
-    """What a VAE-NCA learns."""
-
-    dataset: Annotated[
-        tyro.conf.Positional[str | None],
-        tyro.conf.arg(metavar="DATASET", help_behavior_hint="(not needed with --resume)"),
-    ] = None
-    """Pictures to learn: digits, faces, or a folder."""
-
-
 class VAE:
-    """Learn a set of pictures: a network that looks at a picture and writes the rule of an automaton that grows it.
+    """Training of a VAE-NCA; see `settings.VAE` for what its command says."""
 
-    For example, with digits or faces that come with scikit-learn and scikit-image, with MNIST's IDX files or CIFAR-10's
-    binary version in a folder, or with a folder of pictures:
-        nca-fast vae digits --out runs/digits
-        nca-fast vae ~/mnist --batch-size 64 --out runs/mnist
-        nca-fast vae photos --preset vae-face --damage 4 --out runs/photos
-
-    Ctrl-C stops and saves. To go on, after that or after a crash (the other settings are remembered):
-        nca-fast vae --out runs/digits --resume
-
-    DIR then holds reconstructions.png (test pictures, and below each what was made of it), samples.png (from the
-    prior), interpolation.png, growth.png, growth.mp4, preview.png, model.safetensors, log.jsonl and
-    training.safetensors (for --resume). What to do with it:
-        nca-fast vae fuse digits:0 digits:3 --model runs/digits --out fused.png
-        nca-fast vae repair photo.jpg --model runs/photos --out repaired.png
-        nca-fast vae outpaint photo.jpg --model runs/photos --height 60 --width 60 --out larger.png
-    """
-
-    name = "vae"
-    Sources, Config = VAESources, VAEConfig
-    recipes: Mapping[str, VAEConfig] = {}
-    recipe_help = ""
+    name, Sources, Config = settings.VAE.name, VAESources, VAEConfig
     free_on_resume = (*FREE_ON_RESUME, "video_steps")
     files = ("reconstructions.png", "samples.png", "interpolation.png", "growth.png", "growth.mp4")
     remedy = "a lower learning rate"

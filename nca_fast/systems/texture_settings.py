@@ -1,0 +1,108 @@
+"""What a texture training learns, its settings, and what its command says."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+import tyro
+
+from nca_fast.choices import FeaturesName
+from nca_fast.media.sources import check_picture_source
+from nca_fast.training.settings import StyleLossConfig
+from nca_fast.training.task import Task
+
+SMALLEST_IMAGE = 16  # VGG halves a picture four times
+
+
+@dataclass(frozen=True)
+class TextureConfig(StyleLossConfig):
+    """Settings of a texture training.
+
+    The defaults are the recipe of the Distill notebook, changed to give the best picture after minutes on a few CPU
+    cores (see bench/texture_defaults.py): many cheap iterations, each of one state, in place of few with a batch.
+    """
+
+    image_crop: int | None = None
+    """Learn a square of so many pixels from the middle of the picture, or all of a shorter side. None: found from the
+    picture, so that there are some 12 cells from one thing in it to the next."""
+    image_size: int = 64
+    """The square that is learned is shrunk to so many pixels on a side, one for a cell. More show larger structure, and
+    take longer."""
+    canvas_size: int | None = None
+    """The canvas in training is a square of so many cells on a side. None: three quarters of image_size, because more
+    iterations on fewer cells teach more in the same time: what they should look like is known from the whole square."""
+    preset: str = "texture"
+    """Named automaton to train: its channels, hidden widths and filters."""
+    iterations: int = 2000
+    """Length of the training. May be raised when a run is resumed. (The notebook: 5000.)"""
+    learning_rate: float = 4e-3
+    """Step size of Adam, before the milestones. With the notebook's 1e-3 short runs get nowhere."""
+    disturb: float = 0.5
+    """Share of the states of which a disc is made strange before a rollout. Without it what is learned at this learning
+    rate blows up on large canvases."""
+    pool_size: int = 32
+    """States that live on between iterations. They take memory and disk: 0.1 MB each at 48 x 48 cells."""
+    picture_steps: int = 256
+    """Steps of the rollout that ends as texture.png, which has four times image_size cells on a side."""
+    video_steps: int = 1890
+    """Steps shown in texture.mp4, at twice image_size; 1890 make 10 seconds. 0, or --no-video: none."""
+
+    offline: ClassVar[FeaturesName] = "dictionary"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_least(**dict.fromkeys(("image_size", "image_crop", "canvas_size"), SMALLEST_IMAGE))
+        self.check_least(picture_steps=1, video_steps=0)
+
+    def resolved(self) -> "TextureConfig":
+        """As `StyleLossConfig.resolved`, with a size of the canvas."""
+        config = super().resolved()
+        cells = max(SMALLEST_IMAGE, self.image_size * 3 // 4)
+        return config if self.canvas_size is not None else replace(config, canvas_size=cells)
+
+
+@dataclass(frozen=True)
+class TextureSources:
+    """What a texture training learns."""
+
+    image: Annotated[
+        tyro.conf.Positional[str | None],
+        tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(not needed with --resume)"),
+    ] = None
+    """Picture to learn: a file, or skimage:brick, skimage:grass, skimage:gravel, skimage:coffee ..."""
+    more: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[IMAGE ...]")] = ()
+    """Further pictures, up to eight in all, for one automaton that knows all of them. An iteration takes --batch-size
+    states of each, so that the training takes as long as those of so many automata."""
+    names: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
+    """What several textures are called. None: as their files, without folder and ending."""
+
+    def check(self) -> None:
+        """Raises ValueError for a picture that is not there."""
+        for name in (self.image, *self.more):
+            if name is not None:
+                check_picture_source(name)
+
+
+HELP = """Learn a texture from one picture, and draw and film what was learned.
+
+For example, with a picture that comes with scikit-image:
+    nca-fast texture skimage:brick --out runs/brick
+
+Several with one automaton, which draws each, blends of them, and what a map of colours says:
+    nca-fast texture skimage:brick skimage:grass skimage:gravel --out runs/ground
+    nca-fast render runs/ground --texture grass --height 512 --width 512 --steps 300 --out grass.png
+
+Ctrl-C stops and saves. To go on, after that or after a crash (the other settings are remembered):
+    nca-fast texture --out runs/brick --resume
+
+DIR then holds texture.png, texture.mp4, preview.png (the target and what was grown on the way), model.safetensors
+(for `nca-fast render` and NCA.from_pretrained), log.jsonl and training.safetensors (for --resume).
+"""
+
+TEXTURE = Task(
+    name="texture",
+    help=HELP,
+    Sources=TextureSources,
+    Config=TextureConfig,
+    home="nca_fast.systems.texture:Texture",
+    main=("image", "more", "iterations", "image_size", "image_crop", "features", "loss", "picture_steps", "seed"),
+)

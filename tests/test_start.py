@@ -1,0 +1,143 @@
+"""What is answered before torch is loaded, which takes seconds: help, and what is typed wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import tyro
+
+from nca_fast import backends, choices, features
+from nca_fast.commands.help import command_help
+from nca_fast.commands.options import options
+from nca_fast.commands.parser import COMMANDS, parse
+from nca_fast.losses import clip, content, style
+from nca_fast.media import endings, film, formats, images
+from nca_fast.systems.vae.architecture import ARCHITECTURES
+
+ROOT = Path(__file__).parents[1]
+# What is typed, the exit status, and a part of what is said.
+ANSWERS = [
+    (["--version"], 0, "nca-fast "),
+    (["--help"], 0, "Commands:"),
+    *((f"{command} --help".split(), 0, f"nca-fast {command} ") for command in COMMANDS),
+    (["texture", "--help-all"], 0, "--lr-gamma NUMBER"),
+    (["texure", "a.png"], 2, "there is no command 'texure'. Did you mean texture?\n"),
+    (["--devise", "cpu"], 2, "there is no command '--devise'. All there are: nca-fast --help\n"),
+    (
+        ["texture", "a.png", "--out", "x", "--iteration", "5"],
+        2,
+        "texture has no option --iteration. Did you mean --iterations?\n",
+    ),
+    (
+        ["render", "m", "--out", "x", "--qqq=5"],
+        2,
+        "render has no option --qqq. All there are: nca-fast render --help-all\n",
+    ),
+    (["texture", "nothing.png", "--out", "x"], 2, "there is no 'nothing.png'"),
+    (["texture", "skimage:gras", "--out", "x"], 2, "but got 'gras'. Did you mean skimage:grass?\n"),
+    (["style", "skimage:grass", "--content", "nowhere", "--out", "x"], 2, "there is no 'nowhere'"),
+    (["vae", "digitz", "--out", "x"], 2, "there is none called 'digitz'"),
+    (["grow", "nothing.png", "--out", "x"], 2, "there is no 'nothing.png'"),
+    *(
+        (f"{command} --out x.png".split(), 2, "model file nowhere/none must exist, but there is none. Check the path")
+        for command in (
+            "render nowhere/none --height 4 --width 4 --steps 4",
+            "apply nowhere/none skimage:cell",
+            "sheet nowhere/none",
+            "vae fuse digits:0 digits:1 --model nowhere/none",
+        )
+    ),
+    (["push", "nowhere/none", "hf:a/b"], 2, "model file nowhere/none must exist"),
+    (["score", "nowhere/none.safetensors"], 2, "model file nowhere/none.safetensors must exist"),
+    (["texture", "skimage:grass", "--out", "x", "--threads", "0"], 2, "threads must be from 1 to 1024, but got 0"),
+]
+ANSWER = """
+import contextlib, io, json, sys
+from nca_fast import cli
+for words in json.loads(sys.argv[1]):
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            status = cli.main(words)
+        except SystemExit as end:
+            status = end.code
+    print(json.dumps([status, said.getvalue(), "torch" in sys.modules]))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """What a process that never had torch answers to all of them."""
+    asked = json.dumps([words for words, _, _ in ANSWERS])
+    done = subprocess.run([sys.executable, "-c", ANSWER, asked], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("number", range(len(ANSWERS)), ids=[" ".join(words) for words, _, _ in ANSWERS])
+def test_answered_without_torch(answers, number):
+    (_, status, said), (found, text, torch) = ANSWERS[number], answers[number]
+    assert (found, torch) == (status, False) and said in text, text
+    if status:
+        assert text.startswith("nca-fast: error: ") and text.count("\n") == 1
+
+
+def test_a_model_of_the_hub_is_not_looked_for_in_folders():
+    parse(["render", "hf:nobody/nothing", "--height", "4", "--width", "4", "--steps", "4", "--out", "x.png"]).check()
+
+
+def test_settings_name_what_there_is():
+    """They are written apart from what they name, so that torch need not be loaded."""
+    for names, table in (
+        (choices.BackendName, backends.NAMES),
+        (choices.PrecisionName, backends.PRECISIONS),
+        (choices.FeaturesName, features.NAMES),
+        (choices.StyleLossName, style.STYLE_LOSSES),
+        (choices.ContentLossName, content.CONTENT_LOSSES),
+        (choices.DistanceName, clip.DISTANCES),
+        (choices.VAEPreset, ARCHITECTURES),
+    ):
+        assert set(get_args(names)) == set(table)
+    assert set(endings.PILLOW) == set(images.PILLOW_FORMATS)
+    assert set(endings.PICTURES) == set(formats.FORMATS) and set(endings.FILMS) == set(film.FILMS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_what_tyro_takes(name, capsys, monkeypatch):
+    """tyro, which reads the words, has the same options, with a value or without, and the same ones are required."""
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        tyro.cli(COMMANDS[name], args=["--help"], config=(tyro.conf.OmitArgPrefixes,))
+    found = {}
+    for line in capsys.readouterr().out.splitlines():
+        words = line.strip("│ ").split("  ")[0].split()
+        if words and words[0].startswith("--") and words[0][2:3].isalpha():
+            flags = [word.rstrip(",") for word in words if word.startswith("--")]
+            found[flags[0]] = (set(flags), len(words) > len(flags))
+    known = {
+        option.flags[0]: (set(option.flags), bool(option.value)) for option in options(COMMANDS[name]) if option.flags
+    }
+    assert found == known
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_help(name, monkeypatch):
+    everything = command_help(name, COMMANDS[name], True)
+    for option in options(COMMANDS[name]):
+        assert option.text.endswith((".", ")", "...", '"', ":")) or len(option.text) > 20, option
+        assert not option.flags or option.flags[0] in everything
+    few = command_help(name, COMMANDS[name], False)
+    shown = [line for line in few.splitlines() if line.startswith("  --")]
+    assert len(shown) <= 12, "more than --help should show: give the command a main"
+
+
+@pytest.mark.parametrize("columns", [1, 20, 80, 300])
+def test_help_on_terminals_of_any_width(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = command_help("texture", COMMANDS["texture"], True).splitlines()
+    examples = ("    nca-fast", "nca-fast texture [")  # to be copied; terminals break them
+    widest = max(len(line) for line in lines if not line.startswith(examples))
+    assert widest <= max(20, min(columns, 120)) or columns < 60
+    assert any(line.startswith("    nca-fast texture --out runs/brick --resume") for line in lines)
