@@ -21,10 +21,10 @@ ROOMS = (
     ("pretrained",),
     ("zoo",),
     ("checkpoint",),
-    ("ops", "operators", "between", "backends", "devices"),
+    ("ops", "operators", "between", "backends", "devices", "compute"),
     ("reference", "convolutions", "folding", "rule", "kernel_rule", "arguments"),
     ("filters", "activations", "fire_masks", "normals"),
-    ("processes", "files", "fields", "control_groups", "waiting", "integers"),
+    ("processes", "files", "fields", "control_groups", "waiting", "integers", "choices", "sizes"),
     ("kernels",),
 )
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

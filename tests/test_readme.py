@@ -44,12 +44,11 @@ def test_commands_are_understood(words, capsys):
         assert ended.code == 0, capsys.readouterr().err
 
 
-def test_a_wrong_command_is_noticed(capsys):
+def test_a_wrong_command_is_noticed():
     from nca_fast.commands.parser import parse
 
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(ValueError, match="no option --image-syze"):
         parse(["texture", "skimage:brick", "--image-syze", "64", "--out", "x"])
-    assert ended.value.code == 2
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -48,7 +48,7 @@ def _usage(name: str, known: list[Option]) -> str:
 
 
 def _listed(title: str, some: Iterable[Option]) -> list[str]:
-    return [f"{title}:", *_columns([(_typed(option), _said(option)) for option in some], _NAMES)]
+    return [*_wrapped(f"{title}:"), *_columns([(_typed(option), _said(option)) for option in some], _NAMES)]
 
 
 def _typed(option: Option) -> str:

@@ -12,7 +12,6 @@ from nca_fast import checkpoint
 from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.commands.models import open_model
-from nca_fast.commands.score import ScoreCommand
 from nca_fast.media.images import load_image
 from nca_fast.nca import NCA
 from nca_fast.pretrained import model_file
@@ -50,8 +49,12 @@ class Measured:
         return self.facts | self.score.as_json()
 
 
-def measured(asked: ScoreCommand) -> list[Measured]:
-    """Draws what is a model, and measures; of an automaton that knows several textures each."""
+def measured(asked: Any) -> list[Measured]:
+    """Draws what is a model, and measures; of an automaton that knows several textures each.
+
+    Args:
+        asked: A `commands.score.ScoreCommand` that has been checked.
+    """
     if not asked.is_run:
         pictures, original = [load_image(asked.what)], shrunk(load_image(asked.reference), asked.shrink or 1)
         return [Measured(None, {}, [], score(pictures, original, weights=asked.weights))]
@@ -72,15 +75,13 @@ def measured(asked: ScoreCommand) -> list[Measured]:
     return [_measured_run(asked, path, made, name, known.get(name, {})) for name in chosen]
 
 
-def _measured_run(
-    asked: ScoreCommand, path: Path, made: dict[str, Any], texture: str | None, known: dict[str, Any]
-) -> Measured:
+def _measured_run(asked: Any, path: Path, made: dict[str, Any], texture: str | None, known: dict[str, Any]) -> Measured:
     facts, pictures, original, said = _drawn(asked, path, made, texture, known)
     return Measured(texture, facts, said, score(pictures, original, weights=asked.weights))
 
 
 def _drawn(
-    asked: ScoreCommand, path: Path, made: dict[str, Any], texture: str | None, known: dict[str, Any]
+    asked: Any, path: Path, made: dict[str, Any], texture: str | None, known: dict[str, Any]
 ) -> tuple[dict[str, Any], list[Tensor], Tensor, list[str]]:
     """Draws a run: facts for JSON, the pictures, the original as the training saw it, and the facts in lines."""
     config, system = made.get("config", {}), made.get("system")
@@ -127,7 +128,7 @@ def _drawn(
     return facts, pictures, original, said
 
 
-def _content(asked: ScoreCommand, path: Path) -> Tensor:
+def _content(asked: Any, path: Path) -> Tensor:
     if asked.content is not None:
         return load_image(asked.content)
     file = path.parent / PICTURES_FILE

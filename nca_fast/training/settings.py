@@ -93,7 +93,7 @@ class RunConfig(ComputeConfig):
 
 @dataclass(frozen=True)
 class PoolConfig(RunConfig):
-    """Settings of the training on a pool of states; systems add theirs and may change the defaults."""
+    """Settings of the training on a pool of states."""
 
     normalize_gradients: bool = True
     """Scale the gradient of each parameter tensor to unit length."""
