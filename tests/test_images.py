@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nca_fast.media.images import SKIMAGE_PICTURES, image_grid, load_image, save_image, to_uint8
+from nca_fast.media.images import image_grid, load_image, save_image, to_uint8
+from nca_fast.media.sources import SKIMAGE_PICTURES
 
 
 @pytest.fixture
