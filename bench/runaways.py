@@ -46,7 +46,7 @@ def do(name: str, seed: int, options: argparse.Namespace, folder: Path) -> dict:
     """Trains a texture and tries what it learned; returns the row."""
     save_image(TEXTURES[name](), folder / "original.png")
     config = TextureConfig(threads=1, seed=seed, picture_steps=1, video_steps=0, checkpoint_seconds=1e9)
-    config = replace(config, time_limit=options.cpu_seconds, iterations=ENDLESS)
+    config = replace(config, minutes=options.cpu_seconds / 60, iterations=ENDLESS)
     if options.disturb is not None:
         config = replace(config, disturb=options.disturb)
     row, begin = {"name": name, "seed": seed, "failed": True}, time.process_time()

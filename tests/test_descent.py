@@ -182,7 +182,7 @@ def test_runs_move_between_kinds_of_optimizers():
         torch.testing.assert_close(other.model.w, whole.model.w, rtol=1e-6, atol=0)  # worst seen 1e-7
 
 
-def test_a_time_limit_runs_through_the_whole_plan(monkeypatch):
+def test_minutes_run_through_the_whole_plan(monkeypatch):
     """By a clock that moves on a second an iteration: a share of the run takes that share of the time."""
     run, places, rates, clock = new_run(), [], [], iter(range(100_000))
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock) / 3)  # asked three times an iteration
@@ -193,9 +193,11 @@ def test_a_time_limit_runs_through_the_whole_plan(monkeypatch):
         return run.model.step(iteration, planned, descend)
 
     monkeypatch.setattr("test_descent.BAD", 10**9)
-    assert loop.train(run, step, loop.Plan(1000, lambda planned: 1e-3 if planned < 500 else 1e-4, time_limit=20))
+    assert loop.train(run, step, loop.Plan(1000, lambda planned: 1e-3 if planned < 500 else 1e-4, limit=20))
     assert 15 <= run.iteration <= 25 and places == sorted(places) and places[0] == 0 and places[-1] > 900
     assert {1e-3, 1e-4} == set(rates) and abs(rates.index(1e-4) - run.iteration / 2) <= 1
-    assert loop.train(run, step, loop.Plan(1000, lambda planned: 1e-3, time_limit=20)) and len(places) == run.iteration
-    slow = loop.Plan(4, lambda planned: 1e-3, time_limit=1e9)
-    assert [slow.planned(iteration, 0.0) for iteration in range(5)] == [0, 1, 2, 3, 4]
+    assert loop.train(run, step, loop.Plan(1000, lambda planned: 1e-3, limit=20)) and len(places) == run.iteration
+    slow, fast = loop.Plan(4, lambda planned: 1e-3, limit=1e9), loop.Plan(4, lambda planned: 1e-3)
+    assert [slow.planned(iteration, 0.0) for iteration in (0, 3, 99)] == [0, 0, 0]
+    assert [slow.planned(0, share * 1e9) for share in (0.26, 0.99, 1.0, 7.0)] == [1, 3, 4, 4]
+    assert [fast.planned(iteration, 1e9) for iteration in range(5)] == [0, 1, 2, 3, 4]

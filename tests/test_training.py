@@ -299,7 +299,7 @@ def test_a_damaged_line_within_the_log_is_named(tmp_path, line, message):
         assert path.read_bytes() == whole + b"\n"
 
 
-def test_under_a_time_limit_the_bar_tells_what_is_done_from_what_is_over(capsys):
+def test_in_so_many_minutes_the_bar_tells_what_is_done_from_what_is_over(capsys):
     done = listeners.Report(30, 80, 1.5, {}, 1e-3, 4, 100, 0.5)  # 30 iterations in 80 hundredths of the time
     for timed, said in ((True, "80%|"), (False, "80/100")):
         with listeners.ProgressBar(100, timed=timed) as bar:
@@ -356,7 +356,7 @@ def test_preview_strip_puts_an_oblong_target_first(tmp_path):
         ({"backend": "cuda"}, "backend must be one of"),
         ({"weights": "vgg.pth", "features": "random"}, "weights must go with features vgg16 or vgg19"),
         ({"loss": "gram", "projections": 8}, "projections must go with loss 'ot'"),
-        ({"threads": 0}, "threads must be at least 1, but got 0"),
+        ({"threads": 0}, "threads must be from 1 to 1024, but got 0"),
         ({"preview_every": 0}, "preview_every must be at least 1, but got 0"),
         ({"seed": -1}, "seed must be at least 0, but got -1"),
     ],
@@ -431,10 +431,10 @@ def test_a_run_that_diverges_saves_the_state_before(tmp_path, picture, monkeypat
             assert torch.equal(found[name], wanted[name]), name
 
 
-def test_a_time_limit_ends_a_run_that_can_go_on(tmp_path, picture, monkeypatch):
+def test_minutes_end_a_run_that_can_go_on(tmp_path, picture, monkeypatch):
     seconds = iter(range(1000))
     monkeypatch.setattr(loop.Plan, "planned", lambda plan, i, t: 3 * max(next(seconds) - 1, 0))
-    result = train_texture(replace(TINY, time_limit=9.0), picture, tmp_path, progress=False)
+    result = train_texture(replace(TINY, minutes=9 / 60), picture, tmp_path, progress=False)
     assert result.iterations == 2 and (tmp_path / "texture.png").exists()
     monkeypatch.undo()
     rates = [line["learning_rate"] for line in logged(tmp_path)]
@@ -442,9 +442,22 @@ def test_a_time_limit_ends_a_run_that_can_go_on(tmp_path, picture, monkeypatch):
     assert load_image(tmp_path / "preview.png").shape[2] == 3 * 16 + 2 * 2  # at 3 and 6 of the plan's six iterations
     monkeypatch.setattr(loop.Plan, "planned", lambda plan, i, t: 6 if t > 0 else i)
     assert train_texture(None, None, tmp_path, resume=True, progress=False).iterations == 2  # its time is over
-    monkeypatch.undo()
-    later = train_texture(replace(TINY, time_limit=None), None, tmp_path, resume=True, progress=False)
-    assert later.iterations == 6
+    monkeypatch.setattr(loop.Plan, "planned", lambda plan, i, t: 3 * i)
+    longer = replace(
+        run_folder.stored_config(Texture, *checkpoint.load(tmp_path / "training.safetensors")[1:], tmp_path)
+    )
+    later = train_texture(replace(longer, minutes=18 / 60), None, tmp_path, resume=True, progress=False)
+    assert later.iterations == 4  # of a plan that is twice as long, in which the past has its place
+    assert [line["planned"] for line in logged(tmp_path)] == [3, 6, 9, 12]
+    assert [line["learning_rate"] for line in logged(tmp_path)][:2] == pytest.approx(rates)
+    with pytest.raises(ValueError, match="iterations must be left out, because the run in .* goes by minutes"):
+        train_texture(replace(longer, iterations=99), None, tmp_path, resume=True, progress=False)
+
+
+def test_a_run_of_iterations_keeps_to_them(tmp_path, picture):
+    train_texture(replace(TINY, iterations=1), picture, tmp_path, progress=False)
+    with pytest.raises(ValueError, match="minutes must be left out, because the run in .* goes by iterations"):
+        train_texture(replace(TINY, minutes=1.0), None, tmp_path, resume=True, progress=False)
 
 
 def test_ctrl_c_saves_and_the_run_resumes(tmp_path, picture, whole_run, monkeypatch):
@@ -685,3 +698,57 @@ def test_damaged_checkpoint_is_refused(tmp_path, picture):
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match="truncated"):
         train_texture(TINY, picture, tmp_path, resume=True, progress=False)
+
+
+def test_a_run_that_begins_with_a_trained_model(tmp_path, picture):
+    """Its first preview is what that model drew; it can be resumed, and remembers; another rule is refused."""
+    train_texture(TINY, picture, tmp_path / "first", progress=False)
+    config = replace(TINY, iterations=1, learning_rate=1e-30)
+    train_texture(config, picture, tmp_path / "second", progress=False, init=tmp_path / "first")
+    old, new = (nca_fast.NCA.from_pretrained(tmp_path / name) for name in ("first", "second"))
+    for name, tensor in old.state_dict().items():
+        assert torch.equal(tensor, new.state_dict()[name]), name
+    train_texture(replace(config, iterations=2), None, tmp_path / "second", progress=False, resume=True)
+    facts = checkpoint.load_metadata(tmp_path / "second" / "model.safetensors")["provenance"]
+    assert facts["init"] == str(tmp_path / "first") and facts["iterations"] == 2
+    with pytest.raises(ValueError, match="init must have the rule of this training"):
+        train_texture(
+            replace(TINY, preset="clip"), picture, tmp_path / "third", progress=False, init=tmp_path / "first"
+        )
+
+
+def test_a_grey_texture_that_begins_with_colours_is_grey(tmp_path, picture):
+    train_texture(TINY, picture, tmp_path / "coloured", progress=False)
+    save_image(load_image(picture)[:1].expand(3, -1, -1), tmp_path / "grey.png")
+    config = replace(TINY, iterations=2)
+    train_texture(config, tmp_path / "grey.png", tmp_path / "run", progress=False, init=tmp_path / "coloured")
+    drawn = load_image(tmp_path / "run" / "texture.png")
+    assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2]) and drawn[0].std() > 0
+
+
+def test_ctrl_c_leaves_the_picture_as_it_is_now(tmp_path, picture, monkeypatch, capsys):
+    """The still one, at once; the film, which takes longer, is for the end."""
+    original = listeners.JsonLog.__call__
+
+    def interrupt(log, report):
+        original(log, report)
+        if report.iteration == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(listeners.JsonLog, "__call__", interrupt)
+    with pytest.raises(KeyboardInterrupt, match="texture.png shows what it has learned so far"):
+        train_texture(replace(TINY, video_steps=3), picture, tmp_path / "run", progress=False)
+    assert (tmp_path / "run" / "texture.png").exists() and not (tmp_path / "run" / "texture.mp4").exists()
+
+
+def test_nothing_long_that_nobody_asked_for(tmp_path, picture):
+    """A film of 1890 steps is left out after one iteration, and the line says how to get it; one that is asked for is
+    made."""
+    result = train_texture(replace(TINY, iterations=1, video_steps=None), picture, tmp_path, progress=False)
+    assert not (tmp_path / "texture.mp4").exists()
+    assert any(line.startswith("texture.mp4 is left out") for line in result.notes)
+    result = train_texture(replace(TINY, iterations=1, video_steps=2), None, tmp_path, progress=False, resume=True)
+    assert (tmp_path / "texture.mp4").exists() and not any("left out" in line for line in result.notes)
+    work = Texture(TextureConfig(features="random").resolved(), Texture.Sources(picture), None, tmp_path)
+    assert work.film_steps(1890, 128 * 128, 2000) == 1890 and work.film_steps(1890, 128 * 128, 200) == 0
+    assert work.film_steps(0, 1, 2000) == 0

@@ -215,7 +215,7 @@ def _one_iteration():
     """A run that is resumed does one iteration and draws nothing, however long it was asked to be."""
 
     def train(run, step, plan, **options):
-        return session_train(run, step, replace(plan, iterations=run.iteration + 1, time_limit=None), **options)
+        return session_train(run, step, replace(plan, iterations=run.iteration + 1, limit=None), **options)
 
     session_train = session.train
     with (

@@ -101,7 +101,7 @@ def _train(
     it had in the end."""
     system = SYSTEMS[kind]
     config = system.Config(**(settings | {"threads": 1, "checkpoint_seconds": 1e9} | asked.settings))
-    config = replace(config, time_limit=asked.cpu_seconds, iterations=ENDLESS)
+    config = replace(config, minutes=asked.cpu_seconds / 60, iterations=ENDLESS)
     with cpu_clock():
         result = run_training(system, sources, folder / "run", config, progress=False)
     saved = checkpoint.load_metadata(folder / "run" / TRAINING_FILE)

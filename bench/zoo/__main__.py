@@ -59,7 +59,7 @@ def train(name: str, item: Item, folder: Path, seconds: float):
     picture.save(original) if isinstance(picture, Image.Image) else save_image(picture, original)
     asked = (str(original), CONTENT) if system.Sources is StyleSources else (str(original),)
     config = system.Config(threads=1, checkpoint_seconds=60.0, video_steps=0, **item.settings)
-    config = replace(config, time_limit=seconds, iterations=ENDLESS)
+    config = replace(config, minutes=seconds / 60, iterations=ENDLESS)
     with cpu_clock():
         result = run_training(system, system.Sources(*asked), folder, config, resume=True, progress=False)
     return result, checkpoint.load_metadata(folder / TRAINING_FILE)

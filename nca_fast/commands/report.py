@@ -19,9 +19,10 @@ def resume_training(command: str, out: Path) -> Iterator[None]:
     """Adds to a Ctrl-C in training with which command the run in folder `out` is resumed."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if (out / run_folder.TRAINING_FILE).exists():
-            raise KeyboardInterrupt(f"go on with: nca-fast {command} --out {shlex.quote(str(out))} --resume") from None
+            remedy = f"go on with: nca-fast {command} --out {shlex.quote(str(out))} --resume"
+            raise KeyboardInterrupt("; ".join([*error.args, remedy])) from None
         raise
 
 

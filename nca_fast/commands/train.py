@@ -8,10 +8,16 @@ from typing import Annotated, Literal
 import tyro
 
 from nca_fast.commands import streams
+from nca_fast.pretrained import check_model
 from nca_fast.systems import TASKS
 from nca_fast.training.task import Task
 
 _OUT = tyro.conf.arg(metavar="DIR", help="Folder for the results; made when missing.")
+_INIT = tyro.conf.arg(
+    metavar="MODEL",
+    help="Begin with the weights of a trained model of the same rule, in place of fresh ones: model.safetensors of a "
+    "training, its folder, zoo:NAME or hf:USER/NAME.",
+)
 _RESUME = tyro.conf.arg(help="Go on with the run in DIR. More iterations may be asked for.")
 
 
@@ -21,8 +27,14 @@ class Train:
     task: Task
 
     def check(self) -> None:
-        """Raises ValueError for sources that are not there."""
+        """Raises ValueError or OSError for sources and models that are not there."""
         self.sources.check()
+        if self.init is not None:
+            check_model(self.init)
+            if self.resume:
+                raise ValueError(
+                    f"init must be left out with --resume, which goes on with its own model: {self.init!r}."
+                )
 
     def run(self, command: str) -> None:
         """Trains, and says what was written and how to go on."""
@@ -31,7 +43,13 @@ class Train:
 
         system = self.task.system
         print("".join(f"{line}\n" for line in system.opening(self.sources)), end="", flush=True)
-        how = {"resume": self.resume, "command": command, "say": _say, "progress": streams.shows_progress()}
+        how = {
+            "resume": self.resume,
+            "init": self.init,
+            "command": command,
+            "say": _say,
+            "progress": streams.shows_progress(),
+        }
         with resume_training(system.name, self.out):
             result = run_training(system, self.sources, self.out, self.config, **how)
         print_result(result)
@@ -48,12 +66,13 @@ def command(task: Task) -> type[Train]:
         ("out", Annotated[Path, _OUT]),
         ("sources", _flat(task.Sources), field(default_factory=task.Sources)),
         ("resume", Annotated[bool, tyro.conf.FlagCreatePairsOff, _RESUME], False),
+        ("init", Annotated[str | None, _INIT], None),
         ("config", _flat(task.Config), field(default_factory=task.Config)),
     ]
     if task.recipes:
         recipe = tyro.conf.arg(help=" ".join(task.recipe_help.split()))
         fields.insert(2, ("recipe", Annotated[Literal[tuple(task.recipes)] | None, recipe], None))
-    same = {"task": task, "main": (*task.main, "out", "resume")}
+    same = {"task": task, "main": (*task.main, "out", "minutes", "init", "resume")}
     made = make_dataclass(task.name.capitalize(), fields, bases=(Train,), frozen=True, namespace=same)
     made.__doc__ = task.help
     return made

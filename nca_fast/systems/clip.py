@@ -21,7 +21,7 @@ from nca_fast.losses.clip import PromptDistance, cutouts, flatness, fringes, wei
 from nca_fast.losses.content import CONTENT_LOSSES, check_layers
 from nca_fast.media.images import load_image, source_name
 from nca_fast.nca import NCA
-from nca_fast.systems.clip_settings import CLIP, ClipConfig, ClipSources
+from nca_fast.systems.clip_settings import CLIP, FILMED, ClipConfig, ClipSources
 from nca_fast.systems.drawing import draw_grown, draw_redrawn, grown, next_apply, next_render, redrawn
 from nca_fast.training.capture import Captured
 from nca_fast.training.content import ContentPictures, shrunk
@@ -118,13 +118,13 @@ class Clip(PoolSystem):
             return grown(self)
         return redrawn(self, self.shown, *self.shown.shape[1:], self.config.steps_max)
 
-    def draw(self, out: Path, progress: bool) -> None:
+    def draw(self, out: Path, progress: bool, iterations: int, films: bool = True) -> None:
         """Writes a picture and a film of what grows, or of the first content picture, changed."""
         if self.pictures is None:
-            draw_grown(self, out, progress)
+            draw_grown(self, out, progress, iterations, FILMED * films)
         else:
             image = shrunk(self.pictures.pictures[0].cpu() / 255, self.config.picture_size)
-            draw_redrawn(self, image, self.config.steps_max, 2, out, progress)
+            draw_redrawn(self, image, self.config.steps_max, 2, out, progress, iterations, FILMED * films)
 
     def notes(self, out: Path, figures: Mapping[str, float]) -> list[str]:
         """How to draw more."""

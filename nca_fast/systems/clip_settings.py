@@ -11,6 +11,7 @@ from nca_fast.media.sources import check_picture_source
 from nca_fast.training.settings import FeatureConfig
 from nca_fast.training.task import Task
 
+FILMED = 400  # steps of a film that nobody asked for
 SMALLEST_CANVAS = 16
 ClipInput = Literal["shown", "raw", "halved"]
 ClipScale = Literal["cells", "mean"]
@@ -98,8 +99,9 @@ class ClipConfig(FeatureConfig):
     steps_max."""
     picture_size: int = 512
     """With pictures to change: longer side of clip.png and clip.mp4, in pixels; smaller pictures are not enlarged."""
-    video_steps: int = 400
-    """Steps shown in clip.mp4, at twice the training size. 0, or --no-video: none."""
+    video_steps: int | None = None
+    """Steps shown in clip.mp4, at twice the training size. None: 400, unless that takes long beside the training. 0, or
+    --no-video: none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

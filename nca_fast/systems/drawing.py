@@ -15,6 +15,8 @@ from nca_fast.rendering.render import render
 from nca_fast.textures import tiling
 from nca_fast.training.system import PoolSystem
 
+ALWAYS = 2**24  # cell-steps of a picture that is drawn at whatever end: some seconds of a core
+
 
 def grown(system: PoolSystem) -> Tensor:
     """Renders what an automaton grows from its start state in the longest rollout of its training, of all textures that
@@ -35,31 +37,49 @@ def redrawn(
     return system.nca.to_rgb(render(scene))[0]
 
 
-def draw_grown(system: PoolSystem, out: Path, progress: bool, side: int | None = None) -> None:
+def draw_grown(
+    system: PoolSystem, out: Path, progress: bool, iterations: int, frames: int, side: int | None = None
+) -> None:
     """Writes a picture, four times as large as the training canvas or as `side` cells, and a film, twice as large, of
     what an automaton grows. Of several textures the picture shows all, beside each other, and the film one after the
-    other."""
+    other. The picture is smaller where it would take long beside the training.
+
+    Args:
+        iterations: Of the training.
+        frames: Steps of the film that nobody asked for, but that is made where it does not take long; 0: no film.
+    """
     (still, moving), config, textures = system.files, system.config, system.nca.textures
     height, width = system.size() if side is None else (side, side)
-    scene = _scene(system, 4 * height, 4 * width, config.picture_steps)
+    allowed = max(ALWAYS, system.spare(iterations))
+    times = next((n for n in (4, 2) if n * height * n * width * config.picture_steps <= allowed), 1)
+    scene = _scene(system, times * height, times * width, config.picture_steps)
     if textures:
         scene = replace(scene, paint=beside_each_other(textures, scene.height, scene.width))
     picture(scene, out / still, progress=progress)
-    if config.video_steps and not missing_encoder(out / moving):
-        scene = _scene(system, 2 * height, 2 * width, config.video_steps)
+    steps = system.film_steps(frames, 4 * height * width, iterations)
+    if steps and not missing_encoder(out / moving):
+        scene = _scene(system, 2 * height, 2 * width, steps)
         if textures:
             scene = replace(scene, paint=one_after_another(textures, scene.height, scene.width))
         film(scene, out / moving, zoom=2, progress=progress)
 
 
 def draw_redrawn(
-    system: PoolSystem, image: Tensor, steps: int, steps_per_frame: int, out: Path, progress: bool
+    system: PoolSystem,
+    image: Tensor,
+    steps: int,
+    steps_per_frame: int,
+    out: Path,
+    progress: bool,
+    iterations: int,
+    frames: int,
 ) -> None:
-    """Writes what an automaton makes of a picture [3, h, w], and a film of it."""
-    (still, moving), config = system.files, system.config
+    """Writes what an automaton makes of a picture [3, h, w], and a film of it; the last two as in `draw_grown`."""
+    still, moving = system.files
     picture(_scene(system, *image.shape[1:], steps, image), out / still, progress=progress)
-    if config.video_steps and not missing_encoder(out / moving):
-        scene = _scene(system, *image.shape[1:], config.video_steps, image)
+    filmed = system.film_steps(frames, image[0].numel(), iterations)
+    if filmed and not missing_encoder(out / moving):
+        scene = _scene(system, *image.shape[1:], filmed, image)
         film(scene, out / moving, steps_per_frame=steps_per_frame, progress=progress)
 
 

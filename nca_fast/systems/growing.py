@@ -18,7 +18,7 @@ from nca_fast.media.film import VideoWriter, missing_encoder
 from nca_fast.media.images import enlarged, load_rgba, save_image, source_name
 from nca_fast.nca import NCA, over_white
 from nca_fast.systems.drawing import next_render
-from nca_fast.systems.growing_settings import GROW, GrowingConfig, GrowingSources
+from nca_fast.systems.growing_settings import FILMED, GROW, GrowingConfig, GrowingSources
 from nca_fast.training.capture import Captured
 from nca_fast.training.damage import circles
 from nca_fast.training.endurance import Endurance
@@ -49,6 +49,7 @@ class Growing(PoolSystem):
     name, Sources, Config = GROW.name, GrowingSources, GrowingConfig
     free_on_resume = (*FREE_ON_RESUME, "video_steps")
     files = ("regrowth.png", "growing.mp4")
+    slower = FILLING
 
     def __init__(self, config: GrowingConfig, sources: GrowingSources, saved: SavedRun | None, out: Path):
         self.config = config
@@ -59,17 +60,9 @@ class Growing(PoolSystem):
         self.kept = {"target": given_or_saved("image", sources.image, read, saved, out, 4)}
         self.facts = {"image": saved.metadata["image"] if saved else source_name(sources.image)}
 
-    def forecast(self, pace: float) -> list[str]:
-        """As `System.forecast`: how long it takes, and what runs of such a length have left."""
-        config = self.config
-        # Beyond the early iterations the rollouts are longer. (Of the time that is left they have the same share.)
-        longer = (config.steps_min + config.steps_max) / (config.early_steps_min + config.early_steps_max)
-        early, pace = min(config.early_iterations, config.iterations) / config.iterations, FILLING * pace
-        iterations, cost = config.iterations, pace * (early + (1 - early) * longer)
-        if config.time_limit is not None:
-            iterations = min(iterations, round(config.time_limit / pace * (early + (1 - early) / longer)))
-        seconds = min(iterations * cost, config.time_limit or math.inf)
-        return [f"to expect: some {iterations} iterations in {_time(seconds)}; {_expected(iterations)}"]
+    def forecast(self, iterations: int) -> list[str]:
+        """As `System.forecast`: what runs of such a length have left."""
+        return [_expected(iterations)]
 
     @property
     def target(self) -> Tensor:
@@ -130,17 +123,18 @@ class Growing(PoolSystem):
         with torch.no_grad():
             return self.nca.to_rgb(self.nca(state, self.config.steps_max, seed=seed, **self.config.how))[0]
 
-    def draw(self, out: Path, progress: bool) -> None:
+    def draw(self, out: Path, progress: bool, iterations: int, films: bool = True) -> None:
         """Writes what was grown, wounded and regrown, and a film of it."""
         nca, config = self.nca, self.config
         left = moved(wound(*self.size()), nca.device)
         pictures = [on_white(self.target), *(nca.to_rgb(state)[0] for state in self.mended().states)]
         save_image(enlarged(torch.cat(pictures, dim=2), ZOOM), out / "regrowth.png")
-        if not config.video_steps or missing_encoder(out / "growing.mp4"):
+        steps = self.film_steps(FILMED * films, math.prod(self.size()), iterations)
+        if not steps or missing_encoder(out / "growing.mp4"):
             return
-        half, state = config.video_steps // 2, nca.initial_state(1, *self.size())
+        half, state = steps // 2, nca.initial_state(1, *self.size())
         with torch.no_grad(), VideoWriter(out / "growing.mp4", fps=30) as video:
-            for step in range(config.video_steps):
+            for step in range(steps):
                 if step == half:
                     state = state * left
                 video.add(enlarged(nca.to_rgb(state)[0], ZOOM))
@@ -163,10 +157,6 @@ class Growing(PoolSystem):
         if max(grown, regrown) > SHARP:
             error += f"; a longer run is sharper: nca-fast grow ... --iterations {2 * self.config.iterations}"
         return [error, next_render(out, 64, 200, "grown.mp4")]
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
 
 
 def _expected(iterations: int) -> str:

@@ -9,6 +9,7 @@ from nca_fast.media.sources import check_picture_source
 from nca_fast.training.settings import PoolConfig
 from nca_fast.training.task import Task
 
+FILMED = 512  # steps of a film that nobody asked for
 MILESTONES = (40, 65, 80, 90, 95)  # percent of a run at which the learning rate is lowered
 
 
@@ -56,8 +57,9 @@ class GrowingConfig(PoolConfig):
     """Longest rollout of an iteration."""
     overflow_weight: float = 0.0
     """Weight of a loss that keeps all channels of all cells between -1 and 1. The notebook has none."""
-    video_steps: int = 512
-    """Steps shown in growing.mp4, in which the picture grows, is wounded and regrows. 0, or --no-video: none."""
+    video_steps: int | None = None
+    """Steps shown in growing.mp4, in which the picture grows, is wounded and regrows. None: 512, unless that takes long
+    beside the training. 0, or --no-video: none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

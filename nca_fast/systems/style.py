@@ -24,7 +24,15 @@ from nca_fast.media.structure import is_flat
 from nca_fast.nca import NCA
 from nca_fast.presets import PRESETS, style_filters
 from nca_fast.systems.drawing import draw_redrawn, next_apply, redrawn
-from nca_fast.systems.style_settings import SMALLEST_STYLE, STROKE_WIDTH, STYLE, STYLE_SIZES, StyleConfig, StyleSources
+from nca_fast.systems.style_settings import (
+    FILMED,
+    SMALLEST_STYLE,
+    STROKE_WIDTH,
+    STYLE,
+    STYLE_SIZES,
+    StyleConfig,
+    StyleSources,
+)
 from nca_fast.training.capture import Captured
 from nca_fast.training.content import ContentPictures, first_picture, shrunk
 from nca_fast.training.pool import Objective
@@ -129,9 +137,9 @@ class Style(PoolSystem):
         """A square of a content picture, restyled."""
         return redrawn(self, self.shown, *self.shown.shape[1:], self.config.picture_steps)
 
-    def draw(self, out: Path, progress: bool) -> None:
+    def draw(self, out: Path, progress: bool, iterations: int, films: bool = True) -> None:
         """Writes the first content picture, restyled, and a film of it."""
-        draw_redrawn(self, self.first / 255, self.config.picture_steps, 1, out, progress)
+        draw_redrawn(self, self.first / 255, self.config.picture_steps, 1, out, progress, iterations, FILMED * films)
 
     def notes(self, out: Path, figures: Mapping[str, float]) -> list[str]:
         """How to restyle other pictures."""

@@ -10,6 +10,7 @@ from nca_fast.media.sources import check_picture_source
 from nca_fast.training.settings import StyleLossConfig
 from nca_fast.training.task import Task
 
+FILMED = 128  # steps of a film that nobody asked for
 SMALLEST_STYLE = 16  # VGG halves a picture four times
 STROKE_WIDTH = 3.0  # cells, as `strokes.stroke_width` measures it, where the size of the style is chosen
 STYLE_SIZES = 64, 256  # bounds of what is chosen
@@ -103,8 +104,8 @@ class StyleConfig(StyleLossConfig):
     """Steps after which pictures are restyled: those of preview.png and restyled.png, and of `nca-fast apply`."""
     picture_size: int = 512
     """Longer side of restyled.png and restyled.mp4, in pixels; a smaller picture is not enlarged."""
-    video_steps: int = 128
-    """Steps shown in restyled.mp4. 0, or --no-video: none."""
+    video_steps: int | None = None
+    """Steps shown in restyled.mp4. None: 128, unless that takes long beside the training. 0, or --no-video: none."""
 
     offline: ClassVar[FeaturesName] = "dictionary"
 

@@ -23,7 +23,7 @@ from nca_fast.nca import NCA
 from nca_fast.presets import PRESETS
 from nca_fast.systems.drawing import draw_grown, grown, next_render
 from nca_fast.systems.swatches import Swatch, for_textures, judged_each, open_swatches, tensor_name, turns
-from nca_fast.systems.texture_settings import SMALLEST_IMAGE, TEXTURE, TextureConfig, TextureSources
+from nca_fast.systems.texture_settings import FILMED, SMALLEST_IMAGE, TEXTURE, TextureConfig, TextureSources
 from nca_fast.training.capture import Captured
 from nca_fast.training.pool import Objective
 from nca_fast.training.run_folder import SavedRun
@@ -118,9 +118,13 @@ class Texture(PoolSystem):
             )
         if self.swatches:
             nca = for_textures(nca, [swatch.name for swatch in self.swatches])
-        if self.grey:
-            self._as_grey([parameter.detach() for parameter in nca.layers[-1].parameters()], nca)
         return nca
+
+    def begin(self, model: NCA, saved: SavedRun | None) -> None:
+        """As `System.begin`; of a grey picture the new model draws red, green and blue alike."""
+        if self.grey and saved is None:
+            self._as_grey([parameter.detach() for parameter in model.layers[-1].parameters()], model)
+        super().begin(model, saved)
 
     @staticmethod
     def _as_grey(tensors: list[Tensor], nca: NCA) -> None:
@@ -203,9 +207,9 @@ class Texture(PoolSystem):
         """What grows from the start state, and not from what the pool holds."""
         return grown(self)
 
-    def draw(self, out: Path, progress: bool) -> None:
+    def draw(self, out: Path, progress: bool, iterations: int, films: bool = True) -> None:
         """Writes a picture and a film of what grows."""
-        draw_grown(self, out, progress, self.config.image_size)
+        draw_grown(self, out, progress, iterations, FILMED * films, self.config.image_size)
 
     def notes(self, out: Path, figures: Mapping[str, float]) -> list[str]:
         """How to draw more."""

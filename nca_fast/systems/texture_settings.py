@@ -10,6 +10,7 @@ from nca_fast.media.sources import check_picture_source
 from nca_fast.training.settings import StyleLossConfig
 from nca_fast.training.task import Task
 
+FILMED = 1890  # steps of a film that nobody asked for
 SMALLEST_IMAGE = 16  # VGG halves a picture four times
 
 
@@ -42,9 +43,11 @@ class TextureConfig(StyleLossConfig):
     pool_size: int = 32
     """States that live on between iterations. They take memory and disk: 0.1 MB each at 48 x 48 cells."""
     picture_steps: int = 256
-    """Steps of the rollout that ends as texture.png, which has four times image_size cells on a side."""
-    video_steps: int = 1890
-    """Steps shown in texture.mp4, at twice image_size; 1890 make 10 seconds. 0, or --no-video: none."""
+    """Steps of the rollout that ends as texture.png, which has four times image_size cells on a side, or less where
+    that takes long beside the training."""
+    video_steps: int | None = None
+    """Steps shown in texture.mp4, at twice image_size. None: 1890, which make 10 seconds, unless that takes long beside
+    the training. 0, or --no-video: none."""
 
     offline: ClassVar[FeaturesName] = "dictionary"
 

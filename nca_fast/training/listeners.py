@@ -80,6 +80,7 @@ class JsonLog:
     def __call__(self, report: Report) -> None:
         line = {
             "iteration": report.iteration,
+            "planned": report.planned,
             **{name: _number(value) for name, value in {"loss": report.loss, **report.terms}.items()},
             "learning_rate": report.learning_rate,
             "steps": report.steps,

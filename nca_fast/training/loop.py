@@ -87,7 +87,7 @@ class Report:
 
     Args:
         iteration: Iterations finished, so the first report says 1.
-        planned: The same in the plan, which a time limit may have carried further.
+        planned: Where in the plan the run is then: the same number, unless the plan is one of so much time.
         loss: Sum of the terms; NaN or infinite where the iteration was left out.
         terms: Each loss by name.
         learning_rate: The one that this iteration used.
@@ -129,20 +129,20 @@ class Plan:
     Args:
         iterations: Counted from the beginning of the run.
         rate: Planned iteration -> learning rate.
-        time_limit: Seconds of all iterations of the run, or None. Then the share of the time that is gone counts, where
-            it is ahead of the share of the iterations that are done.
+        limit: Seconds that all iterations of the run shall take, or None. Then the share of this time that is gone says
+            how far the plan has come, however many iterations were done in it.
     """
 
     iterations: int
     rate: Callable[[int], float]
-    time_limit: float | None = None
+    limit: float | None = None
 
     def planned(self, iteration: int, seconds: float) -> int:
         """The iteration of the plan whose settings an iteration takes; `iterations` when it is over."""
-        if self.time_limit is None:
+        if self.limit is None:
             return iteration
         # All processes take the same: that of the first one.
-        return max(iteration, int(self.iterations * processes.broadcast(min(1.0, seconds / self.time_limit))))
+        return int(self.iterations * processes.broadcast(min(1.0, seconds / self.limit)))
 
 
 def train(

@@ -178,6 +178,15 @@ def resolved_config(system: Any, given: Any, saved: SavedRun | None, folder: Pat
             f"a resumed run must keep its settings, but these differ from those in {folder}: {differences}. "
             "Leave them as they were, or begin in another folder."
         )
+    if changed.get("minutes", 0) is None:
+        del changed["minutes"]
+    length, other = ("iterations", "minutes") if stored.minutes is None else ("minutes", "iterations")
+    if other in changed:
+        raise ValueError(
+            f"{other} must be left out, because the run in {folder} goes by {length}: give it more of those."
+        )
+    if "minutes" in changed:  # the past keeps its place in the plan, and what is left of it its pace
+        changed["iterations"] = round(stored.iterations * changed["minutes"] / stored.minutes)
     return replace(stored, **changed)
 
 

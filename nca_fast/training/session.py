@@ -14,6 +14,7 @@ from torch import nn
 from nca_fast import checkpoint, processes
 from nca_fast.files import check_writable
 from nca_fast.media.film import FILMS, missing_encoder
+from nca_fast.training import forecast as forecasts
 from nca_fast.training import run_folder
 from nca_fast.training.descent import adam
 from nca_fast.training.endurance import ROUND, ROUNDS, Endured
@@ -23,7 +24,6 @@ from nca_fast.training.settings import RunConfig
 from nca_fast.training.stopwatch import Stopwatch
 from nca_fast.training.system import System
 
-PACED = 10  # iterations whose pace says how long a run will take; the first is slow, and does not count
 PREVIEWS = 11  # with what is learned they fill one row of the strip
 
 
@@ -59,6 +59,7 @@ def run_training(
     config: RunConfig | None = None,
     *,
     resume: bool = False,
+    init: str | Path | None = None,
     progress: bool = True,
     command: str | None = None,
     say: Callable[[str], object] = lambda line: None,
@@ -80,6 +81,8 @@ def run_training(
         config: The settings, a `system.Config`; None for the defaults, or those of the run that is resumed. On resuming
             they must equal those, but for `system.free_on_resume`.
         resume: Go on with the run in the folder; when there is none, begin it.
+        init: A trained model to begin with in place of fresh weights, as `from_pretrained` takes it; it must have the
+            rule that this training has. A run that is resumed has begun already.
         progress: Show progress bars on stderr.
         command: The command line, for the provenance.
         say: Takes the lines in which the system says how it completed its settings, and what the run will give.
@@ -88,7 +91,8 @@ def run_training(
         ValueError: Bad sources, or settings that differ from those of the run to resume, or no such device.
         OSError: The folder is not writable, or holds a model and `resume` is False; or the disk is full.
         FloatingPointError: The training diverged; the folder holds the state before the iteration that did it.
-        KeyboardInterrupt: Ctrl-C. The iteration was finished and saved, and the run can be resumed.
+        KeyboardInterrupt: Ctrl-C. The iteration was finished and saved, the picture drawn (a second Ctrl-C leaves it
+            out), and the run can be resumed.
     """
     out = Path(out)
     saved = run_folder.open_run(out, resume, system.files)
@@ -96,11 +100,13 @@ def run_training(
     processes.share(config.batch_size)  # raises where it cannot be shared
     work = system(config, sources, saved, out)
     config = work.config
+    if saved is not None and "init" in saved.metadata:
+        work.facts["init"] = saved.metadata["init"]
     check_writable(out)
     _announce_missing_films(work)
     with run_folder.cpu_threads(config.threads), contextlib.ExitStack() as stack:
         with run_folder.refused_by(saved):
-            model = _fresh_model(work)
+            model = _first_model(work, init if saved is None else None)
         device = config.pick(model.rule)
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
@@ -111,11 +117,11 @@ def run_training(
         seconds, cell_steps, endured = _train(work, run, saved, out, command, progress, say)
         figures = work.figures()
         if processes.rank() == 0:
-            work.draw(out, progress)
+            work.draw(out, progress, run.iteration)
     names = (*system.files, run_folder.PREVIEW_FILE, run_folder.MODEL_FILE, run_folder.LOG_FILE)
     names += (run_folder.TRAINING_FILE, run_folder.PICTURES_FILE)
     files = tuple(out / name for name in names if (out / name).exists())  # a short run may have no preview
-    notes = (*([] if endured is None else [str(endured)]), *work.notes(out, figures))
+    notes = (*([] if endured is None else [str(endured)]), *_films_left_out(work, out), *work.notes(out, figures))
     speed = cell_steps / seconds if seconds else 0.0
     return TrainingResult(run.model, files, run.iteration, seconds, speed, endured, figures, notes)
 
@@ -128,10 +134,27 @@ def _announce_missing_films(work: System) -> None:
             warnings.warn(f"{name} will not be made. {reason} (--no-video asks for none.)", stacklevel=3)
 
 
-def _fresh_model(work: System) -> nn.Module:
+def _first_model(work: System, init: str | Path | None) -> nn.Module:
+    """Makes the model that a run begins with: one with fresh weights, or those of a trained one.
+
+    Raises:
+        OSError, ValueError: There is no such trained model, or it has another rule.
+    """
     with torch.random.fork_rng(devices=[]):  # initial weights come from torch's global generator
         torch.default_generator.manual_seed(derived_seed(work.config.seed, "weights"))
-        return work.model()
+        model = work.model()
+    if init is None:
+        return model
+    trained = type(model).from_pretrained(init)
+    shapes = [{name: list(t.shape) for name, t in m.state_dict().items()} for m in (model, trained)]
+    if trained.rule != model.rule or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"init must have the rule of this training, {model.rule}, but {init} has {trained.rule}. Choose the preset "
+            "that it was trained with."
+        )
+    model.load_state_dict(trained.state_dict())
+    work.facts["init"] = str(init)
+    return model
 
 
 def _begin(work: System, model: nn.Module, saved: run_folder.SavedRun | None) -> TrainingRun:
@@ -141,13 +164,32 @@ def _begin(work: System, model: nn.Module, saved: run_folder.SavedRun | None) ->
     if saved is not None:
         saved.check_run(model)
         run.load(saved.tensors, saved.iteration, saved.seconds)
-        if run.iteration > max(config.iterations, saved.until):
+        if config.minutes is None and run.iteration > max(config.iterations, saved.until):
             raise ValueError(
                 f"iterations must be at least the {run.iteration} done, but got {config.iterations}, in "
                 f"{saved.metadata.where}."
             )
     work.begin(model, saved)
     return run
+
+
+def _drawn_so_far(work: System, run: TrainingRun, out: Path, progress: bool) -> list[str]:
+    """Draws the pictures of a run that was interrupted, which another Ctrl-C leaves out; says which one to look at."""
+    if run.iteration == 0 or processes.rank() != 0:
+        return []
+    work.draw(out, progress, run.iteration, films=False)
+    return [f"{out / work.files[0]} shows what it has learned so far"]
+
+
+def _films_left_out(work: System, out: Path) -> list[str]:
+    """Says which films were not made because nobody asked for them and they would have taken long."""
+    names = [name for name in work.files if Path(name).suffix in FILMS and not (out / name).exists()]
+    if work.config.video_steps is not None or any(missing_encoder(name) for name in names):
+        return []
+    return [
+        f"{name} is left out, because it takes long beside such a training: --resume --video-steps 500 makes it"
+        for name in names
+    ]
 
 
 def _previews(saved: run_folder.SavedRun | None) -> torch.Tensor | None:
@@ -169,9 +211,10 @@ def _train(
     """Trains a run to its end and saves it on the way; returns seconds and cell-steps of its iterations, and what it
     endured."""
     config = work.config
-    rounds, until = (saved.rounds, saved.until) if saved and run.iteration > config.iterations else (0, 0)
-    plan = Plan(config.iterations, config.rate_at, config.time_limit)
+    plan = Plan(config.iterations, config.rate_at, None if config.minutes is None else 60 * config.minutes)
     first_planned = plan.planned(run.iteration, run.seconds)
+    over = run.iteration > config.iterations if plan.limit is None else first_planned >= config.iterations
+    rounds, until = (saved.rounds, saved.until) if saved and over else (0, 0)
     strip = PreviewStrip(
         out / run_folder.PREVIEW_FILE,
         work.references(),
@@ -198,26 +241,26 @@ def _train(
         if constants:
             checkpoint.save(out / run_folder.PICTURES_FILE, constants, {})
         save()  # a full disk shows now, and a run killed in its first minute can be resumed
-    first, cell_steps, seconds, paced = run.iteration, 0, 0.0, 0.0
+    first, cell_steps, seconds, readings = run.iteration, 0, 0.0, []
 
     def count(report: Report) -> None:
         nonlocal cell_steps
         cell_steps += report.cell_steps
 
     def forecast(report: Report) -> None:
-        nonlocal paced
-        if first + 1 < report.iteration <= first + PACED:
-            paced += report.seconds
-        if report.iteration == first + PACED:
-            for line in work.forecast(paced / (PACED - 1)):
-                say(line)
+        if first + 1 < report.iteration <= first + forecasts.FIRST:
+            readings.append((report.steps, report.seconds))
+        if report.iteration == first + forecasts.FIRST and report.planned < plan.iterations:
+            said = forecasts.expected(readings, config.steps_at, plan.iterations, plan.limit, work.slower)
+            length, time = f"some {said[0]} iterations" if plan.limit else f"{said[0]} iterations", said[1]
+            say("; ".join([f"to expect: {length} in {forecasts.time_in_words(time)}", *work.forecast(said[0])]))
 
     with contextlib.ExitStack() as stack:
         listeners, moments = [count], []
         if first_process:
             listeners.append(stack.enter_context(JsonLog(out / run_folder.LOG_FILE, first)))
             listeners.append(forecast)
-            timed = config.time_limit is not None
+            timed = plan.limit is not None
             bar = ProgressBar(config.iterations, first_planned, progress, run.model.device, timed)
             listeners.append(stack.enter_context(bar))
             moments = [strip, Checkpoints(save, config.checkpoint_every, config.checkpoint_seconds)]
@@ -243,7 +286,7 @@ def _train(
             if (run.iteration > saved_at or saved is not None) and first_process:
                 save()
             if not complete:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(*_drawn_so_far(work, run, out, progress))
             seconds += watch.lap()
             endured = work.endured(run.iteration)
             if endured is None or endured.runaway is None or rounds == ROUNDS:

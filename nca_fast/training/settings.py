@@ -9,7 +9,7 @@ from nca_fast.compute import ComputeConfig
 # What may change while a run goes on: the length, what is watched, and the machine. The weights after an iteration do
 # not depend on the former at all, and on the latter by rounding only.
 FREE_ON_RESUME = (
-    *("iterations", "time_limit", "threads", "checkpoint_every", "checkpoint_seconds", "preview_every"),
+    *("iterations", "minutes", "threads", "checkpoint_every", "checkpoint_seconds", "preview_every"),
     *("device", "backend", "precision"),
 )
 
@@ -32,10 +32,10 @@ class RunConfig(ComputeConfig):
 
     iterations: int = 2000
     """Length of the training. May be raised when a run is resumed."""
-    time_limit: float | None = None
-    """End the training after so many seconds in all, if the iterations are not done by then, and draw what was learned.
-    What else happens in a share of the iterations, such as lowering the learning rate, then happens in that share of
-    the time, so that the result depends on how fast the machine is."""
+    minutes: float | None = None
+    """Train for so many minutes, in place of --iterations. What happens at a share of the iterations, such as lowering
+    the learning rate, then happens at that share of the time, so that the result depends on how fast the machine is:
+    "planned" in log.jsonl says how. A run that is resumed keeps to its minutes, or is given more."""
     batch_size: int = 1
     """Samples of an iteration."""
     learning_rate: float = 2e-3
@@ -61,7 +61,7 @@ class RunConfig(ComputeConfig):
                 raise ValueError(f"{name} must be below {TOO_LARGE}, but got {value}.")
         self.check_least(seed=0, iterations=1, batch_size=1)
         self.check_least(**dict.fromkeys(("checkpoint_every", "checkpoint_seconds", "preview_every"), 1))
-        self.check_positive("learning_rate", "lr_gamma", *(["time_limit"] if self.time_limit is not None else []))
+        self.check_positive("learning_rate", "lr_gamma", *(["minutes"] if self.minutes is not None else []))
         if any(milestone < 1 for milestone in self.lr_milestones or ()):
             raise ValueError(f"lr_milestones must be at least 1, but got {self.lr_milestones}.")
 
@@ -76,6 +76,10 @@ class RunConfig(ComputeConfig):
         learning_rate * lr_gamma ** (number of milestones reached)
         """
         return self.learning_rate * self.lr_gamma ** sum(iteration >= milestone for milestone in self.lr_milestones)
+
+    def steps_at(self, iteration: int) -> tuple[int, int]:
+        """The shortest and the longest rollout of an iteration, in steps, of resolved settings; all are alike here."""
+        return 1, 1
 
     def check_least(self, **bounds: float) -> None:
         """Raises ValueError for a field, not None, that is below its bound, infinite or NaN."""

@@ -34,6 +34,7 @@ class System(Protocol):
         free_on_resume: Names of settings that may change when a run is resumed.
         files: Names of the pictures and films that `draw` writes.
         remedy: What a user is told to train with when the loss became infinite.
+        slower: So many times what the first iterations take is what later ones of as many steps will.
 
     Attributes:
         config: The settings, resolved.
@@ -46,6 +47,7 @@ class System(Protocol):
     free_on_resume: ClassVar[tuple[str, ...]]
     files: ClassVar[tuple[str, ...]]
     remedy: ClassVar[str]
+    slower: ClassVar[float]
     config: RunConfig
     facts: dict[str, Any]
 
@@ -69,12 +71,8 @@ class System(Protocol):
     def beginning(self) -> list[str]:
         """Says in some lines, before all work, how the settings were completed."""
 
-    def forecast(self, pace: float) -> list[str]:
-        """Says in some lines, after the first iterations, what the whole run will give.
-
-        Args:
-            pace: Seconds of an iteration so far.
-        """
+    def forecast(self, iterations: int) -> list[str]:
+        """Says, after the first iterations, what a run of so many will give, in some half-sentences."""
 
     def model(self) -> nn.Module:
         """Makes the model with fresh weights, on the CPU. It has a `rule`, a `device`,
@@ -101,8 +99,15 @@ class System(Protocol):
     def preview(self) -> Tensor:
         """Draws what has been learned so far, [3, H, W] in [0, 1], of the same size each time."""
 
-    def draw(self, out: Path, progress: bool) -> None:
-        """Writes `files`, or some of them; called in the first process alone."""
+    def draw(self, out: Path, progress: bool, iterations: int, films: bool = True) -> None:
+        """Writes `files`, or some of them; called in the first process alone.
+
+        Args:
+            out: Folder.
+            progress: Show progress bars on stderr.
+            iterations: Of the run. What nobody asked for must not take long beside them.
+            films: Whether films are wanted too.
+        """
 
     def endured(self, iterations: int) -> Endured | None:
         """Tries, after so many iterations, whether the model lasts in long rollouts, or does nothing and returns None;
@@ -123,6 +128,7 @@ class PoolSystem(ABC):
     """
 
     remedy: ClassVar[str] = "a lower learning rate or a higher overflow weight"
+    slower: ClassVar[float] = 1.0
     config: PoolConfig
     kept: dict[str, Tensor]
     nca: NCA
@@ -140,7 +146,7 @@ class PoolSystem(ABC):
         """As `System.beginning`: nothing."""
         return []
 
-    def forecast(self, pace: float) -> list[str]:
+    def forecast(self, iterations: int) -> list[str]:
         """As `System.forecast`: nothing."""
         return []
 
@@ -238,16 +244,27 @@ class PoolSystem(ABC):
         return Endurance()
 
     def endured(self, iterations: int) -> Endured | None:
-        """As `System.endured`. It may cost half as many cell-steps as the training did, which is a tenth of its time: a
-        step without gradients costs a fifth of one with them."""
-        config, (height, width) = self.config, self.size()
-        longest = (config.steps_min + config.steps_max) // 2
-        budget = iterations * config.batch_size * self.kinds * height * width * longest // 2
-        trial = self.trial().within(budget // self.large_starts, max(height, width))
+        """As `System.endured`; it may take a tenth of the time of the training."""
+        config = self.config
+        trial = self.trial().within(self.spare(iterations) // self.large_starts, max(self.size()))
         if trial is None:
             return None
         seed = self.derived("endurance")
         return endure(self.nca, self.large_start, trial, config.state_limit, seed, **config.how)
+
+    def spare(self, iterations: int) -> int:
+        """How many cell-steps, without gradients, take a tenth of the time of so many iterations, in which a step costs
+        five times as much."""
+        height, width = self.size()
+        longest = (self.config.steps_min + self.config.steps_max) // 2
+        return iterations * self.config.batch_size * self.kinds * height * width * longest // 2
+
+    def film_steps(self, usual: int, cells: int, iterations: int) -> int:
+        """How many steps a film shows, 0 for none: as many as somebody asked for, or else the usual number, where that
+        is not too much for its cells; see `spare`."""
+        if usual == 0 or self.config.video_steps is not None:
+            return usual and self.config.video_steps
+        return usual if usual * cells <= self.spare(iterations) else 0
 
     def figures(self) -> dict[str, float]:
         """As `System.figures`: none."""

@@ -45,6 +45,7 @@ class VAE:
     free_on_resume = (*FREE_ON_RESUME, "video_steps")
     files = ("reconstructions.png", "samples.png", "interpolation.png", "growth.png", "growth.mp4")
     remedy = "a lower learning rate"
+    slower = 1.0
 
     def __init__(self, config: VAEConfig, sources: VAESources, saved: SavedRun | None, out: Path):
         dataset = sources.dataset or (saved and saved.metadata["dataset"])
@@ -65,7 +66,7 @@ class VAE:
         """As `System.beginning`: nothing."""
         return []
 
-    def forecast(self, pace: float) -> list[str]:
+    def forecast(self, iterations: int) -> list[str]:
         """As `System.forecast`: nothing."""
         return []
 
@@ -120,7 +121,7 @@ class VAE:
         made = drawing.reconstructed(self.vae, some, seed=self.config.seed, **self.config.how)
         return image_grid(list(made), columns=1)
 
-    def draw(self, out: Path, progress: bool) -> None:
+    def draw(self, out: Path, progress: bool, iterations: int, films: bool = True) -> None:
         """Writes reconstructions, samples, interpolations, and how pictures grow."""
         vae, pictures, same = self.vae, self.pictures, {"seed": self.config.seed} | self.config.how
         several = torch.cat([pictures.test, pictures.train])[:8]  # a small folder has a single picture for testing
@@ -129,7 +130,7 @@ class VAE:
         drawing.interpolation(vae, several, out / "interpolation.png", **same)
         drawing.growth_strip(vae, pictures.test[:6], out / "growth.png", **same)
         steps = 2 * vae.architecture.steps if self.config.video_steps is None else self.config.video_steps
-        if steps and not missing_encoder(out / "growth.mp4"):
+        if steps and films and not missing_encoder(out / "growth.mp4"):
             drawing.growth_film(vae, pictures.test[:12], steps, out / "growth.mp4", **same)
 
     def endured(self, iterations: int) -> None:
