@@ -150,6 +150,31 @@ def test_render_draws_the_last_state(tmp_path, model):
     assert torch.equal(shown[:, ::2, ::2], shown[:, 1::2, 1::2])
 
 
+@pytest.mark.parametrize(
+    ("made", "options", "size"),
+    [
+        ({"system": "texture", "config": {"image_size": 8, "picture_steps": 7}}, "", (32, 32, 7)),
+        ({"system": "texture", "config": {"image_size": 8}}, "--width 5 --steps 3", (5, 5, 3)),
+        ({"system": "grow", "config": {"image_size": 8, "image_margin": 3}}, "", (56, 56, 200)),  # 4 pixels a cell
+        ({"system": "grow", "config": {"image_size": 8}}, "--height 9 --width 6", (9, 6, 200)),
+        ({"system": "texture", "side": 6, "steps": 5}, "--zoom 2", (48, 48, 5)),  # as in the zoo
+        ({"config": {"image_size": "8", "picture_steps": -1}}, "--height 3", (3, 3, 256)),
+        ({"config": {"image_size": 60000}}, "--steps 1", (1024, 1024, 1)),
+        ({"config": []}, "--steps 2", (256, 256, 2)),
+    ],
+)
+def test_render_knows_what_suits_a_model(tmp_path, made, options, size):
+    nca = nca_fast.NCA(nca_fast.Rule(channels=5, hidden=(8,)), start="noise", init_gain=0.3)
+    model = nca.save_pretrained(tmp_path / "model", provenance=made)
+    assert run(f"render {{0}} {options} --out {{1}}", model, tmp_path / "x.png") == 0
+    height, width, steps = size
+    assert load_image(tmp_path / "x.png").shape == (3, height, width)
+    zoom = 4 if height == 56 else 2 if height == 48 else 1
+    exact = f"--height {height // zoom} --width {width // zoom} --steps {steps} --zoom {zoom}"
+    assert run(f"render {{0}} {exact} --out {{1}}", model, tmp_path / "y.png") == 0
+    assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()
+
+
 @pytest.mark.parametrize(("options", "frames"), [("", 33), ("--steps-per-frame 8", 5)])
 def test_render_films(tmp_path, model, options, frames):
     out = tmp_path / "x.gif"
@@ -193,7 +218,6 @@ def test_same_command_same_file(tmp_path, model):
         ("--height 4 --width 4 --steps 4 --fps 10", "steps_per_frame and fps must go with a film"),
         ("--height 4 --width 4 --steps 4 --seed -1", "seed must be .*-1"),
         ("--height 9000000 --width 9000000 --steps 4", r"the disk of .* must have \d+\.\d TiB for the state"),
-        ("--height 4 --steps 4", "height and width must be given where --start names no file"),
         ("--height 4 --width 4 --steps 4 --memory lots", "memory must be a size such as 2GiB"),
         (
             "--height 4 --width 4 --steps 4 --memory 1kB",
@@ -264,7 +288,7 @@ def test_bad_setting(tmp_path, picture, capsys):
     ("command", "said"),
     [
         ("render a --steps 2 --height 1e3", "--height: it must be an integer such as 1000, or None, but is '1e3'"),
-        ("render a --steps 2.5", "--steps: it must be an integer such as 1000, but is '2.5'"),
+        ("render a --fps 2.5", "--fps: it must be an integer such as 1000, but is '2.5'"),
         ("texture a --lr-milestones 3 x", "--lr-milestones: it must be an integer such as 1000, or None, but is 'x'"),
         ("texture a --learning-rate 1/5", "--learning-rate: it must be a number such as 0.5, but is '1/5'"),
     ],

@@ -12,7 +12,7 @@ from nca_fast.commands.models import model_shares
 from nca_fast.compute import ComputeConfig
 from nca_fast.media.endings import FILMS, PICTURES
 from nca_fast.media.sources import check_picture_source
-from nca_fast.pretrained import check_model
+from nca_fast.pretrained import check_model, model_file
 
 Positional = tyro.conf.Positional
 
@@ -106,7 +106,8 @@ class Render:
     """Let a trained automaton grow on a canvas of any size: a picture of the end, or a film of all of it.
 
     For example, after `nca-fast texture skimage:brick --out runs/brick`:
-        nca-fast render runs/brick --height 1024 --width 1024 --steps 300 --out brick.png
+        nca-fast render runs/brick --out brick.png
+        nca-fast render runs/brick --height 1080 --width 1920 --out wallpaper.png
         nca-fast render runs/brick --height 256 --width 256 --steps 1890 --zoom 2 --out brick.mp4
 
     Larger than memory, as a picture that a browser opens; --resume goes on after Ctrl-C or a crash:
@@ -129,21 +130,22 @@ class Render:
 
     model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")]
     """model.safetensors of a training, or its folder."""
-    steps: int
-    """Updates of every cell. A texture is there after about 100."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """Picture of the last step (.png, .tif, .dzi, a pyramid that browsers open, of any size; .jpg, .webp, held in
     memory), or film (.mp4 .gif). An existing file is replaced."""
+    steps: int | None = None
+    """Updates of every cell. A texture is there after about 100. None: as many as the training took for its picture."""
     height: int | None = None
-    """Rows of the canvas, in cells. None: those of the file in --start."""
+    """Rows of the canvas, in cells. None: those of the file in --start; without one as many as columns, or four times
+    those of the training, and what grows out of one cell has the canvas of its training."""
     width: int | None = None
-    """Columns of the canvas, in cells. None: those of the file in --start."""
+    """Columns of the canvas, in cells. None: as height."""
     steps_per_frame: int | None = None
     """Film: steps between two frames. None: 1 in the first second, then 2, 4, and 8."""
     fps: int = 30
     """Film: frames per second."""
-    zoom: int = 1
-    """Pixels along the side of a cell."""
+    zoom: int | None = None
+    """Pixels along the side of a cell. None: 1, or 4 for what grows out of one cell, where no size is given."""
     seed: int = 0
     """Fixes all randomness: the same seed draws the same cells."""
     save_state: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -160,9 +162,7 @@ class Render:
 
     def check(self) -> None:
         """Raises ValueError for what cannot be rendered."""
-        _check_positive(self, "height", "width", "steps_per_frame", "fps", "zoom")
-        if self.config.start_file is None and None in (self.height, self.width):
-            raise ValueError("height and width must be given where --start names no file that has them.")
+        _check_positive(self, "height", "width", "steps", "steps_per_frame", "fps", "zoom")
         suffix = self.out.suffix.lower()
         if suffix not in (*PICTURES, *FILMS):
             raise ValueError(f"out must end in one of {', '.join((*PICTURES, *FILMS))}, but got {str(self.out)!r}.")
@@ -194,15 +194,16 @@ class Render:
         if self.out.suffix.lower() in FILMS and processes.count() > 1:
             raise ValueError(f"a film must be made by one process, but torchrun started {processes.count()}.")
         nca, how = open_model(NCA, self.model, self.compute, *self.config.graft), self.compute.how
+        height, width, steps, zoom = self._size()
         same = {"seed": self.seed, "config": self.config, "name": model_name(self.model)}
-        scene = Scene(nca, *self._size(), self.steps, **same, **how)
+        scene = Scene(nca, height, width, steps, **same, **how)
         for file in (self.out, self.save_state):
             if file is not None:
                 check_writable(file.parent)
         scene = replace(scene, paint=find_paint(scene))
         if scene.paint is not None and scene.paint.said:
             print(scene.paint.said, flush=True)
-        same = {"zoom": self.zoom, "save_state": self.save_state, "progress": streams.shows_progress()}
+        same = {"zoom": zoom, "save_state": self.save_state, "progress": streams.shows_progress()}
         if self.out.suffix.lower() in FILMS:
             files = film(scene, self.out, steps_per_frame=self.steps_per_frame, fps=self.fps, **same)
         else:
@@ -214,13 +215,20 @@ class Render:
                 files = picture(scene, self.out, resume=self.resume, shared=True, **same)
         print_files(files)
 
-    def _size(self) -> tuple[int, int]:
-        if None not in (self.height, self.width):
-            return self.height, self.width
+    def _size(self) -> tuple[int, int, int, int]:
+        """Height, width, steps and zoom: what was asked for, or else what suits the model."""
+        from nca_fast import checkpoint
         from nca_fast.canvas.start import file_size
+        from nca_fast.rendering.size import sensible_size
 
-        height, width = file_size(self.config.start_file)
-        return self.height or height, self.width or width
+        suits = sensible_size(checkpoint.load_metadata(model_file(self.model)).get("provenance", {}))
+        height, width, zoom = self.height, self.width, suits.zoom
+        if self.config.start_file is not None and None in (height, width):
+            of_file = file_size(self.config.start_file)
+            height, width, zoom = height or of_file[0], width or of_file[1], 1
+        elif (height, width) != (None, None):
+            height, width, zoom = height or width, width or height, 1
+        return height or suits.side, width or suits.side, self.steps or suits.steps, self.zoom or zoom
 
 
 def _check_positive(command: Apply | Render, *names: str) -> None:

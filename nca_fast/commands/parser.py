@@ -34,7 +34,7 @@ DESCRIPTION = f"""nca-fast {nca_fast.__version__}: fast neural cellular automata
 
 Begin with:
     nca-fast texture skimage:brick --out runs/brick
-    nca-fast render runs/brick --height 512 --width 512 --steps 256 --out brick.png"""
+    nca-fast render runs/brick --out brick.png"""
 
 COMMANDS = TRAIN | {
     "render": Render,
