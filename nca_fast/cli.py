@@ -31,11 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with _interruptible(own):
         from nca_fast.commands import faults
     arguments = sys.argv[1:] if own else list(arguments)
-    debug, quiet = "--debug" in arguments, "--quiet" in arguments
-    arguments = [word for word in arguments if word not in ("--debug", "--quiet")]
+    debug = "--debug" in arguments
+    arguments = [word for word in arguments if word != "--debug"]
     try:
-        with streams.quiet() if quiet else contextlib.nullcontext():
-            status = _run(arguments, own, parent) or 0
+        status = _run(arguments, own, parent) or 0
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         if own:
@@ -57,9 +56,9 @@ def _run(arguments: list[str], own: bool, parent: int) -> int | None:
     with _interruptible(own):
         import shlex
 
-        from nca_fast.commands.parser import joined, parse
+        from nca_fast.commands.parser import joined, parse, says
         from nca_fast.systems import TASKS
-    words = joined(arguments)
+    said, words = says(joined(arguments))
     try:
         command = parse(words)
     except SystemExit:  # after help, which shall be printed before anything is too late to be said
@@ -67,14 +66,16 @@ def _run(arguments: list[str], own: bool, parent: int) -> int | None:
         raise
     if hasattr(command, "check"):
         command.check()
-    with _interruptible(own), streams.waiting("loading PyTorch"):
+    if getattr(command, "light", False):
+        return command.run("")
+    with _interruptible(own), said() if said is streams.quiet else streams.waiting("loading PyTorch"):
         from nca_fast import processes
         from nca_fast.training import run_folder
     threads = command.compute.threads if hasattr(command, "compute") else None
     with processes.process_group(parent), run_folder.cpu_threads(threads):
         if processes.count() > 1 and words[0] not in (*TASKS, "render"):
             raise ValueError(f"{words[0]} must be one process, but torchrun started {processes.count()}.")
-        with streams.quiet() if processes.rank() else contextlib.nullcontext():
+        with streams.quiet() if processes.rank() else said():
             return command.run(shlex.join(["nca-fast", *arguments]))
 
 

@@ -1,6 +1,8 @@
 """What is answered before torch is loaded, which takes seconds: help, and what is typed wrong."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import tyro
 from nca_fast import backends, choices, features
 from nca_fast.commands.help import command_help
 from nca_fast.commands.options import options
-from nca_fast.commands.parser import COMMANDS, parse
+from nca_fast.commands.parser import COMMANDS, joined, parse
 from nca_fast.losses import clip, content, style
 from nca_fast.media import endings, film, formats, images
 from nca_fast.systems.vae.architecture import ARCHITECTURES
@@ -141,3 +143,28 @@ def test_help_on_terminals_of_any_width(columns, monkeypatch):
     widest = max(len(line) for line in lines if not line.startswith(examples))
     assert widest <= max(20, min(columns, 120)), widest
     assert any(line.startswith("    nca-fast texture --out runs/brick --resume") for line in lines)
+
+
+COMPLETING = """
+source /dev/stdin
+complete_words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _tyro_nca_fast; echo "${COMPREPLY[*]}"; }
+complete_words nca-fast vae-
+complete_words nca-fast texture --im
+complete_words nca-fast texture --features vg
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_completion_in_bash(capsys, tmp_path):
+    parse(["completion", "bash"]).run("")
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    with (tmp_path / "script").open() as script:
+        done = subprocess.run(["bash", "-c", COMPLETING], stdin=script, capture_output=True, text=True, env=environment)
+    words = [sorted(line.split()) for line in done.stdout.splitlines()]
+    assert words == [
+        ["vae-fuse", "vae-outpaint", "vae-repair"],
+        ["--image-crop", "--image-size"],
+        ["vgg16", "vgg19"],
+    ], done
+    assert parse(joined(["vae-fuse", "a", "b", "--model", "m", "--out", "x.png"])).a == "a"

@@ -1,5 +1,6 @@
 """Commands that draw what an automaton has learned."""
 
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -81,7 +82,7 @@ class Apply:
     def run(self, command: str) -> None:
         """Redraws, and says what was written and what could not be read."""
         from nca_fast.commands.models import open_model
-        from nca_fast.commands.report import print_files
+        from nca_fast.commands.report import finish
         from nca_fast.nca import NCA
         from nca_fast.rendering.apply import apply, shown_steps
         from nca_fast.rendering.blend import blended
@@ -94,7 +95,9 @@ class Apply:
         shown = ("strength", "preserve_color", "max_size", "seed", "steps_per_frame", "fps")
         how = self.compute.how | {name: getattr(self, name) for name in shown}
         written, unread = apply(nca, self.image, self.out, steps, progress=streams.shows_progress(), **how)
-        print_files(written)
+        again = f"nca-fast apply {shlex.quote(self.model)} {shlex.quote(self.image)}"
+        then = [f"{again} --strength 0.5 --out weaker.png", f"{again} --steps {2 * steps} --out longer.mp4"]
+        finish(written, then=[] if Path(self.image).is_dir() else then)
         if unread:
             raise ValueError(
                 f"{len(unread)} of {len(unread) + len(written)} pictures were passed over. {' '.join(unread)}"
@@ -184,7 +187,7 @@ class Render:
         from nca_fast.canvas.scene import Scene
         from nca_fast.canvas.start import find_paint
         from nca_fast.commands.models import open_model
-        from nca_fast.commands.report import print_files, resume_rendering
+        from nca_fast.commands.report import finish, resume_rendering
         from nca_fast.files import check_writable
         from nca_fast.nca import NCA
         from nca_fast.rendering.film import film
@@ -213,7 +216,8 @@ class Render:
                 command, kept = command.replace("nca-fast", torchrun, 1), band_path(self.out)
             with resume_rendering(command, kept):
                 files = picture(scene, self.out, resume=self.resume, shared=True, **same)
-        print_files(files)
+        again = f"nca-fast render {shlex.quote(str(self.model))} --seed {self.seed + 1}"
+        finish(files, then=[f"{again} --height {height} --width {2 * width} --out wide.png", f"{again} --out film.mp4"])
 
     def _size(self) -> tuple[int, int, int, int]:
         """Height, width, steps and zoom: what was asked for, or else what suits the model."""

@@ -59,7 +59,7 @@ def options(command: type, own: str = "") -> list[Option]:
         if kind is bool and not one_way:
             flags += (f"--no-{dashed}",)
         value = (said and said.metavar) or ("" if kind is bool else _value(kind))
-        if positional and value == _value(kind):
+        if positional and value in ("TEXT", "PATH"):
             value = field.name.upper()
         text = " ".join((said and said.help or texts.get(field.name, "")).split())
         hint = said and said.help_behavior_hint

@@ -8,16 +8,20 @@ answer to a mistyped option must not wait for torch (tests/test_start.py).
 import argparse
 import contextlib
 import difflib
+import inspect
+import io
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Union
 
 import tyro
 
 import nca_fast
-from nca_fast.commands import help
+from nca_fast.commands import help, streams
 from nca_fast.commands.draw import Apply, Render
 from nca_fast.commands.machine import Check, Info
 from nca_fast.commands.numbers import numbers
@@ -36,6 +40,29 @@ Begin with:
     nca-fast texture skimage:brick --out runs/brick
     nca-fast render runs/brick --out brick.png"""
 
+
+@dataclass(frozen=True)
+class Completion:
+    """Print the script that completes commands, options and their values in a shell, with the Tab key.
+
+    For bash, once; then open a new shell:
+        mkdir -p ~/.local/share/bash-completion/completions
+        nca-fast completion bash > ~/.local/share/bash-completion/completions/nca-fast
+
+    For zsh, into a folder of its $fpath, as _nca-fast:
+        nca-fast completion zsh > ~/.zfunc/_nca-fast
+    """
+
+    shell: tyro.conf.Positional[Literal["bash", "zsh", "tcsh"]]
+    """Which one."""
+
+    light = True  # it needs no torch
+
+    def run(self, command: str) -> None:
+        """Prints it; tyro writes it, and ends the program."""
+        _complete(self.shell)
+
+
 COMMANDS = TRAIN | {
     "render": Render,
     "apply": Apply,
@@ -48,6 +75,7 @@ COMMANDS = TRAIN | {
     "vae outpaint": VaeOutpaint,
     "info": Info,
     "check": Check,
+    "completion": Completion,
 }
 HELP = ("-h", "--help", "--help-all")
 
@@ -55,10 +83,28 @@ HELP = ("-h", "--help", "--help-all")
 def joined(arguments: Sequence[str]) -> list[str]:
     """Makes one word of the two of `vae fuse`, and of a training's --no-video what it is short for."""
     first = " ".join(arguments[:2])
+    if arguments and arguments[0].replace("-", " ") in COMMANDS:  # as completion in a shell writes it
+        arguments = [arguments[0].replace("-", " "), *arguments[1:]]
     words = [first, *arguments[2:]] if first in COMMANDS else list(arguments)
     if words and words[0] in TASKS and "--no-video" in words:
         words = [*(word for word in words if word != "--no-video"), "--video-steps", "0"]
     return words
+
+
+def says(arguments: Sequence[str]) -> tuple[Callable[[], AbstractContextManager[None]], list[str]]:
+    """Takes --quiet and --json out of the words: gives what the command is to be run in, and the other words.
+
+    A command that has a --json of its own keeps it.
+    """
+    own = (
+        {option.name for option in options(COMMANDS[arguments[0]])}
+        if arguments[:1] and arguments[0] in COMMANDS
+        else ()
+    )
+    taken = {"--quiet"} if "json" in own else {"--quiet", "--json"}
+    given = taken.intersection(arguments)
+    way = streams.as_json if "--json" in given else streams.quiet if given else contextlib.nullcontext
+    return way, [word for word in arguments if word not in taken]
 
 
 def parse(arguments: Sequence[str]) -> Any:
@@ -83,6 +129,20 @@ def parse(arguments: Sequence[str]) -> Any:
     if name in TASKS and (begun_with := _begun_with(name, words)) is not None:
         parsed = _parsed(name, command, words, begun_with)  # again, because the first time has found all mistakes
     return parsed
+
+
+def _complete(shell: str) -> None:
+    """Prints the completion script of a shell for all commands, of whose names it can have one word."""
+    rows = []
+    for name, command in COMMANDS.items():
+        title = inspect.cleandoc(command.__doc__).splitlines()[0]
+        rows.append(Annotated[command, tyro.conf.subcommand(name.replace(" ", "-"), description=title)])
+    config = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
+    script = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(script):
+        tyro.cli(Union[tuple(rows)], args=["--tyro-print-completion", shell], prog="nca-fast", config=config)  # noqa: UP007
+    for line in script.getvalue().splitlines():  # a description that has lines would be taken for further options
+        print(line.replace("\\n", " ") if line.startswith("COMPLETION_SPEC = ") else line)
 
 
 def _parsed(name: str, command: type, words: Sequence[str], default: Any = None) -> Any:

@@ -5,10 +5,12 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from nca_fast.canvas.journal import journal_path
+from nca_fast.commands import streams
 from nca_fast.devices import describe
 from nca_fast.training import run_folder
 from nca_fast.training.session import TrainingResult
@@ -47,17 +49,31 @@ def print_device(device: torch.device) -> None:
         print(line, file=sys.stderr)
 
 
-def print_result(result: TrainingResult) -> None:
-    """Prints how long and how fast a training was, what it wrote, and what it has to say."""
+def finish(files: Sequence[Path], said: Sequence[str] = (), then: Sequence[str] = (), **facts: Any) -> None:
+    """Ends a command: says what it wrote, what there is to say about it, and what could be done next; for --json the
+    same is kept until its end.
+
+    Args:
+        files: What was written, in the order in which a user looks at it.
+        said: Lines.
+        then: Command lines.
+        facts: More for --json, as JSON can hold it.
+    """
+    written = [{"file": str(path), "bytes": path.stat().st_size} for path in files]
+    streams.keep({"files": written, "said": list(said), "next": list(then), **facts})
+    width = max((len(str(path)) for path in files), default=0)
+    for path, facts in zip(files, written, strict=True):
+        print(f"{path!s:<{width}}  {facts['bytes'] / 1024:9.1f} KB")
+    lines = [*said, *(f"{'next:' if number == 0 else '     '} {line}" for number, line in enumerate(then))]
+    print("".join(f"{line}\n" for line in lines), end="")
+
+
+def finish_training(result: TrainingResult) -> None:
+    """Ends a training: how long and how fast it was, what it wrote, and what it has to say."""
+    said = []
     if result.cell_steps_per_second:
         speed = result.cell_steps_per_second / 1e6
-        print(f"{result.iterations} iterations, {result.seconds:.0f} s, {speed:.1f} million cell-steps/s in training")
-    print_files(result.files)
-    print("\n".join(result.notes))
-
-
-def print_files(paths: Sequence[Path]) -> None:
-    """Prints files and their sizes."""
-    width = max((len(str(path)) for path in paths), default=0)
-    for path in paths:
-        print(f"{path!s:<{width}}  {path.stat().st_size / 1024:9.1f} KB")
+        said = [f"{result.iterations} iterations, {result.seconds:.0f} s, {speed:.1f} million cell-steps/s in training"]
+    facts = {"iterations": result.iterations, "seconds": round(result.seconds, 3), "figures": result.figures}
+    facts["runs_away"] = None if result.endured is None else result.endured.runaway is not None
+    finish(result.files, [*said, *result.notes], result.then, **facts)

@@ -1,5 +1,6 @@
 """The command that shows all textures that an automaton knows, and what lies between them."""
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,7 +47,7 @@ class Sheet:
     def run(self, command: str) -> None:
         """Draws, and says in which order and what was written."""
         from nca_fast.commands.models import open_model
-        from nca_fast.commands.report import print_files
+        from nca_fast.commands.report import finish
         from nca_fast.files import check_writable
         from nca_fast.media.images import image_grid, save_image
         from nca_fast.nca import NCA
@@ -61,8 +62,9 @@ class Sheet:
         names = list(nca.textures)
         squares = [self._drawn(nca, row, column) for row in names for column in names]
         save_image(image_grid(squares, len(names), pad=4), self.out)
-        print(f"rows and columns: {', '.join(names)}")
-        print_files([self.out])
+        draw = f"nca-fast render {shlex.quote(str(self.model))} --texture"
+        then = [f"{draw} {names[0]} --out {names[0]}.png", f"{draw} {names[0]}:1,{names[1]}:2 --out blend.png"]
+        finish([self.out], [f"rows and columns: {', '.join(names)}"], then, textures=names)
 
     def _drawn(self, nca: "NCA", row: str, column: str) -> "Tensor":
         from nca_fast.canvas.scene import Scene

@@ -4,14 +4,17 @@ import codecs
 import contextlib
 import errno
 import io
+import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
+from typing import Any
 
 _quiet = ContextVar("quiet", default=False)
+_kept: ContextVar[dict[str, Any] | None] = ContextVar("kept", default=None)
 _replaced: list[io.TextIOWrapper] = []  # which would close what they share with those in their place
 
 
@@ -103,6 +106,24 @@ def waiting(what: str) -> Iterator[None]:
     finally:
         if shown:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def as_json() -> Iterator[None]:
+    """Prints, of all that is said in a block, the facts that were kept last, as one JSON object at its end."""
+    token = _kept.set({})
+    try:
+        with quiet():
+            yield
+        print(json.dumps(_kept.get()), flush=True)
+    finally:
+        _kept.reset(token)
+
+
+def keep(facts: dict[str, Any]) -> None:
+    """Keeps facts for `as_json`, if they are wanted."""
+    if _kept.get() is not None:
+        _kept.set(facts)
 
 
 def shows_progress() -> bool:

@@ -38,7 +38,7 @@ class Train:
 
     def run(self, command: str) -> None:
         """Trains, and says what was written and how to go on."""
-        from nca_fast.commands.report import print_result, resume_training
+        from nca_fast.commands.report import finish_training, resume_training
         from nca_fast.training.session import run_training
 
         system = self.task.system
@@ -52,7 +52,7 @@ class Train:
         }
         with resume_training(system.name, self.out):
             result = run_training(system, self.sources, self.out, self.config, **how)
-        print_result(result)
+        finish_training(result)
         if result.endured is not None and result.endured.runaway is not None:
             raise FloatingPointError(
                 f"the automaton must last, but it {result.endured}, although the training went on. Train again with "

@@ -56,12 +56,12 @@ class VaeFuse(Drawing):
 
     def run(self, command: str) -> None:
         """Draws, and says what was written."""
-        from nca_fast.commands.report import print_files
+        from nca_fast.commands.report import finish
         from nca_fast.systems.vae import drawing
 
         vae, how = self.open()
         drawing.draw_fusion(vae, self.a, self.b, self.out, **how)
-        print_files([self.out])
+        finish([self.out])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +81,12 @@ class VaeRepair(Drawing):
 
     def run(self, command: str) -> None:
         """Draws, and says what was written."""
-        from nca_fast.commands.report import print_files
+        from nca_fast.commands.report import finish
         from nca_fast.systems.vae import drawing
 
         vae, how = self.open()
         drawing.draw_repair(vae, self.image, self.damage, self.out, **how)
-        print_files([self.out])
+        finish([self.out])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +106,9 @@ class VaeOutpaint(Drawing):
 
     def run(self, command: str) -> None:
         """Draws, and says what was written."""
-        from nca_fast.commands.report import print_files
+        from nca_fast.commands.report import finish
         from nca_fast.systems.vae import drawing
 
         vae, how = self.open()
         drawing.draw_outpainting(vae, self.image, self.height, self.width, self.out, **how)
-        print_files([self.out])
+        finish([self.out])

@@ -5,7 +5,8 @@ Manipulation", 2022 (of pictures, with content and aesthetic losses). `clip_sett
 defaults differ where something else gives better pictures in minutes on a CPU.
 """
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from nca_fast.losses.content import CONTENT_LOSSES, check_layers
 from nca_fast.media.images import load_image, source_name
 from nca_fast.nca import NCA
 from nca_fast.systems.clip_settings import CLIP, FILMED, ClipConfig, ClipSources
-from nca_fast.systems.drawing import draw_grown, draw_redrawn, grown, next_apply, next_render, redrawn
+from nca_fast.systems.drawing import draw_grown, draw_redrawn, grown, redrawn
 from nca_fast.training.capture import Captured
 from nca_fast.training.content import ContentPictures, shrunk
 from nca_fast.training.pool import Objective
@@ -126,9 +127,15 @@ class Clip(PoolSystem):
             image = shrunk(self.pictures.pictures[0].cpu() / 255, self.config.picture_size)
             draw_redrawn(self, image, self.config.steps_max, 2, out, progress, iterations, FILMED * films)
 
-    def notes(self, out: Path, figures: Mapping[str, float]) -> list[str]:
+    def then(self, out: Path) -> list[str]:
         """How to draw more."""
-        return [next_render(out) if self.pictures is None else next_apply(out, "changed.png")]
+        run = shlex.quote(str(out))
+        if self.pictures is not None:
+            return [f"nca-fast apply {run} PICTURE --out changed.{kind}" for kind in ("png", "mp4")]
+        return [
+            f"nca-fast render {run} --height 1024 --width 1024 --out big.png",
+            f"nca-fast render {run} --out film.mp4",
+        ]
 
 
 def prompt_vectors(

@@ -1,6 +1,5 @@
 """What several systems draw: what an automaton grows by itself, and what it makes of a picture."""
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,18 +80,6 @@ def draw_redrawn(
     if filmed and not missing_encoder(out / moving):
         scene = _scene(system, *image.shape[1:], filmed, image)
         film(scene, out / moving, steps_per_frame=steps_per_frame, progress=progress)
-
-
-def next_render(out: Path, side: int = 1024, steps: int = 300, name: str = "big.png", texture: str = "") -> str:
-    """The command that draws what an automaton grows on another canvas, of several textures one."""
-    which = f" --texture {texture}" if texture else ""
-    size = f"--height {side} --width {side} --steps {steps}"
-    return f"next: nca-fast render {shlex.quote(str(out))}{which} {size} --out {name}"
-
-
-def next_apply(out: Path, name: str) -> str:
-    """The command that lets an automaton redraw a picture."""
-    return f"next: nca-fast apply {shlex.quote(str(out))} PICTURE --out {name}"
 
 
 def _scene(

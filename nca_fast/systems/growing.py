@@ -4,6 +4,7 @@ Source: Mordvintsev, Randazzo, Niklasson and Levin, "Growing Neural Cellular Aut
 """
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,6 @@ from nca_fast.losses import regularizers, weighted
 from nca_fast.media.film import VideoWriter, missing_encoder
 from nca_fast.media.images import enlarged, load_rgba, save_image, source_name
 from nca_fast.nca import NCA, over_white
-from nca_fast.systems.drawing import next_render
 from nca_fast.systems.growing_settings import FILMED, GROW, GrowingConfig, GrowingSources
 from nca_fast.training.capture import Captured
 from nca_fast.training.damage import circles
@@ -150,13 +150,18 @@ class Growing(PoolSystem):
         mended = self.mended()
         return {"grown": mended.before, "regrown": mended.after}
 
-    def notes(self, out: Path, figures: Mapping[str, float]) -> list[str]:
-        """What the errors mean, and how to draw more."""
+    def notes(self, figures: Mapping[str, float]) -> list[str]:
+        """What the errors mean."""
         grown, regrown = figures["grown"], figures["regrown"]
         error = f"mean squared error grown {grown:.2g}, regrown {regrown:.2g} (sharp: {SHARP:g} or less)"
         if max(grown, regrown) > SHARP:
             error += f"; a longer run is sharper: nca-fast grow ... --iterations {2 * self.config.iterations}"
-        return [error, next_render(out, 64, 200, "grown.mp4")]
+        return [error]
+
+    def then(self, out: Path) -> list[str]:
+        """How to draw more."""
+        run = shlex.quote(str(out))
+        return [f"nca-fast render {run} --out grown.png", f"nca-fast render {run} --steps 500 --out grown.mp4"]
 
 
 def _expected(iterations: int) -> str:

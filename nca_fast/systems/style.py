@@ -6,7 +6,7 @@ Source: Petersen, "Neural Cellular Automata Image Manipulation", 2022, and Hinno
 transfer", 2024, which adds the losses other than Gram matrices and the filters other than Sobel's.
 """
 
-from collections.abc import Mapping
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from nca_fast.media.strokes import size_for_strokes
 from nca_fast.media.structure import is_flat
 from nca_fast.nca import NCA
 from nca_fast.presets import PRESETS, style_filters
-from nca_fast.systems.drawing import draw_redrawn, next_apply, redrawn
+from nca_fast.systems.drawing import draw_redrawn, redrawn
 from nca_fast.systems.style_settings import (
     FILMED,
     SMALLEST_STYLE,
@@ -141,9 +141,10 @@ class Style(PoolSystem):
         """Writes the first content picture, restyled, and a film of it."""
         draw_redrawn(self, self.first / 255, self.config.picture_steps, 1, out, progress, iterations, FILMED * films)
 
-    def notes(self, out: Path, figures: Mapping[str, float]) -> list[str]:
-        """How to restyle other pictures."""
-        return [next_apply(out, "restyled.png")]
+    def then(self, out: Path) -> list[str]:
+        """How to restyle other pictures, and how good it is."""
+        run = shlex.quote(str(out))
+        return [f"nca-fast apply {run} PICTURE --out restyled.png", f"nca-fast score {run}"]
 
 
 def style_objective(config: StyleConfig, picture: Tensor, nca: NCA, contents: ContentPictures) -> Objective:

@@ -5,7 +5,8 @@ The loss compares statistics of the pictures, never their cells, so the automato
 Source: Niklasson, Mordvintsev, Randazzo and Levin, "Self-Organising Textures", Distill 2021, and its PyTorch notebook.
 """
 
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from nca_fast.media.images import load_image, source_name
 from nca_fast.media.structure import is_flat, period
 from nca_fast.nca import NCA
 from nca_fast.presets import PRESETS
-from nca_fast.systems.drawing import draw_grown, grown, next_render
+from nca_fast.systems.drawing import draw_grown, grown
 from nca_fast.systems.swatches import Swatch, for_textures, judged_each, open_swatches, tensor_name, turns
 from nca_fast.systems.texture_settings import FILMED, SMALLEST_IMAGE, TEXTURE, TextureConfig, TextureSources
 from nca_fast.training.capture import Captured
@@ -211,9 +212,11 @@ class Texture(PoolSystem):
         """Writes a picture and a film of what grows."""
         draw_grown(self, out, progress, iterations, FILMED * films, self.config.image_size)
 
-    def notes(self, out: Path, figures: Mapping[str, float]) -> list[str]:
-        """How to draw more."""
-        return [next_render(out, texture=self.swatches[-1].name if self.swatches else "")]
+    def then(self, out: Path) -> list[str]:
+        """How to draw more, and how good it is."""
+        which = f" --texture {self.swatches[-1].name}" if self.swatches else ""
+        run = shlex.quote(str(out))
+        return [f"nca-fast render {run}{which} --height 1024 --width 1024 --out big.png", f"nca-fast score {run}"]
 
 
 def check_image(image: Tensor) -> None:

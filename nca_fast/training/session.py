@@ -39,7 +39,8 @@ class TrainingResult:
         cell_steps_per_second: Speed of these iterations, losses and checkpoints included.
         endured: How the model lasted in long rollouts; None where the system has none.
         figures: What the system measured.
-        notes: What the figures mean and what to do next, a line each.
+        notes: What the figures mean, a line each.
+        then: Command lines that may come next.
     """
 
     model: nn.Module
@@ -50,6 +51,7 @@ class TrainingResult:
     endured: Endured | None
     figures: dict[str, float]
     notes: tuple[str, ...]
+    then: tuple[str, ...]
 
 
 def run_training(
@@ -121,9 +123,11 @@ def run_training(
     names = (*system.files, run_folder.PREVIEW_FILE, run_folder.MODEL_FILE, run_folder.LOG_FILE)
     names += (run_folder.TRAINING_FILE, run_folder.PICTURES_FILE)
     files = tuple(out / name for name in names if (out / name).exists())  # a short run may have no preview
-    notes = (*([] if endured is None else [str(endured)]), *_films_left_out(work, out), *work.notes(out, figures))
+    notes = (*([] if endured is None else [str(endured)]), *_films_left_out(work, out), *work.notes(figures))
     speed = cell_steps / seconds if seconds else 0.0
-    return TrainingResult(run.model, files, run.iteration, seconds, speed, endured, figures, notes)
+    return TrainingResult(
+        run.model, files, run.iteration, seconds, speed, endured, figures, notes, tuple(work.then(out))
+    )
 
 
 def _announce_missing_films(work: System) -> None:

@@ -116,8 +116,11 @@ class System(Protocol):
     def figures(self) -> dict[str, float]:
         """Measures what was learned; called in every process."""
 
-    def notes(self, out: Path, figures: Mapping[str, float]) -> list[str]:
-        """Says in some lines what the figures mean, and what to do next."""
+    def notes(self, figures: Mapping[str, float]) -> list[str]:
+        """Says in some lines what the figures mean."""
+
+    def then(self, out: Path) -> list[str]:
+        """Two command lines that may come next, for the run in a folder."""
 
 
 class PoolSystem(ABC):
@@ -269,6 +272,10 @@ class PoolSystem(ABC):
     def figures(self) -> dict[str, float]:
         """As `System.figures`: none."""
         return {}
+
+    def notes(self, figures: Mapping[str, float]) -> list[str]:
+        """As `System.notes`: nothing."""
+        return []
 
     def derived(self, purpose: str) -> int:
         """The seed of something that the whole run does alike, such as its previews."""

@@ -141,8 +141,8 @@ class VAE:
         test_error, mean_error = errors(self.config, self.vae, self.pictures)
         return {"test_error": test_error, "mean_error": mean_error}
 
-    def notes(self, out: Path, figures: Mapping[str, float]) -> list[str]:
-        """What the errors mean, and what to do next."""
+    def notes(self, figures: Mapping[str, float]) -> list[str]:
+        """What the errors mean."""
         test, mean = figures["test_error"], figures["mean_error"]
         error = f"mean squared error of test pictures {test:.4f}"
         if mean > 0:  # it is 0 where all pictures are the same
@@ -151,9 +151,17 @@ class VAE:
             error += (
                 f": pictures are not told apart yet; train longer, such as --iterations {4 * self.config.iterations}"
             )
+        return [error]
+
+    def then(self, out: Path) -> list[str]:
+        """What can be done with two test pictures, and with one."""
         dataset, last = self.facts["dataset"], min(1, len(self.pictures.test) - 1)
-        pair = f"{shlex.quote(f'{dataset}:0')} {shlex.quote(f'{dataset}:{last}')}"
-        return [error, f"next: nca-fast vae fuse {pair} --model {shlex.quote(str(out))} --out fused.png"]
+        first, other = shlex.quote(f"{dataset}:0"), shlex.quote(f"{dataset}:{last}")
+        model = f"--model {shlex.quote(str(out))}"
+        return [
+            f"nca-fast vae fuse {first} {other} {model} --out fused.png",
+            f"nca-fast vae repair {first} --damage 3 {model} --out repaired.png",
+        ]
 
 
 def captured_rules(vae: VAENCA) -> Captured:
