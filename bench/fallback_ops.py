@@ -1,9 +1,9 @@
 """Counts what a step costs where there are no kernels: operations, and bytes that they read and write.
 
 On a GPU older than Ampere, or on a device without kernels, `nca_fast.convolutions` serves. It must be no slower than
-the automaton that everybody writes (bench/stock.py). No such GPU is at hand, so this counts: every operation of ATen
-that makes or changes numbers is a launch, and moves the bytes of its inputs and outputs. That is a model: a GPU's
-convolution with a bias is two launches, and what fits into its cache (`cached`) never reaches memory.
+the automaton that everybody writes (nca_fast/profiling/stock.py). No such GPU is at hand, so this counts: every
+operation of ATen that makes or changes numbers is a launch, and moves the bytes of its inputs and outputs. That is a
+model: a GPU's convolution with a bias is two launches, and what fits into its cache (`cached`) never reaches memory.
 
 With --time it also measures on this CPU, which is no GPU, interleaved:
 
@@ -22,8 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bench.harness import RESULTS, header, write_result
-from bench.stock import StockNCA
 from nca_fast import NCA, Rule
+from nca_fast.profiling.stock import StockNCA
 
 SHAPES = ((4, 64, 64), (1, 256, 256))
 KINDS = ("stock", "reference", "convolutions")

@@ -19,12 +19,15 @@ from typing import NamedTuple
 
 import torch
 
-from bench.harness import RESULTS, Rows, captured, copy_bandwidth, gpu_clocks, interleaved, matrix_rate, parsed_for_gpu
+from bench.harness import RESULTS, Rows, captured, gpu_clocks, parsed_for_gpu
 from bench.population import grouped, population
-from bench.rollout import STATES, automaton, check_parity, peak_device_memory
-from bench.stock import StockNCA
+from bench.rollout import STATES, automaton, check_parity
 from nca_fast import NCA, Rule, rollout
 from nca_fast.presets import PRESETS
+from nca_fast.profiling.bounds import copy_bandwidth, matrix_rate
+from nca_fast.profiling.memory import peak_device_memory
+from nca_fast.profiling.stock import StockNCA
+from nca_fast.profiling.timing import interleaved
 
 GRAPH_NODE = 1.3e-6  # seconds that a node of a CUDA graph takes at least, study of launches
 PREDICTION_MISSED = 0.7  # of the bound: below, the reason is to be found

@@ -1,17 +1,13 @@
-"""What all measurements share: interleaved timings, the machine's header, the FMA peak, and result files."""
+"""What all measurements share: the machine's header, its GPU, recorded graphs, and result files."""
 
 import argparse
-import atexit
 import json
 import os
 import platform
-import statistics
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timezone
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -79,112 +75,6 @@ def _version(package):
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def interleaved(
-    runs: Mapping[str, Callable[[], object]], repeats: int, synchronize: Callable[[], object] = lambda: None
-) -> dict[str, dict]:
-    """Times every run once per round, so that what disturbs the machine disturbs all of them.
-
-    Args:
-        runs: What to time, by name; each is run once before, for compilation and caches.
-        repeats: Rounds.
-        synchronize: Waits until a device has done what it was told.
-
-    Returns:
-        For each name: median, least and greatest seconds.
-    """
-    for run in runs.values():
-        run()
-        synchronize()
-    seconds = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            begin = time.perf_counter()
-            run()
-            synchronize()
-            seconds[name].append(time.perf_counter() - begin)
-    return {
-        name: {"median": statistics.median(values), "min": min(values), "max": max(values)}
-        for name, values in seconds.items()
-    }
-
-
-FMA_SOURCE = r"""
-#include <chrono>
-#include <cstdio>
-#if defined(__AVX512F__)
-constexpr int LANES = 16;
-#elif defined(__AVX2__)
-constexpr int LANES = 8;
-#else
-constexpr int LANES = 4;
-#endif
-typedef float vector __attribute__((vector_size(LANES * 4)));
-int main() {
-  constexpr int CHAINS = 12;
-  constexpr long ROUNDS = 10000000;
-  double best = 0;
-  for (int repeat = 0; repeat < 3; ++repeat) {
-    const auto begin = std::chrono::steady_clock::now();
-    float sink = 0;
-    int threads = 0;
-    #pragma omp parallel reduction(+ : sink, threads)
-    {
-      vector a[CHAINS];
-      for (int i = 0; i < CHAINS; ++i) a[i] = vector{} + float(i);
-      for (long n = 0; n < ROUNDS; ++n)
-        for (int i = 0; i < CHAINS; ++i) a[i] = a[i] * 1.0001f + 0.5f;
-      for (int i = 0; i < CHAINS; ++i) sink += a[i][0];
-      threads += 1;
-    }
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    const double rate = 2.0 * threads * ROUNDS * CHAINS * LANES / seconds + 0 * sink;
-    if (rate > best) best = rate;
-  }
-  std::printf("%g\n", best);
-}
-"""
-
-
-@cache
-def _fma_program(isa):
-    """Compiles the measurement of the FMA peak, once; the folder goes with the process."""
-    folder = tempfile.TemporaryDirectory()
-    atexit.register(folder.cleanup)
-    source, program = Path(folder.name) / "fma.cpp", Path(folder.name) / "fma"
-    source.write_text(FMA_SOURCE)
-    flags = ["-O3", f"-march={isa}", "-ffast-math", "-fopenmp", "-std=c++17"]
-    subprocess.run([os.environ.get("CXX", "c++"), *flags, str(source), "-o", str(program)], check=True)
-    return program
-
-
-def fma_peak(isa: str = "native") -> float:
-    """Measured float32 multiply-adds of all threads in registers, counted as two operations each, per second.
-
-    It takes some 0.2 s, and is measured beside every speed: a virtual machine's clock follows its neighbours.
-
-    Args:
-        isa: The -march that the program is compiled for, which decides on the vectors.
-    """
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    program = str(_fma_program(isa))
-    return float(subprocess.run([program], capture_output=True, text=True, check=True, env=os.environ | threads).stdout)
-
-
-def copy_bandwidth() -> float:
-    """Bytes per second that a GPU reads and writes in a large copy."""
-    a = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
-    b = torch.empty_like(a)
-    t = interleaved({"copy": lambda: b.copy_(a)}, 10, torch.cuda.synchronize)["copy"]
-    return 2 * a.nbytes / t["median"]
-
-
-def matrix_rate() -> float:
-    """Operations per second of a GPU in a large float16 matrix product of random numbers."""
-    a, b = (torch.randn(8192, 8192, dtype=torch.float16, device="cuda") for _ in "ab")
-    t = interleaved({"product": lambda: a @ b}, 10, torch.cuda.synchronize)["product"]
-    return 2 * 8192**3 / t["median"]
 
 
 def gpu_facts() -> dict:

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.harness import RESULTS, header, interleaved, write_result
+from bench.harness import RESULTS, header, write_result
 from nca_fast import Rule, fire_mask, rollout
+from nca_fast.profiling.timing import interleaved
 
 RULES, SIDE, STEPS = 64, 64, 16
 

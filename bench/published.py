@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.harness import RESULTS, Rows, interleaved
+from bench.harness import RESULTS, Rows
+from nca_fast.profiling.timing import interleaved
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from published import Draws, System

@@ -12,7 +12,6 @@ hidden unit.
 
 import argparse
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +19,27 @@ from pathlib import Path
 import torch
 from nca_fast.kernels.cpu import build
 
-from bench.harness import RESULTS, copy_bandwidth, fma_peak, header, interleaved, matrix_rate, write_result
-from bench.stock import StockNCA
+from bench.harness import RESULTS, header, write_result
 from nca_fast import NCA, Rule, rollout
 from nca_fast.backends import PRECISIONS
+from nca_fast.profiling.bounds import (
+    copy_bandwidth,
+    fma_peak,
+    matrix_rate,
+    operations_per_fired_cell,
+    training_operations_per_fired_cell,
+)
+from nca_fast.profiling.memory import peak_device_memory, peak_memory
+from nca_fast.profiling.speed import (
+    at_work,
+    contestants,
+    preset_at_work,
+    rates,
+    start_state,
+    time_forward,
+    time_training,
+)
+from nca_fast.profiling.stock import StockNCA
 
 # (batch, side of the canvas, steps) of one timed rollout
 FORWARD = {
@@ -41,20 +57,7 @@ FLOORS = {"fp32": 3e-7, "tf32": 2e-3, "fp16": 2e-3, "bf16": 2e-2}
 def automaton(channels: int = 12, rule: Rule | None = None) -> NCA:
     """The texture preset, or a rule, with a last layer that is not zero and keeps states of order one."""
     torch.manual_seed(0)
-    nca = NCA(rule or Rule(channels=channels))
-    with torch.no_grad():
-        nca.layers[-1].weight.normal_(0, 0.005)
-    return nca
-
-
-def operations_per_fired_cell(nca: NCA) -> int:
-    """Multiply-adds of the network, two operations each; perception is not counted."""
-    return sum(2 * layer.weight.numel() for layer in nca.layers)
-
-
-def training_operations_per_fired_cell(nca: NCA) -> int:
-    """Those of a step forward and back: two products more for each layer, and the hidden units once more."""
-    return 3 * operations_per_fired_cell(nca) + sum(2 * layer.weight.numel() for layer in nca.layers[:-1])
+    return at_work(NCA(rule or Rule(channels=channels)))
 
 
 def check_parity(nca: NCA, device: str = "cpu", precision: str = "fp32") -> dict[str, list[float]]:
@@ -85,51 +88,6 @@ def check_parity(nca: NCA, device: str = "cpu", precision: str = "fp32") -> dict
     return errors
 
 
-def contestants(nca: NCA, precision: str = "fp32", stock: StockNCA | None = None) -> dict:
-    """A function (x, steps) -> x for each implementation."""
-    stock = stock or StockNCA(nca).to(next(nca.parameters()).device)
-    compiled = torch.compile(stock)
-
-    def repeat(step):
-        def run(x, steps):
-            with torch.autocast(x.device.type, x.dtype, enabled=x.dtype != torch.float32):
-                for _ in range(steps):
-                    x = step(x)
-            return x
-
-        return run
-
-    def fused(x, steps):
-        return nca(x, steps, seed=0, precision=precision)
-
-    return {"eager": repeat(stock), "torch.compile": repeat(compiled), "fused": fused}
-
-
-def time_forward(runs: dict, x: torch.Tensor, steps: int, repeats: int) -> dict:
-    """Median cell-steps per second of a rollout."""
-
-    def timed(run):
-        def call():
-            with torch.no_grad():
-                run(x, steps)
-
-        return call
-
-    return _rates({name: timed(run) for name, run in runs.items()}, x, steps, repeats)
-
-
-def time_training(runs: dict, x: torch.Tensor, steps: int, repeats: int) -> dict:
-    """Median cell-steps per second of a rollout and its gradients in the weights."""
-
-    def timed(run):
-        def call():
-            run(x, steps).float().square().mean().backward()
-
-        return call
-
-    return _rates({name: timed(run) for name, run in runs.items()}, x, steps, repeats)
-
-
 def time_iterations(runs: dict, x: torch.Tensor, steps: int, repeats: int, parameters: dict) -> dict:
     """Median cell-steps per second of whole training iterations: rollout, loss, gradients, a step of Adam.
 
@@ -148,53 +106,7 @@ def time_iterations(runs: dict, x: torch.Tensor, steps: int, repeats: int, param
 
         return call
 
-    return _rates({name: timed(run, parameters[name]) for name, run in runs.items()}, x, steps, repeats)
-
-
-def _rates(calls, x, steps, repeats):
-    synchronize = torch.cuda.synchronize if x.is_cuda else lambda: None
-    times = interleaved(calls, repeats, synchronize)
-    cell_steps = x.numel() // x.shape[1] * steps
-    return {
-        name: {
-            "cell_steps_per_second": cell_steps / t["median"],
-            "spread": [cell_steps / t["max"], cell_steps / t["min"]],
-        }
-        for name, t in times.items()
-    }
-
-
-PEAK_MEMORY = """
-import re, sys, torch
-from bench.rollout import automaton, contestants
-nca = automaton()
-run = contestants(nca)[sys.argv[1]]
-def resident(what):
-    return int(re.search(what + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
-x = torch.randn(4, 12, 128, 128) * 0.3
-run(x, 1).square().mean().backward()
-before = resident("VmRSS") - x.nbytes
-open("/proc/self/clear_refs", "w").write("5")
-run(x, 96).square().mean().backward()
-print(resident("VmHWM") - before)
-"""
-
-
-def peak_device_memory(run, x: torch.Tensor, steps: int) -> int:
-    """Bytes of GPU memory that a training rollout takes at most, its input included."""
-    run(x, steps).float().square().mean().backward()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() - x.nbytes
-    run(x, steps).float().square().mean().backward()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
-
-
-def peak_memory(name: str) -> int:
-    """Bytes that a training rollout of 96 steps, 4 x 128 x 128, takes at most, its input included; Linux only."""
-    result = subprocess.run([sys.executable, "-c", PEAK_MEMORY, name], capture_output=True, text=True, check=True)
-    return int(result.stdout.split()[-1])
+    return rates({name: timed(run, parameters[name]) for name, run in runs.items()}, x, steps, repeats)
 
 
 def show(title: str, rates: dict, note: str = "") -> None:
@@ -289,13 +201,8 @@ def beside_peak(timed, nca: NCA, trains: bool, options) -> tuple[dict, dict]:
 
 def measure_rule(name: str, options) -> dict:
     """Shares of the peak of another rule, of which all cells are alive, forward and with gradients; shows them."""
-    torch.manual_seed(0)
-    nca = NCA.preset(name)
-    with torch.no_grad():
-        nca.layers[-1].weight.normal_(0, 0.005)
-    x = torch.randn(4, nca.rule.channels, 64, 64) * 0.3
-    if nca.rule.alive_channel is not None:
-        x[:, nca.rule.alive_channel] = 1
+    nca = preset_at_work(name)
+    x = start_state(nca, 4, 64)
     runs = {"fused": lambda x, steps: nca(x, steps, seed=0)}
     result = {}
     for kind, time_it in (("forward", time_forward), ("training", time_training)):
@@ -341,7 +248,9 @@ def measure_cpu(options) -> None:
         return
     result["rules"] = {name: measure_rule(name, options) for name in RULES}
     state = 4 * 12 * 128 * 128 * 4
-    result["peak_memory_bytes"] = {name: peak_memory(name) for name in ("eager", "fused")}
+    result["peak_memory_bytes"] = {
+        name: peak_memory(name, preset="texture", batch=4, size=128, steps=96) for name in ("eager", "fused")
+    }
     print("\npeak memory of a training rollout, 4 x 128 x 128, 96 steps")
     for name, size in result["peak_memory_bytes"].items():
         print(f"  {name:<14} {size / 2**20:8.0f} MiB = {size / state:.0f} states")

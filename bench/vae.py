@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from bench.harness import RESULTS, header, interleaved, write_result
+from bench.harness import RESULTS, header, write_result
 from nca_fast import fire_mask, rollout
 from nca_fast.files import atomic_path
 from nca_fast.media.datasets import load_pictures
+from nca_fast.profiling.timing import interleaved
 from nca_fast.rule import Rule
 from nca_fast.systems.vae.architecture import ARCHITECTURES
 from nca_fast.systems.vae.model import divergence

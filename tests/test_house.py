@@ -14,6 +14,7 @@ ROOMS = (
     ("training",),
     ("scoring",),
     ("rendering",),
+    ("profiling",),
     ("canvas",),
     ("losses", "features"),
     ("media",),

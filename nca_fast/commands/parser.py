@@ -26,6 +26,7 @@ from nca_fast.commands.draw import Apply, Render
 from nca_fast.commands.machine import Check, Info
 from nca_fast.commands.numbers import numbers
 from nca_fast.commands.options import options
+from nca_fast.commands.profile import Profile
 from nca_fast.commands.push import Push
 from nca_fast.commands.score import ScoreCommand
 from nca_fast.commands.sheet import Sheet
@@ -73,6 +74,7 @@ COMMANDS = TRAIN | {
     "vae fuse": VaeFuse,
     "vae repair": VaeRepair,
     "vae outpaint": VaeOutpaint,
+    "profile": Profile,
     "info": Info,
     "check": Check,
     "completion": Completion,

@@ -3,11 +3,14 @@
 Circular padding, one grouped convolution for the filters, 1x1 convolutions, a fresh random mask, a residual.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nca_fast import NCA
+from nca_fast.nca import NCA
+from nca_fast.rule import Rule
 
 
 class StockNCA(nn.Module):
@@ -16,6 +19,12 @@ class StockNCA(nn.Module):
     def __init__(self, nca: NCA):
         super().__init__()
         rule = nca.rule
+        plain = Rule(rule.channels, rule.hidden, rule.filters, fire_rate=rule.fire_rate, frozen=rule.frozen)
+        if replace(plain, hidden_bias=rule.hidden_bias, output_bias=rule.output_bias) != rule or rule.filter_reach > 1:
+            raise ValueError(
+                "stock code must have a rule without extras (padding, masks, activations) and with 3x3 filters, as the "
+                "presets texture, clip and style have it, but got another one: leave it out."
+            )
         C, n = rule.channels, len(rule.filters)
         self.channels, self.frozen, self.fire_rate = C, rule.frozen, rule.fire_rate
         stencils = torch.tensor([f.kernel for f in rule.filters])

@@ -1,0 +1,1 @@
+"""How fast this machine runs an automaton, and how fast it could."""
