@@ -114,7 +114,7 @@ def test_help_says_what_tyro_takes(name, capsys, monkeypatch):
         tyro.cli(COMMANDS[name], args=["--help"], config=(tyro.conf.OmitArgPrefixes,))
     found = {}
     for line in capsys.readouterr().out.splitlines():
-        words = line.strip("│ ").split("  ")[0].split()
+        words = [] if line.startswith("    ") else line.strip("│| ").split("  ")[0].split()
         if words and words[0].startswith("--") and words[0][2:3].isalpha():
             flags = [word.rstrip(",") for word in words if word.startswith("--")]
             found[flags[0]] = (set(flags), len(words) > len(flags))

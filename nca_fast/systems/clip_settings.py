@@ -233,7 +233,6 @@ CLIP = Task(
         "model",
         "pretrained",
         "image_size",
-        "content_weight",
         "picture_steps",
         "seed",
     ),

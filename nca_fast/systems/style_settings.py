@@ -195,7 +195,6 @@ STYLE = Task(
         "style_size",
         "style_scale",
         "content_weight",
-        "color_weight",
         "features",
         "picture_steps",
         "seed",
