@@ -6,6 +6,7 @@ from typing import ClassVar
 from nca_fast.devices import ComputeConfig
 from nca_fast.features import FeaturesChoice, FeaturesName, best
 from nca_fast.losses.style import StyleLossName
+from nca_fast.training.optimizers import OptimizerName
 
 # What may change while a run goes on: the length, what is watched, and the machine. The weights after an iteration do
 # not depend on the former at all, and on the latter by rounding only.
@@ -41,8 +42,11 @@ class RunConfig(ComputeConfig):
     the time, so that the result depends on how fast the machine is."""
     batch_size: int = 1
     """Samples of an iteration."""
+    optimizer: OptimizerName = "adam"
+    """What takes the steps: adam, or muon, which moves a matrix of weights equally far in all its directions."""
     learning_rate: float = 2e-3
-    """Step size of Adam, before the milestones."""
+    """Step size of the optimizer, before the milestones. With muon the spectral norm of the step of a matrix with at
+    least as many columns as rows; biases are then Adam's, with a fifth of it."""
     lr_milestones: tuple[int, ...] | None = None
     """Iterations at which the learning rate is lowered. None: after half and four fifths of the run."""
     lr_gamma: float = 0.3
