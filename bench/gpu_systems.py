@@ -168,7 +168,8 @@ class Iterations:
 
     def __init__(self, name: str, folder: Path, smoke: bool, device: str, **others: object):
         from nca_fast.systems import TASKS
-        from nca_fast.training.descent import Descent, adam
+        from nca_fast.training.descent import Descent
+        from nca_fast.training.optimizers import make_optimizer
 
         system = TASKS[name].system
         config = system.Config(**settings_of(name, smoke, device=device, iterations=20, **others)).resolved()
@@ -176,7 +177,7 @@ class Iterations:
         torch.manual_seed(SEED)
         model = self.work.model().to(config.pick(self.work.model().rule))
         self.work.begin(model, None)
-        optimizer = adam(model, config.learning_rate)
+        optimizer = make_optimizer(config.optimizer, model, config.learning_rate)
         self.descent = Descent(model, optimizer, self.work.adjust_gradients, self.work.remedy)
         self.rate, self.done = config.learning_rate, 0
         self.wait = torch.cuda.synchronize if device == "cuda" else lambda: None

@@ -56,7 +56,8 @@ def counted(name: str, settings: dict, folder: Path, graphs: bool) -> dict:
     from nca_fast import ops
     from nca_fast.systems import TASKS, clip, style, texture
     from nca_fast.training import capture
-    from nca_fast.training.descent import Descent, adam
+    from nca_fast.training.descent import Descent
+    from nca_fast.training.optimizers import make_optimizer
 
     system = TASKS[name].system
     config = system.Config(iterations=9, **settings).resolved()
@@ -74,7 +75,9 @@ def counted(name: str, settings: dict, folder: Path, graphs: bool) -> dict:
         warnings.simplefilter("error")
         model = work.model().to("meta")
         work.begin(model, None)
-        descent = Descent(model, adam(model, config.learning_rate), work.adjust_gradients, work.remedy)
+        descent = Descent(
+            model, make_optimizer(config.optimizer, model, config.learning_rate), work.adjust_gradients, work.remedy
+        )
         descent.optimizer.step = lambda: None
         descent.begin(1, config.learning_rate)
         work.step(1, 1, descent)

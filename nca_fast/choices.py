@@ -13,6 +13,7 @@ FeaturesChoice = Literal["auto", FeaturesName]
 StyleLossName = Literal["ot", "gram", "w2"]  # losses.style
 ContentLossName = Literal["structure", "features", "gram"]  # losses.content
 DistanceName = Literal["dot", "cosine", "spherical"]  # losses.clip
+OptimizerName = Literal["adam", "muon"]  # training.optimizers
 VAEPreset = Literal["vae-mnist", "vae-cifar", "vae-face"]  # systems.vae.architecture
 
 

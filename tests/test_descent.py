@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from nca_fast.training import loop
-from nca_fast.training.descent import DELAY, SKIPPED, Descent, _sent, adam
+from nca_fast.training.descent import DELAY, SKIPPED, Descent, _sent
+from nca_fast.training.optimizers import make_optimizer
 
 BAD = 5  # the first iteration whose loss is not finite, counted from 1
 
@@ -160,7 +161,7 @@ def test_a_moment_never_sees_a_run_that_has_diverged():
 def test_the_host_waits_nowhere_else():
     """On the meta device there is nothing to read."""
     line = Line().to("meta")
-    descent = Descent(line, adam(line, 0.1), None, "")
+    descent = Descent(line, make_optimizer("adam", line, 0.1), None, "")
     for iteration in range(DELAY):
         descent.begin(iteration, 0.1)
         descent({"loss": line.w.square().sum()})

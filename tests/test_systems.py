@@ -14,7 +14,8 @@ from nca_fast.rule import Rule
 from nca_fast.systems import TASKS
 from nca_fast.systems.vae.architecture import ARCHITECTURES, Architecture
 from nca_fast.training import session
-from nca_fast.training.descent import DELAY, Descent, adam
+from nca_fast.training.descent import DELAY, Descent
+from nca_fast.training.optimizers import make_optimizer
 from nca_fast.training.settings import FREE_ON_RESUME
 
 SHORT = {"iterations": 2, "seed": 3, "threads": 1}
@@ -87,7 +88,9 @@ def begun(case, device, tmp_path):
     work = system(config, system.Sources(**sources), None, tmp_path)
     model = work.model().to(device)
     work.begin(model, None)
-    descent = Descent(model, adam(model, config.learning_rate), work.adjust_gradients, work.remedy)
+    descent = Descent(
+        model, make_optimizer(config.optimizer, model, config.learning_rate), work.adjust_gradients, work.remedy
+    )
     descent.begin(0, config.learning_rate)
     return work, descent
 

@@ -85,7 +85,7 @@ class ClipConfig(FeatureConfig):
     iterations: int = 300
     """Length of the training. May be raised when a run is resumed. (Deb: 1000; Petersen: 4000.)"""
     learning_rate: float = 2e-3
-    """Step size of Adam, before the milestones. (Petersen: 1e-3.)"""
+    """Step size of the optimizer, before the milestones. (Petersen: 1e-3.)"""
     pool_size: int = 32
     """States that live on between iterations. (Deb: 256; Petersen: 400.)"""
     reseed_every: int = 8

@@ -51,7 +51,7 @@ class StyleConfig(StyleLossConfig):
     iterations: int = 1500
     """Length of the training. May be raised when a run is resumed. (Petersen: 4000.)"""
     learning_rate: float = 4e-3
-    """Step size of Adam, before the milestones. (Petersen: 1e-3.)"""
+    """Step size of the optimizer, before the milestones. (Petersen: 1e-3.)"""
     lr_milestones: tuple[int, ...] | None = None
     """Iterations at which the learning rate is lowered. None: where the long rollouts begin, which run away at the rate
     that suits short ones, and after nine tenths of the run."""

@@ -36,7 +36,7 @@ class TextureConfig(StyleLossConfig):
     iterations: int = 2000
     """Length of the training. May be raised when a run is resumed. (The notebook: 5000.)"""
     learning_rate: float = 4e-3
-    """Step size of Adam, before the milestones. With the notebook's 1e-3 short runs get nowhere."""
+    """Step size of the optimizer, before the milestones. With the notebook's 1e-3 short runs get nowhere."""
     disturb: float = 0.5
     """Share of the states of which a disc is made strange before a rollout. Without it what is learned at this learning
     rate blows up on large canvases."""

@@ -14,11 +14,6 @@ SKIPPED = 8  # so many iterations in a row whose loss or gradient is not finite 
 DELAY = 4  # iterations that the host may be ahead of a GPU: so many later the loss of an iteration is read
 
 
-def adam(model: nn.Module, learning_rate: float) -> torch.optim.Adam:
-    """Makes the optimizer of a training; on a GPU in one kernel, which can leave everything as it is when told so."""
-    return torch.optim.Adam(model.parameters(), lr=learning_rate, fused=_device(model).type == "cuda")
-
-
 @dataclass(frozen=True)
 class Reading:
     """The losses of one iteration, as they come back from the device.
@@ -49,7 +44,7 @@ class Descent:
 
     Args:
         model: What learns.
-        optimizer: Over its parameters, as `adam` makes it.
+        optimizer: Over its parameters, as `optimizers.make_optimizer` makes it.
         adjust_gradients: Changes the gradients of a list of parameters in place, after they have been summed over the
             processes.
         remedy: What the error about a loss that is not finite tells the user to train with.
@@ -78,7 +73,7 @@ class Descent:
         self.settled = 0
         if self.delay and device.type != "meta" and not all(group.get("fused") for group in optimizer.param_groups):
             raise ValueError(
-                "optimizer must be fused where losses are read late (see `adam`): no other leaves steps out."
+                "optimizer must be fused where losses are read late (see `make_optimizer`): no other leaves steps out."
             )
         self.iteration, self.learning_rate = 0, 0.0
         self._readings: deque[Reading] = deque()

@@ -11,10 +11,12 @@ from torch import nn
 
 from nca_fast import checkpoint, processes
 from nca_fast.checkpoint import Contents
+from nca_fast.choices import OptimizerName
 from nca_fast.devices import default_threads
 from nca_fast.fields import as_dataclass, field
 from nca_fast.files import MODEL_FILE, remove_leftovers
 from nca_fast.training.endurance import ROUNDS
+from nca_fast.training.optimizers import moments
 
 TRAINING_FILE = "training.safetensors"
 PICTURES_FILE = "pictures.safetensors"
@@ -49,18 +51,17 @@ class SavedRun:
         """The iteration until which it then went on, or 0."""
         return field(self.metadata, "until", int, self.metadata.where, 0)
 
-    def check_run(self, model: nn.Module) -> None:
-        """Compares weights and the state of Adam with a model.
+    def check_run(self, model: nn.Module, optimizer: OptimizerName) -> None:
+        """Compares weights and the state of an optimizer with a model.
 
         Raises:
             ValueError: A tensor is missing or of another shape or kind, or there is one too many.
         """
         shapes = {f"model.{name}": list(weight.shape) for name, weight in model.state_dict().items()}
-        moments = {"step": False, "exp_avg": True, "exp_avg_sq": True}
         if self.iteration:  # there is none before the first
             for name, parameter in model.named_parameters():
-                same = {f"optimizer.{name}.{moment}": full for moment, full in moments.items()}
-                shapes |= {key: list(parameter.shape) if full else [] for key, full in same.items()}
+                kept = moments(optimizer, parameter)
+                shapes |= {f"optimizer.{name}.{moment}": shape for moment, shape in kept.items()}
         for name, shape in shapes.items():
             self.tensors.tensor(name, shape)
         others = [name for name in self.tensors if name.startswith(("model.", "optimizer.")) and name not in shapes]

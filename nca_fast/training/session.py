@@ -16,10 +16,10 @@ from nca_fast.files import check_writable
 from nca_fast.media.film import FILMS, missing_encoder
 from nca_fast.training import forecast as forecasts
 from nca_fast.training import run_folder
-from nca_fast.training.descent import adam
 from nca_fast.training.endurance import ROUND, ROUNDS, Endured
 from nca_fast.training.listeners import Checkpoints, JsonLog, PreviewStrip, ProgressBar
 from nca_fast.training.loop import Plan, Report, TrainingRun, derived_seed, train
+from nca_fast.training.optimizers import make_optimizer
 from nca_fast.training.settings import RunConfig
 from nca_fast.training.stopwatch import Stopwatch
 from nca_fast.training.system import System
@@ -164,9 +164,9 @@ def _first_model(work: System, init: str | Path | None) -> nn.Module:
 def _begin(work: System, model: nn.Module, saved: run_folder.SavedRun | None) -> TrainingRun:
     """Makes the run of a model, with the weights of the run to resume if there is one."""
     config = work.config
-    run = TrainingRun(model, adam(model, config.learning_rate))
+    run = TrainingRun(model, make_optimizer(config.optimizer, model, config.learning_rate))
     if saved is not None:
-        saved.check_run(model)
+        saved.check_run(model, config.optimizer)
         run.load(saved.tensors, saved.iteration, saved.seconds)
         if config.minutes is None and run.iteration > max(config.iterations, saved.until):
             raise ValueError(

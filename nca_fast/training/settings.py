@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from nca_fast.choices import FeaturesChoice, FeaturesName, StyleLossName
+from nca_fast.choices import FeaturesChoice, FeaturesName, OptimizerName, StyleLossName
 from nca_fast.compute import ComputeConfig
 
 # What may change while a run goes on: the length, what is watched, and the machine. The weights after an iteration do
@@ -38,8 +38,11 @@ class RunConfig(ComputeConfig):
     "planned" in log.jsonl says how. A run that is resumed keeps to its minutes, or is given more."""
     batch_size: int = 1
     """Samples of an iteration."""
+    optimizer: OptimizerName = "adam"
+    """What takes the steps: adam, or muon, which moves a matrix of weights equally far in all its directions."""
     learning_rate: float = 2e-3
-    """Step size of Adam, before the milestones."""
+    """Step size of the optimizer, before the milestones. With muon the spectral norm of the step of a matrix with at
+    least as many columns as rows; biases are then Adam's, with a fifth of it."""
     lr_milestones: tuple[int, ...] | None = None
     """Iterations at which the learning rate is lowered. None: after half and four fifths of the run."""
     lr_gamma: float = 0.3
@@ -59,6 +62,7 @@ class RunConfig(ComputeConfig):
             values = value if isinstance(value, tuple) else (value,)
             if name != "seed" and any(type(v) is int and v >= TOO_LARGE for v in values):
                 raise ValueError(f"{name} must be below {TOO_LARGE}, but got {value}.")
+        self.check_choices(optimizer=OptimizerName)
         self.check_least(seed=0, iterations=1, batch_size=1)
         self.check_least(**dict.fromkeys(("checkpoint_every", "checkpoint_seconds", "preview_every"), 1))
         self.check_positive("learning_rate", "lr_gamma", *(["minutes"] if self.minutes is not None else []))

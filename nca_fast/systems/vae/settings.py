@@ -26,7 +26,7 @@ class VAEConfig(RunConfig):
     batch_size: int = 16
     """Pictures in an iteration."""
     learning_rate: float = 1e-3
-    """Step size of Adam, before the milestones."""
+    """Step size of the optimizer, before the milestones."""
     gradient_limit: float = 1.0
     """A gradient that is longer than this, all parameters together, is scaled down to it."""
     beta: float = 1e-5
