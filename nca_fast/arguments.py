@@ -237,7 +237,7 @@ def _check_noise(x: Tensor, noise, rule: Rule) -> None:
 
 
 def _check_frame(x: Tensor, frame, rule: Rule) -> None:
-    """Checks that frame is a vector, or one for each cell, beside x, none of them zero, and that the rule can take it."""
+    """Checks that frame is a vector, or one for each cell, none of them zero, beside x, and that the rule takes it."""
     if not isinstance(frame, Tensor) or not frame.is_floating_point():
         raise TypeError(
             f"frame must be a floating-point tensor [2], [2, H, W] or [B, 2, H, W], or None, but got {frame!r:.60}: "

@@ -32,7 +32,7 @@ class Derivatives(NamedTuple):
 
 
 def derivatives(filters: Sequence[Filter]) -> Derivatives:
-    """Tells filters apart. A first derivative without its partner, the same one along the other axis, is of the others."""
+    """Tells filters apart. A first derivative without the same one along the other axis is of the others."""
     pairs, laplacians, others, taken = [], [], [], set()
     for number, filter in enumerate(filters):
         if number in taken or _is_value(filter):

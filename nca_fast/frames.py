@@ -34,8 +34,8 @@ def frame(angle: float | Tensor = 0.0, scale: float | Tensor = 1.0) -> Tensor:
     Example:
         >>> nca(x, 64, frame=nca_fast.frame(math.radians(30), 2.0))
 
-    Source: rotation of the gradient, Niklasson et al., "Self-Organising Textures" (Distill 2021); scale, Pajouheshgar et
-    al., "NoiseNCA" (2024).
+    Source: rotation of the gradient, Niklasson et al., "Self-Organising Textures" (Distill 2021); scale, Pajouheshgar
+    et al., "NoiseNCA" (2024).
     """
     angle, scale = (torch.tensor(float(t)) if isinstance(t, Real) else t for t in (angle, scale))
     axis = -3 if max(angle.ndim, scale.ndim) else 0

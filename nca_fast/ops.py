@@ -89,12 +89,13 @@ def rollout(
             Or rates by step, sample and channel, [T, B or 1, channels - frozen or 1, H, W]: step n takes entry n modulo
             T. Rates of 0 and 1 are a mask of the caller's.
         noise: A factor of the rule's state_noise and update_noise: a number, or one for each sample, [B]. At least 0.
-        frame: A vector (a, b) = scale (cos angle, sin angle) for all cells, [2], or for each, [2, H, W] or [B, 2, H, W]:
-            by this angle, counterclockwise, what cells draw is turned, and by this scale it is larger. Of the filters'
-            answers pairs g_x, g_y of first derivatives become a g_x - b g_y and b g_x + a g_y, laplacians are
-            multiplied by a^2 + b^2, and values and local maxima stay as they are. `nca_fast.frame(angle, scale)` makes
-            it of radians. Finite, nowhere (0, 0) (looked at on the CPU only). Rules with other filters, or learned ones,
-            are refused. None is (1, 0). The Triton kernels have none: on a GPU convolutions serve.
+        frame: A vector (a, b) = scale (cos angle, sin angle) for all cells, [2], or for each, [2, H, W] or
+            [B, 2, H, W]: by this angle, counterclockwise, what cells draw is turned, and so many times as large it is.
+            Of the filters' answers pairs g_x, g_y of first derivatives become a g_x - b g_y and b g_x + a g_y,
+            laplacians are multiplied by a^2 + b^2, and values and local maxima stay as they are.
+            `nca_fast.frame(angle, scale)` makes it of radians. Finite, nowhere (0, 0) (looked at on the CPU only).
+            Rules with other filters, or learned ones, are refused. None is (1, 0). The Triton kernels have none: on a
+            GPU convolutions serve.
         at: Numbers of steps that are done, a range from 1 to `steps`: the states then are returned, each with its
             gradient, in place of the last one. (`states[stops - at.start, arange(B)]` are states of samples that stop
             each at a step of its own.) Saved states serve as checkpoints.
