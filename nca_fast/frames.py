@@ -13,12 +13,14 @@ A cell of scale s sees its neighbours as if they were 1 / s away: NoiseNCA's dx 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Real
 
 import torch
 from torch import Tensor
 
 from nca_fast.derivatives import Derivatives
+from nca_fast.rule import Rule
 
 
 def frame(angle: float | Tensor = 0.0, scale: float | Tensor = 1.0) -> Tensor:
@@ -66,7 +68,7 @@ def polar(height: int, width: int, rows: Tensor | None = None, centre: tuple[flo
         [2, R or height, width], of length 1.
     """
     right, up = _from(centre, height, width, rows)
-    return _unit(right, up)
+    return unit(right, up)
 
 
 def dipole(height: int, width: int, rows: Tensor | None = None) -> Tensor:
@@ -75,7 +77,15 @@ def dipole(height: int, width: int, rows: Tensor | None = None) -> Tensor:
     poles = [_from((0.5, at), height, width, rows) for at in (0.25, 0.75)]
     (right, up), (right_2, up_2) = poles
     near, far = right * right + up * up, right_2 * right_2 + up_2 * up_2  # of charges in a plane
-    return _unit(right * far - right_2 * near, up * far - up_2 * near)
+    return unit(right * far - right_2 * near, up * far - up_2 * near)
+
+
+def unit(right: Tensor, up: Tensor) -> Tensor:
+    """Brings vectors [H, W] to length 1; where there is none, one that points to the right. float32 [2, H, W]"""
+    length = (right * right + up * up).sqrt()
+    none = length == 0
+    length = torch.where(none, 1.0, length)
+    return torch.stack([torch.where(none, 1.0, right / length), up / length]).float()
 
 
 def _from(centre, height, width, rows):
@@ -84,14 +94,6 @@ def _from(centre, height, width, rows):
     right = torch.arange(width).double() + 0.5 - centre[1] * width
     up = centre[0] * height - 0.5 - rows.double()
     return torch.broadcast_tensors(right, up[:, None])
-
-
-def _unit(right, up):
-    """Brings vectors to length 1; where there is none, one that points to the right."""
-    length = (right * right + up * up).sqrt()
-    none = length == 0
-    length = torch.where(none, 1.0, length)
-    return torch.stack([torch.where(none, 1.0, right / length), up / length]).float()
 
 
 ALIGNMENTS = {"polar": polar, "dipole": dipole}
@@ -112,6 +114,27 @@ def turned(answers: Sequence[Tensor], field: Tensor, kinds: Derivatives) -> list
     for number in kinds.laplacians:
         seen[number] = (a * a + b * b) * answers[number]
     return seen
+
+
+def slowed(
+    rule: Rule, weights: list[tuple[Tensor, Tensor | None]], dt: float
+) -> tuple[Rule, list[tuple[Tensor, Tensor | None]]]:
+    """Gives rule and weights of an automaton that does a share of its step: x' = x + dt u where it fires.
+
+    NoiseNCA's dt. At scales above 1 laplacians are multiplied by more than 1, and a whole step may be too much: some
+    1 / scale^2 of it is not, and so many more steps come as far.
+
+    Raises:
+        ValueError: The update takes the place of the state, so that there is no share of it.
+    """
+    if not rule.residual:
+        raise ValueError("dt must go with a rule whose update is added to the state, but residual is False.")
+    *hidden, (weight, bias) = weights
+    name, parameter, divisor = rule.activations[-1]
+    if name == "identity":
+        return rule, [*hidden, (weight * dt, None if bias is None else bias * dt)]
+    given = f"({parameter!r})" if name in ("leaky_relu", "hardtanh") else ""
+    return replace(rule, update_activation=f"{name}{given}/{divisor / dt!r}"), weights
 
 
 def as_field(frame: Tensor) -> Tensor:

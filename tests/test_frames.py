@@ -22,7 +22,7 @@ def frames(*shape):
 
 
 def test_what_a_turned_cell_perceives():
-    """A slope to the right, seen by a cell that is turned by a quarter, counterclockwise: it goes down. Then at twice the
+    """A slope to the right, seen by a cell turned by a quarter, counterclockwise: it goes down. Then at twice the
     scale, where a slope looks twice as steep and a bowl four times as deep."""
     rule = Rule(channels=1, padding="replicate")
     slope = torch.arange(9.0).expand(1, 1, 9, 9)
