@@ -121,8 +121,8 @@ def slowed(
 ) -> tuple[Rule, list[tuple[Tensor, Tensor | None]]]:
     """Gives rule and weights of an automaton that does a share of its step: x' = x + dt u where it fires.
 
-    NoiseNCA's dt. At scales above 1 laplacians are multiplied by more than 1, and a whole step may be too much: some
-    1 / scale^2 of it is not, and so many more steps come as far.
+    NoiseNCA's dt. At a scale s above 1 laplacians are multiplied by s^2, and whole steps of most automata run away;
+    with dt at most 1 / s^2 they do not, and take s^2 as many steps to come as far.
 
     Raises:
         ValueError: The update takes the place of the state, so that there is no share of it.

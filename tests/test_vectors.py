@@ -37,6 +37,9 @@ def test_triton(name, monkeypatch):
     if INTERPRETED and name != "rollout_01_texture":
         vector = replace(vector, gradients=False, answers={"y": vector.answers["y"]})
     outcome = conformance.check(vector, "triton", torch.device(DEVICE))
+    if vector.frames:
+        assert "turn no perception by frames" in outcome.trouble
+        return
     assert outcome.trouble is None and outcome.share <= 1, outcome
 
 

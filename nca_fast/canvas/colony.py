@@ -101,9 +101,11 @@ class Colony:
             self.turning = Turning(scene.config, *size, window=window, angle_map=angle_map, scale_map=scale_map)
             for nca in self.ncas:
                 arguments.check_turns(nca.rule)
-        self._run = [(nca.rule, nca.weights) for nca in self.ncas]
-        if scene.config.dt is not None:
-            self._run = [slowed(*pair, scene.config.dt) for pair in self._run]
+        self._run, dt = [(nca.rule, nca.weights) for nca in self.ncas], scene.config.dt
+        if dt is None:
+            dt = 1.0 if self.turning is None else self.turning.stable_dt
+        if dt != 1:
+            self._run = [slowed(*pair, dt) for pair in self._run]
 
     @property
     def channels(self) -> int:

@@ -51,13 +51,12 @@ class CanvasConfig:
     angle_map: Annotated[str | None, tyro.conf.arg(metavar="IMAGE")] = None
     """Picture, stretched over the canvas, by which cells are turned further: black is 0 degrees, white 360."""
     scale: float | None = None
-    """How large things become: 2 is twice as large. It takes an automaton that was trained for it (nca-fast texture
-    --recipe noise) and, above 1, a smaller --dt."""
+    """How large things become: 2 is twice as large. See --dt: twice as large takes four times as many steps."""
     scale_map: Annotated[str | None, tyro.conf.arg(metavar="IMAGE")] = None
     """Picture, stretched over the canvas, by which that is multiplied: black is a half, middle grey 1, white 2."""
     dt: float | None = None
-    """The share of a step that each step does, above 0 to 1; so many more of them come as far. At a scale s some 1/s^2
-    keeps an automaton from running away."""
+    """The share of its step that each step does, above 0 to 1; with 0.25 it takes four times as many to come as far.
+    None: 1, or 1/s^2 where the largest scale s is above 1, because with more an automaton runs away."""
     texture: Annotated[str | None, tyro.conf.arg(metavar="NAME[:SHARE,NAME:SHARE ...]")] = None
     """What an automaton that knows several textures draws: one of them, or a blend, brick:0.7,grass:0.3, of which only
     the ratios count. None: the first, unless there is --paint."""

@@ -54,6 +54,12 @@ class Turning:
             self.scales = stretched(2 ** (2 * scale_map.double().mean(0) - 1))
         self._kept = None
 
+    @property
+    def stable_dt(self) -> float:
+        """The largest share of a step at which laplacians are multiplied by no more than without scales, at most 1."""
+        largest = float(self.same.norm()) * (1 if self.scales is None else float(self.scales.grey.max()))
+        return min(1.0, 1 / largest**2)
+
     def rows(self, first: int, count: int) -> Tensor:
         """Computes the frames of some rows of the window, whose numbers go around.
 

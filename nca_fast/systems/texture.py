@@ -100,6 +100,12 @@ class TextureSources:
     """What several textures are called. None: as their files, without folder and ending."""
 
 
+# As in NoiseNCA, the automaton begins with noise, so that all of its cells may fire in every step, and what it draws is
+# a solution of a differential equation, at whatever distance of cells and length of steps. With all cells firing the
+# learning rate of half of them is too large: losses jump up by orders of magnitude.
+NOISE = TextureConfig(preset="noise-nca", learning_rate=1e-3)
+
+
 class Texture(PoolSystem):
     """Learn a texture from one picture, and draw and film what was learned.
 
@@ -110,6 +116,10 @@ class Texture(PoolSystem):
         nca-fast texture skimage:brick skimage:grass skimage:gravel --out runs/ground
         nca-fast render runs/ground --texture grass --height 512 --width 512 --steps 300 --out grass.png
 
+    In NoiseNCA's way, for other scales than that of the training:
+        nca-fast texture skimage:brick --recipe noise --out runs/noise
+        nca-fast render runs/noise --scale 0.5 --height 512 --width 512 --steps 300 --out small.png
+
     Ctrl-C stops and saves. To go on, after that or after a crash (the other settings are remembered):
         nca-fast texture --out runs/brick --resume
 
@@ -119,6 +129,11 @@ class Texture(PoolSystem):
 
     name = "texture"
     Sources, Config = TextureSources, TextureConfig
+    recipes: ClassVar[Mapping[str, TextureConfig]] = {"noise": NOISE}
+    recipe_help: ClassVar[
+        str
+    ] = """Begin with other settings than the defaults. noise: as NoiseNCA, from noise instead of
+    zeros, and all cells fire in every step, which suits other scales (--scale of nca-fast render)."""
     free_on_resume = (*FREE_ON_RESUME, "picture_steps", "video_steps")
     files = ("texture.png", "texture.mp4")
 
