@@ -89,7 +89,7 @@ class Step:
         """What a step gives, forward or backward."""
         self.buffer.zero_()
         getattr(self, direction)()
-        gradients = [self.kernels.reduce_gradients(self.buffer, self.weights)] if direction == "backward" else []
+        gradients = [self.kernels.reduce_gradients(self.buffer, self.weights)[0]] if direction == "backward" else []
         return [self.out.clone(), *gradients]
 
 

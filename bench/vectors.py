@@ -29,16 +29,17 @@ def mask(about, *, rate=0.5, shape=(1, 1, 6, 7), rate_map=False, rule=None, **wh
     """Asks for a fire mask, or by a rule with noise for normal numbers."""
     rule = {"channels": shape[1], "hidden": (1,), "filters": ("identity",), "output_bias": True} | (rule or {})
     rule = Rule(fire_rate=rate, **rule)
-    return Vector("", about, rule, shape, 1, WHERE | where, None, 1.0, 1.0, False, rate_map, False, {})
+    return Vector("", about, rule, shape, 1, WHERE | where, None, 1.0, 1.0, False, rate_map, False, False, {})
 
 
-def rolled(about, *, shape=(1, 6, 7), steps=2, scale=0.25, gradients=True, per_sample=False, rate_map=False, **fields):
+def rolled(about, *, shape=(1, 6, 7), steps=2, scale=0.25, gradients=True, **fields):
     """Asks for a rollout of a rule with few channels."""
+    given = [fields.pop(name, False) for name in ("per_sample", "rate_map", "frames")]
     where = {name: fields.pop(name) for name in WHERE if name in fields}
     preset = fields.pop("rule", None)
     rule = preset or Rule(**{"channels": 4, "hidden": (6,), "output_bias": True} | fields)
     size = (shape[0], rule.channels, *shape[1:])
-    return Vector("", about, rule, size, steps, WHERE | where, 0, 0.5, scale, per_sample, rate_map, gradients, {})
+    return Vector("", about, rule, size, steps, WHERE | where, 0, 0.5, scale, *given, gradients, {})
 
 
 SOBEL = ("identity", "sobel_x/8", "sobel_y/8")
@@ -225,6 +226,17 @@ QUESTIONS = {
         per_sample=True,
         scale=0.5,
     ),
+    "rollout_25_frames": rolled(
+        "Every cell is turned and scaled by a frame of its own, on a torus.", frames=True, output_bias=False
+    ),
+    "rollout_26_frames_of_a_large_filter": rolled(
+        "Frames turn pairs of filters in whatever order they are; edges are mirrored.",
+        channels=3,
+        padding="reflect",
+        filters=("sobel_y5/8", "sobel_x", "identity", "laplacian/8", "sobel_y", "sobel_x5/8"),
+        frames=True,
+        scale=0.125,
+    ),
 }
 
 
@@ -235,12 +247,13 @@ FREE = {"alive_channel": None, "alive_threshold": 0.1, "alive_mask": "both", "al
 def margin(vector: Vector) -> float:
     """Finds how near the nearest decision of a rollout is, in float64: hidden units, the alive mask, local maxima."""
     x, weights, rates, _ = conformance.inputs(vector)
+    frame = conformance.frames(vector)
     rule, near = vector.rule, [math.inf]
     for n in range(vector.steps):
-        where = vector.where | {"first_step": vector.where["first_step"] + n}
+        where = vector.where | {"first_step": vector.where["first_step"] + n, "frame": frame}
         seen = reference.rollout(x, weights, replace(rule, **FREE, fire_rate=0.0), 1, **where)
         kernels, layers = reference.split(weights, rule)
-        y = reference.perceive(seen, rule, kernels)  # with its noise
+        y = reference.perceive(seen, rule, kernels, None if frame is None else frame[None])  # with its noise
         if rule.maximum_window is not None:
             near.append(_gap(x, rule))
         for (weight, bias), activation in zip(layers, rule.activations, strict=True):

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from nca_fast.waiting import wait_briefly
 
 if TYPE_CHECKING:
-    from nca_fast import convert, filters, reference
+    from nca_fast import convert, filters, frames, reference
     from nca_fast.filters import Filter
     from nca_fast.fire_masks import fire_mask
+    from nca_fast.frames import frame
     from nca_fast.nca import NCA
     from nca_fast.normals import normal
     from nca_fast.ops import rollout
@@ -28,6 +29,8 @@ __all__ = [
     "convert",
     "filters",
     "fire_mask",
+    "frame",
+    "frames",
     "normal",
     "reference",
     "rollout",
@@ -40,6 +43,7 @@ _HOMES = {
     "Rule": "rule",
     "alive": "reference",
     "fire_mask": "fire_masks",
+    "frame": "frames",
     "normal": "normals",
     "rollout": "ops",
 }

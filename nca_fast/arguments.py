@@ -13,7 +13,13 @@ _STATE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def check(
-    x: Tensor, weights, rule: Rule, fire_rate: Tensor | None, noise: float | Tensor = 1.0, **numbers: Any
+    x: Tensor,
+    weights,
+    rule: Rule,
+    fire_rate: Tensor | None,
+    noise: float | Tensor = 1.0,
+    frame: Tensor | None = None,
+    **numbers: Any,
 ) -> dict[str, Any]:
     """Checks all arguments of `ops.rollout` or `ops.advance`, but for those of `check_ways`, backend and precision.
 
@@ -28,6 +34,8 @@ def check(
     if fire_rate is not None:
         _check_fire_rate(x, fire_rate, rule)
     _check_noise(x, noise, rule)
+    if frame is not None:
+        _check_frame(x, frame, rule)
     if rule.alive_circular != (rule.padding == "circular") and numbers.get("canvas_height") is not None:
         raise ValueError(
             'canvas_height must be None where alive_padding is "zero" on a torus: a part of the canvas does not know '
@@ -226,3 +234,40 @@ def _check_noise(x: Tensor, noise, rule: Rule) -> None:
             f"noise must go with a rule that has state_noise or update_noise, but this one has neither, and noise is "
             f"{noise!r:.60}."
         )
+
+
+def _check_frame(x: Tensor, frame, rule: Rule) -> None:
+    """Checks that frame is a vector, or one for each cell, none of them zero, beside x, and that the rule takes it."""
+    if not isinstance(frame, Tensor) or not frame.is_floating_point():
+        raise TypeError(
+            f"frame must be a floating-point tensor [2], [2, H, W] or [B, 2, H, W], or None, but got {frame!r:.60}: "
+            "nca_fast.frame(angle, scale) makes one."
+        )
+    _check_dense("frame", frame)
+    (B, _, H, W), size = x.shape, tuple(frame.shape)
+    if size not in ((2,), (2, H, W), (B, 2, H, W)):
+        raise ValueError(f"frame must have shape [2], [2, {H}, {W}] or [{B}, 2, {H}, {W}], but got {list(size)}.")
+    if frame.device != x.device:
+        raise ValueError(f"frame must be on the device of x, {x.device}, but got {frame.device}.")
+    length = frame.abs().amax(-3 if frame.ndim > 1 else 0, keepdim=True)
+    if frame.is_cpu and not _holds(torch.isfinite(frame) & (length > 0)):
+        raise ValueError("frame must be finite and nowhere (0, 0), for a scale is above 0, but it is.")
+    check_turns(rule)
+
+
+def check_turns(rule: Rule) -> None:
+    """Raises ValueError for a rule whose perception a frame cannot turn."""
+    kinds = rule.derivatives
+    if rule.learned_filters:
+        raise ValueError(
+            "frame must go with fixed filters alone, because nobody knows what derivatives learned ones take, but the "
+            f"rule has {rule.learned_filters} learned ones."
+        )
+    if kinds.others:
+        names = ", ".join(f"{rule.filters[number].name!r} (number {number})" for number in kinds.others)
+        raise ValueError(
+            "frame must go with filters that are values, pairs of first derivatives along x and y of one scale, or "
+            f"laplacians, but of the rule's these are none: {names}."
+        )
+    if not (kinds.pairs or kinds.laplacians):
+        raise ValueError("frame must go with a rule that has derivatives among its filters, but this one has none.")

@@ -61,7 +61,7 @@ class Backend(Protocol):
         """Says why a rule, a state [B, C, H, W] or a precision cannot be served, and the remedy; or None.
 
         Args:
-            uses: What else a call asks for: "weights by step", "fire rates by step, sample and channel".
+            uses: What else a call asks for: "weights by step", "fire rates by step, sample and channel", "frames".
         """
 
     def load(self) -> object:
@@ -84,14 +84,17 @@ class Kernels(Protocol):
     def from_layout(self, state: Tensor, channels: int) -> Tensor:
         """Converts a state back to [B, C, H, W]."""
 
-    def pack_weights(self, params: Tensor, rule: KernelRule, precision: str, noise: Tensor | None = None) -> Any:
-        """Packs the weights of one rollout.
+    def pack_weights(
+        self, params: Tensor, rule: KernelRule, precision: str, noise: Tensor | None = None, field: Tensor | None = None
+    ) -> Any:
+        """Packs the weights of one rollout, and what else is the same in all of its steps.
 
         Args:
             params: The kernels of learned filters [L, C, 3, 3], then all layers' weights [out, in] and biases in a row,
                 float32 [P]; or, one rule per sample, [B, P]; or, by step, [T, B or 1, P].
             precision: What the matrix products multiply, one of PRECISIONS.
             noise: The factor of the rule's noise, float32 [1] or [B]; None where it has none.
+            field: Frames, float32 [1 or B, 2, H, W], or None. A backend that refuses them need not know of it.
         """
 
     def advance(
@@ -108,11 +111,11 @@ class Kernels(Protocol):
             every: Steps between two states.
         """
 
-    def gradient_buffer(self, weights: Any, x: Tensor) -> Tensor:
+    def gradient_buffer(self, weights: Any, x: Tensor) -> Any:
         """Makes zeros to which `backward` adds up the gradient of the weights; x is a state in the kernels' layout."""
 
     def backward(
-        self, states: Tensor, grad: Tensor, weights: Any, fire: Tensor, rule: KernelRule, place: Place, buffer: Tensor
+        self, states: Tensor, grad: Tensor, weights: Any, fire: Tensor, rule: KernelRule, place: Place, buffer: Any
     ) -> Tensor:
         """Returns the gradient of states[0], in the memory of grad or in new memory.
 
@@ -124,8 +127,8 @@ class Kernels(Protocol):
             The others as in `advance`.
         """
 
-    def reduce_gradients(self, buffer: Tensor, weights: Any) -> Tensor:
-        """Sums up the gradient of params, in their shape and type."""
+    def reduce_gradients(self, buffer: Any, weights: Any) -> tuple[Tensor, Tensor | None]:
+        """Sums up the gradients of params and of field, None where there is none, in their shapes and types."""
 
 
 BACKENDS: dict[str, Backend] = {"cpu": cpu, "triton": triton}

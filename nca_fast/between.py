@@ -18,11 +18,11 @@ from nca_fast.arguments import checked_state
 IMPURE = 1e-3  # of a state's norm: so far apart are no two results of a pure function, in whatever order it sums
 
 
-def rollout(x, params, drawn, fire, noise, settings, after, inputs) -> Tensor:
+def rollout(x, params, drawn, fire, noise, field, settings, after, inputs) -> Tensor:
     """Runs steps by the kernels of a backend, and `after` between them.
 
     Args:
-        x, params, drawn, fire, noise: As in `operators.rollout`.
+        x, params, drawn, fire, noise, field: As in `operators.rollout`.
         settings: (rule, backend, precision, steps, every, passed, place, at), where every such state is saved for the
             gradient, or None for what the function computed, too; the last `passed` steps pass it on, and `at` is a
             range of states that are asked for, or None.
@@ -35,8 +35,9 @@ def rollout(x, params, drawn, fire, noise, settings, after, inputs) -> Tensor:
         raise RuntimeError(
             'rollout with `after` cannot be transformed by torch.func in a kernel: use backend="convolutions".'
         )
-    differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (x, params, *inputs))
-    return _Between.apply(x, params, drawn, fire, noise, settings, differentiable, after, *inputs)
+    learned = [t for t in (x, params, field, *inputs) if t is not None]
+    differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in learned)
+    return _Between.apply(x, params, drawn, fire, noise, field, settings, differentiable, after, *inputs)
 
 
 # What torch.compiler.disable does, which imports the compiler: it cannot trace kernels that are no operators.
@@ -46,10 +47,10 @@ rollout._torchdynamo_disable = True
 class _Run:
     """The kernels of a rollout, opened: single steps forward and back."""
 
-    def __init__(self, params, drawn, fire, noise, settings):
+    def __init__(self, params, drawn, fire, noise, field, settings):
         rule, backend, precision, _, _, _, place, _ = settings
         self.kernels, self.rule, self.fire = backends.kernels(backend), rule.kernel_rule, fire
-        self.weights = operators.packed(self.kernels, params, self.rule, precision, noise)
+        self.weights = operators.packed(self.kernels, params, self.rule, precision, noise, field)
         self.place = operators.seeded(place, drawn)
 
     def step(self, x, n):
@@ -90,9 +91,9 @@ class _Between(torch.autograd.Function):
     """The rollout; its states are saved at x and after every `every` steps from the first on that passes gradient."""
 
     @staticmethod
-    def forward(ctx, x, params, drawn, fire, noise, settings, differentiable, after, *inputs):
+    def forward(ctx, x, params, drawn, fire, noise, field, settings, differentiable, after, *inputs):
         *_, steps, every, passed, place, at = settings
-        run, saved, kept, second = _Run(params, drawn, fire, noise, settings), [], [], None
+        run, saved, kept, second = _Run(params, drawn, fire, noise, field, settings), [], [], None
         ctx.calls, first = [], steps - passed
         for n in range(steps if at is None else at[-1]):
             y, number = run.step(x, n), place.first_step + n
@@ -106,7 +107,7 @@ class _Between(torch.autograd.Function):
             second = x if n == first else second
             if at is not None and n + 1 in at:
                 kept.append(x)
-        ctx.save_for_backward(params, drawn, fire, noise, second, *inputs, *saved)
+        ctx.save_for_backward(params, drawn, fire, noise, field, second, *inputs, *saved)
         ctx.settings, ctx.after, ctx.inputs = settings, after, len(inputs)
         return x.clone() if at is None else torch.stack(kept)
 
@@ -115,13 +116,13 @@ class _Between(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        params, drawn, fire, noise, second, *others = ctx.saved_tensors
+        params, drawn, fire, noise, field, second, *others = ctx.saved_tensors
         inputs, saved = others[: ctx.inputs], others[ctx.inputs :]
         *_, steps, every, passed, _, at = ctx.settings
         last, first = steps if at is None else at[-1], steps - passed
         if last <= first:  # the gradient ends after the last state that was asked for
-            return (None,) * (8 + len(inputs))
-        run = _Run(params, drawn, fire, noise, ctx.settings)
+            return (None,) * (9 + len(inputs))
+        run = _Run(params, drawn, fire, noise, field, ctx.settings)
         again = torch._C._autograd._get_current_graph_task_keep_graph()
         buffer, g, grad_inputs = None, grad if at is None else 0, [torch.zeros_like(t) for t in inputs]
         for n, call in _called_again(ctx, run, inputs, saved) if every else _kept_calls(ctx.calls, first, again):
@@ -138,8 +139,8 @@ class _Between(torch.autograd.Function):
             g = torch.zeros_like(call.x) if g_y is None else run.back(call.x, g_y, n, buffer)
             g = g if g_x is None else g + g_x
         grad_x = g if passed == steps and ctx.needs_input_grad[0] else None
-        weights = run.kernels.reduce_gradients(buffer, run.weights)
-        return grad_x, weights, None, None, None, None, None, None, *grad_inputs
+        weights, frames = run.kernels.reduce_gradients(buffer, run.weights)
+        return grad_x, weights, None, None, None, frames, None, None, None, *grad_inputs
 
 
 def _kept_calls(calls, first, keep):

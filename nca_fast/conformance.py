@@ -22,7 +22,7 @@ from nca_fast.rule import Rule
 
 FOLDER = Path(__file__).with_name("vectors")
 _STREAMS_PER_SALT = 16
-_STATE, _GRAD, _RATES, _LAYERS, _KERNELS = 0, 1, 2, 3, 15
+_STATE, _GRAD, _RATES, _LAYERS, _FRAMES, _KERNELS = 0, 1, 2, 3, 14, 15
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Vector:
         state_scale, weight_scale: Powers of two by which the numbers are multiplied.
         per_sample: Whether every sample has weights of its own.
         rate_map: Whether the fire rate is a map.
+        frames: Whether each cell has a frame.
         gradients: Whether they are asked for.
         answers: Name -> {"shape", "values", "tolerance", "cause"}.
     """
@@ -56,6 +57,7 @@ class Vector:
     weight_scale: float
     per_sample: bool
     rate_map: bool
+    frames: bool
     gradients: bool
     answers: Mapping[str, Mapping[str, Any]]
 
@@ -86,6 +88,12 @@ def numbers(stream: int, *shape: int) -> Tensor:
     return (((z >> 20) - 2048).double() / 2048).reshape(shape)
 
 
+def frames(vector: Vector) -> Tensor | None:
+    """Makes the frames, [2, H, W], where there are some; in float64."""
+    stream = (vector.salt or 0) * _STREAMS_PER_SALT + _FRAMES
+    return numbers(stream, 2, *vector.shape[2:]) if vector.frames else None
+
+
 def inputs(vector: Vector) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]], Tensor | None, Tensor]:
     """Makes state [B, C, H, W], weights, map of fire rates [H, W] or None, and gradient of the result; in float64."""
     height, width = vector.shape[2:]
@@ -109,7 +117,8 @@ def inputs(vector: Vector) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]], 
 
 
 def run(vector: Vector, backend: str, device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Computes all that a vector asks for: "y", and with gradients "grad_x", "grad_k" of learned filters, "grad_w0" ...
+    """Computes all that a vector asks for: "y", and with gradients "grad_x", "grad_f" of frames, "grad_k" of learned
+    filters, "grad_w0" ...
 
     Raises:
         ValueError, RuntimeError: The backend cannot serve.
@@ -117,7 +126,7 @@ def run(vector: Vector, backend: str, device: torch.device, dtype: torch.dtype =
     x, weights, rates, grad = inputs(vector)
     x = x.to(device, dtype).requires_grad_(vector.gradients)
     kernels, layers = split(weights, vector.rule)
-    named = {"grad_k": kernels}
+    named = {"grad_f": frames(vector), "grad_k": kernels}
     for layer, (weight, bias) in enumerate(layers):
         named |= {f"grad_w{layer}": weight, f"grad_b{layer}": bias}
     made = {name: t.to(device, dtype).requires_grad_(vector.gradients) for name, t in named.items() if t is not None}
@@ -126,7 +135,8 @@ def run(vector: Vector, backend: str, device: torch.device, dtype: torch.dtype =
     pairs = pairs if kernels is None else [(params["grad_k"], None), *pairs]
     rates = None if rates is None else rates.to(device, torch.float32)  # exactly
     how = {"backend": backend, "precision": "fp32"}
-    y = rollout(x, pairs, vector.rule, vector.steps, fire_rate=rates, **vector.where, **how)
+    fields = {"fire_rate": rates, "frame": params.get("grad_f")}
+    y = rollout(x, pairs, vector.rule, vector.steps, **fields, **vector.where, **how)
     found = {"y": y.detach()}
     if vector.gradients:
         gradients = torch.autograd.grad(y, list(params.values()), grad.to(device, dtype))

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nca_fast.frames import as_field, turned
 from nca_fast.reference import alive, bytes_per_cell, computed, extended, of_step, rounded, run, split
 from nca_fast.rule import Rule
 
@@ -155,10 +156,11 @@ class _Step:
         weights: Pairs (W, b) of every layer, in the type of x.
         x: A state.
         masked: Whether there are cells that do not fire.
+        field: Frames, [B or 1, 2, H or 1, W or 1], or None.
     """
 
-    def __init__(self, weights, rule: Rule, x: Tensor, precision: str, masked: bool):
-        self.rule, self.precision, self.masked = rule, precision, masked
+    def __init__(self, weights, rule: Rule, x: Tensor, precision: str, masked: bool, field: Tensor | None):
+        self.rule, self.precision, self.masked, self.field = rule, precision, masked, field
         self.stencils, self.zero = None, x.new_zeros(())
         self.kernels, ((first, bias), *others) = split(weights, rule)
         self.picked = _picked(rule)
@@ -181,7 +183,11 @@ class _Step:
             samples = len(kernels) if kernels is not None and kernels.ndim == 5 else 1
             near = near.reshape(-1, samples * rule.channels, *near.shape[2:])  # of a rule per sample, one picture
             y = F.conv2d(near, stencils, groups=samples * rule.channels)
-            parts.append(y.reshape(len(x), -1, *x.shape[2:]))
+            y = y.reshape(len(x), -1, *x.shape[2:])
+            if self.field is not None:
+                by_filter = y.unflatten(1, (rule.channels, -1)).unbind(2)
+                y = torch.stack(turned(by_filter, self.field, rule.derivatives), 2).flatten(1, 2)
+            parts.append(y)
         if rule.maximum_window is not None:
             parts.append(_local_maximum(x, rule.maximum_window, rule.padding))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
@@ -231,13 +237,15 @@ def rollout(
     steps: int,
     *,
     precision: str | None = None,
+    frame: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
     """Runs `steps` updates; all as in `reference.rollout`. [B, C, H, W] -> same."""
     weights, dtype = computed(weights, x)
     rate = options.get("fire_rate")
     masked = rule.fire_rate != 1 if rate is None else True
-    step = _Step(weights, rule, x.detach().to(dtype), precision or "fp32", masked)
+    field = None if frame is None else as_field(frame).to(dtype)
+    step = _Step(weights, rule, x.detach().to(dtype), precision or "fp32", masked, field)
 
     def take(x, *given):
         return step(x.to(dtype), *given).to(x.dtype)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nca_fast.activations import Activation
+from nca_fast.derivatives import Derivatives
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class KernelRule:
         layers: (outputs, inputs, has a bias) of every layer.
         activations: Of every layer; the last is that of the update.
         alive_circular: Whether the alive mask looks beyond the edges to the other side.
+        derivatives: The numbers of the stencils that frames turn and scale.
         The others as in `Rule`.
     """
 
@@ -36,6 +38,7 @@ class KernelRule:
     state_noise: float
     update_noise: float
     learned_filters: int
+    derivatives: Derivatives
 
     @classmethod
     def of(cls, rule: Any) -> "KernelRule":
@@ -52,7 +55,7 @@ class KernelRule:
         noise = (rule.state_noise, rule.update_noise)
         step = (rule.fire_shared, rule.activations, rule.residual, rule.clamp, *noise)
         seen = (rule.frozen, rule.padding, rule.maximum_window)
-        return cls(stencils, rule.layers, *seen, *alive, *step, rule.learned_filters)
+        return cls(stencils, rule.layers, *seen, *alive, *step, rule.learned_filters, rule.derivatives)
 
     @property
     def circular(self) -> bool:

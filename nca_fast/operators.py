@@ -22,6 +22,7 @@ def rollout(
     drawn: Tensor | None,
     fire: Tensor,
     noise: Tensor | None,
+    field: Tensor | None,
     rule: str,
     backend: str,
     precision: str,
@@ -39,6 +40,7 @@ def rollout(
         drawn: The seed where it was drawn, int64 []; None where it is in the place.
         fire: A cell fires when its hash is below: int64, [], a map [H, W] or by step [T, B or 1, written or 1, H, W].
         noise: The factor of the rule's noise, float32 [1] or [B]; None where it has none.
+        field: Frames, float32 [1 or B, 2, H, W], or None.
         rule, place: As an operator can be given them: JSON, and the numbers of a `backends.Place`.
         every: For the gradient keep every such state.
         passed: How many of the last steps pass gradient.
@@ -47,10 +49,10 @@ def rollout(
     Returns:
         The states after the last step, like x; with `at`, [count, *x.shape].
     """
-    arguments = (x, params, drawn, fire, noise, rule, backend, precision, steps)
-    differentiable = torch.is_grad_enabled() and (_is_tracked(x) or _is_tracked(params))
-    every = every if differentiable else 0
-    run = _Rollout.apply if is_transformed(x, params) else _rollout_op
+    arguments = (x, params, drawn, fire, noise, field, rule, backend, precision, steps)
+    learned = [t for t in (x, params, field) if t is not None]
+    every = every if torch.is_grad_enabled() and any(map(_is_tracked, learned)) else 0
+    run = _Rollout.apply if is_transformed(*learned) else _rollout_op
     return run(*arguments, every, passed, place, at)[0]
 
 
@@ -96,9 +98,10 @@ def _opened(backend, rule, place, drawn):
     return backends.kernels(backend), _kernel_rule(rule), seeded(Place(*place), drawn)
 
 
-def packed(kernels, params, rule, precision, noise):
-    """Packs the weights; backends whose rules have no noise need not know of it."""
-    return kernels.pack_weights(params, rule, precision, *(() if noise is None else (noise,)))
+def packed(kernels, params, rule, precision, noise, field):
+    """Packs the weights; backends that are asked for neither noise nor frames need not know of them."""
+    given = {name: t for name, t in {"noise": noise, "field": field}.items() if t is not None}
+    return kernels.pack_weights(params, rule, precision, **given)
 
 
 def _legs(steps, passed, at):
@@ -153,6 +156,7 @@ def _rollout_op(
     drawn: Tensor | None,
     fire: Tensor,
     noise: Tensor | None,
+    field: Tensor | None,
     rule: str,
     backend: str,
     precision: str,
@@ -165,7 +169,7 @@ def _rollout_op(
     """Computes the states that are asked for, and those at which segments begin, in a row in the kernels' layout."""
     kernels, rule, place = _opened(backend, rule, place, drawn)
     weights, state, legs = (
-        packed(kernels, params, rule, precision, noise),
+        packed(kernels, params, rule, precision, noise, field),
         kernels.to_layout(x),
         _legs(steps, passed, at),
     )
@@ -206,7 +210,7 @@ def _advance_leg(kernels, state, how, steps, every, passed, saved, end):
 
 
 @_rollout_op.register_fake
-def _(x, params, drawn, fire, noise, rule, backend, precision, steps, every, passed, place, at):
+def _(x, params, drawn, fire, noise, field, rule, backend, precision, steps, every, passed, place, at):
     state = backends.kernels(backend).to_layout(x)
     y = x.new_empty(at[1], *x.shape) if at else torch.empty_like(x)
     return y, state.new_empty(_saved_shape(state, every, _legs(steps, passed, at)))
@@ -220,6 +224,7 @@ def _rollout_backward_op(
     drawn: Tensor | None,
     fire: Tensor,
     noise: Tensor | None,
+    field: Tensor | None,
     returned: Tensor | None,
     saved: Tensor,
     rule: str,
@@ -230,8 +235,8 @@ def _rollout_backward_op(
     passed: int,
     place: list[int],
     at: list[int],
-) -> tuple[Tensor, Tensor]:
-    """Computes the gradients in x and in params.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Computes the gradients in x, in params and in field, empty where there is none.
 
     Args:
         returned: The states that were asked for; None without `at`.
@@ -239,7 +244,7 @@ def _rollout_backward_op(
         The others as there.
     """
     kernels, rule, place = _opened(backend, rule, place, drawn)
-    weights, legs = packed(kernels, params, rule, precision, noise), _legs(steps, passed, at)
+    weights, legs = packed(kernels, params, rule, precision, noise, field), _legs(steps, passed, at)
     last = grad_y[-1] if at else grad_y
     grad = kernels.to_layout(last)
     grad = grad.clone() if grad.data_ptr() == last.data_ptr() else grad
@@ -257,7 +262,8 @@ def _rollout_backward_op(
         if within < count:
             break
     grad_x = torch.zeros_like(x) if passed < steps else kernels.from_layout(grad, x.shape[1])
-    return grad_x, kernels.reduce_gradients(buffer, weights)
+    grad_params, grad_field = kernels.reduce_gradients(buffer, weights)
+    return grad_x, grad_params, params.new_empty(0) if grad_field is None else grad_field
 
 
 def _leg_back(kernels, x, grad, how, steps, every, passed, saved, buffer):
@@ -278,26 +284,32 @@ def _leg_back(kernels, x, grad, how, steps, every, passed, saved, buffer):
 
 
 @_rollout_backward_op.register_fake
-def _(grad_y, x, params, *_):
-    return torch.empty_like(x), torch.empty_like(params)
+def _(grad_y, x, params, drawn, fire, noise, field, *_):
+    return (
+        torch.empty_like(x),
+        torch.empty_like(params),
+        params.new_empty(0) if field is None else field.new_empty(field.shape),
+    )
 
 
 def _save(ctx, inputs, output):
     *tensors, ctx.rule, ctx.backend, ctx.precision, ctx.steps, every, ctx.passed, place, at = inputs
     ctx.settings = (ctx.rule, ctx.backend, ctx.precision, ctx.steps, every, ctx.passed, place, at)
     y, saved = output
+    ctx.framed = tensors[-1] is not None
     ctx.save_for_backward(*tensors, y if at else None, saved)
     ctx.mark_non_differentiable(saved)
     ctx.set_materialize_grads(False)  # or autograd would allocate zeros of the size of all saved states
 
 
 def _differentiate(ctx, grad_y, _):
-    nothing = (None,) * (len(ctx.settings) + 3)
+    settings = (None,) * len(ctx.settings)
     if grad_y is None:
-        return None, None, *nothing
+        return *(None,) * 6, *settings
     run = _RolloutBackward.apply if is_transformed(grad_y) else _rollout_backward_op
-    grad_x, grad_params = run(grad_y.contiguous(), *ctx.saved_tensors, *ctx.settings)
-    return grad_x if ctx.passed == ctx.steps else None, grad_params, *nothing
+    grad_x, grad_params, grad_field = run(grad_y.contiguous(), *ctx.saved_tensors, *ctx.settings)
+    grad_x, grad_field = (grad_x if ctx.passed == ctx.steps else None), (grad_field if ctx.framed else None)
+    return grad_x, grad_params, None, None, None, grad_field, *settings
 
 
 def _no_second_derivative(ctx, *_):
@@ -329,7 +341,7 @@ def _one_by_one(run, info, dims, tensors, settings):
         return [t if d is None else t.select(d, n).contiguous() for t, d in zip(tensors, dims, strict=False)]
 
     results = [run(*taken(n), *settings) for n in range(info.batch_size)]
-    return tuple(torch.stack(same) for same in zip(*results, strict=True)), (0, 0)
+    return tuple(torch.stack(same) for same in zip(*results, strict=True)), (0,) * len(results[0])
 
 
 class _Rollout(torch.autograd.Function):
@@ -341,10 +353,10 @@ class _Rollout(torch.autograd.Function):
     jvp = staticmethod(no_forward_mode)
 
     @staticmethod
-    def vmap(info, dims, x, params, drawn, fire, noise, *settings):
-        """Runs the rollouts one by one, of states or of weights or of both."""
-        run = _Rollout.apply if is_transformed(x, params) else _rollout_op
-        return _one_by_one(run, info, dims, (x, params, drawn, fire, noise), settings)
+    def vmap(info, dims, x, params, drawn, fire, noise, field, *settings):
+        """Runs the rollouts one by one, of states, of weights, of frames."""
+        run = _Rollout.apply if is_transformed(*(t for t in (x, params, field) if t is not None)) else _rollout_op
+        return _one_by_one(run, info, dims, (x, params, drawn, fire, noise, field), settings)
 
 
 class _RolloutBackward(torch.autograd.Function):
@@ -359,5 +371,5 @@ class _RolloutBackward(torch.autograd.Function):
     def vmap(info, dims, grad_y, x, params, *others):
         """Goes back one by one."""
         run = _RolloutBackward.apply if is_transformed(grad_y, x, params) else _rollout_backward_op
-        tensors, settings = (grad_y, x, params, *others[:5]), others[5:]
+        tensors, settings = (grad_y, x, params, *others[:6]), others[6:]
         return _one_by_one(run, info, dims, tensors, settings)

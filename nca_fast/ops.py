@@ -9,6 +9,7 @@ from torch import Tensor
 from nca_fast import arguments, backends, between, operators
 from nca_fast.backends import Place
 from nca_fast.fire_masks import drawn_seed, threshold
+from nca_fast.frames import as_field
 from nca_fast.rule import Rule
 
 
@@ -25,6 +26,7 @@ def rollout(
     canvas_height: int | None = None,
     fire_rate: Tensor | None = None,
     noise: float | Tensor = 1.0,
+    frame: Tensor | None = None,
     at: range | None = None,
     after: Callable[..., Tensor] | None = None,
     after_inputs: Sequence[Tensor] = (),
@@ -33,7 +35,7 @@ def rollout(
     checkpoint_every: int | None = None,
     bptt_steps: int | None = None,
 ) -> Tensor:
-    """Runs `steps` updates of all cells; differentiable once in x and the weights.
+    """Runs `steps` updates of all cells; differentiable once in x, the weights and the frame.
 
     The fire masks depend on (seed, step, sample, row, column) alone, so two rollouts of 10 steps with the same seed,
     the second with `first_step=10`, give the same numbers as one of 20, and parts of a canvas the same as the whole.
@@ -87,6 +89,13 @@ def rollout(
             Or rates by step, sample and channel, [T, B or 1, channels - frozen or 1, H, W]: step n takes entry n modulo
             T. Rates of 0 and 1 are a mask of the caller's.
         noise: A factor of the rule's state_noise and update_noise: a number, or one for each sample, [B]. At least 0.
+        frame: A vector (a, b) = scale (cos angle, sin angle) for all cells, [2], or for each, [2, H, W] or
+            [B, 2, H, W]: by this angle, counterclockwise, what cells draw is turned, and so many times as large it is.
+            Of the filters' answers pairs g_x, g_y of first derivatives become a g_x - b g_y and b g_x + a g_y,
+            laplacians are multiplied by a^2 + b^2, and values and local maxima stay as they are.
+            `nca_fast.frame(angle, scale)` makes it of radians. Finite, nowhere (0, 0) (looked at on the CPU only).
+            Rules with other filters, or learned ones, are refused. None is (1, 0). The Triton kernels have none: on a
+            GPU convolutions serve.
         at: Numbers of steps that are done, a range from 1 to `steps`: the states then are returned, each with its
             gradient, in place of the last one. (`states[stops - at.start, arange(B)]` are states of samples that stop
             each at a step of its own.) Saved states serve as checkpoints.
@@ -123,18 +132,20 @@ def rollout(
     where = {"seed": seed, "first_step": first_step, "origin": origin, "canvas_height": canvas_height}
     where["first_sample"] = first_sample
     saved = {"checkpoint_every": checkpoint_every, "bptt_steps": bptt_steps}
-    where = arguments.check(x, weights, rule, fire_rate, noise, steps=steps, **where, **saved)
+    where = arguments.check(x, weights, rule, fire_rate, noise, frame, steps=steps, **where, **saved)
     steps, saved = where.pop("steps"), {name: where.pop(name) for name in saved}
     arguments.check_ways(at, after, after_inputs, steps)
-    backend, precision = backends.choose(backend, rule, x, precision, _uses(weights, rule, fire_rate))
+    backend, precision = backends.choose(backend, rule, x, precision, _uses(weights, rule, fire_rate, frame))
     if backend in backends.PLAIN:
         ways = {"at": at, "after": after, "after_inputs": after_inputs}
-        options = {"fire_rate": fire_rate, "noise": noise, "precision": precision} | where | saved | ways
+        fields = {"fire_rate": fire_rate, "noise": noise, "frame": frame}
+        options = {"precision": precision} | fields | where | saved | ways
         return _plainly(backend, x, weights, rule, steps, **options)
     if isinstance(noise, Tensor) and operators.is_dual(noise):
         operators.no_forward_mode()
     rule, weights = backends.as_served(backend, rule, weights)
     params, drawn, fire, factor, place = _kernel_inputs(x, weights, rule, fire_rate, noise, **where)
+    field = _kernel_field(x, frame)
     checkpoint_every, bptt_steps = saved.values()
     passed = steps if bptt_steps is None else min(bptt_steps, steps)
     # Nothing of what is cut off has a gradient. (Transforms find out themselves, or refuse.)
@@ -142,11 +153,12 @@ def rollout(
         x = x.detach()
         if at is not None and at[-1] <= steps - bptt_steps:
             params, after_inputs = params.detach(), [t.detach() for t in after_inputs]
+            field = None if field is None else field.detach()
+    given = (x.contiguous(), params, drawn, fire, factor, field)
     if after is not None:
         settings = (rule, backend, precision, steps, checkpoint_every, passed, place, at)
-        return between.rollout(x.contiguous(), params, drawn, fire, factor, settings, after, after_inputs)
+        return between.rollout(*given, settings, after, after_inputs)
     settings = (rule.to_json(), backend, precision, steps, checkpoint_every or 1, passed, list(place))
-    given = (x.contiguous(), params, drawn, fire, factor)
     return operators.rollout(*given, *settings, [] if at is None else [at.start, len(at), at.step])
 
 
@@ -163,6 +175,7 @@ def advance(
     origin: tuple[int, int] = (0, 0),
     canvas_height: int | None = None,
     fire_rate: Tensor | None = None,
+    frame: Tensor | None = None,
     backend: str | None = None,
     precision: str | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -184,11 +197,11 @@ def advance(
     if spare.shape != x.shape or spare.dtype != x.dtype or not (spare.is_contiguous() and x.is_contiguous()):
         raise ValueError(f"spare must be a buffer like x, {list(x.shape)}, but got {list(spare.shape)}.")
     where = {"seed": seed, "first_step": first_step, "origin": origin, "canvas_height": canvas_height}
-    where = arguments.check(x, weights, rule, fire_rate, steps=steps, **where)
+    where = arguments.check(x, weights, rule, fire_rate, frame=frame, steps=steps, **where)
     steps = where.pop("steps")
-    backend, precision = backends.choose(backend, rule, x, precision, _uses(weights, rule, fire_rate))
+    backend, precision = backends.choose(backend, rule, x, precision, _uses(weights, rule, fire_rate, frame))
     if backend in backends.PLAIN:
-        options = {"fire_rate": fire_rate, "precision": precision} | where
+        options = {"fire_rate": fire_rate, "frame": frame, "precision": precision} | where
         y = _plainly(backend, x, weights, rule, steps, **options)
         return spare.copy_(y), x
     rule, weights = backends.as_served(backend, rule, weights)
@@ -197,7 +210,7 @@ def advance(
         raise RuntimeError("advance works in place, and cannot be transformed by torch.func: use rollout.")
     place = operators.seeded(place, drawn)
     kernels, kernel_rule = backends.kernels(backend), rule.kernel_rule
-    packed = operators.packed(kernels, params, kernel_rule, precision, factor)
+    packed = operators.packed(kernels, params, kernel_rule, precision, factor, _kernel_field(x, frame))
     state = kernels.to_layout(x)
     if state is not x:  # a copy in the kernels' own layout, on which all steps are one call
         y = torch.empty_like(state)
@@ -221,9 +234,9 @@ def _tensors(weights, rule):
     return [(t, len(own)) for pair, shapes in pairs for t, own in zip(pair, shapes, strict=True) if t is not None]
 
 
-def _uses(weights, rule, fire_rate):
+def _uses(weights, rule, fire_rate, frame):
     """Names what a call asks for that not all kernels serve."""
-    uses = []
+    uses = [] if frame is None else ["frames"]
     if any(t.ndim == ndim + 2 for t, ndim in _tensors(weights, rule)):
         uses.append("weights by step")
     if fire_rate is not None and fire_rate.ndim == 5:
@@ -248,6 +261,14 @@ def _kernel_inputs(x, weights, rule, fire_rate, noise, *, seed, first_step, orig
         factor = noise if isinstance(noise, Tensor) else torch.full((), noise, dtype=torch.float32, device=x.device)
         factor = factor.detach().to(torch.float32).reshape(-1).contiguous()
     return _flat(_tensors(weights, rule), x.shape[0]), drawn, threshold(rate, x.device).contiguous(), factor, place
+
+
+def _kernel_field(x, frame):
+    """Makes of frames what kernels take: float32 [1 or B, 2, H, W], contiguous, or None."""
+    if frame is None:
+        return None
+    field = as_field(frame).to(torch.float32)
+    return field.expand(len(field), 2, *x.shape[2:]).contiguous()
 
 
 def _flat(tensors, batch):

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nca_fast.arguments import checked_state
 from nca_fast.fire_masks import drawn_seed, fire_masks
+from nca_fast.frames import as_field, turned
 from nca_fast.kernel_rule import KernelRule
 from nca_fast.normals import normals
 from nca_fast.rule import Rule
@@ -56,12 +57,13 @@ def _learned(x, kernels, padding):
     return torch.einsum(f"{own}lcij,bchwij->blchw", kernels, around).flatten(1, 2)
 
 
-def perceive(x: Tensor, rule: Rule, kernels: Tensor | None = None) -> Tensor:
+def perceive(x: Tensor, rule: Rule, kernels: Tensor | None = None, field: Tensor | None = None) -> Tensor:
     """Computes what cells perceive, filter by filter: index f * C + c, learned filters and then local maxima last.
 
     Args:
         x: A state. [B, C, H, W]
         kernels: Of the learned filters, where the rule has some. [L, C, 3, 3] or [B, L, C, 3, 3]
+        field: Frames by which derivatives are turned and scaled, [B or 1, 2, H or 1, W or 1], or None.
 
     Returns:
         [B, rule.inputs, H, W].
@@ -71,6 +73,8 @@ def perceive(x: Tensor, rule: Rule, kernels: Tensor | None = None) -> Tensor:
     for filter in rule.filters:
         stencil = x.new_tensor(filter.kernel).expand(C, 1, filter.size, filter.size)
         parts.append(F.conv2d(_pad(x, filter.size // 2, rule.padding), stencil, groups=C))
+    if field is not None:
+        parts = turned(parts, field, rule.derivatives)
     if rule.learned_filters:
         parts.append(_learned(x, kernels, rule.padding))
     if rule.maximum_window is not None:
@@ -124,18 +128,20 @@ def step(
     precision: str = "fp32",
     state_noise: Tensor | None = None,
     update_noise: Tensor | None = None,
+    field: Tensor | None = None,
 ) -> Tensor:
     """Takes a step, in the order that `Rule` has. [B, C, H, W] -> [B, C, H, W].
 
     Args:
         mask: Who fires. bool, [B or 1, 1 or written, H, W]
         state_noise, update_noise: What is added to the written channels and to their updates, or None.
+        field: As in `perceive`.
     """
     was = None if rule.alive_channel is None else alive(x, rule)
     if state_noise is not None:
         x = torch.cat([x[:, : rule.frozen], x[:, rule.frozen :] + state_noise], dim=1)
     kernels, layers = split(weights, rule)
-    y = perceive(x, rule, kernels)
+    y = perceive(x, rule, kernels, field)
     for (weight, bias), activation in zip(layers, rule.activations, strict=True):
         y = activation(_layer(y, weight, bias, precision))
     u = y if update_noise is None else y + update_noise
@@ -162,6 +168,7 @@ def rollout(
     steps: int,
     *,
     precision: str | None = None,
+    frame: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
     """Runs `steps` updates; the arguments are those of `nca_fast.rollout`, unchecked. [B, C, H, W] -> same.
@@ -170,10 +177,11 @@ def rollout(
     precision of None is "fp32".
     """
     weights, dtype = computed(weights, x)
+    field = None if frame is None else as_field(frame).to(dtype)
 
     def take(x, n, mask, state_noise, update_noise):
         now = of_step(weights, rule, n)
-        return step(x.to(dtype), now, rule, mask, precision or "fp32", state_noise, update_noise).to(x.dtype)
+        return step(x.to(dtype), now, rule, mask, precision or "fp32", state_noise, update_noise, field).to(x.dtype)
 
     return run(take, x, rule, steps, **options)
 

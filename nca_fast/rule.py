@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from numbers import Real
 
 from nca_fast.activations import as_activation
+from nca_fast.derivatives import derivatives
 from nca_fast.fields import as_dataclass, parsed, typed
 from nca_fast.filters import Filter, as_filter
 from nca_fast.integers import as_integer
@@ -98,6 +99,7 @@ class Rule:
 
     Attributes:
         activations: `Activation` of every layer, first to last.
+        derivatives: Which filters are derivatives, of which order: `Derivatives`.
         kernel_rule: What kernels are told of the rule.
 
     Raises:
@@ -183,6 +185,7 @@ class Rule:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be finite and at least 0, but got {getattr(self, name)}.")
         # Once, because every rollout asks for them, and torch.compile cannot trace json.
+        put("derivatives", derivatives(self.filters))
         put("_json", json.dumps(asdict(self)))
         put("kernel_rule", KernelRule.of(self))
 

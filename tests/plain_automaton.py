@@ -84,8 +84,9 @@ def answer(vector):
     layers, count = _layers(vector, first, ones), rule["learned_filters"] * C * 9
     kernels = stream(first + 15, count * (B if vector["per_sample"] else 1), vector["weight_scale"])
     kernels = [kernels[s * count : (s + 1) * count] or kernels for s in range(B)]
+    frames = stream(first + 14, 2 * H * W) if vector["frames"] else [1.0] * (H * W) + [0.0] * (H * W)
     for step in range(vector["steps"]):
-        x = _step(x, kernels, layers, rule, (B, C, H, W), rates, vector["where"], step)
+        x = _step(x, kernels, layers, rule, (B, C, H, W), rates, frames, vector["where"], step)
     return x
 
 
@@ -110,7 +111,20 @@ def _layers(vector, first, ones):
     return layers
 
 
-def _step(x, kernels, layers, rule, shape, rates, where, step):
+def _turned(y, filters, a, b):
+    """What a cell of frame (a, b) perceives; y[f] are the answers of filter f, one for each channel."""
+    seen, places = list(y), {(f["name"], f["scale"]): n for n, f in enumerate(filters)}
+    for n, filter in enumerate(filters):
+        other = places.get((filter["name"].replace("_x", "_y"), filter["scale"]))
+        if "_x" in filter["name"]:
+            seen[n] = [a * g - b * h for g, h in zip(y[n], y[other], strict=True)]
+            seen[other] = [b * g + a * h for g, h in zip(y[n], y[other], strict=True)]
+        elif "laplacian" in filter["name"]:
+            seen[n] = [(a * a + b * b) * v for v in y[n]]
+    return [v for answers in seen for v in answers]
+
+
+def _step(x, kernels, layers, rule, shape, rates, frames, where, step):
     B, C, H, W = shape
     written, padding = range(rule["frozen"], C), rule["padding"]
     cells = [(b, row, column) for b in range(B) for row in range(H) for column in range(W)]
@@ -166,7 +180,9 @@ def _step(x, kernels, layers, rule, shape, rates, where, step):
         fired = [c for c, lane in lanes.items() if fires(where, step, b, row, column, rate, shared, lane)]
         if not fired or (living and mode == "update" and not was[b, row, column]):
             continue
-        y = [f["scale"] * filtered(f["taps"], b, c, row, column) for f in rule["filters"] for c in range(C)]
+        y = [[f["scale"] * filtered(f["taps"], b, c, row, column) for c in range(C)] for f in rule["filters"]]
+        place = row * W + column
+        y = _turned(y, rule["filters"], frames[place], frames[H * W + place]) if any(frames[H * W :]) else sum(y, [])
         for n in range(rule["learned_filters"] * C):
             taps = [kernels[b][9 * n + 3 * i : 9 * n + 3 * i + 3] for i in range(3)]
             y.append(filtered(taps, b, n % C, row, column))

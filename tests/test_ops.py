@@ -205,16 +205,19 @@ def test_opcheck(every, passed, at):
     x, fire = torch.randn(1, 4, 5, 6), torch.tensor(2**31)
     if every:
         x.requires_grad_(), params.requires_grad_()
-    arguments = (x, params, None, fire, None, RULE.to_json(), "cpu", "fp32", 4, every, passed, PLACE, at)
+    arguments = (x, params, None, fire, None, None, RULE.to_json(), "cpu", "fp32", 4, every, passed, PLACE, at)
     assert set(opcheck(torch.ops.nca_fast.rollout.default, arguments).values()) == {"SUCCESS"}
 
 
 def test_opcheck_of_rules_per_sample():
-    rule = Rule(channels=4, hidden=(5,), filters=("sobel_x5",), maximum_window=3, alive_channel=0, padding="zero")
+    rule = Rule(
+        channels=4, hidden=(5,), filters=("sobel_x5", "sobel_y5"), maximum_window=3, alive_channel=0, padding="zero"
+    )
     params = torch.cat([t.reshape(3, -1) for pair in random_weights(rule, 3) for t in pair if t is not None], dim=1)
     x = torch.randn(3, 4, 5, 6, requires_grad=True)
     tensors = (x, params.requires_grad_(), torch.tensor(5), torch.tensor(2**31), None)  # with a seed that was drawn
-    arguments = (*tensors, rule.to_json(), "cpu", "fp32", 4, 2, 4, PLACE, [])
+    field = torch.rand(3, 2, 5, 6, requires_grad=True)
+    arguments = (*tensors, field, rule.to_json(), "cpu", "fp32", 4, 2, 4, PLACE, [])
     assert set(opcheck(torch.ops.nca_fast.rollout.default, arguments).values()) == {"SUCCESS"}
 
 

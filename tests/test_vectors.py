@@ -37,6 +37,9 @@ def test_triton(name, monkeypatch):
     if INTERPRETED and name != "rollout_01_texture":
         vector = replace(vector, gradients=False, answers={"y": vector.answers["y"]})
     outcome = conformance.check(vector, "triton", torch.device(DEVICE))
+    if vector.frames:
+        assert "turn no perception by frames" in outcome.trouble
+        return
     assert outcome.trouble is None and outcome.share <= 1, outcome
 
 
@@ -71,8 +74,9 @@ def test_they_speak_of_what_they_name():
     for field in ("fire_shared", "activation", "update_activation", "residual", "clamp", "state_noise", "update_noise"):
         assert any(getattr(rule, field) != getattr(Rule(), field) for rule in rules), field
     assert any(rule.hidden == () for rule in rules)
-    assert any(vector.per_sample for vector in VECTORS.values()) and any(v.gradients for v in VECTORS.values())
-    assert sum(vector.salt is None for vector in VECTORS.values()) == 13 and len(VECTORS) == 37
+    for name in ("per_sample", "gradients", "frames"):
+        assert any(getattr(vector, name) for vector in VECTORS.values()), name
+    assert sum(vector.salt is None for vector in VECTORS.values()) == 13 and len(VECTORS) == 39
     assert all(path.stat().st_size < 9000 for path in PATHS)
 
 

@@ -82,9 +82,10 @@ inline std::vector<std::unique_ptr<Buffer>> unit_buffers(const Step& s, int64_t 
 
 struct Backward {
   // `alive`: the mask of the step, or null.
-  Backward(const Step& s, Partial& partial, int64_t columns, int64_t group_rows, const Alive* alive)
-      : s(s), partial(partial), group_rows(group_rows), alive(alive), packer(s, columns, group_rows * round_up(columns, VL), s.L ? group_rows - 1 : 0, s.clamps),
-        units(unit_buffers(s, CHUNK)), inputs(s.shape().size()), grads(unit_buffers(s, packer.S)), kept(gates() ? s.written() * packer.S : 0), row_size(round_up(columns, VL) + 3 * MARGIN),
+  // `grad_frames`: added to, see `turn_back`, [B][2][H][W]; null where there are no frames.
+  Backward(const Step& s, Partial& partial, int64_t columns, int64_t group_rows, const Alive* alive, float* grad_frames)
+      : s(s), grad_frames(grad_frames), partial(partial), group_rows(group_rows), alive(alive), packer(s, columns, group_rows * round_up(columns, VL), s.L ? group_rows - 1 : 0, s.clamps),
+        turned(s.frames ? 2 * packer.S : 0), units(unit_buffers(s, CHUNK)), inputs(s.shape().size()), grads(unit_buffers(s, packer.S)), kept(gates() ? s.written() * packer.S : 0), row_size(round_up(columns, VL) + 3 * MARGIN),
         dense_y(2 * (s.F + s.L + 1) * row_size), grad_y(round_up(s.inputs(), R) * packer.S), transposed(CHUNK * widest_input()),
         winner(s.window ? group_rows * s.C * row_size : 0) {
     packer.cells = alive ? &alive->cells : nullptr;
@@ -126,7 +127,46 @@ struct Backward {
         apply_slope(s.activations[i - 1], {*grads[i - 1], CHUNK}, inputs[i - 1] ? *inputs[i - 1] : *units[i - 1], layer.in, cells);
       } else dense<Then::nothing>(layer.backward, nullptr, grad, nullptr, {grad_y + p, packer.S}, cells);
     }
+    if (s.frames) turn_back(p, cells);
     if (++partial.chunks == FOLD) partial.fold(sample);
+  }
+
+  // Of the packed cells from p on, takes the gradient of what they perceive to that of what their filters answer, and
+  // leaves those of the logarithm of their scale and of their angle in `turned`: the answers y are the turned ones, and
+  //     d (y_x, y_y) / d log scale = (y_x, y_y),   d l / d log scale = 2 l,   d (y_x, y_y) / d angle = (-y_y, y_x)
+  NCA_FAST_APART void turn_back(int p, int cells) const {
+    const auto place = [&](int64_t f, int64_t c) { return (f * s.C + c) * packer.S; };
+    for (int q = p; q < p + cells; q += VL) {
+      const vf a = load(packer.frames + q), b = load(packer.frames + packer.S + q), square = a * a + b * b;
+      const float* const y = packer.y + q;
+      float* const grad = grad_y + q;
+      vf of_scale{}, of_angle{};
+      for (int64_t c = 0; c < s.C; ++c) {
+        for (const Step::Pair& pair : s.pairs) {
+          const int64_t x = place(pair.x, c), along_y = place(pair.y, c);
+          const vf right = load(grad + x), down = load(grad + along_y), y_x = load(y + x), y_y = load(y + along_y);
+          of_scale += right * y_x + down * y_y, of_angle += down * y_x - right * y_y;
+          store(grad + x, a * right + b * down), store(grad + along_y, a * down - b * right);
+        }
+        for (const int64_t f : s.laplacians) {
+          const vf g = load(grad + place(f, c));
+          of_scale += 2.f * g * load(y + place(f, c));
+          store(grad + place(f, c), square * g);
+        }
+      }
+      store(turned + q, of_scale), store(turned + packer.S + q, of_angle);
+    }
+  }
+
+  // Adds what `turn_back` left of a row's cells.
+  NCA_FAST_APART void add_frames(int64_t sample, int64_t row, int64_t in_group, int64_t c0, int64_t c1) const {
+    const int64_t per_row = (c1 - c0 + VL - 1) / VL;
+    const Block *begin = blocks.data() + in_group * per_row, *end = begin + per_row;
+    for (int64_t i = 0; i < 2; ++i) {
+      float* to = grad_frames + ((sample * 2 + i) * s.H + row) * s.W + c0;
+      for (const Block* block = begin; block < end; ++block)
+        if (block->bits) add_some(to + block->offset, expanded(turned + i * packer.S + block->from, block->bits), c1 - c0 - block->offset);
+    }
   }
 
   // Of the packed cells from p on, takes the gradient of the new state to that of the last layer's numbers, and keeps what
@@ -212,6 +252,7 @@ struct Backward {
           for (int64_t row = group; row < group_end; ++row) pack_row(row, row - group, x + first, grad + first, c0, c1);
           for (int p = 0; p < packer.count; p += CHUNK) run(sample, p, std::min(CHUNK, packer.count - p));
           if (s.L) add_taps(group, group_end, c1 - c0);
+          for (int64_t row = group; s.frames && row < group_end; ++row) add_frames(sample, row, row - group, c0, c1);
           for (int64_t row = group; gates() && row < group_end; ++row) add_kept(row, row - group, grad_x + first, c0, c1);
           if (!at_once) begin_rows(std::min(group + reach, r1 - reach), std::min(group_end + reach, r1 - reach));
           for (int64_t row = group; row < group_end; ++row) spread_row(sample, row, row - group, grad_x + first, r0, r1, c0, c1);
@@ -439,10 +480,12 @@ struct Backward {
 
   static constexpr int64_t MARGIN = 16;  // columns beside a row of gradients: a shift of a filter beyond the columns it sees
   const Step& s;
+  float* const grad_frames;
   Partial& partial;
   const int64_t group_rows;
   const Alive* const alive;
   Packer packer;
+  Buffer turned;  // of packed cells: gradients of the logarithm of their scale and of their angle, [2][packer.S]
   const std::vector<std::unique_ptr<Buffer>> units;  // of every layer: outputs
   std::vector<std::unique_ptr<Buffer>> inputs;       // of hidden layers whose activation needs it: what that took
   const std::vector<std::unique_ptr<Buffer>> grads;  // of every layer: gradients of the outputs

@@ -30,6 +30,10 @@ struct Rule {
   int64_t residual;
   double low, high;       // of the clamp; infinite for none
   double state_noise, update_noise;
+  const int64_t* pairs;       // filters that are first derivatives along x and y, two numbers for each of them
+  int64_t pair_count;
+  const int64_t* laplacians;  // filters that are those
+  int64_t laplacian_count;
 };
 
 // The states of a call, [B][C][H][W], what runs on them and where they are.
@@ -41,6 +45,8 @@ struct Canvas {
   int64_t fire_map, fire_periods, fire_samples, fire_channels;
   const float* noise;     // factors of the rule's noise: [noise_samples], 1 or B
   int64_t noise_samples;
+  const float* frames;    // [frame_samples][2][H][W], 1 or B; null for none
+  int64_t frame_samples;
   int64_t seed, row, column, sample, height;  // of the first cell, in the whole canvas and batch; rows of that canvas
 };
 

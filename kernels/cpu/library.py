@@ -36,6 +36,10 @@ class Rule(ctypes.Structure):
         ("alive_threshold", c_double),
         *((name, c_int64) for name in ("alive_mask", "alive_circular", "fire_shared", "residual")),
         *((name, c_double) for name in ("low", "high", "state_noise", "update_noise")),
+        ("pairs", c_void_p),
+        ("pair_count", c_int64),
+        ("laplacians", c_void_p),
+        ("laplacian_count", c_int64),
     ]
 
 
@@ -51,6 +55,8 @@ class Canvas(ctypes.Structure):
         *((name, c_int64) for name in ("fire_map", "fire_periods", "fire_samples", "fire_channels")),
         ("noise", c_void_p),
         ("noise_samples", c_int64),
+        ("frames", c_void_p),
+        ("frame_samples", c_int64),
         *((name, c_int64) for name in ("seed", "row", "column", "sample", "height")),
     ]
 
@@ -60,7 +66,7 @@ _FUNCTIONS = {
     "packed_size": ([_RULE], c_int64),
     "pack": ([_RULE, c_void_p, c_int64, c_void_p], c_char_p),
     "advance": ([_RULE, _CANVAS, c_int64, c_void_p, c_void_p, c_int64, c_int64, c_void_p], c_char_p),
-    "backward": ([_RULE, _CANVAS, c_int64, c_void_p, c_void_p, c_void_p, c_void_p], c_char_p),
+    "backward": ([_RULE, _CANVAS, c_int64, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p], c_char_p),
 }
 
 
@@ -113,9 +119,13 @@ class Library:
         counts = len(states), every
         _raise(self._advance(byref(rule), byref(canvas), first_step, x.data_ptr(), states.data_ptr(), *counts, spare))
 
-    def backward(self, rule: Rule, canvas: Canvas, step: int, x, grad, grad_x, grad_params) -> None:
-        """Writes the gradient of x, the state before a step, from that of its result; adds that of the weights."""
-        tensors = (t.data_ptr() for t in (x, grad, grad_x, grad_params))
+    def backward(self, rule: Rule, canvas: Canvas, step: int, x, grad, grad_x, grad_params, grad_frames) -> None:
+        """Writes the gradient of x, the state before a step, from that of its result; adds those of weights and frames.
+
+        Args:
+            grad_frames: None where there are no frames.
+        """
+        tensors = (None if t is None else t.data_ptr() for t in (x, grad, grad_x, grad_params, grad_frames))
         _raise(self._backward(byref(rule), byref(canvas), step, *tensors))
 
 

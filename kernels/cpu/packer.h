@@ -28,7 +28,7 @@ struct Packer {
       : s(s), noise_row(round_up(round_up(s.inputs(), VL), R)), fires_row(noise_row + (s.update_noise > 0 ? s.written() : 0)),
         old_row(fires_row + (s.by_channel ? s.written() : 0)), end_row(old_row + (keeps_old ? s.written() : 0)), row_size(round_up(columns, VL) + 2 * VL), S(round_up(cells, VL) + VL), depth(2 * s.reach + 1 + wait), rows(depth * s.C * row_size),
         profiles(s.filters.reach == 1 ? SLOTS * row_size : s.filters.uses.size() * row_size), highest(s.window ? row_size : 0), outside(s.window ? row_size : 0),
-        y(end_row * S), each(s.by_channel ? s.written() : 0) {
+        y(end_row * S), frames(s.frames ? 2 * S : 0), each(s.by_channel ? s.written() : 0) {
     // A filter of zeros has no terms: its rows stay so. What pads a vector or a register block is computed with, and what a
     // buffer happens to hold may be subnormal, which is slow.
     std::memset(y, 0, noise_row * S * sizeof(float));
@@ -249,6 +249,35 @@ struct Packer {
     }
   }
 
+  // Turns and scales what the cells packed from `first` on perceive, by their frames (a, b): first derivatives to
+  // (a g_x - b g_y, b g_x + a g_y), laplacians to (a^2 + b^2) l. Leaves their frames in `frames`.
+  NCA_FAST_APART void turn(const Blocks& blocks, int first) const {
+    for (int64_t i = 0; i < 2; ++i)
+      for (const Block& block : blocks) append(frames + i * S + block.from, frame_component(i, block.offset), block.bits);
+    const auto answers = [&](int64_t f, int64_t c) { return y + (f * s.C + c) * S; };
+    for (int p = first; p < count; p += VL) {
+      const vf a = load(frames + p), b = load(frames + S + p), square = a * a + b * b;
+      for (int64_t c = 0; c < s.C; ++c) {
+        for (const Step::Pair& pair : s.pairs) {
+          float *const x = answers(pair.x, c) + p, *const along_y = answers(pair.y, c) + p;
+          const vf right = load(x), down = load(along_y);
+          store(x, a * right - b * down), store(along_y, b * right + a * down);
+        }
+        for (const int64_t f : s.laplacians) store(answers(f, c) + p, square * load(answers(f, c) + p));
+      }
+    }
+  }
+
+  // Of the cells of a block of the row, whose columns may go on at the other end of a torus.
+  vf frame_component(int64_t i, int64_t offset) const {
+    const float* of_row = s.frame_row(sample, i, row);
+    const int64_t column = s.source(left + offset, s.W);
+    if (column + VL <= s.W) return load(of_row + column);
+    vf v{};
+    for (int lane = 0; lane < VL; ++lane) v[lane] = of_row[(column + lane) % s.W];
+    return v;
+  }
+
   // Turns to a row; the rows that its cells perceive are in place.
   void look(int64_t row_number) {
     row = s.source(row_number, s.H), here = row_number;
@@ -263,6 +292,7 @@ struct Packer {
   template <class Visit>
   const Blocks& pack(int64_t begin, int64_t end, const Visit& visit) {
     batch.clear();
+    const int first = count;
     int64_t column = s.source(left + begin, s.W);
     for (int64_t at = begin; at < end; at += VL, column = column + VL < s.W ? column + VL : column + VL - s.W) {
       uint32_t bits = any_fire_bits(s, key, sample, row, column, end - at, each.data());
@@ -274,6 +304,7 @@ struct Packer {
       count += __builtin_popcount(bits);
     }
     if (!batch.empty()) perceive(batch);
+    if (s.frames && !batch.empty()) turn(batch, first);
     return batch;
   }
 
@@ -305,6 +336,7 @@ struct Packer {
   Buffer highest;   // of one channel: by column, over the rows of the window; [row_size]
   Buffer outside;   // 0 on the canvas, -infinity where a cell of another tile or none is; [row_size]
   Buffer y;         // [inputs, then what is packed beside][S]
+  Buffer frames;    // of the cells that were packed last, in their places; [2][S]
   std::vector<uint32_t> each;  // who fires in a block, by written channel
   const float* around[2 * FARTHEST + 1];  // the tile rows from row - reach to row + reach, channel 0
   const Bits* cells = nullptr;            // where given, only cells in it are packed

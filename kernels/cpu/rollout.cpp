@@ -7,7 +7,7 @@
 // register-blocked matrix products. The backward pass packs the same cells again, recomputes their hidden units, and
 // returns the gradient of the perception to the canvas by the transposed filters. Where the rule has an alive mask,
 // alive.h says which cells need not be computed. What else a rule may ask for: activations.h has its functions; noise, and who
-// fires where channels fire each for itself, are packed beside the perception; a clamp is applied where rows are written,
+// fires where channels fire each for itself, are packed beside the perception; frames turn what is packed; a clamp is applied where rows are written,
 // and opens gates in the backward pass. A chunk holds cells of one sample, so samples may have networks of their
 // own. Weight gradients are one partial sum per share of the rows and rule, added in the order of the shares: same inputs
 // and same thread count give the same bits.
@@ -171,8 +171,9 @@ void advance(const Rule& rule, const Canvas& canvas, int64_t first_step, const f
   }
 }
 
-// grad_x = gradient of x when one step is taken from x and `grad` is that of its result; grad_params is added to.
-void backward(const Rule& rule, const Canvas& canvas, int64_t step, const float* x, const float* grad, float* grad_x, double* grad_params) {
+// grad_x = gradient of x when one step is taken from x and `grad` is that of its result; grad_params is added to, and where
+// there are frames grad_frames, [B][2][H][W]: the gradients of the logarithm of their scale and of their angle.
+void backward(const Rule& rule, const Canvas& canvas, int64_t step, const float* x, const float* grad, float* grad_x, double* grad_params, float* grad_frames) {
   Step s(rule, canvas);
   s.step = uint32_t(step);
   const int64_t shares = share_count(s), columns = std::min(s.W, s.tile);
@@ -197,7 +198,7 @@ void backward(const Rule& rule, const Canvas& canvas, int64_t step, const float*
     }
     partials[i] = std::make_unique<Partial>(s, begin, end, grad_params);
     const int64_t group_rows = std::clamp<int64_t>(GROUP / columns, 1, end - begin);
-    Backward(s, *partials[i], columns, group_rows, alive ? &*alive : nullptr).rows(x, grad, grad_x, begin, end);
+    Backward(s, *partials[i], columns, group_rows, alive ? &*alive : nullptr, grad_frames).rows(x, grad, grad_x, begin, end);
   });
   for (const auto& partial : partials) {
     for (const auto& row : partial->outside)
@@ -246,6 +247,6 @@ NCA_FAST_EXPORT const char* nca_fast_advance(const Rule* rule, const Canvas* can
 }
 
 NCA_FAST_EXPORT const char* nca_fast_backward(const Rule* rule, const Canvas* canvas, int64_t step, const float* x, const float* grad, float* grad_x,
-                                              double* grad_params) {
-  return guarded([&] { backward(*rule, *canvas, step, x, grad, grad_x, grad_params); });
+                                              double* grad_params, float* grad_frames) {
+  return guarded([&] { backward(*rule, *canvas, step, x, grad, grad_x, grad_params, grad_frames); });
 }

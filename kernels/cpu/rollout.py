@@ -27,11 +27,21 @@ _SHARED = {"batch": 1, "channel": 2, "height": 4, "width": 8}
 
 
 class Weights(NamedTuple):
-    """The weights as rollout.cpp packs them for its network, params itself for its shape, and the factor of noise."""
+    """The weights as rollout.cpp packs them for its network, params itself for its shape, the factor of noise, and
+    frames, [1 or B, 2, H, W] or None."""
 
     networks: Tensor
     params: Tensor
     noise: Tensor
+    field: Tensor | None
+
+
+class Gradients(NamedTuple):
+    """What is added up: the gradient of params, in float64, and where there are frames those of the logarithm of their
+    scale and of their angle, [B, 2, H, W]."""
+
+    params: Tensor
+    turns: Tensor | None
 
 
 def to_layout(x: Tensor) -> Tensor:
@@ -44,22 +54,30 @@ def from_layout(state: Tensor, channels: int) -> Tensor:
     return state
 
 
-def pack_weights(params: Tensor, rule, precision: str, noise: Tensor | None = None) -> Weights:
+def pack_weights(
+    params: Tensor, rule, precision: str, noise: Tensor | None = None, field: Tensor | None = None
+) -> Weights:
     """Packs the weights; the only precision is "fp32"."""
     library, rule = build.load(), _rule(rule)
     networks = params.new_empty(params[..., 0].numel(), library.packed_size(rule))
     library.pack(rule, params, networks)
-    return Weights(networks, params, params.new_ones(1) if noise is None else noise)
+    return Weights(networks, params, params.new_ones(1) if noise is None else noise, field)
 
 
-def gradient_buffer(weights: Weights, x: Tensor) -> Tensor:
-    """Makes zeros like params, in float64."""
-    return torch.zeros_like(weights.params, dtype=torch.float64)
+def gradient_buffer(weights: Weights, x: Tensor) -> Gradients:
+    """Makes zeros."""
+    turns = None if weights.field is None else weights.field.new_zeros(len(x), 2, *x.shape[2:])
+    return Gradients(torch.zeros_like(weights.params, dtype=torch.float64), turns)
 
 
-def reduce_gradients(buffer: Tensor, weights: Weights) -> Tensor:
-    """Rounds the sums to the type of params."""
-    return buffer.to(weights.params.dtype)
+def reduce_gradients(buffer: Gradients, weights: Weights) -> tuple[Tensor, Tensor | None]:
+    """Rounds the sums to the type of params; takes the gradients of scale and angle to those of frames (a, b)."""
+    params, field = buffer.params.to(weights.params.dtype), weights.field
+    if field is None:
+        return params, None
+    scale, angle = (buffer.turns.sum(0, keepdim=True) if len(field) == 1 else buffer.turns).unbind(1)
+    a, b = field.unbind(1)
+    return params, torch.stack([a * scale - b * angle, b * scale + a * angle], 1) / (a * a + b * b)[:, None]
 
 
 @lru_cache(maxsize=256)
@@ -73,6 +91,8 @@ def _rule(rule):
         *((_FUNCTIONS.index(a.name), a.parameter, a.divisor) for a in rule.activations)
     )
     low, high = rule.clamp or (None, None)
+    pairs = (ctypes.c_int64 * (2 * len(rule.derivatives.pairs)))(*(f for pair in rule.derivatives.pairs for f in pair))
+    laplacians = (ctypes.c_int64 * len(rule.derivatives.laplacians))(*rule.derivatives.laplacians)
     told = Rule(
         stencils=ctypes.addressof(stencils),
         filters=len(rule.stencils),
@@ -94,8 +114,12 @@ def _rule(rule):
         high=math.inf if high is None else high,
         state_noise=rule.state_noise,
         update_noise=rule.update_noise,
+        pairs=ctypes.addressof(pairs),
+        pair_count=len(rule.derivatives.pairs),
+        laplacians=ctypes.addressof(laplacians),
+        laplacian_count=len(rule.derivatives.laplacians),
     )
-    told.memory = stencils, shapes, activations  # kept, for it points there
+    told.memory = stencils, shapes, activations, pairs, laplacians  # kept, for it points there
     return told
 
 
@@ -106,7 +130,8 @@ def _canvas(x, weights, fire, place):
     periods, rules = params.shape[:2] if params.ndim == 3 else (1, len(params) if params.ndim == 2 else 1)
     rates = (fire.ndim > 0, *(fire.shape[:3] if fire.ndim == 5 else (1, 1, 1)))
     networks = (weights.networks.data_ptr(), periods, rules)
-    return Canvas(*x.shape, *networks, fire.data_ptr(), *rates, noise.data_ptr(), len(noise), *where)
+    frames = (None, 0) if weights.field is None else (weights.field.data_ptr(), len(weights.field))
+    return Canvas(*x.shape, *networks, fire.data_ptr(), *rates, noise.data_ptr(), len(noise), *frames, *where)
 
 
 def advance(x: Tensor, weights: Weights, fire: Tensor, rule, place, states: Tensor, every: int) -> None:
@@ -136,12 +161,12 @@ def advance(x: Tensor, weights: Weights, fire: Tensor, rule, place, states: Tens
             x, done = states[j], done + count
 
 
-def backward(states: Tensor, grad: Tensor, weights: Weights, fire: Tensor, rule, place, buffer: Tensor) -> Tensor:
+def backward(states: Tensor, grad: Tensor, weights: Weights, fire: Tensor, rule, place, buffer: Gradients) -> Tensor:
     """Goes back step by step; two gradients, of float32, take turns."""
     library, rule, canvas = build.load(), _rule(rule), _canvas(grad, weights, fire, place)
     given, grad = grad, grad.float()
     other = torch.empty_like(grad)
     for n in reversed(range(len(states))):
-        library.backward(rule, canvas, place.first_step + n, states[n].float(), grad, other, buffer)
+        library.backward(rule, canvas, place.first_step + n, states[n].float(), grad, other, *buffer)
         grad, other = other, grad
     return grad if given.dtype == torch.float32 else given.copy_(grad)

@@ -24,12 +24,14 @@ struct Step {
         alive_threshold(float(rule.alive_threshold)), alive_mask(AliveMask(rule.alive_mask)), alive_circular(rule.alive_circular),
         residual(rule.residual), clamps(rule.low > -HUGE_VAL || rule.high < HUGE_VAL), low(float(rule.low)), high(float(rule.high)),
         state_noise(float(rule.state_noise)), update_noise(float(rule.update_noise)), noise(canvas.noise), noise_samples(canvas.noise_samples),
+        frames(canvas.frames), frame_samples(canvas.frame_samples), laplacians(rule.laplacians, rule.laplacians + rule.laplacian_count),
         seed(canvas.seed), canvas_height(canvas.height), row0(canvas.row), column0(canvas.column), sample0(canvas.sample), shared(rule.fire_shared),
         by_channel(!(shared & CHANNEL) || canvas.fire_channels > 1), fire(canvas.fire), fire_map(canvas.fire_map), fire_periods(canvas.fire_periods),
         fire_samples(canvas.fire_samples), fire_channels(canvas.fire_channels), filters(rule), reach(std::max(filters.reach, window / 2)),
         tile(C > 64 ? std::max<int64_t>(64, TILE * 64 / C / 64 * 64) : TILE), parameters(parameter_count(rule)), periods(canvas.periods),
         rules(canvas.rules) {
     for (int64_t i = 0; i < rule.layers; ++i) activations.emplace_back(rule.activations[i]);
+    for (int64_t i = 0; i < rule.pair_count; ++i) pairs.push_back({rule.pairs[2 * i], rule.pairs[2 * i + 1]});
     const float* at = canvas.networks;
     auto all = std::make_shared<std::vector<Network>>(periods * rules);
     for (Network& one : *all) {
@@ -66,6 +68,11 @@ struct Step {
     return fire + (((period * fire_samples + s) * fire_channels + channel) * H + row) * W;
   }
 
+  // Component 0 or 1 of the frames of a row.
+  const float* frame_row(int64_t sample, int64_t component, int64_t row) const {
+    return frames + (((frame_samples > 1 ? sample : 0) * 2 + component) * H + row) * W;
+  }
+
   float noise_factor(int64_t sample) const { return noise[noise_samples > 1 ? sample : 0]; }
 
   vf clamped(vf v) const { return v < low ? splat(low) : v > high ? splat(high) : v; }  // NaN stays NaN
@@ -83,6 +90,11 @@ struct Step {
   float low, high, state_noise, update_noise;
   const float* noise;
   int64_t noise_samples;
+  const float* frames;  // null for none
+  int64_t frame_samples;
+  struct Pair { int64_t x, y; };
+  std::vector<Pair> pairs;          // filters that frames turn,
+  std::vector<int64_t> laplacians;  // and that they scale by the square
   uint64_t seed;
   int64_t canvas_height, row0;
   uint32_t column0, sample0;

@@ -28,6 +28,8 @@ def refusal(rule, x: Tensor, precision: str, uses: tuple[str, ...] = ()) -> str 
         return f"the Triton kernels take states on a GPU, but x is on {x.device.type}: use x.cuda()."
     if x.dtype == torch.float64:
         return "the Triton kernels take float32, bfloat16 and float16 states, but x is torch.float64: use x.float()."
+    if "frames" in uses:
+        return "the Triton kernels turn no perception by frames, but some are given."
     if rule.channels > 64:
         return f"the Triton kernels take at most 64 channels, but the rule has {rule.channels}."
     inputs = -(-rule.channels // 4) * 4 * (len(rule.stencils) + (rule.maximum_window is not None))

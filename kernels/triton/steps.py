@@ -150,11 +150,11 @@ def add_sums(buffer: Tensor, sums: Tensor, weights: RolloutWeights) -> None:
     sums.zero_()
 
 
-def reduce_gradients(buffer: Tensor, weights: RolloutWeights) -> Tensor:
-    """Sums the gradient of params, float32, from the partial sums; those of a sample lie together."""
+def reduce_gradients(buffer: Tensor, weights: RolloutWeights) -> tuple[Tensor, None]:
+    """Sums the gradient of params, float32, from the partial sums; those of a sample lie together. Frames have none."""
     packed = weights.backward_way.weights
     if packed.per_sample and not packed.by_step:
         buffer = buffer.view(len(packed.matrices), -1, buffer.shape[1])
     summed = buffer if packed.by_step else buffer.sum(-2, dtype=torch.float64).float()
     grad = summed[..., packed.index]
-    return grad if weights.scales is None else grad * weights.scales
+    return grad if weights.scales is None else grad * weights.scales, None

@@ -32,6 +32,7 @@ from nca_fast.media.images import load_image, to_uint8
 from nca_fast.nca import NCA
 
 PIXELS = 2**20  # of the picture at a time
+MAPS = ("map", "speed_map", "angle_map", "scale_map")
 
 
 class Canvas:
@@ -79,7 +80,7 @@ class Canvas:
         if rows is not None and len(self.stages) > 1:
             raise ValueError("a canvas that grows cannot be cut into bands: leave grow_every out.")
         grafts = [NCA.from_pretrained(model).to(scene.nca.device) for model in config.graft]
-        maps = {"map": config.map, "speed_map": config.speed_map}
+        maps = {name: getattr(config, name) for name in MAPS}
         maps = {name: None if picture is None else load_image(picture) for name, picture in maps.items()}
         lives = maps | ({"map": painted_colony(scene)} if grafts and config.paint is not None else {})
         self._colonies = [Colony(scene, grafts, window=(s.height, s.width), **lives) for s in self.stages]
@@ -201,7 +202,7 @@ class Canvas:
     def _settings(self, maps: Iterable[Tensor | None]) -> dict[str, Any]:
         """Lists what a run must have in common with one that it resumes: of files, what is in them."""
         scene, ncas = self.scene, self._colonies[0].ncas
-        same = asdict(replace(scene.config, graft=(), map=None, speed_map=None, paint=None)) | {
+        same = asdict(replace(scene.config, graft=(), paint=None, **dict.fromkeys(MAPS))) | {
             "rows": self.neighbours.rows,
             "paint": None if scene.config.paint is None else fingerprint(load_image(scene.config.paint)),
         }

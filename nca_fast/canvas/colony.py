@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nca_fast import backends, ops
+from nca_fast import arguments, backends, ops
 from nca_fast.canvas.maps import Map, add, shares
 from nca_fast.canvas.paint import Paint
 from nca_fast.canvas.scene import Scene
+from nca_fast.canvas.turning import Turning
 from nca_fast.devices import moved
+from nca_fast.frames import slowed
 from nca_fast.nca import NCA
 
 
@@ -43,6 +45,7 @@ class Colony:
             the shares of the automata.
         speed_map: How fast cells live: [3, h, w] in [0, 1]; the fire rate of the automaton times it. White is as the
             automaton was made, black stands still.
+        angle_map, scale_map: As of `Turning`, which is made where these or the settings ask for it.
         window: Height and width of the part in the middle that is a canvas for now; None is all of it.
 
     Raises:
@@ -56,6 +59,8 @@ class Colony:
         *,
         map: Tensor | Paint | None = None,
         speed_map: Tensor | None = None,
+        angle_map: Tensor | None = None,
+        scale_map: Tensor | None = None,
         window: tuple[int, int] | None = None,
     ):
         first = scene.nca
@@ -91,6 +96,16 @@ class Colony:
         self.paint = map if isinstance(map, Paint) else None
         self.map = None if map is None or self.paint else Map(map, scene.height, scene.width, window)
         self.speed = None if speed_map is None else Map(speed_map, scene.height, scene.width, window)
+        self.turning, size = None, (scene.height, scene.width)
+        if scene.config.turns:
+            self.turning = Turning(scene.config, *size, window=window, angle_map=angle_map, scale_map=scale_map)
+            for nca in self.ncas:
+                arguments.check_turns(nca.rule)
+        self._run, dt = [(nca.rule, nca.weights) for nca in self.ncas], scene.config.dt
+        if dt is None:
+            dt = 1.0 if self.turning is None else self.turning.stable_dt
+        if dt != 1:
+            self._run = [slowed(*pair, dt) for pair in self._run]
 
     @property
     def channels(self) -> int:
@@ -103,9 +118,11 @@ class Colony:
         channels, several = rules[0].channels, len(rules) > 1
         size = 4 * channels * (3 if several else 2)
         size += several * (4 * len(rules) + 16)  # shares, and what `maps.add` computes of a channel
+        size += 16 if self.turning is not None else 0  # frames, and a copy of theirs
         size += 32 if self.speed is not None else 0  # rates, and thresholds of 8 bytes on their way
         sample = torch.empty(1, channels, 1, 1, device=self.scene.nca.device)
-        served = [backends.choose(self.scene.backend, rule, sample, self.scene.precision)[0] for rule in rules]
+        uses = () if self.turning is None else ("frames",)
+        served = [backends.choose(self.scene.backend, rule, sample, self.scene.precision, uses)[0] for rule in rules]
         size += max(backends.bytes_per_cell(name, rule) for name, rule in zip(served, rules, strict=True))
         work = sum(2 * rule.fire_rate * sum(o * i for o, i, _ in rule.layers) for rule in rules)
         return Cost(max(rule.reach for rule in rules), size, work)
@@ -127,10 +144,13 @@ class Colony:
         speed = None if self.speed is None else moved(self.speed.rows(rows), x.device)
         where = {"origin": (row % self.height, 0), "canvas_height": self.height}
         how = {name: getattr(self.scene, name) for name in ("seed", "backend", "precision")} | where
+        if self.turning is not None:
+            how["frame"] = moved(self.turning.rows(row, x.shape[2]), x.device)
 
-        def take(nca, x, spare, step, steps):
-            rate = None if speed is None else speed * nca.rule.fire_rate
-            return ops.advance(x, spare, nca.weights, nca.rule, steps, first_step=step, fire_rate=rate, **how)
+        def take(number, x, spare, step, steps):
+            rule, weights = self._run[number]
+            rate = None if speed is None else speed * rule.fire_rate
+            return ops.advance(x, spare, weights, rule, steps, first_step=step, fire_rate=rate, **how)
 
         present = self._present(rows, x.device)
         if len(present) == 1:
@@ -138,19 +158,19 @@ class Colony:
         total = torch.empty_like(x)
         for step in range(first_step, first_step + steps):
             total.zero_()
-            for nca, share in present:
-                result, _ = take(nca, x, spare, step, 1)  # leaves x as it is
+            for number, share in present:
+                result, _ = take(number, x, spare, step, 1)  # leaves x as it is
                 add(result, share, total)
             x, total = total, x
         return x, spare
 
     def _present(self, rows, device):
-        """Finds (automaton, its share of every cell) for those that have any."""
+        """Finds (number of an automaton, its share of every cell) for those that have any."""
         if self.paint is not None:
             top, left = (self.scene.height - self.height) // 2, (self.scene.width - self.width) // 2
             parts = self.paint.rows(top + rows, left, self.width)
         elif self.map is not None:
             parts = shares(self.map.rows(rows), len(self.ncas))
         else:
-            return [(self.ncas[0], None)]
-        return [(nca, moved(part, device)) for nca, part in zip(self.ncas, parts, strict=True) if (part > 0).any()]
+            return [(0, None)]
+        return [(number, moved(part, device)) for number, part in enumerate(parts) if (part > 0).any()]

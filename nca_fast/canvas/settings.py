@@ -9,6 +9,7 @@ import tyro
 from nca_fast.sizes import parse_bytes
 
 STARTS = ("zeros", "noise", "cell")
+MOST_SCALE = 16  # a laplacian is multiplied by its square
 WIDEST = 256  # border, in cells; a block of so many rows and as many around it are held while a canvas begins
 
 
@@ -39,6 +40,20 @@ class CanvasConfig:
     speed_map: Annotated[str | None, tyro.conf.arg(metavar="IMAGE")] = None
     """Picture, stretched over the canvas, by which the fire rate is multiplied: white is as trained, black stands
     still."""
+    angle: float | None = None
+    """Degrees by which what is drawn is turned, counterclockwise. (Of filters that know directions as Sobel's do.)"""
+    align: Literal["polar", "dipole"] | None = None
+    """Turn each cell, too: in rings around the middle, or along the field lines from a pole in the left half to one in
+    the right."""
+    angle_map: Annotated[str | None, tyro.conf.arg(metavar="IMAGE")] = None
+    """Picture, stretched over the canvas, by which cells are turned further: black is 0 degrees, white 360."""
+    scale: float | None = None
+    """How large things become: 2 is twice as large. See --dt: twice as large takes four times as many steps."""
+    scale_map: Annotated[str | None, tyro.conf.arg(metavar="IMAGE")] = None
+    """Picture, stretched over the canvas, by which that is multiplied: black is a half, middle grey 1, white 2."""
+    dt: float | None = None
+    """The share of its step that each step does, above 0 to 1; with 0.25 it takes four times as many to come as far.
+    None: 1, or 1/s^2 where the largest scale s is above 1, because with more an automaton runs away."""
     texture: Annotated[str | None, tyro.conf.arg(metavar="NAME[:SHARE,NAME:SHARE ...]")] = None
     """What an automaton that knows several textures draws: one of them, or a blend, brick:0.7,grass:0.3, of which only
     the ratios count. None: the first, unless there is --paint."""
@@ -64,6 +79,12 @@ class CanvasConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, but got {value}.")
+        for name, most in (("scale", MOST_SCALE), ("dt", 1)):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= most:
+                raise ValueError(f"{name} must be above 0 and at most {most}, but got {value}.")
+        if self.angle is not None and not abs(self.angle) < float("inf"):
+            raise ValueError(f"angle must be a number of degrees, but got {self.angle}.")
         if self.paint is None and (self.legend is not None or self.soft is not None):
             raise ValueError(f"legend and soft must go with paint, but got {self.legend!r} and {self.soft} without.")
         if self.paint is not None and (self.texture is not None or self.texture_to):
@@ -82,6 +103,12 @@ class CanvasConfig:
             )
         if self.map is not None and self.paint is not None:
             raise ValueError("map and paint must not both say what lives where: leave one of them out.")
+
+    @property
+    def turns(self) -> bool:
+        """Whether cells are turned or scaled."""
+        fields = (self.angle, self.align, self.angle_map, self.scale, self.scale_map)
+        return any(field is not None for field in fields)
 
     @property
     def start_file(self) -> Path | None:

@@ -55,7 +55,8 @@ def _backends(vectors: list[Vector]) -> tuple[list[tuple[str, torch.device]], di
 
 def _refusals(name: str, vectors: list[Vector], device: torch.device) -> Iterator[str | None]:
     for vector in vectors:
-        yield backends.refusal(name, vector.rule, torch.empty(0, device=device), "fp32")
+        uses = ("frames",) if vector.frames else ()
+        yield backends.refusal(name, vector.rule, torch.empty(0, device=device), "fp32", uses)
 
 
 def _serves(vector: Vector, backend: str, device: torch.device) -> bool:

@@ -126,6 +126,11 @@ class Render:
         nca-fast render runs/two --paint map.png --soft 24 --height 512 --width 512 --steps 300 --out painted.png
         nca-fast render runs/two --texture grass --texture-to brick --height 99 --width 99 --steps 900 --out turn.mp4
 
+    In rings around the middle; turned by 30 degrees; twice as large, which takes four times as many steps:
+        nca-fast render zoo:zebra --align polar --height 512 --width 512 --steps 300 --out rings.png
+        nca-fast render zoo:weave --angle 30 --height 512 --width 512 --steps 300 --out turned.png
+        nca-fast render zoo:weave --scale 2 --height 512 --width 512 --steps 1200 --out large.png
+
     Gravel where a mask is white, with a soft border where it is grey; or by the names of colours:
         nca-fast render runs/brick --graft runs/gravel --map mask.png --height 512 --width 512 --steps 99 --out path.png
         nca-fast render runs/brick --graft runs/gravel --paint map.png --legend red=brick,blue=gravel --height 512 ...

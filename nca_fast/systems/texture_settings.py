@@ -94,12 +94,23 @@ Several with one automaton, which draws each, blends of them, and what a map of 
     nca-fast texture skimage:brick skimage:grass skimage:gravel --out runs/ground
     nca-fast render runs/ground --texture grass --height 512 --width 512 --steps 300 --out grass.png
 
+In NoiseNCA's way, for other scales than that of the training:
+    nca-fast texture skimage:brick --recipe noise --out runs/noise
+    nca-fast render runs/noise --scale 0.5 --height 512 --width 512 --steps 300 --out small.png
+
 Ctrl-C stops and saves. To go on, after that or after a crash (the other settings are remembered):
     nca-fast texture --out runs/brick --resume
 
 DIR then holds texture.png, texture.mp4, preview.png (the target and what was grown on the way), model.safetensors
 (for `nca-fast render` and NCA.from_pretrained), log.jsonl and training.safetensors (for --resume).
 """
+
+# As in NoiseNCA, the automaton begins with noise, so that all of its cells may fire in every step, and what it draws is
+# a solution of a differential equation, at whatever distance of cells and length of steps. With all cells firing the
+# learning rate of half of them is too large: losses jump up by orders of magnitude.
+NOISE = TextureConfig(preset="noise-nca", learning_rate=1e-3)
+RECIPE_HELP = """Begin with other settings than the defaults. noise: as NoiseNCA, from noise instead of zeros, and all
+cells fire in every step, which suits other scales (--scale of nca-fast render)."""
 
 TEXTURE = Task(
     name="texture",
@@ -108,4 +119,6 @@ TEXTURE = Task(
     Config=TextureConfig,
     home="nca_fast.systems.texture:Texture",
     main=("image", "more", "iterations", "image_size", "image_crop", "features", "loss", "picture_steps", "seed"),
+    recipes={"noise": NOISE},
+    recipe_help=RECIPE_HELP,
 )
