@@ -15,7 +15,7 @@ from nca_fast.canvas.turning import Turning
 from nca_fast.frames import dipole, frame, polar, slowed
 from nca_fast.media.images import load_image, save_image
 from nca_fast.rendering.render import render
-from nca_fast.systems.texture import Texture
+from nca_fast.systems.texture_settings import TEXTURE
 
 SIZE = (23, 29)
 
@@ -134,6 +134,6 @@ def test_commands(tmp_path, maps, capsys):
 
 def test_the_recipe_of_noise():
     """Noise at the start, and all cells fire."""
-    config = Texture.recipes["noise"]
+    config = TEXTURE.recipes["noise"]
     nca = NCA.preset(config.preset)
     assert nca.start == "noise" and nca.rule.fire_rate == 1 and config.learning_rate < type(config)().learning_rate
