@@ -33,12 +33,21 @@ CASES = {
 
 
 class Launcher:
-    """Stands for Triton's function that launches what was compiled; lists what it is given, if told to."""
+    """Stands for Triton's function that launches what was compiled; lists what it is given, if told to.
 
-    noted = None
+    Attributes:
+        noted: A list, while it is told to.
+        of_functions: Those of what was loaded, by the function that `Driver` loaded.
+        signature: Types of all arguments.
+        passed: Of those that the kernel takes.
+    """
+
+    noted, of_functions = None, {}
 
     def __init__(self, source, metadata):
-        pass
+        self.signature, self.metadata = list(source.signature.values()), metadata
+        self.passed = [kind for kind in self.signature if kind != "constexpr"]
+        Launcher.of_functions[len(Launcher.of_functions) + 1] = self  # the next function that is loaded
 
     def __call__(self, x, y, z, stream, function, packed, metadata, enter, leave, *arguments):
         if enter is not None:  # as it is done in C, where it takes no longer
@@ -65,7 +74,7 @@ class Driver:
 
     def load(self, name, binary, shared, device):
         self.loaded += 1
-        return self.loaded, f"{name} {self.loaded}", 0, 0, 1024
+        return self.loaded, self.loaded, 0, 0, 1024
 
     def get_current_target(self):
         return self.target
