@@ -162,7 +162,10 @@ def _remembered(key, one, kernel):
     if not isinstance(kernel, triton.compiler.CompiledKernel) or not one.constants.keys() >= set(names):
         return None  # in the interpreter; or a constant has its default
     constants = tuple(one.constants[name] for name in names)
-    _known[key] = found = _Compiled(kernel, constants, together.passed_arguments(kernel))
+    passed = together.passed_arguments(kernel)
+    if passed and passed[-1] >= len(one.arguments):
+        passed = None  # one of the constants is an argument
+    _known[key] = found = _Compiled(kernel, constants, passed)
     if len(_known) > _MOST:
         _known.popitem(last=False)
     return found
