@@ -107,7 +107,8 @@ class RepeatedStep:
         new = None in compiled
         if new:
             compiled = [_remembered(key, one, one.run()) for key, one in zip(keys, launches, strict=True)]
-        repeat = _repeated(launches, compiled, memory) if launches and None not in compiled else None
+        count = len(addresses)
+        repeat = _repeated(launches, compiled, memory, count) if launches and None not in compiled else None
         self.plain = repeat is None
         self.of_kinds[kinds] = repeat
         if not new:
@@ -192,8 +193,8 @@ class _OneByOne:
             run(*arguments)
 
 
-def _repeated(launches, compiled, memory):
-    """Makes of launches a function of the step's addresses; None where they cannot be repeated."""
+def _repeated(launches, compiled, memory, count):
+    """Makes of launches a function of the step's addresses, so many; None where they cannot be repeated."""
     if any(of.part for of in memory.values()):
         return None
     kept, values = (compiled, [of.tensor for of in memory.values() if of.number is None]), []
@@ -212,7 +213,7 @@ def _repeated(launches, compiled, memory):
         return None
     stream, profiled = told
     if not profiled and together.available() and all(found.passed is not None for found in compiled):
-        return _together(compiled, grids, values, stream, kept)
+        return _together(compiled, grids, values, stream, count, kept)
     runs = []
     for (kernel, constants, _), grid, (arguments, changes) in zip(compiled, grids, values, strict=True):
         if profiled:  # somebody wants to be told of each launch
@@ -223,14 +224,14 @@ def _repeated(launches, compiled, memory):
     return _OneByOne(runs, kept)
 
 
-def _together(compiled, grids, values, stream, kept):
+def _together(compiled, grids, values, stream, count, kept):
     """Lays launches out for one call into C."""
     launches = []
     for (kernel, _, passed), grid, (arguments, changes) in zip(compiled, grids, values, strict=True):
         facts, numbers = kernel.metadata, [arguments[at] for at in passed]
         changes = [(passed.index(at), n) for at, n in changes]
         launches.append((kernel.name, kernel.function, grid, 32 * facts.num_warps, facts.shared, numbers, changes))
-    return together.Together(launches, stream, kept)
+    return together.Together(launches, stream, count, kept)
 
 
 class _Asked:

@@ -98,10 +98,11 @@ class Together:
         launches: For each one its name, function, grid, threads of a block, shared memory in bytes, arguments (integers
             and addresses), and changes: (which argument, which of the step's addresses).
         stream: On which they are launched.
+        count: Of the step's addresses.
         kept: What must stay alive.
     """
 
-    def __init__(self, launches, stream: int, kept):
+    def __init__(self, launches, stream: int, count: int, kept):
         self.names, self.kept = [name for name, *_ in launches], kept
         values, records, changes = [], [], []
         for _, function, grid, threads, shared, arguments, of_launch in launches:
@@ -116,7 +117,7 @@ class Together:
         self.launcher, self.words = driver()
         laid_out = (ctypes.cast(memory, c_void_p) for memory in (self.launches, self.changes, self.values))
         self.step = _Step(self.launcher, stream, *laid_out, len(launches), len(changes) // 2)
-        self.function, self.at = library(), ctypes.addressof(self.step)
+        self.function, self.at, self.packed = library(), ctypes.addressof(self.step), struct.Struct(f"@{count}Q").pack
 
     def __call__(self, addresses: list[int]) -> None:
         """Launches on these addresses.
@@ -124,7 +125,7 @@ class Together:
         Raises:
             RuntimeError: the driver refused a launch; with the kernel's name.
         """
-        status = self.function(self.at, (c_uint64 * len(addresses))(*addresses))
+        status = self.function(self.at, self.packed(*addresses))
         if status:
             name = self.names[self.step.failed]
             raise RuntimeError(f"the kernel {name} was not launched: {self.words(status)} (status {status}).")
