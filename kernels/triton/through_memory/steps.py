@@ -221,7 +221,8 @@ class ThroughMemory:
         )
 
     def _layers(self, x, y, between):
-        """Lists of each layer: inputs, outputs' gradients, where its weights and bias begin, tiles, and constants."""
+        """Counts parts of the cells, and lists of each layer: its outputs' gradients, its inputs, where its weights and
+        bias begin, tiles, and constants."""
         h1, h, grad_h1, grad_h, grad_u = between
         layers = self.weights.packing.layers
         inputs = [y, *[h1, h][3 - len(layers) :]]
