@@ -60,6 +60,7 @@ setup(
     package_dir={"nca_fast.kernels": "kernels"},  # never a top-level "kernels": that name is taken
     package_data={
         "nca_fast.kernels.cpu": ["*.cpp", "*.h"],
+        "nca_fast.kernels.triton": ["*.cpp"],
         "nca_fast": ["vectors/*"],
         "nca_fast.features": ["small_clip/*"],
         "nca_fast.media": ["viewer.html"],

@@ -2,12 +2,15 @@
 
     OMP_NUM_THREADS=1 python -m bench.launch_cost        writes bench/results/launch_cost.json; compiles for minutes
 
-Kernels are compiled for sm_90 and launched by Triton, through its front end in every step ("front end") and as
-`kernels.triton.launch` repeats them ("repeated"); but the function that would hand them to the GPU does nothing. That
-part, C and the CUDA driver, some 2 to 4 us a launch, comes on top of both alike. `gpu` is what a step takes on an H200
-at the least: the bytes that its kernels must read and write, at 4.8 TB/s.
+Kernels are compiled for sm_90 and launched by Triton, through its front end in every step ("front end"), and as
+`kernels.triton.launch` repeats them: "one by one" by Triton's own launcher, and all of a step "from C". But the
+function that would hand them to the GPU does nothing. What it does, Triton's Python and C and the CUDA driver, some 2
+to 4 us a launch, comes on top of the first two; of the third, the driver alone. A rollout has 64 steps; its first step,
+in which launches are listed, and the row keys are among them: "one more" is what each step costs that is added. `gpu`
+is what a step takes on an H200 at the least: the bytes that its kernels must read and write, at 4.8 TB/s.
 """
 
+import ctypes
 import statistics
 import time
 from types import SimpleNamespace
@@ -33,12 +36,21 @@ CASES = {
 
 
 class Launcher:
-    """Stands for Triton's function that launches what was compiled; lists what it is given, if told to."""
+    """Stands for Triton's function that launches what was compiled; lists what it is given, if told to.
 
-    noted = None
+    Attributes:
+        noted: A list, while it is told to.
+        of_functions: Those of what was loaded, by the function that `Driver` loaded.
+        signature: Types of all arguments.
+        passed: Of those that the kernel takes.
+    """
+
+    noted, of_functions = None, {}
 
     def __init__(self, source, metadata):
-        pass
+        self.signature, self.metadata = list(source.signature.values()), metadata
+        self.passed = [kind for kind in self.signature if kind != "constexpr"]
+        Launcher.of_functions[len(Launcher.of_functions) + 1] = self  # the next function that is loaded
 
     def __call__(self, x, y, z, stream, function, packed, metadata, enter, leave, *arguments):
         if enter is not None:  # as it is done in C, where it takes no longer
@@ -65,7 +77,7 @@ class Driver:
 
     def load(self, name, binary, shared, device):
         self.loaded += 1
-        return self.loaded, f"{name} {self.loaded}", 0, 0, 1024
+        return self.loaded, self.loaded, 0, 0, 1024
 
     def get_current_target(self):
         return self.target
@@ -125,14 +137,23 @@ def launches_of(run) -> int:
 
 
 def python_time(runs: dict) -> dict:
-    """Measures microseconds of this thread per step, of each run interleaved: the median, and the least."""
-    found = {name: [] for name in runs}
+    """Measures microseconds of this thread per step, of each run interleaved: the median, the least, and by the least
+    of rollouts of all steps and of half of them what one more takes."""
+    found = {(name, steps): [] for name in runs for steps in (STEPS, STEPS // 2)}
     for _ in range(REPEATS + 1):
-        for name, run in runs.items():
+        for (name, steps), times in found.items():
             begin = time.thread_time()
-            run(STEPS)
-            found[name].append((time.thread_time() - begin) / STEPS * 1e6)
-    return {name: {"median": statistics.median(t[1:]), "least": min(t[1:])} for name, t in found.items()}
+            runs[name](steps)
+            times.append((time.thread_time() - begin) * 1e6)
+    least = {kind: min(times[1:]) for kind, times in found.items()}
+    return {
+        name: {
+            "median": statistics.median(found[name, STEPS][1:]) / STEPS,
+            "least": least[name, STEPS] / STEPS,
+            "one more": (least[name, STEPS] - least[name, STEPS // 2]) / (STEPS - STEPS // 2),
+        }
+        for name in runs
+    }
 
 
 def least_bytes(weights, x: torch.Tensor, direction: str) -> int:
@@ -146,7 +167,10 @@ def least_bytes(weights, x: torch.Tensor, direction: str) -> int:
 
 def main() -> None:
     use_the_fake_driver()
-    from nca_fast.kernels.triton import launch
+    from nca_fast.kernels.triton import launch, together
+
+    # A function that looks at none of its arguments and returns 0: "rounds to the nearest".
+    nothing = ctypes.cast(ctypes.CDLL(None).fegetround, ctypes.c_void_p).value
 
     class FrontEnd(launch.RepeatedStep):
         def __init__(self, step):
@@ -160,12 +184,19 @@ def main() -> None:
 
         return launched
 
+    def from_c(run):
+        def launched(steps):
+            with mock.patch.object(together, "driver", lambda: (nothing, str)):
+                run(steps)
+
+        return launched
+
     rows = []
     for name in CASES:
         runs, weights, x = rollouts(name)
         for direction, run in runs.items():
             count = launches_of(run)
-            times = python_time({"front end": by_front_end(run), "repeated": run})
+            times = python_time({"front end": by_front_end(run), "one by one": run, "from C": from_c(run)})
             row = {"case": name, "state": list(x.shape), "direction": direction, "launches": count}
             row |= {f"{way}, us a step": {k: round(v, 1) for k, v in t.items()} for way, t in times.items()}
             row |= {f"{way}, us a launch": round(t["median"] / count, 2) for way, t in times.items()}

@@ -1,16 +1,21 @@
-"""A program for test_triton_launch: what Triton is told to launch, by its front end and repeated, with a fake driver.
+"""A program for test_triton_launch: what Triton is told to launch, by its front end and repeated, with a fake driver;
+and what the driver is told by C.
 
     PYTHONPATH=.:tests python tests/launches.py
 
 It runs without the interpreter, in which nothing is compiled, so not in the process of the tests.
 """
 
+import ctypes
+import sys
+from ctypes import POINTER, c_int, c_uint, c_void_p
 from unittest import mock
 
 import torch
 import triton
 import triton.language as tl
-from nca_fast.kernels.triton import steps
+from nca_fast.kernels.triton import launch as module
+from nca_fast.kernels.triton import steps, together
 from nca_fast.kernels.triton.fire import Step
 from nca_fast.kernels.triton.launch import RepeatedStep, launch
 from nca_fast.kernels.triton.rollout import pack_weights
@@ -35,11 +40,64 @@ def told(take, calls):
     return [(*n[:-1], a) for n, a in zip(Launcher.noted, address, strict=True)]
 
 
-def same(step, calls):
-    """Launches steps in both ways, checks that they are told the same, and returns that and the repeated step."""
+def same(step, calls, remembered=True):
+    """Launches steps in all ways, checks that they are told the same, and returns that and the repeated step."""
     by_front_end, repeated = told(step, calls), RepeatedStep(step)
     assert told(repeated, calls) == by_front_end and len(by_front_end) >= len(calls)
+    with mock.patch.object(module._Launch, "run", lambda self: 1 / 0) if remembered else mock.MagicMock():
+        assert told(RepeatedStep(step), calls) == by_front_end  # and nothing is compiled again
     return by_front_end, repeated
+
+
+class FakeCuda:
+    """A function that stands for cuLaunchKernel and notes what it is told, every argument by its bits.
+
+    Args:
+        fails_at: Number of the launch that it refuses.
+    """
+
+    def __init__(self, fails_at=None):
+        self.noted, self.fails_at = [], fails_at
+        numbers = [c_uint] * 7
+        kind = ctypes.CFUNCTYPE(c_int, c_void_p, *numbers, c_void_p, POINTER(c_void_p), c_void_p)
+        self.function = kind(self.launch)
+        self.address = ctypes.cast(self.function, c_void_p).value
+
+    def launch(self, function, x, y, z, threads, threads_y, threads_z, shared, stream, arguments, extra):
+        if len(self.noted) == self.fails_at:
+            return 700
+        kinds = Launcher.of_functions[function].passed
+        sizes = [8 if kind[0] == "*" else int(kind[1:]) // 8 for kind in kinds]
+        bits = [ctypes.string_at(arguments[i], size) for i, size in enumerate(sizes)]
+        scratch = [ctypes.string_at(arguments[len(kinds) + i], 8) for i in range(2)]
+        assert (threads_y, threads_z, extra, scratch) == (1, 1, None, [bytes(8)] * 2)
+        self.noted.append(((x, y, z), stream, function, threads, shared, bits))
+        return 0
+
+
+def as_the_driver_is_told(launches):
+    """What Triton's launcher hands on of what it is told: `FakeCuda.noted`."""
+    found = []
+    for grid, stream, function, _, arguments in launches:
+        launcher = Launcher.of_functions[function]
+        pairs = zip(launcher.signature, arguments, strict=True)
+        passed = [(kind, value) for kind, value in pairs if kind != "constexpr"]
+        bits = [
+            value.to_bytes(8 if kind[0] == "*" else int(kind[1:]) // 8, sys.byteorder, signed=kind[0] == "i")
+            for kind, value in passed
+        ]
+        facts = launcher.metadata
+        found.append((grid, stream, function, 32 * facts.num_warps, facts.shared, bits))
+    return found
+
+
+def from_c(step, calls, by_front_end):
+    """Launches steps from C, and checks that the driver is told what Triton would tell it; returns all that it was."""
+    cuda, repeated = FakeCuda(), RepeatedStep(step)
+    with mock.patch.object(together, "driver", lambda: (cuda.address, str)):
+        in_python = told(repeated, calls)  # the first step of a kind that is not known
+    assert not in_python and cuda.noted == as_the_driver_is_told(by_front_end)
+    return cuda.noted
 
 
 def functions(launches):
@@ -72,6 +130,7 @@ def step_of_a_rule():
         ),
     ):
         launches, repeated = same(step, calls)
+        from_c(step, calls, launches)
         assert not repeated.plain and 1 < len(repeated.of_kinds) < len(calls)
         assert len(functions(launches)) > len(launches) // len(calls)  # of either kind of addresses another one
 
@@ -86,6 +145,7 @@ def ints_and_defaults():
 
         calls = [(x[i:], x[j:]) for i, j in ((0, 4), (1, 4), (8, 0), (2, 4), (4, 8), (5, 5))]
         launches, repeated = same(step, calls)
+        from_c(step, calls, launches)
         assert not repeated.plain and len(functions(launches)) == len(repeated.of_kinds) == 3
         assert launches[0][0] == (2, 3, 1) and launches[0][-1][2:] == (count, by, 16, 3)
 
@@ -102,7 +162,49 @@ def what_cannot_be_repeated():
         launch(shift, (1,), a, b[4:], 8, 1, BLOCK=16, SCALE=3)
 
     for step in (default, part):
-        assert same(step, calls)[1].plain
+        assert same(step, calls, remembered=False)[1].plain
+
+
+def a_refusal():
+    """A launch that the driver refuses ends in an error with the kernel's name, and none is made after it."""
+    x = torch.zeros(64)
+
+    def step(a, b):
+        for count in (8, 7, 6):
+            launch(shift, (1,), a, b, count, 1, BLOCK=16, SCALE=3)
+
+    RepeatedStep(step)(x[:8], x[8:16])  # compiles
+    cuda = FakeCuda(fails_at=4)
+    with mock.patch.object(together, "driver", lambda: (cuda.address, lambda status: f"words of {status}")):
+        repeated = RepeatedStep(step)
+        RepeatedStep(step)(x[:8], x[8:16])
+        try:
+            repeated(x[16:24], x[24:32])
+        except RuntimeError as error:
+            assert str(error) == "the kernel shift was not launched: words of 700 (status 700)."
+        else:
+            raise AssertionError("it was not refused")
+    assert len(cuda.noted) == 4
+
+
+def what_is_not_launched_from_c():
+    """Without a compiler, or a kernel with numbers that are not integers, each launch is made by Triton's launcher."""
+    x = torch.zeros(64)
+    calls = [(x[:8], x[8:16]), (x[16:24], x[24:])]
+
+    def whole(a, b):
+        launch(shift, (1,), a, b, 8, 1, BLOCK=16, SCALE=3)
+
+    def broken(a, b):
+        launch(shift, (1,), a, b, 8, 1.5, BLOCK=16, SCALE=3)
+
+    for step, library in ((whole, lambda: None), (broken, together.library)):
+        by_front_end, cuda = told(step, calls), FakeCuda()
+        with (
+            mock.patch.object(together, "driver", lambda address=cuda.address: (address, str)),
+            mock.patch.object(together, "library", library),
+        ):
+            assert told(RepeatedStep(step), calls) == by_front_end and not cuda.noted
 
 
 def another_triton():
@@ -155,13 +257,13 @@ def nothing_changing_is_kept():
 
     repeated = RepeatedStep(step)
     repeated(x)
-    ((_, _, _, kept),) = next(iter(repeated.of_kinds.values()))
-    assert len(kept) == 1 and kept[0] is fixed
+    _, (kept,) = next(iter(repeated.of_kinds.values())).kept
+    assert kept is fixed
 
 
 if __name__ == "__main__":
     use_the_fake_driver()
-    cases = (step_of_a_rule, ints_and_defaults, what_cannot_be_repeated, another_triton, a_profiler)
-    for case in (*cases, nothing_changing_is_kept):
+    cases = (step_of_a_rule, ints_and_defaults, what_cannot_be_repeated, a_refusal, what_is_not_launched_from_c)
+    for case in (*cases, another_triton, a_profiler, nothing_changing_is_kept):
         case()
         print(case.__name__, flush=True)

@@ -399,7 +399,10 @@ def test_backward_launches_that_do_not_spill(monkeypatch):
         (Rule(channels=16), "fp16", (8, 0), [(2, 32, True), (4, 32, True), (4, 64, True)]),
         (growing, "fp16", (9, 0), [(4, 64, True), (4, 64, False)]),
         (growing, "fp16", (10, 0), [(4, 64, True), (4, 64, True)]),
-        (growing, "fp16", (12, 0), [(4, 64, False), (4, 32, True)]),
+        (growing, "fp16", (8, 6), [(4, 64, False), (4, 64, True), (4, 64, True)]),
+        (growing, "fp16", (8, 9), [(4, 64, False), (4, 64, True), (4, 64, True)]),
+        (growing, "fp16", (12, 0), [(4, 64, False), (4, 64, False), (4, 64, True)]),
+        (Rule(hidden=(128,)), "fp16", (12, 0), [(4, 64, False), (4, 32, True)]),
         (Rule(), "fp16", (8, 0), [(4, 64, False)]),
         (Rule(), "fp16", (8, 6), [(4, 64, True), (4, 64, True)]),
         (Rule(), "fp16", (12, 0), [(4, 64, False), (4, 64, True)]),
@@ -407,6 +410,9 @@ def test_backward_launches_that_do_not_spill(monkeypatch):
         monkeypatch.setattr(plan, "capability", lambda device, found=capability: found)
         found = plan.passes(way_of(rule, precision).weights, False, 100)
         assert [(p.warps, p.columns, p.CARRIED) for p in found] == want, (rule, precision, capability)
+    monkeypatch.setattr(plan, "capability", lambda device: (12, 0))
+    for rule, chunks in ((growing, [16, 32, 64]), (Rule(hidden=(128,)), [32, 64])):
+        assert [p.chunk for p in plan.passes(way_of(rule).weights, False, 100)] == chunks
     monkeypatch.setattr(plan, "capability", lambda device: (10, 0))
     assert plan.passes(way_of(Rule()).weights, False, 64)[0].columns == 64  # a ring
     for capability, want in {  # and of 128
@@ -559,9 +565,9 @@ def test_input_is_not_changed_and_may_be_any_view():
 
 
 def test_compiled_kernels_do_not_spill_or_grow():
-    """The table that `python -m bench.triton_table` wrote is that of these kernels and has no spill on sm_90.
+    """The table that `python -m bench.triton_table` wrote is that of these kernels and has no spill on any target.
 
-    A step back of texture spills nowhere, and at 4 x 128 x 128 has at most 100 warp instructions per cell on sm_90.
+    A step back of texture at 4 x 128 x 128 has at most 100 warp instructions per cell on sm_90.
     A few of its variants are compiled again, to see whether this machine's compiler makes the same of them.
     """
     from nca_fast.kernels.triton.single_pass import plan
@@ -571,11 +577,10 @@ def test_compiled_kernels_do_not_spill_or_grow():
     if table["header"]["triton"] != metadata.version("triton"):
         pytest.skip(f"the table was made with triton {table['header']['triton']}, here is another one")
     rows = [row for row in table["rows"] if row["target"] == "sm_90"]
-    assert [row for row in rows if row["spills"]] == []
+    assert [row for row in table["rows"] if row["spills"]] == []
     for row in table["rows"]:
         if row["variant"] == "texture fp16, 4 x 128 x 128" and row["target"] == "sm_90":
             assert row["warp_instructions_per_cell"] <= 100, row
-        assert not row["spills"] or not row["variant"].startswith("texture"), row
         if row["variant"].startswith(("texture", "16 channels")) and row["registers"] > 168:  # two run at once
             precision = row["variant"].split()[1].strip(",").replace("channels", "fp16")
             wide = row["variant"].endswith("128 x 128")
@@ -583,7 +588,8 @@ def test_compiled_kernels_do_not_spill_or_grow():
     want = [row for row in rows if row["variant"] in ("texture fp16", "vae-mnist fp16")]
     variants = [(row["variant"], row["direction"], row["target"]) for row in want]
     code = f"""import json
-from bench.triton_table import digest, kinds_of, launches, row
+from bench.triton_table import digest, row
+from bench.triton_variants import kinds_of, launches
 plain = "apply_alive_mask", "write_living", "read_living"
 fused = [x.fused for v in {variants} for x in launches(*v) if x.kernel.fn.__name__ not in plain]
 print(json.dumps([digest(), kinds_of("sm_90"), [row(*v) for v in {variants}], fused]))"""

@@ -161,7 +161,7 @@ def test_smaller_programs_where_weights_are_in_registers(precision, dtype, poiso
     check(wide, (2, 3, 15), 1, precision=precision, dtype=dtype)
 
 
-def test_sizes_that_do_not_spill_on_blackwell(monkeypatch):
+def test_sizes_that_do_not_spill(monkeypatch):
     from nca_fast.kernels.triton.single_pass import plan
     from nca_fast.kernels.triton.through_memory import steps
 
@@ -173,6 +173,11 @@ def test_sizes_that_do_not_spill_on_blackwell(monkeypatch):
         ways = [steps.ThroughMemory(params, rule.kernel_rule, p, None) for p in ("fp32", "bf16")]
         assert [way.backward_units for way in ways] == [units, 64]
         assert [way.sum_stages for way in ways] == [3, stages]
+    monkeypatch.setattr(plan, "capability", lambda device: (8, 6))
+    for more, warps in (({}, 2), ({"channels": 20, "filters": ("sobel_x", "sobel_y", "sobel_x5")}, 4)):
+        other = replace(rule, **more)
+        params = torch.zeros(sum(out * (inputs + bias) for out, inputs, bias in other.layers))
+        assert steps.ThroughMemory(params, other.kernel_rule, "bf16", None).backward_warps == warps
     wide = Rule(channels=40, hidden=(64,), filters=("identity", "sobel_x5", "sobel_y5"))
     params = torch.zeros(sum(out * (inputs + bias) for out, inputs, bias in wide.layers))
     for capability, sizes in (((8, 9), (32, 64)), ((9, 0), (64, 64)), ((12, 0), (64, 32))):

@@ -98,14 +98,17 @@ class CompilerError(Exception):
     """The compiler failed: its command, and all that it said."""
 
 
-def compile_library(options: list[str], links: list[str], folder: Path, name: str) -> Path:
-    """Compiles rollout.cpp into folder/NAME_DIGEST.so, which appears there whole and on the disk, or not at all.
+def compile_library(
+    options: list[str], links: list[str], folder: Path, name: str, source: Path = FOLDER / "rollout.cpp"
+) -> Path:
+    """Compiles a source into folder/NAME_DIGEST.so, which appears there whole and on the disk, or not at all.
 
     Args:
         options: Of the compiler, before the source; see `flags`.
         links: Of the compiler, after it.
         folder: Made if need be.
         name: Libraries of this name that are not whole are removed.
+        source: The kernel, or another file.
 
     Raises:
         OSError: the folder cannot be written.
@@ -113,8 +116,8 @@ def compile_library(options: list[str], links: list[str], folder: Path, name: st
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as scratch:
-        built = Path(scratch) / "rollout.so"
-        words = [*command(), *options, str(FOLDER / "rollout.cpp"), "-o", str(built), *links]
+        built = Path(scratch) / "library.so"
+        words = [*command(), *options, str(source), "-o", str(built), *links]
         plain = os.environ | {"LC_ALL": "C"}  # messages that can be searched for
         result = subprocess.run(words, capture_output=True, text=True, errors="replace", env=plain)
         if result.returncode or not built.exists():

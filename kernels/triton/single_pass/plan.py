@@ -22,8 +22,8 @@ _WIDE_RING = {9: (8, True)}
 # Whether the launch for grad_x alone loads the profiles of two rows again, in place of carrying them down, because it
 # would spill more: for rules of up to 12 channels, and of more.
 _RELOADS = {(8, 0): (False, True), (8, 6): (True, True), (8, 9): (True, True), (12, 0): (True, True)}
-# Largest chunk of hidden units in that launch, where it is not 64 because it would spill.
-_CHUNKS = {(12, 0): 32}
+# Largest chunk of hidden units in that launch, where it is not 64 because it would spill: likewise.
+_CHUNKS = {(12, 0): (32, 16)}
 # Where a program stays in one strip, because a loop around the loop over rows would spill: cards before Hopper (and
 # products of float32 everywhere).
 _ONE_STRIP = (8,)
@@ -66,6 +66,14 @@ class Pass(NamedTuple):
     def written(self) -> int:
         """Columns of a strip: those of a program without its halo."""
         return self.columns - 2 * (self.GRAD_X and not self.RING)
+
+
+# Launches of the first layer's sums where those of both layers would spill, for rules of more than 12 channels.
+_APART = {
+    (8, 6): Pass(False, True, False, True, NARROW=True),
+    (8, 9): Pass(False, True, False, True, NARROW=True),
+    (12, 0): Pass(False, True, False, False, chunk=32),
+}
 
 
 class Bands(NamedTuple):
@@ -148,7 +156,9 @@ def _launches(weights, per_cell, found, ring):
             Pass(False, False, True, True),
         )
     carried = not _RELOADS.get(found, (False, False))[constants["C"] > 12]
-    grad_x = Pass(True, False, False, carried, chunk=_CHUNKS.get(found, 64))
+    grad_x = Pass(True, False, False, carried, chunk=_CHUNKS.get(found, (64, 64))[constants["C"] > 12])
+    if constants["C"] > 12 and found in _APART:
+        return grad_x, _APART[found], Pass(False, False, True, True, NARROW=True)
     if found == (12, 0):
         return grad_x, Pass(False, True, True, True, columns=32)
     return grad_x, Pass(False, True, True, carried and few_sums or blackwell)
@@ -167,7 +177,7 @@ def _launches_of_few(found, ring):
     if architecture == 8 and found != (8, 0):
         return (Pass(True, True, True, True),) if ring else (grad_x, weights)
     if architecture == 10 and wide:
-        return Pass(True, False, False, False, columns=ring), Pass(False, True, True, True)
+        return grad_x._replace(columns=ring, chunk=32), weights._replace(NARROW=False)
     return (Pass(True, True, True, False, NARROW=architecture == 8),)
 
 

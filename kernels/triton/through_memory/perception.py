@@ -36,10 +36,16 @@ class Perception:
 
     def __init__(self, packing: LayerPacking, scratch: Scratch):
         self.constants, self.filters, self.scratch = packing.perception, packing.filters, scratch
-        self.maximum = self.constants["MAXIMUM"] > 0
+        self.maximum, self._launches = self.constants["MAXIMUM"] > 0, {}
 
     def _launch(self, width, rows, carried, numbers=4):
         """Chooses grid and sizes of programs, whose threads have at most `numbers`, and carry so many sums of each."""
+        key = width, rows.samples, rows.count, carried, numbers
+        if key not in self._launches:
+            self._launches[key] = self._chosen(width, rows, carried, numbers)
+        return self._launches[key]
+
+    def _chosen(self, width, rows, carried, numbers):
         C, group = self.constants["C"], self.constants["GROUP"]
         per_thread = next(n for n in (numbers, 2, 1) if n * carried <= _THREAD_SUMS or n == 1)
         columns = min(triton.next_power_of_2(width), NUMBERS // group, 32 * _WARPS * per_thread // group)

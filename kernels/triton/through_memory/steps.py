@@ -59,6 +59,9 @@ class ThroughMemory:
         wide = max(self.network["K"], self.network["UNITS1"]) > 96
         halved = wide and self.cells == self.units == 64 and plan.weights_in_registers(device)
         self.backward_cells, self.backward_units = self.cells, self.units
+        small = self.cells == self.units == 64 and not self.network["UNITS1"] and self.network["K"] <= 48
+        # With four the compiler for these keeps to 80 registers, and spills.
+        self.backward_warps = 2 if small and found in ((8, 6), (8, 9)) else WARPS[precision]
         if halved and architecture == 12:
             self.backward_units = self.units // 2
         elif halved:
@@ -87,7 +90,7 @@ class ThroughMemory:
         return [Rows(b, 1, i, min(rows, H - i)) for b in range(B) for i in range(0, H, rows)]
 
     def _network_grid(self, x, part, cells):
-        return (part.samples * triton.cdiv(part.count * x.shape[2], cells),)
+        return (part.samples * -(-part.count * x.shape[2] // cells),)
 
     def _network_arguments(self, x, step, part):
         """Lists what both kernels of the network are told: draws, weights, and which cells are theirs."""
@@ -111,16 +114,9 @@ class ThroughMemory:
             "num_stages": 1,  # more would fill the shared memory with weights
         }
 
-    def _network_forward(self, x, y, out, step, part):
-        launch(
-            network_fwd,
-            self._network_grid(x, part, self.cells),
-            x,
-            y,
-            out,
-            *self._network_arguments(x, step, part),
-            **self._network_options(step, living_before(self.rule), self.cells, self.units),
-        )
+    def _network_forward(self, x, y, out, step, part, options):
+        arguments = self._network_arguments(x, step, part)
+        launch(network_fwd, self._network_grid(x, part, self.cells), x, y, out, *arguments, **options)
 
     def forward(self, x: Tensor, out: Tensor, step: Step, keep=False) -> bool:
         """out = x after a step, without what is done to those who do not live after it; as `forward_step` (steps.py).
@@ -133,9 +129,10 @@ class ThroughMemory:
         """
         ranges, winners = self._ranges(x), self._winners(x) if keep else None
         y = self._between("y", x, ranges[0].samples * ranges[0].count * x.shape[2], self.network["K"])
+        options = self._network_options(step, living_before(self.rule), self.cells, self.units)
         for part in ranges:
             self.perception.forward(x, y, winners, part)
-            self._network_forward(x, y, out, step, part)
+            self._network_forward(x, y, out, step, part, options)
         return len(ranges) == 1
 
     def gradient_buffer(self, x: Tensor) -> Tensor:
@@ -179,11 +176,15 @@ class ThroughMemory:
         )
         between.append(self.scratch("grad_u", x, cells, c["COLUMNS"], dtype=torch.float32))
         grad_y, straight = self._between("grad_y", x, *x.shape[:3], c["K"]), self._straight(grad)
+        options = self._network_options(step, living_after(self.rule), self.backward_cells, self.backward_units)
+        options |= {"num_warps": self.backward_warps, "SCALED": self.weights.precision == "fp16"}
+        del options["PLAIN"]
+        layers = self._layers(x, y, between)
         for part in ranges:
             if not kept:
                 self.perception.forward(x, y, winners, part)
-            self._network_backward(grad, x, straight, y, between, grad_y, scale, step, part)
-            self._weight_gradients(x, y, between, buffer, scale, part)
+            self._network_backward(grad, x, straight, y, between, grad_y, scale, step, part, options)
+            self._weight_gradients(x, buffer, scale, part, layers)
         straight, scale = grad if straight is None else straight, scale if self.weights.precision == "fp16" else None
         self.perception.backward(straight, grad_y, winners, grad_x, scale)
 
@@ -199,10 +200,8 @@ class ThroughMemory:
             return None
         return self.scratch("straight", grad, *grad.shape, dtype=torch.float32)
 
-    def _network_backward(self, grad, x, straight, y, between, grad_y, scale, step, part):
+    def _network_backward(self, grad, x, straight, y, between, grad_y, scale, step, part, options):
         h1, h, grad_h1, grad_h, grad_u = between
-        options = self._network_options(step, living_after(self.rule), self.backward_cells, self.backward_units)
-        del options["PLAIN"]
         launch(
             network_bwd,
             self._network_grid(grad, part, self.backward_cells),
@@ -219,41 +218,30 @@ class ThroughMemory:
             scale,
             *self._network_arguments(grad, step, part),
             **options,
-            SCALED=self.weights.precision == "fp16",
         )
 
-    def _weight_gradients(self, x, y, between, buffer, scale, part):
-        cells = part.count * x.shape[2]
+    def _layers(self, x, y, between):
+        """Counts parts of the cells, and lists of each layer: its outputs' gradients, its inputs, where its weights and
+        bias begin, tiles, and constants."""
         h1, h, grad_h1, grad_h, grad_u = between
-        layers = len(self.weights.packing.layers)
-        inputs, outputs = [y, *[h1, h][3 - layers :]], [*[grad_h1, grad_h][3 - layers :], grad_u]
-        _, parts = self._parts(x)
+        layers = self.weights.packing.layers
+        inputs = [y, *[h1, h][3 - len(layers) :]]
+        outputs = [*[grad_h1, grad_h][3 - len(layers) :], grad_u]
+        shared = self.product | {"SCALED": self.weights.precision == "fp16", "BM": self.cells}
+        found = []
+        for a, g, layer in zip(inputs, outputs, layers, strict=True):
+            rows, columns, tiles = self._tiles(layer)
+            out, width, *places = layer
+            constants = {"OUT": out, "IN": width, **shared, "BO": rows, "BI": columns, "num_stages": self.sum_stages}
+            found.append((g, a, places, tiles, constants))
+        return self._parts(x)[1], found
+
+    def _weight_gradients(self, x, buffer, scale, part, layers):
+        cells, (parts, layers) = part.count * x.shape[2], layers
         rules, count, first_row = 1, part.samples * cells, 0
         if self.weights.per_sample:
             rules, count, first_row = part.samples, cells, part.first_sample * parts
-        for a, g, layer in zip(inputs, outputs, self.weights.packing.layers, strict=True):
-            rows, columns, tiles = self._tiles(layer)
-            out, width, at_weights, at_bias = layer
-            launch(
-                network_weights,
-                (rules * parts * tiles,),
-                g,
-                a,
-                buffer,
-                scale,
-                first_row,
-                count,
-                parts,
-                triton.cdiv(triton.cdiv(count, self.cells), parts),
-                at_weights,
-                at_bias,
-                self.weights.packing.packed,
-                OUT=out,
-                IN=width,
-                **self.product,
-                SCALED=self.weights.precision == "fp16",
-                BM=self.cells,
-                BO=rows,
-                BI=columns,
-                num_stages=self.sum_stages,
-            )
+        blocks = -(-count // (self.cells * parts))
+        for g, a, (at_weights, at_bias), tiles, constants in layers:
+            numbers = first_row, count, parts, blocks, at_weights, at_bias, self.weights.packing.packed
+            launch(network_weights, (rules * parts * tiles,), g, a, buffer, scale, *numbers, **constants)
