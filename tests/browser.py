@@ -1,0 +1,26 @@
+"""A headless Chromium for the tests of the page, with WebGL2 by SwiftShader, which needs no GPU."""
+
+import shutil
+from contextlib import contextmanager
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ("--no-sandbox", "--disable-dev-shm-usage", "--ignore-gpu-blocklist")
+SWIFTSHADER = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+
+
+@contextmanager
+def chromium(*, webgl: bool = True):
+    """Starts a browser, or skips the test where there is none. Yields playwright's Browser."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need pip install playwright")
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip(f"the page's tests need one of {', '.join(NAMES)}: apt-get install chromium")
+    flags = FLAGS + (SWIFTSHADER if webgl else ("--disable-3d-apis",))
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=program, headless=True, args=list(flags))
+        try:
+            yield browser
+        finally:
+            browser.close()
