@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from browser import chromium
+from browser import browsers
 
 from nca_fast import conformance
 from nca_fast.reference import split
@@ -46,8 +46,8 @@ def page_with(browser, script):
 
 @pytest.fixture(scope="module")
 def browser():
-    with chromium() as browser:
-        yield browser
+    with browsers() as start:
+        yield start()
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@
  * @typedef {{layers: Layer[], kernels: Float32Array|null}} Network  kernels [learned, channels, 3, 3]
  */
 
-export const LIMITS = { perceived: 2048, width: 1024 };
+export const LIMITS = { perceived: 1536, width: 1024 };
 
 /** Fields that files of earlier versions lack, with what they meant there. */
 const DEFAULTS = {

@@ -5,14 +5,11 @@ import activations from "./activations.glsl";
 import keys from "./keys.glsl";
 import { Rule } from "./rule.js";
 
-/** Texels in a row of a texture of weights. */
-export const ROW = 1024;
-
 const NORMAL_UNIT = Math.fround(1 / (65536 * Math.sqrt(16 + 1 / 6)));
 export const HASH = `#define NORMAL_UNIT ${float(NORMAL_UNIT)}\n${hash}`;
 
 /** The row keys of some steps. */
-export const KEYS = HASH + keys;
+export const KEYS_SHADER = HASH + keys;
 
 /**
  * Writes a number of float32 as GLSL.
@@ -154,26 +151,24 @@ export function stepShader(rule, how) {
   const parts = [HASH, activations, frame(group), firing(rule, how.rates), living(rule), written(rule)];
   parts.push(perception(rule), networkText(rule, group));
   if (how.shared) parts.push("uniform sampler2DArray shares;");
-  const update = [];
-  if (how.shared) {
-    update.push(`for (int k = 0; k < ${how.networks}; k++) {
-    float share = texelFetch(shares, ivec3(cell, k >> 2), 0)[k & 3];
-    if (share > 0.0) network(k, share);
-  }`);
-  } else update.push("network(0, 1.0);");
-  const updateAlive = rule.alive && of.alive_mask === "update" ? " && alive(before, cell)" : "";
-  const anyone = rule.perChannel
-    ? "true"
-    : `fires(cell, 0)${updateAlive}`;
-  const skip = rule.finishes || !rule.alive || of.alive_mask === "update" ? "" : "lives = alive(before, cell);";
+  const networks = how.shared
+    ? `for (int k = 0; k < ${how.networks}; k++) {
+      float share = texelFetch(shares, ivec3(cell, k >> 2), 0)[k & 3];
+      if (share > 0.0) network(k, share);
+    }`
+    : "network(0, 1.0);";
+  const alive = rule.alive ? of.alive_mask : null;
+  const fired = [rule.perChannel ? "true" : "fires(cell, 0)", alive === "update" ? "alive(before, cell)" : "true"];
   const noise = of.update_noise > 0;
   const value = (i) => {
     const u = `u[${i}]${noise ? ` + ${float(of.update_noise)} * updateNoise(cell, first + ${i})` : ""}`;
-    const now = of.residual ? `old + (${u})` : u;
-    const masked = rule.perChannel ? `mix(old, ${now}, firing(cell, first + ${i}))` : `fired ? ${now} : old`;
-    // Where cells die after the step the pass that follows cuts.
-    const kept = rule.finishes ? masked : `${skip ? "lives ? " : ""}cut(${masked})${skip ? " : vec4(0.0)" : ""}`;
-    return `{ vec4 old = texelFetch(state, ivec3(cell, first + ${i}), 0); out${i} = written(old, ${kept}, first + ${i}); }`;
+    const all = of.residual ? `old + (${u})` : u;
+    const now = rule.perChannel ? `mix(old, ${all}, firing(cell, first + ${i}))` : all;
+    // Where who lives is known after the step alone, the pass that follows cuts.
+    const cut = rule.finishes ? "now" : "lives ? cut(now) : vec4(0.0)";
+    return `old = texelFetch(state, ivec3(cell, first + ${i}), 0);
+  now = fired ? ${now} : old;
+  out${i} = written(old, ${cut}, first + ${i});`;
   };
   if (rule.perChannel) {
     parts.push(`bvec4 firing(ivec2 cell, int quad) {
@@ -190,13 +185,14 @@ export function stepShader(rule, how) {
   return `${parts.join("\n")}
 void main() {
   ivec2 cell = ivec2(gl_FragCoord.xy);
-  bool fired = ${anyone}, lives = true;
-  ${skip}
+  bool fired = ${fired.join(" && ")};
+  bool lives = ${alive === "before" ? "alive(before, cell)" : "true"};
   for (int i = 0; i < ${group}; i++) u[i] = vec4(0.0);
-  if (fired${rule.perChannel && updateAlive ? updateAlive : ""}) {
+  if (fired) {
     perceive(cell);
-    ${update.join("\n    ")}
-  }${rule.perChannel && updateAlive ? " else fired = false;" : ""}
+    ${networks}
+  }
+  vec4 old, now;
   ${lines(group, value, "\n  ")}
 }`;
 }
@@ -217,6 +213,7 @@ function perception(rule) {
   // Each texel is fetched once, for all filters that have a tap on it.
   const taps = [];
   const fixed = rule.stencils.length;
+  const learnedRow = weightLayout(rule).learned;
   for (let i = 0; i < side; i++) {
     for (let j = 0; j < side; j++) {
       const terms = [];
@@ -228,7 +225,7 @@ function perception(rule) {
       const [di, dj] = [i - reach + 1, j - reach + 1];
       if (of.learned_filters && di >= 0 && di < 3 && dj >= 0 && dj < 3) {
         for (let l = 0; l < of.learned_filters; l++) {
-          terms.push(`y[${(fixed + l) * quads} + quad] += learned(${l * 9 + di * 3 + dj}, quad) * n;`);
+          terms.push(`y[${(fixed + l) * quads} + quad] += w(${(di * 3 + dj) * quads} + quad, ${learnedRow + l}, 0) * n;`);
         }
       }
       if (terms.length) taps.push(`n = ${at(i, j)}; ${terms.join(" ")}`);
@@ -249,8 +246,7 @@ uniform sampler2DArray state;   // what is perceived
 uniform sampler2DArray before;  // what it was before noise
 uniform sampler2DArray weights;
 vec4 y[${rule.perceptions * quads}];
-vec4 w(int i, int k) { return texelFetch(weights, ivec3(i & ${ROW - 1}, i >> ${Math.log2(ROW)}, k), 0); }
-vec4 learned(int tap, int quad) { return w(tap * ${quads} + quad, 0); }
+vec4 w(int column, int row, int k) { return texelFetch(weights, ivec3(column, row, k), 0); }
 int place(int i, int n) { return ${place}; }
 
 void perceive(ivec2 cell) {
@@ -273,57 +269,55 @@ ${of.padding === "zero" ? `  float weight[${side}], weightX[${side}];
 `;
 }
 
-/** The layers of a network: adds share * update to u[]. The order of the weights is that of `packed`. */
-function networkText(rule, group) {
-  const quads = rule.layers.map((layer, i) => ({
-    out: i === rule.layers.length - 1 ? rule.quads : Math.ceil(layer.out / 4),
-    inputs: i === 0 ? rule.perceptions * rule.quads : Math.ceil(layer.inputs / 4),
+/**
+ * The weights of a rule as a texture: a row for each four outputs of every layer but the last, and behind them in the rows
+ * of the last hidden layer, or in rows of their own where there is none, those of the last layer.
+ * @param {Rule} rule
+ */
+export function weightLayout(rule) {
+  const last = rule.layers.length - 1;
+  const layers = rule.layers.map((layer, l) => ({
+    rows: l === last ? rule.quads : Math.ceil(layer.out / 4),
+    inputs: l === 0 ? rule.perceptions * rule.quads : Math.ceil(layer.inputs / 4),
   }));
-  const last = quads.length - 1;
-  const product = (inputs, name) => lines(inputs, (q) => `a += mat4(w(i + ${1 + 4 * q}, k), w(i + ${2 + 4 * q}, k), w(i + ${3 + 4 * q}, k), w(i + ${4 + 4 * q}, k)) * ${name}[${q}];`, "\n    ");
-  let text = "";
-  let start = rule.fields.learned_filters * 9 * rule.quads;
-  for (let l = 0; l < last - 1; l++) {
-    const name = l ? `h${l - 1}` : "y";
-    const stride = 1 + 4 * quads[l].inputs;
-    text += `  for (int o = 0; o < ${quads[l].out}; o++) {
-    int i = ${start} + o * ${stride};
-    vec4 a = w(i, k);
-    ${product(quads[l].inputs, name)}
-    h${l}[o] = ${applied(rule.activations[l], "a")};
-  }\n`;
-    start += quads[l].out * stride;
-  }
-  const head = Array.from({ length: Math.max(last - 1, 0) }, (_, l) => `vec4 h${l}[${quads[l].out}];`).join("\n");
-  const outputs = start + (last > 0 ? quads[last - 1].out * (1 + 4 * quads[last - 1].inputs) : 0);
-  let begin, middle;
-  if (last === 0) {
-    // One layer alone: a texel of outputs at a time, as all others have it.
-    const stride = 1 + 4 * quads[0].inputs;
-    begin = "";
-    middle = lines(group, (r) => `  { int i = ${start} + (first + ${r}) * ${stride}; vec4 a = w(i, k);
-    ${product(quads[0].inputs, "y")} v[${r}] = a; }`);
-  } else {
+  const hidden = last === 0 ? layers : layers.slice(0, last);
+  let row = 0;
+  const starts = hidden.map(({ rows }) => (row += rows) - rows);
+  const width = Math.max(...hidden.map(({ inputs }) => 1 + 4 * inputs)) + (last > 0 ? 4 * rule.quads : 0);
+  // Then a row of the last layer's biases and, for each filter that is learned, one with its nine taps.
+  const learned = rule.fields.learned_filters;
+  return { layers, starts, biases: row, learned: row + 1, height: row + 1 + learned, width: Math.max(width, 9 * rule.quads), behind: 1 + 4 * layers[Math.max(last - 1, 0)].inputs };
+}
+
+/** The layers of a network: adds share * update to u[]. */
+function networkText(rule, group) {
+  const { layers, starts, biases, behind } = weightLayout(rule);
+  const last = layers.length - 1;
+  const matrix = (column) => `mat4(${lines(4, (c) => `w(${column(c)}, row, k)`, ", ")})`;
+  const product = (inputs, name) => lines(inputs, (q) => `a += ${matrix((c) => 1 + 4 * q + c)} * ${name}[${q}];`, "\n    ");
+  const name = (l) => (l > 0 ? `h${l - 1}` : "y");
+  const layer = (l, row, then) => `
+    int row = ${row};
+    vec4 a = w(0, row, k);
+    ${product(layers[l].inputs, name(l))}
+    ${then}`;
+  const loop = (l, then) => `  for (int o = 0; o < ${layers[l].rows}; o++) {${layer(l, `${starts[l]} + o`, then)}\n  }`;
+  const inner = Array.from({ length: Math.max(last - 1, 0) }, (_, l) => l);
+  let body;
+  if (last === 0) body = lines(group, (r) => `  {${layer(0, `first + ${r}`, `v[${r}] = a;`)} }`);
+  else {
     // The last hidden layer is never held: four of its units at a time go into all outputs.
-    const name = last > 1 ? `h${last - 2}` : "y";
-    const stride = 1 + 4 * quads[last - 1].inputs;
-    begin = lines(group, (r) => `  v[${r}] = w(${outputs} + first + ${r}, k);`);
-    middle = `  for (int o = 0; o < ${quads[last - 1].out}; o++) {
-    int i = ${start} + o * ${stride};
-    vec4 a = w(i, k);
-    ${product(quads[last - 1].inputs, name)}
-    a = ${applied(rule.activations[last - 1], "a")};
-    i = ${outputs + rule.quads} + (o * ${rule.quads} + first) * 4;
-    ${lines(group, (r) => `v[${r}] += mat4(w(i + ${4 * r}, k), w(i + ${4 * r + 1}, k), w(i + ${4 * r + 2}, k), w(i + ${4 * r + 3}, k)) * a;`, "\n    ")}
-  }`;
+    const outputs = lines(group, (r) => `v[${r}] += ${matrix((c) => `${behind + 4 * r + c} + 4 * first`)} * a;`, "\n    ");
+    const start = lines(group, (r) => `  v[${r}] = w(first + ${r}, ${biases}, k);`);
+    body = `${start}\n${loop(last - 1, `a = ${applied(rule.activations[last - 1], "a")};\n    ${outputs}`)}`;
   }
   return `
 vec4 u[${group}];
-${head}
+${inner.map((l) => `vec4 h${l}[${layers[l].rows}];`).join("\n")}
 void network(int k, float share) {
   vec4 v[${group}];
-${text}${begin}
-${middle}
+${inner.map((l) => loop(l, `h${l}[o] = ${applied(rule.activations[l], "a")};`)).join("\n")}
+${body}
   ${lines(group, (r) => `u[${r}] += share * ${applied(rule.activations[last], `v[${r}]`)};`, "\n  ")}
 }
 `;
@@ -337,56 +331,39 @@ function applied({ name, parameter, divisor }, value) {
 }
 
 /**
- * Lays the weights of a network out as the shader of its rule reads them.
- *
- * Learned kernels, tap by tap; then of every layer but the last, for each four outputs their biases and matrices of 4 x 4,
- * column by column; then of the last layer, if it is not the only one, all biases and, for each four inputs, a matrix
- * for each texel of a cell. What is missing to multiples of four is 0. Outputs stand where their channels are in a cell.
+ * Lays the weights of a network out as `weightLayout` says: of each four outputs their biases, then matrices of 4 x 4,
+ * column by column. What is missing to multiples of four is 0. The last outputs stand where their channels are in a cell,
+ * and inputs of the first layer by filter, each filter's channels filled up to whole texels.
  * @param {Rule} rule
  * @param {import("./rule.js").Network} network
- * @returns {Float32Array} Whole rows of a texture.
  */
 export function packed(rule, network) {
-  /** @type {number[]} */
-  const values = [];
-  const { channels, frozen, learned_filters: learned } = rule.fields;
-  for (let l = 0; l < learned; l++) {
-    for (let tap = 0; tap < 9; tap++) {
-      for (let c = 0; c < rule.quads * 4; c++) values.push(c < channels ? network.kernels[(l * channels + c) * 9 + tap] : 0);
-    }
-  }
-  const shapes = rule.layers;
-  const last = shapes.length - 1;
-  network.layers.forEach(({ weight, bias }, l) => {
-    const { out, inputs } = shapes[l];
+  const { layers, starts, biases, learned, height, width, behind } = weightLayout(rule);
+  const values = new Float32Array(height * width * 4);
+  const { channels, frozen } = rule.fields;
+  const padded = rule.quads * 4;
+  const last = layers.length - 1;
+  rule.layers.forEach(({ out, inputs }, l) => {
+    const { weight, bias } = network.layers[l];
     const shift = l === last ? frozen : 0;
-    const rows = l === last ? rule.quads * 4 : Math.ceil(out / 4) * 4;
-    // Perception is filter-major with each filter's channels filled up to whole texels.
-    const padded = l === 0 ? rule.perceptions * rule.quads * 4 : Math.ceil(inputs / 4) * 4;
-    const column = (i) => {
-      if (l > 0) return i < inputs ? i : -1;
-      const [filter, c] = [Math.floor(i / (rule.quads * 4)), i % (rule.quads * 4)];
-      return c < channels ? filter * channels + c : -1;
-    };
-    const entry = (o, i) => {
-      const [row, at] = [o - shift, column(i)];
-      return row >= 0 && row < out && at >= 0 ? weight[row * inputs + at] : 0;
-    };
-    const biased = (o) => (bias && o >= shift && o - shift < out ? bias[o - shift] : 0);
-    const matrix = (o, i) => {
-      for (let a = 0; a < 4; a++) for (let b = 0; b < 4; b++) values.push(entry(o + b, i + a));
-    };
-    if (l === last && l > 0) {
-      for (let o = 0; o < rows; o++) values.push(biased(o));
-      for (let i = 0; i < padded; i += 4) for (let o = 0; o < rows; o += 4) matrix(o, i);
-    } else {
-      for (let o = 0; o < rows; o += 4) {
-        for (let b = 0; b < 4; b++) values.push(biased(o + b));
-        for (let i = 0; i < padded; i += 4) matrix(o, i);
+    const column = (i) => (l === 0 ? Math.floor(i / channels) * padded + (i % channels) : i);
+    for (let o = 0; o < out; o++) {
+      const place = o + shift;
+      const biased = l === last && l > 0 ? biases * width * 4 + place : (starts[l] + (place >> 2)) * width * 4 + (place & 3);
+      if (bias) values[biased] = bias[o];
+      for (let i = 0; i < inputs; i++) {
+        const at = column(i);
+        // Row and column of the texel: of the last layer they go by its input, of the others by their output.
+        const row = l === last && l > 0 ? starts[l - 1] + (at >> 2) : starts[l] + (place >> 2);
+        const texel = l === last && l > 0 ? behind + (place >> 2) * 4 + (at & 3) : 1 + at;
+        values[(row * width + texel) * 4 + (place & 3)] = weight[o * inputs + i];
       }
     }
   });
-  const whole = new Float32Array(Math.ceil(values.length / (ROW * 4)) * ROW * 4);
-  whole.set(values);
-  return whole;
+  for (let l = 0; l < rule.fields.learned_filters; l++) {
+    for (let c = 0; c < channels; c++) {
+      for (let tap = 0; tap < 9; tap++) values[(learned + l) * width * 4 + tap * padded + c] = network.kernels[(l * channels + c) * 9 + tap];
+    }
+  }
+  return values;
 }

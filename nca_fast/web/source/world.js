@@ -2,7 +2,7 @@
 
 import { Grid, Target, Texture } from "./gl.js";
 import { Rule, refusal } from "./rule.js";
-import { KEYS, ROW, finishShader, noiseShader, packed, stepShader } from "./shaders.js";
+import { KEYS_SHADER, finishShader, noiseShader, packed, stepShader, weightLayout } from "./shaders.js";
 
 /** Steps whose row keys are drawn at once. */
 const BLOCK = 32;
@@ -39,9 +39,9 @@ export class World {
     this.rates = null;
     this.rateFactor = 1;
     const gl = device.gl;
-    const rows = networks.map((network) => packed(rule, network));
-    this.weights = new Texture(device, gl.RGBA32F, ROW, rows[0].length / (ROW * 4), networks.length);
-    rows.forEach((values, k) => this.weights.write(values, k));
+    const layout = weightLayout(rule);
+    this.weights = new Texture(device, gl.RGBA32F, layout.width, layout.height, networks.length);
+    networks.forEach((network, k) => this.setNetwork(k, network));
     this.keys = new Target(new Texture(device, gl.RGBA32UI, BLOCK, height));
     /** @type {{seed: bigint, from: number}|null} What the table of keys holds. */
     this.drawn = null;
@@ -123,7 +123,7 @@ export class World {
     const shared = this.rule.fields.fire_shared;
     const mark = `${seed} ${sample} ${row} ${column} ${canvasHeight}`;
     if (this.drawn === null || this.drawn.mark !== mark || this.step < this.drawn.from || this.step >= this.drawn.from + BLOCK) {
-      this.program("keys", () => KEYS).draw(
+      this.program("keys", () => KEYS_SHADER).draw(
         {
           seed: [Number(seed & 0xffffffffn), Number(seed >> 32n)],
           firstStep: this.step,
@@ -185,6 +185,10 @@ function tooLarge(device, rule, height, width) {
   }
   if (rule.quads > device.layers) {
     return `The rule may have at most ${4 * device.layers} channels on this GPU, but channels is ${rule.fields.channels}.`;
+  }
+  const { width: columns, height: rows } = weightLayout(rule);
+  if (Math.max(columns, rows) > device.largest) {
+    return `The rule is too large for this GPU: its weights take ${columns} x ${rows} texels, of at most ${device.largest}.`;
   }
   return null;
 }
