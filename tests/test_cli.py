@@ -110,7 +110,7 @@ def test_texture_writes_and_resume_remembers(tmp_path, picture, capsys):
     assert_one_line(capsys.readouterr(), "must not hold another run")
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if not name.startswith(("info", "check", "zoo"))])
+@pytest.mark.parametrize("command", [name for name in COMMANDS if not name.startswith(("info", "check", "zoo", "web"))])
 def test_every_command_says_where_it_computes(capsys, command):
     with pytest.raises(SystemExit) as end:
         cli.main([*command.split(), "--help"])
