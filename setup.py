@@ -64,6 +64,7 @@ setup(
         "nca_fast": ["vectors/*"],
         "nca_fast.features": ["small_clip/*"],
         "nca_fast.media": ["viewer.html"],
+        "nca_fast.web": ["source/*"],
         "nca_fast.zoo": ["*.safetensors", "*.jpg"],
     },
     python_requires=">=3.10",
@@ -84,7 +85,7 @@ setup(
     extras_require={
         "examples": ["scikit-image", "scikit-learn"],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
-        "dev": ["pytest", "pytest-benchmark", "pytest-xdist", "hypothesis", "ruff"],
+        "dev": ["pytest", "pytest-benchmark", "pytest-xdist", "hypothesis", "playwright", "ruff"],
     },
     entry_points={"console_scripts": ["nca-fast = nca_fast.__main__:main"]},
     license="MIT",

@@ -176,12 +176,12 @@ def check(vector: Vector, backend: str, device: torch.device) -> Outcome:
     except Exception as error:  # whatever it is, it is what is to be reported
         trouble = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return Outcome(vector.name, backend, str(device), math.inf, trouble=trouble)
-    shares = {name: _share(found[name], answer) for name, answer in vector.answers.items()}
+    shares = {name: share(found[name], answer) for name, answer in vector.answers.items()}
     worst = max(shares, key=shares.get)
     return Outcome(vector.name, backend, str(device), shares[worst], worst)
 
 
-def _share(found: Tensor, answer: Mapping[str, Any]) -> float:
+def share(found: Tensor, answer: Mapping[str, Any]) -> float:
     """Returns the largest error as a share of the tolerance; infinite for NaN."""
     exact = torch.tensor(answer["values"], dtype=torch.float64).reshape(answer["shape"])
     error = (found - exact).abs().max().item()

@@ -103,7 +103,7 @@ def test_texture_writes_and_resume_remembers(tmp_path, picture, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", [name for name in COMMANDS if not name.startswith(("info", "check", "zoo", "completion"))]
+    "command", [name for name in COMMANDS if not name.startswith(("info", "check", "zoo", "completion", "web"))]
 )
 def test_every_command_says_where_it_computes(capsys, command):
     with pytest.raises(SystemExit) as end:

@@ -32,6 +32,7 @@ from nca_fast.commands.score import ScoreCommand
 from nca_fast.commands.sheet import Sheet
 from nca_fast.commands.train import TRAIN, Train
 from nca_fast.commands.vae import VaeFuse, VaeOutpaint, VaeRepair
+from nca_fast.commands.web import Web
 from nca_fast.commands.zoo import Zoo
 from nca_fast.systems import TASKS
 
@@ -70,6 +71,7 @@ COMMANDS = TRAIN | {
     "sheet": Sheet,
     "score": ScoreCommand,
     "zoo": Zoo,
+    "web": Web,
     "push": Push,
     "vae fuse": VaeFuse,
     "vae repair": VaeRepair,

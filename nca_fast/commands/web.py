@@ -1,0 +1,39 @@
+"""The command that makes a page of automata."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from nca_fast.commands.report import print_files
+from nca_fast.files import check_writable
+from nca_fast.web.models import read
+from nca_fast.web.page import write_page
+
+
+@dataclass(frozen=True)
+class Web:
+    """Make a page on which automata live: one HTML file that runs them in a browser, without a server.
+
+    There one paints textures into each other, plants and cuts what grows, has a picture or the camera redrawn, and
+    copies a link that replays all strokes. For example:
+        nca-fast web zoo:bricks zoo:lava zoo:water zoo:night --out page.html
+        nca-fast web runs/brick runs/ladybird --title "What I grew" --out page.html
+    """
+
+    models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL [MODEL ...]")]
+    """model.safetensors of trainings, their folders, or zoo:NAME. Those of one rule share a canvas."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """The page (.html). An existing file is replaced."""
+    title: str = "Automata"
+    """Heading of the page."""
+
+    def run(self, command: str) -> None:
+        """Writes the page, and says how large it is."""
+        if self.out.suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"out must end in .html, but got {str(self.out)!r}.")
+        models = read(list(self.models))
+        check_writable(self.out.parent)
+        write_page(models, self.title, self.out)
+        print_files([self.out])

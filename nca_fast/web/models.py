@@ -1,0 +1,79 @@
+"""What the page needs of a model: the file, without what only its owner should read, and a name."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import save
+
+from nca_fast import checkpoint
+from nca_fast.nca import NCA
+from nca_fast.pretrained import model_file
+from nca_fast.rule import Rule
+from nca_fast.textures import model_name, names_of
+
+PERCEIVED, WIDTH, CHANNELS = 1536, 1024, 1024  # as LIMITS in source/rule.js; of the GPU's own the page speaks
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the page.
+
+    Args:
+        name: What it is called there.
+        file: Safetensors, with its rule and the steps after which its picture is there, and nothing else.
+    """
+
+    name: str
+    file: bytes
+
+
+def refusal(nca: NCA) -> str | None:
+    """Says why the page cannot run an automaton; None where it can."""
+    rule: Rule = nca.rule
+    if rule.channels < 3:
+        return f"channels must be at least 3, of which the page makes colours, but got {rule.channels}."
+    if rule.channels > CHANNELS:
+        return f"channels must be at most {CHANNELS} in the page, but got {rule.channels}."
+    if rule.inputs > PERCEIVED:
+        return f"channels times filters must be at most {PERCEIVED} in the page, but this rule perceives {rule.inputs}."
+    if max(rule.hidden, default=0) > WIDTH:
+        return f"hidden must be layers of at most {WIDTH} units in the page, but got {rule.hidden}."
+    if nca.start == "image" and rule.frozen not in (0, 3):
+        return f"frozen must be 0 or 3 for a picture, but got {rule.frozen}."
+    return None
+
+
+def read(models: list[str]) -> list[Model]:
+    """Reads models.
+
+    Args:
+        models: As `NCA.from_pretrained` takes them. At least one.
+
+    Raises:
+        OSError, ValueError: There is no such model, or it is none that the page can run.
+    """
+    if not models:
+        raise ValueError("models must be at least one, but got none.")
+    names = names_of([model_name(model) for model in models])
+    return [_read(model, name) for model, name in zip(models, names, strict=True)]
+
+
+def _read(model, name):
+    path = model_file(model)
+    nca = NCA.from_pretrained(path)
+    if reason := refusal(nca):
+        raise ValueError(f"{model}: {reason}")
+    return Model(name, _slim(path, nca))
+
+
+def _slim(path: Path, nca: NCA) -> bytes:
+    """A model file of float32 weights, without names of pictures and folders."""
+    made = checkpoint.load_metadata(path).get("provenance") or {}
+    config = made.get("config") if isinstance(made.get("config"), dict) else {}
+    steps = next(
+        (n for n in (made.get("shown_steps"), made.get("steps"), config.get("steps_max")) if type(n) is int), 96
+    )
+    facts = {"nca": nca.config(), "provenance": {"shown_steps": steps}}
+    tensors = {name: tensor.detach().float().contiguous() for name, tensor in nca.state_dict().items()}
+    return save(tensors, metadata={"format": "pt", checkpoint.HEADER_KEY: json.dumps(facts)})

@@ -1,0 +1,110 @@
+// Model files of nca_fast: safetensors, whose header is JSON and says what the rule is. Nothing in them is run.
+
+import { Rule } from "./rule.js";
+
+/**
+ * @typedef {object} Model
+ * @property {string} name
+ * @property {import("./rule.js").RuleFields} rule
+ * @property {import("./rule.js").Network} network
+ * @property {"zeros"|"noise"|"image"|"cell"} start
+ * @property {number} rgbChannel
+ * @property {Record<string, number[]>} textures  Codes by name; empty where the automaton knows one texture alone.
+ * @property {number} steps  After which its picture is there.
+ */
+
+const LARGEST_HEADER = 2 ** 24;
+const READERS = {
+  F32: (view, at) => view.getFloat32(at, true),
+  F64: (view, at) => view.getFloat64(at, true),
+  F16: (view, at) => halfFloat(view.getUint16(at, true)),
+  BF16: (view, at) => {
+    const bits = new DataView(new ArrayBuffer(4));
+    bits.setUint32(0, view.getUint16(at, true) << 16);
+    return bits.getFloat32(0);
+  },
+};
+const SIZES = { F32: 4, F64: 8, F16: 2, BF16: 2 };
+
+function halfFloat(bits) {
+  const [sign, exponent, fraction] = [bits & 0x8000 ? -1 : 1, (bits >> 10) & 31, bits & 1023];
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -14 * (fraction / 1024));
+}
+
+/**
+ * Reads a model.
+ * @param {ArrayBuffer} file
+ * @param {string} name
+ * @returns {Model}
+ * @throws {Error} A sentence: it is no model, or a damaged one.
+ */
+export function readModel(file, name) {
+  const { header, view, start } = opened(file, name);
+  const facts = described(header, name);
+  const rule = checkedRule(facts.nca.rule, name);
+  const tensor = (key, ...shape) => {
+    const entry = header[key];
+    const count = shape.reduce((a, b) => a * b, 1);
+    const size = entry && SIZES[entry.dtype];
+    const fits = size && String(entry.shape) === String(shape) && entry.data_offsets[1] - entry.data_offsets[0] === count * size;
+    const from = fits ? start + entry.data_offsets[0] : 0;
+    if (!fits || from < start || from + count * size > view.byteLength) {
+      throw new Error(`${name} must hold the tensor ${key} [${shape.join(", ")}], but does not: the file is damaged.`);
+    }
+    const values = Float32Array.from({ length: count }, (_, i) => READERS[entry.dtype](view, from + i * size));
+    if (!values.every(Number.isFinite)) throw new Error(`The tensor ${key} of ${name} must be finite, but is not.`);
+    return values;
+  };
+  const layers = rule.layers.map(({ out, inputs, bias }, i) => ({
+    weight: tensor(`layers.${i}.weight`, out, inputs),
+    bias: bias ? tensor(`layers.${i}.bias`, out) : null,
+  }));
+  const learned = rule.fields.learned_filters;
+  const kernels = learned ? tensor("kernels", learned, rule.fields.channels, 3, 3) : null;
+  const made = facts.provenance || {};
+  return {
+    name,
+    rule: rule.fields,
+    network: { layers, kernels },
+    start: facts.nca.start,
+    rgbChannel: facts.nca.rgb_channel,
+    textures: facts.nca.textures || {},
+    steps: Number(made.shown_steps || made.steps || (made.config && made.config.steps_max)) || 96,
+  };
+}
+
+function opened(file, name) {
+  const view = new DataView(file);
+  const size = view.byteLength >= 8 ? Number(view.getBigUint64(0, true)) : 0;
+  const what = `${name} must be a model of nca_fast (model.safetensors), but`;
+  if (size < 2 || size > Math.min(LARGEST_HEADER, view.byteLength - 8)) throw new Error(`${what} is something else.`);
+  try {
+    const header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(new Uint8Array(file, 8, size)));
+    if (typeof header !== "object" || header === null) throw new Error();
+    return { header, view, start: 8 + size };
+  } catch {
+    throw new Error(`${what} is something else.`);
+  }
+}
+
+function described(header, name) {
+  try {
+    const facts = JSON.parse(header.__metadata__.nca_fast);
+    if (facts.nca) return facts;
+  } catch {
+    // said below
+  }
+  throw new Error(`${name} must carry the rule of an automaton, but does not: only models that nca_fast saved can be read (of VAE runs none).`);
+}
+
+function checkedRule(text, name) {
+  try {
+    const fields = JSON.parse(text);
+    const numbers = [fields.channels, ...fields.hidden];
+    if (!numbers.every((n) => Number.isInteger(n) && n > 0 && n < 1e5)) throw new Error("its sizes");
+    return new Rule(fields);
+  } catch (error) {
+    throw new Error(`${name} must carry a rule that the page understands, but does not: ${error.message}.`);
+  }
+}

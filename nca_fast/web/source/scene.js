@@ -1,0 +1,208 @@
+// A canvas with the models that live on it: how it begins, what was done to it, and when.
+
+import { brush, putCodes } from "./brush.js";
+import { Twister } from "./noise.js";
+import { World } from "./world.js";
+
+/** Cells of a canvas that nobody gave a size, by the kind of start. */
+export const CELLS = { zeros: 70000, noise: 70000, image: 50000, cell: 4096 };
+
+/**
+ * @typedef {object} Material  What a brush can paint.
+ * @property {string} name
+ * @property {number} model  Number of the model in its family.
+ *
+ * @typedef {import("./brush.js").Stroke & {step: number}} Event  A stroke, and before which step it came.
+ */
+
+/** Models that can live on one canvas, and what of them can be painted. */
+export class Family {
+  /** @param {import("./model.js").Model} model */
+  constructor(model) {
+    this.models = [model];
+  }
+
+  /** Whether a model can live beside those that are here. @param {import("./model.js").Model} model */
+  takes(model) {
+    const first = this.models[0];
+    const alone = [first, model].some((of) => of.rule.alive_channel !== null || of.start === "image" || Object.keys(of.textures).length > 0);
+    const same = (of) => JSON.stringify([of.rule, of.rgbChannel, of.start]);
+    return !alone && same(first) === same(model);
+  }
+
+  /** @returns {Material[]} */
+  get materials() {
+    const textures = Object.keys(this.models[0].textures);
+    if (textures.length) return textures.map((name) => ({ name, model: 0 }));
+    return this.models.map(({ name }, model) => ({ name, model }));
+  }
+}
+
+/** @param {import("./model.js").Model[]} models */
+export function families(models) {
+  /** @type {Family[]} */
+  const found = [];
+  for (const model of models) {
+    const home = found.find((family) => family.takes(model));
+    if (home) home.models.push(model);
+    else found.push(new Family(model));
+  }
+  return found;
+}
+
+/** A canvas that runs. */
+export class Scene {
+  /**
+   * @param {import("./gl.js").Device} device
+   * @param {Family} family
+   * @param {{height: number, width: number, seed: bigint, padding?: string}} settings
+   */
+  constructor(device, family, settings) {
+    Object.assign(this, { device, family, settings });
+    this.model = family.models[0]; // they are alike in what the view asks for
+    const rule = settings.padding ? { ...this.model.rule, padding: settings.padding } : this.model.rule;
+    const codes = Object.values(this.model.textures);
+    this.world = new World(device, rule, family.models.map((model) => model.network), settings.height, settings.width, codes);
+    /** @type {ImageData|null} The picture that is redrawn, of the canvas's size. */
+    this.picture = null;
+    this.begin();
+  }
+
+  /** Whether the canvas is a torus, so that it may be shown as going on beyond its edges. */
+  get repeats() {
+    return this.world.rule.fields.padding === "circular" && this.model.start !== "image" && this.model.start !== "cell";
+  }
+
+  /** Puts the first state in place. What grows where stays as it is, unless `layout` says otherwise. */
+  begin(layout = null) {
+    const { world, settings } = this;
+    world.where.seed = settings.seed;
+    world.step = 0;
+    /** @type {Event[]} */
+    this.events = [];
+    /** @type {Event[]} Of a replay, those that are still to come. */
+    this.due = [];
+    this.layout = layout ?? this.layout ?? "mosaic";
+    world.setRates(null);
+    world.write(this.firstState());
+    if (world.shares) world.shares.write(shares(this.layout, this.family.materials.length, settings.height, settings.width));
+    putCodes(world);
+  }
+
+  firstState() {
+    const { height, width } = this.settings;
+    const { channels, frozen, alive_channel: alive } = this.world.rule.fields;
+    const cells = height * width;
+    const state = new Float32Array(channels * cells);
+    const { start, rgbChannel } = this.model;
+    if (start === "cell") {
+      const middle = Math.floor(height / 2) * width + Math.floor(width / 2);
+      for (let c = alive; c < channels; c++) state[c * cells + middle] = 1;
+    } else if (start !== "zeros") {
+      const draw = new Twister(this.settings.seed);
+      for (let i = 0; i < state.length; i++) state[i] = draw.uniform() - 0.5;
+    }
+    if (start === "image" && this.picture) {
+      for (let i = 0; i < cells; i++) {
+        for (let c = 0; c < 3; c++) {
+          const value = Math.fround(this.picture.data[4 * i + c] / 255) - 0.5;
+          if (c < frozen) state[c * cells + i] = value;
+          state[(rgbChannel + c) * cells + i] = value;
+        }
+      }
+    }
+    if (start === "noise") spread(state, channels, cells);
+    return state;
+  }
+
+  /** Applies a stroke, and keeps it for a replay. @param {import("./brush.js").Stroke} stroke */
+  stroke(stroke) {
+    this.due = [];
+    this.apply({ ...stroke, from: stroke.from.map(rounded), to: stroke.to.map(rounded), step: this.world.step });
+  }
+
+  /** @param {Event} event */
+  apply(event) {
+    this.events.push(event);
+    brush(this.world, event);
+  }
+
+  /** Does again what was done, from the beginning. @param {Event[]} events  In the order of their steps. */
+  replay(events, layout) {
+    this.begin(layout);
+    this.due = [...events];
+  }
+
+  /** Takes steps, with the strokes of a replay where they were. @param {number} count */
+  advance(count) {
+    for (let i = 0; i < count; i++) {
+      this.applyDue();
+      this.world.advance(1);
+    }
+    this.applyDue();
+  }
+
+  applyDue() {
+    while (this.due.length && this.due[0].step <= this.world.step) this.apply(this.due.shift());
+  }
+
+  /** Lets one texture have the whole canvas. @param {number} number */
+  fill(number) {
+    const { height, width } = this.settings;
+    const radius = height + width;
+    this.stroke({ tool: "paint", from: [height / 2, width / 2], to: [height / 2, width / 2], radius, soft: 0, value: number });
+  }
+
+  remove() {
+    this.world.remove();
+  }
+}
+
+/** Places are kept in sixteenths of a cell, so that a link says them exactly. @param {number} place */
+function rounded(place) {
+  return Math.round(place * 16) / 16;
+}
+
+/** Scales noise to [0, 1] over the channels of each cell. */
+function spread(state, channels, cells) {
+  for (let i = 0; i < cells; i++) {
+    let [low, high] = [Infinity, -Infinity];
+    for (let c = 0; c < channels; c++) {
+      low = Math.min(low, state[c * cells + i]);
+      high = Math.max(high, state[c * cells + i]);
+    }
+    for (let c = 0; c < channels; c++) state[c * cells + i] = (state[c * cells + i] - low) / (high - low || 1);
+  }
+}
+
+const SOFT = 6; // half of a border between textures of a mosaic, in cells
+
+/**
+ * The share of each texture in every cell, [count, height, width], before anything is painted.
+ *
+ * "mosaic": patches around points of the R2 sequence on the torus, two for each texture, with soft borders. A number: that
+ * texture alone.
+ * @param {"mosaic"|number} layout
+ */
+export function shares(layout, count, height, width) {
+  const cells = height * width;
+  const values = new Float32Array(count * cells);
+  if (layout !== "mosaic") return values.fill(1, layout * cells, (layout + 1) * cells);
+  const points = Array.from({ length: 2 * count }, (_, i) => [((0.31 + i * 0.5698402909980532) % 1) * height, ((0.23 + i * 0.7548776662466927) % 1) * width]);
+  for (let row = 0; row < height; row++) {
+    for (let column = 0; column < width; column++) {
+      let [best, next, mine, other] = [Infinity, Infinity, 0, 0];
+      points.forEach(([y, x], i) => {
+        const [dy, dx] = [Math.abs(row + 0.5 - y), Math.abs(column + 0.5 - x)];
+        const far = Math.hypot(Math.min(dy, height - dy), Math.min(dx, width - dx));
+        if (far < best) [best, mine, next, other] = [far, i % count, best, mine];
+        else if (far < next) [next, other] = [far, i % count];
+      });
+      const share = Math.min(1, 0.5 + (next - best) / (4 * SOFT));
+      const cell = row * width + column;
+      values[mine * cells + cell] += share;
+      values[other * cells + cell] += 1 - share;
+    }
+  }
+  return values;
+}

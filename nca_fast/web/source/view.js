@@ -1,0 +1,93 @@
+// A world on the screen.
+
+import viewShader from "./view.glsl";
+import { Target, Texture } from "./gl.js";
+
+/** Where on a canvas the screen looks, and how. */
+export class View {
+  /** @param {import("./gl.js").Device} device */
+  constructor(device) {
+    this.device = device;
+    this.middle = [0, 0]; // column, row
+    this.zoom = 1;
+    this.smoothed = true;
+    this.everyChannel = false;
+    this.repeated = true;
+    this.ground = [0.5, 0.5, 0.5];
+  }
+
+  /** Shows all of a canvas, filling the screen where it goes on beyond its edges. */
+  fit(scene, width, height) {
+    const ratios = [width / scene.world.width, height / scene.world.height];
+    this.zoom = this.fills(scene) ? Math.max(...ratios) : Math.min(...ratios) * 0.94;
+    this.middle = [scene.world.width / 2, scene.world.height / 2];
+  }
+
+  /** Whether the canvas goes on beyond its edges. */
+  fills(scene) {
+    return this.repeated && scene.repeats && !this.everyChannel;
+  }
+
+  /** Column and row under a pixel. */
+  cell(x, y, width, height) {
+    return [this.middle[0] + (x - width / 2) / this.zoom, this.middle[1] + (y - height / 2) / this.zoom];
+  }
+
+  /** Zooms so that what is under a pixel stays there. */
+  zoomAt(factor, x, y, width, height) {
+    const before = this.cell(x, y, width, height);
+    this.zoom = Math.min(Math.max(this.zoom * factor, 0.25), 128);
+    const after = this.cell(x, y, width, height);
+    this.middle = this.middle.map((place, i) => place + before[i] - after[i]);
+  }
+
+  /**
+   * Draws.
+   * @param {import("./scene.js").Scene} scene
+   * @param {Target|null} target  null: the canvas of the page.
+   * @param {{width: number, height: number, middle: number[], zoom: number, smoothed: boolean}} how
+   */
+  draw(scene, target, how) {
+    const { world, model } = scene;
+    const { device } = this;
+    device.program(viewShader).draw(
+      {
+        state: world.state.texture,
+        size: [world.width, world.height],
+        screen: [how.width, how.height],
+        middle: how.middle,
+        zoom: how.zoom,
+        rgb: model.rgbChannel,
+        alpha: model.start === "cell" ? world.rule.fields.alive_channel : -1,
+        channels: world.rule.fields.channels,
+        everyChannel: this.everyChannel && target === null,
+        repeated: this.fills(scene),
+        smoothed: how.smoothed,
+        ground: this.ground,
+      },
+      target,
+    );
+  }
+
+  /** Draws on the screen. @param {number} pixels  Device pixels for each of the page's. */
+  show(scene, pixels) {
+    const { drawingBufferWidth: width, drawingBufferHeight: height } = this.device.gl;
+    this.draw(scene, null, { width, height, middle: this.middle, zoom: this.zoom * pixels, smoothed: this.smoothed });
+  }
+
+  /** All cells of a canvas as pixels, `side` along each. @returns {ImageData} */
+  picture(scene, side) {
+    const { gl } = this.device;
+    const [width, height] = [scene.world.width * side, scene.world.height * side];
+    const target = new Target(new Texture(this.device, gl.RGBA8, width, height));
+    const middle = [scene.world.width / 2, scene.world.height / 2];
+    this.draw(scene, target, { width, height, middle, zoom: side, smoothed: false });
+    const bytes = new Uint8ClampedArray(width * height * 4);
+    gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, bytes);
+    target.texture.remove();
+    target.remove();
+    const upright = new Uint8ClampedArray(bytes.length);
+    for (let row = 0; row < height; row++) upright.set(bytes.subarray((height - 1 - row) * width * 4, (height - row) * width * 4), row * width * 4);
+    return new ImageData(upright, width, height);
+  }
+}

@@ -1,0 +1,122 @@
+"""The page's shaders give the known answers: fire masks to the bit, states within the tolerances of every backend."""
+
+import json
+
+import pytest
+import torch
+from browser import browsers
+
+from nca_fast import conformance
+from nca_fast.reference import split
+from nca_fast.web import bundle
+
+VECTORS = {vector.name: vector for vector in conformance.load_all()}
+
+ANSWER = """
+const device = new Device(new OffscreenCanvas(1, 1));
+const layer = ([weight, bias]) => ({ weight: Float32Array.from(weight), bias: bias && Float32Array.from(bias) });
+window.answer = (question) => {
+  const [samples, , height, width] = question.shape;
+  const found = [];
+  for (let b = 0; b < samples; b++) {
+    const { kernels, layers } = question.networks[b % question.networks.length];
+    const network = { kernels: kernels && Float32Array.from(kernels), layers: layers.map(layer) };
+    const world = new World(device, question.rule, [network], height, width);
+    world.where = { ...question.where, seed: BigInt(question.where.seed), sample: question.where.sample + b };
+    world.step = question.step;
+    world.setRates(question.rates && Float32Array.from(question.rates));
+    world.write(Float32Array.from(question.x[b]));
+    world.advance(question.steps);
+    found.push(...world.read());
+    world.remove();
+  }
+  const error = device.gl.getError();
+  if (error) throw new Error(`WebGL error ${error}`);
+  return found;
+};
+"""
+
+
+def page_with(browser, script):
+    """Opens an empty page with a script."""
+    page = browser.new_page()
+    page.add_script_tag(content=script)
+    return page
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with browsers() as start:
+        yield start()
+
+
+@pytest.fixture(scope="module")
+def engine(browser):
+    return page_with(browser, bundle.bundled("world.js") + ANSWER)
+
+
+def question(vector):
+    """What a page is asked, as JSON."""
+    x, weights, rates, _ = conformance.inputs(vector)
+    kernels, layers = split(weights, vector.rule)
+
+    def network(sample):
+        def own(t):
+            return None if t is None else (t[sample] if vector.per_sample else t).flatten().tolist()
+
+        return {"kernels": own(kernels), "layers": [[own(weight), own(bias)] for weight, bias in layers]}
+
+    at, (row, column) = vector.where, vector.where["origin"]
+    where = {"row": row, "column": column, "sample": at["first_sample"], "canvasHeight": at["canvas_height"] or 0}
+    return {
+        "rule": json.loads(vector.rule.to_json()),
+        "networks": [network(sample) for sample in range(vector.shape[0] if vector.per_sample else 1)],
+        "where": where | {"seed": str(at["seed"])},
+        "step": at["first_step"],
+        "steps": vector.steps,
+        "rates": None if rates is None else rates.flatten().tolist(),
+        "shape": vector.shape,
+        "x": [sample.flatten().tolist() for sample in x],
+    }
+
+
+def error(page, vector):
+    """The largest error of a page's answer, as a share of its tolerance."""
+    answer = vector.answers["y"]
+    found = page.evaluate("(question) => window.answer(question)", question(vector))
+    found = torch.tensor(found, dtype=torch.float64).reshape(answer["shape"])
+    return conformance.share(found, answer)
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_known_answers(engine, name):
+    """Worst seen under SwiftShader: 0.20 of a tolerance."""
+    assert error(engine, VECTORS[name]) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("mask_01_seed", "z ^= z >> 16;", "z ^= z >> 17;"),
+        ("rollout_04_growing", "lives ? cut(x", "true ? cut(x"),
+    ],
+)
+def test_a_wrong_shader_is_noticed(browser, name, right, wrong):
+    script = bundle.bundled("world.js") + ANSWER
+    assert right in script
+    assert error(page_with(browser, script.replace(right, wrong)), VECTORS[name]) > 1
+
+
+def test_names_at_the_top_of_modules_differ(tmp_path, monkeypatch):
+    (tmp_path / "a.js").write_text('import { b } from "./b.js";\nexport const a = b;\n')
+    (tmp_path / "b.js").write_text("export const b = 1;\nfunction c() {}\n")
+    monkeypatch.setattr(bundle, "SOURCE", tmp_path)
+    assert bundle.bundled("a.js") == (
+        '"use strict";\n\n// b.js\n\nconst b = 1;\nfunction c() {}\n\n// a.js\n\nconst a = b;\n'
+    )
+    (tmp_path / "b.js").write_text("export const b = 1;\nfunction a() {}\n")
+    with pytest.raises(ValueError, match="more than one a"):
+        bundle.bundled("a.js")
+    (tmp_path / "b.js").write_text('import { a } from "./a.js";\nexport const b = 1;\n')
+    with pytest.raises(ValueError, match="circle"):
+        bundle.bundled("a.js")

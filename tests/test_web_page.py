@@ -1,0 +1,251 @@
+"""The page in a real browser: it runs, is painted on, says what is wrong, and a link does it all again to the bit."""
+
+import base64
+import json
+
+import pytest
+import torch
+from browser import browsers
+
+from nca_fast import NCA, Rule, reference
+from nca_fast.cli import main
+from nca_fast.web import bundle, models, page
+
+SMALL = """(size) => {
+  const { app } = window.nca;
+  Object.assign(app.swatches, { waiting: [], growing: null });
+  app.replace(app.scene.family, { height: size[0], width: size[1], seed: 5n, padding: app.scene.model.rule.padding });
+}"""
+READ = "() => Array.from(window.nca.app.scene.world.read())"
+STEP = "() => window.nca.app.scene.world.step"
+PIXELS = "() => Array.from(window.nca.app.view.picture(window.nca.app.scene, 1).data)"
+
+
+@pytest.fixture(scope="module")
+def start_browser():
+    with browsers() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def browser(start_browser):
+    return start_browser()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Opens a page with models, on a small screen; fails where it asks for anything or breaks."""
+    contexts = []
+
+    def opened(*names, size=(24, 32), title="Automata", fragment="", file=None):
+        file = file or tmp_path / "page.html"
+        if names:
+            page.write_page(models.read(list(names)), title, file)
+        # Still, so that it takes the steps alone that a test asks for. Waiting for a condition needs eval in the page.
+        context = browser.new_context(viewport={"width": 340, "height": 220}, reduced_motion="reduce", bypass_csp=True)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.trouble, tab.asked = [], []
+        tab.on("pageerror", lambda error: tab.trouble.append(str(error)))
+        tab.on("request", lambda request: tab.asked.append(request.url))
+        tab.goto(file.as_uri() + fragment)
+        tab.wait_for_function("window.nca")
+        if size:
+            tab.evaluate(SMALL, list(size))
+        return tab
+
+    yield opened
+    for context in contexts:
+        for tab in context.pages:
+            assert tab.trouble == []
+            assert [url for url in tab.asked if not url.startswith(("file:", "data:", "blob:"))] == []
+        context.close()
+
+
+def state(tab, channels, height, width):
+    return torch.tensor(tab.evaluate(READ)).view(1, channels, height, width)
+
+
+def save(folder, **fields):
+    """Saves an automaton that does something."""
+    torch.manual_seed(3)
+    nca = NCA(**fields, init_gain=0.5)
+    nca.save_pretrained(folder)
+    return nca
+
+
+def test_it_runs_as_python_does(opened):
+    """The largest error seen is 1e-7, of numbers up to 0.5; PyTorch's own in float32 is as large."""
+    tab, nca = opened("zoo:bricks"), NCA.from_pretrained("zoo:bricks")
+    tab.evaluate("() => window.nca.app.scene.advance(12)")
+    with torch.no_grad():
+        exact = reference.rollout(torch.zeros(1, 12, 24, 32).double(), nca.weights, nca.rule, 12, seed=5)
+    assert exact.abs().max() > 0.05
+    assert (state(tab, 12, 24, 32).double() - exact).abs().max() < 1e-6
+
+
+def test_textures_share_a_canvas_as_python_has_it(opened):
+    """x' = sum of share times step, with the same fire masks."""
+    tab = opened("zoo:bricks", "zoo:lava")
+    shares = tab.evaluate("() => Array.from(window.nca.app.scene.world.shares.read(2))")
+    shares = torch.tensor(shares).double().view(2, 1, 1, 24, 32)
+    assert torch.allclose(shares.sum(0), torch.ones(()).double()) and ((shares > 0) & (shares < 1)).any()
+    tab.evaluate("() => window.nca.app.scene.advance(3)")
+    exact = torch.zeros(1, 12, 24, 32).double()
+    with torch.no_grad():
+        for n in range(3):
+            parts = [NCA.from_pretrained(f"zoo:{name}") for name in ("bricks", "lava")]
+            parts = [reference.rollout(exact, nca.weights, nca.rule, 1, seed=5, first_step=n) for nca in parts]
+            exact = sum(share * part for share, part in zip(shares, parts, strict=True))
+    assert (state(tab, 12, 24, 32).double() - exact).abs().max() < 1e-6
+
+
+def test_a_link_replays_strokes_to_the_bit(opened, tmp_path):
+    tab = opened("zoo:bricks", "zoo:lava")
+    tab.evaluate("() => window.nca.app.scene.advance(2)")
+    tab.click("#swatches button:nth-child(2)")
+    box = tab.locator("#screen").bounding_box()
+    before = tab.evaluate("() => Array.from(window.nca.app.scene.world.shares.read(2))")
+    tab.mouse.move(box["x"] + 60, box["y"] + 50)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + 100, box["y"] + 60)
+    tab.mouse.up()
+    painted = tab.evaluate("() => Array.from(window.nca.app.scene.world.shares.read(2))")
+    assert sum(abs(a - b) for a, b in zip(before, painted, strict=True)) > 1
+    tab.evaluate("() => window.nca.app.scene.advance(2)")
+    tab.keyboard.press("e")
+    tab.mouse.click(box["x"] + 20, box["y"] + 60)
+    tab.evaluate("() => window.nca.app.scene.advance(1)")
+    assert tab.evaluate(STEP) == 5  # it is paused, so nothing else takes steps
+    kept = tab.evaluate(READ), tab.evaluate(PIXELS)
+    tab.evaluate("() => document.getElementById('link').click()")
+    tab.wait_for_function("location.hash.length > 9")
+    again = opened(size=None, fragment=tab.evaluate("() => location.hash"), file=tmp_path / "page.html")
+    again.wait_for_function("window.nca.app.scene.world.step === 5 && !window.nca.app.playing")
+    assert (again.evaluate(READ), again.evaluate(PIXELS)) == kept
+    assert again.evaluate("() => window.nca.app.scene.events.length") >= 3
+
+
+def test_textures_of_one_automaton_are_painted_by_their_codes(opened, tmp_path):
+    codes = {"moss": (1.0, 0.0), "stone": (0.0, 1.0)}
+    save(tmp_path / "two", rule=Rule(channels=9, hidden=(8,), frozen=2), rgb_channel=2, textures=codes)
+    tab = opened(tmp_path / "two")
+    assert tab.locator("#swatches button").all_inner_texts() == ["moss", "stone"]
+    tab.evaluate(
+        "() => { window.nca.app.scene.begin(0); window.nca.app.scene.fill(1); window.nca.app.scene.advance(1); }"
+    )
+    x = state(tab, 9, 24, 32)
+    assert (x[:, 0] == 0).all() and (x[:, 1] == 1).all() and x[:, 2:].abs().max() > 0
+
+
+def test_what_grows_is_planted_and_cut(opened, tmp_path):
+    rule = Rule(channels=6, hidden=(8,), filters=("identity", "sobel_x"), alive_channel=3, padding="zero")
+    save(tmp_path / "plant", rule=rule, start="cell")
+    tab = opened(tmp_path / "plant")
+    x = state(tab, 6, 24, 32)
+    assert x.nonzero().tolist() == [[0, c, 12, 16] for c in (3, 4, 5)]
+    stroke = "{ tool: '%s', from: [5.5, 7.5], to: [5.5, 7.5], radius: 3, soft: 0 }"
+    tab.evaluate(f"() => window.nca.app.scene.stroke({stroke % 'plant'})")
+    x = state(tab, 6, 24, 32)
+    assert [0, 4, 5, 7] in x.nonzero().tolist() and len(x.nonzero()) == 6
+    tab.evaluate(f"() => window.nca.app.scene.stroke({stroke % 'erase'})")
+    assert len(state(tab, 6, 24, 32).nonzero()) == 3
+
+
+def test_slow_cells_fire_less_often(opened):
+    tab = opened("zoo:bricks")
+    stroke = "{ tool: 'speed', from: [12, 16], to: [12, 16], radius: 8, soft: 0, value: 0 }"
+    tab.evaluate(f"() => {{ window.nca.app.scene.stroke({stroke}); window.nca.app.scene.advance(4); }}")
+    x = state(tab, 12, 24, 32)
+    assert (x[:, :, 8:16, 12:20] == 0).all() and (x[:, :, :2] != 0).any()
+
+
+def test_a_picture_begins_as_in_python(opened):
+    tab, nca = opened("zoo:night"), NCA.from_pretrained("zoo:night")
+    picture = tab.evaluate("() => Array.from(window.nca.app.scene.picture.data)")
+    image = torch.tensor(picture).view(24, 32, 4)[..., :3].permute(2, 0, 1) / 255
+    assert torch.equal(state(tab, 16, 24, 32), nca.initial_state(1, 24, 32, seed=5, image=image))
+
+
+def test_models_are_dropped_and_others_are_refused(opened, tmp_path):
+    tab = opened("zoo:bricks")
+    other = NCA.from_pretrained("zoo:lava")
+    tab.set_input_files("#file", other.save_pretrained(tmp_path / "lava"))
+    tab.wait_for_function("document.querySelectorAll('#swatches button').length === 2")
+    assert tab.evaluate("() => window.nca.app.scene.world.networks") == 2
+    for name, content, said in [
+        ("note.safetensors", b"hello", "is something else"),
+        ("empty.safetensors", (2).to_bytes(8, "little") + b"{}", "must carry the rule"),
+        ("cut.safetensors", (tmp_path / "lava/model.safetensors").read_bytes()[:-400], "is damaged"),
+        ("text.txt", b"hello", "must be a model (.safetensors), a picture or a replay"),
+        ("replay.json", b'{"nca_fast": 1, "height": 0}', "must have a height"),
+        ("photo.png", b"hello", "must be a picture that this browser reads"),
+    ]:
+        mime = "image/png" if name.endswith(".png") else "application/octet-stream"
+        tab.set_input_files("#file", {"name": name, "mimeType": mime, "buffer": content})
+        tab.wait_for_function("(said) => document.getElementById('notice').textContent.includes(said)", arg=said)
+        tab.evaluate("() => window.nca.app.notice('')")
+    assert tab.locator("#swatches button").count() == 2
+
+
+def test_rules_that_are_too_large_get_a_sentence(opened, tmp_path):
+    tab = opened("zoo:bricks")
+    save(tmp_path / "wide", rule=Rule(channels=4, hidden=(1025,)))
+    tab.set_input_files("#file", tmp_path / "wide" / "model.safetensors")
+    tab.wait_for_function("document.getElementById('notice').textContent.includes('at most 1024 units')")
+    assert tab.locator("#swatches button").count() == 1
+
+
+def test_a_browser_without_webgl_is_told(start_browser, tmp_path):
+    page.write_page(models.read(["zoo:bricks"]), "Automata", tmp_path / "page.html")
+    tab = start_browser(webgl=False).new_page()
+    tab.goto((tmp_path / "page.html").as_uri())
+    assert tab.locator("#notice").inner_text().startswith("This browser has no WebGL2")
+
+
+def test_a_picture_is_saved(opened):
+    tab = opened("zoo:bricks")
+    with tab.expect_download() as download:
+        tab.evaluate("() => document.getElementById('png').click()")
+    assert download.value.suggested_filename == "bricks-0.png"
+
+
+def test_names_and_titles_are_text(opened):
+    title = "</title></script><script>window.evil=1</script>&\"'{{models}}"
+    tab = opened("zoo:bricks", title=title, size=None)
+    assert tab.title() == title and tab.locator("h1").inner_text() == title
+    assert tab.evaluate("() => window.evil") is None
+
+
+def test_what_is_embedded_ends_no_script():
+    text = bundle.embedded({"name": "</script><!--\u2028&"})
+    assert "<" not in text and json.loads(text) == {"name": "</script><!--\u2028&"}
+
+
+def test_the_file_of_a_model_tells_nothing_of_its_owner(tmp_path):
+    nca = save(tmp_path / "mine", rule=Rule(hidden=(8,)))
+    nca.save_pretrained(tmp_path / "mine", {"command": "nca-fast texture /home/me/secret.png", "shown_steps": 77})
+    (model,) = models.read([str(tmp_path / "mine")])
+    assert model.name == "mine" and b"secret" not in model.file and b'shown_steps\\": 77' in model.file
+    assert base64.b64encode(model.file).decode() in page.page([model], "x")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"rule": Rule(channels=2, hidden=(4,))}, "channels must be at least 3"),
+        ({"rule": Rule(channels=400, hidden=(4,))}, "channels times filters must be at most 1536"),
+        ({"rule": Rule(hidden=(4, 2000))}, "hidden must be layers of at most 1024"),
+    ],
+)
+def test_what_it_cannot_run_is_refused(fields, said, tmp_path, capsys):
+    save(tmp_path / "run", **fields)
+    assert main(["web", str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "page.html").exists()
+
+
+def test_wrong_commands_are_refused(tmp_path, capsys):
+    assert main(["web", "zoo:bricks", "--out", str(tmp_path / "page.png")]) == 2
+    assert "out must end in .html" in capsys.readouterr().err
+    assert main(["web", str(tmp_path / "none"), "--out", str(tmp_path / "page.html")]) == 2
+    assert "must exist" in capsys.readouterr().err
