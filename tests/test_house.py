@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = (
     ("cli", "__main__"),
     ("commands",),
+    ("web",),
     ("systems",),
     ("training",),
     ("scoring",),

@@ -6,10 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from nca_fast.commands.report import print_files
-from nca_fast.files import check_writable
-from nca_fast.web.models import read
-from nca_fast.web.page import write_page
+from nca_fast.pretrained import check_model
 
 
 @dataclass(frozen=True)
@@ -29,11 +26,20 @@ class Web:
     title: str = "Automata"
     """Heading of the page."""
 
-    def run(self, command: str) -> None:
-        """Writes the page, and says how large it is."""
+    def check(self) -> None:
+        """Raises ValueError or OSError for a page of another ending, or a model that is not there."""
         if self.out.suffix.lower() not in (".html", ".htm"):
             raise ValueError(f"out must end in .html, but got {str(self.out)!r}.")
-        models = read(list(self.models))
+        for model in self.models:
+            check_model(model)
+
+    def run(self, command: str) -> None:
+        """Writes the page."""
+        from nca_fast.commands.report import finish
+        from nca_fast.files import check_writable
+        from nca_fast.web.models import read
+        from nca_fast.web.page import write_page
+
         check_writable(self.out.parent)
-        write_page(models, self.title, self.out)
-        print_files([self.out])
+        write_page(read(list(self.models)), self.title, self.out)
+        finish([self.out], said=["Open it in a browser: it needs no server and no network."])
