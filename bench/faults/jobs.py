@@ -29,6 +29,7 @@ from tqdm import tqdm
 from nca_fast import NCA, Rule, cli
 from nca_fast.media.images import save_image
 from nca_fast.systems.vae.architecture import ARCHITECTURES, Architecture
+from nca_fast.textures import one_hot
 
 CLOCKS = ("seconds", "cell_steps_per_second")  # of the lines of a log
 PATIENCE = 120.0  # seconds after which a command hangs
@@ -43,10 +44,12 @@ TINY = Architecture(
 )
 SHORT = "--iterations 6 --checkpoint-every 2 --preview-every 3 --threads 1 --batch-size 2"
 POOL = f"{SHORT} --pool-size 4 --steps-min 2 --steps-max 4"
-CANVAS = "render model --height 40 --width 24 --steps 24 --steps-per-pass 4"
+CANVAS = "render {folder}/model --height 40 --width 24 --steps 24 --steps-per-pass 4"
 TRAININGS = {
     "texture": f"texture {{folder}}/picture.png {POOL} --image-size 16 --features patches --loss ot --picture-steps 8 "
     "--video-steps 6",
+    "several": f"texture {{folder}}/picture.png {{folder}}/map.png {POOL} --image-size 16 --features patches --loss ot "
+    "--picture-steps 8 --video-steps 6",
     "style": f"style {{folder}}/picture.png --content {{folder}}/picture.png {POOL} --content-size 16 --style-size 16 "
     "--picture-size 16 --picture-steps 4 --video-steps 4 --features patches",
     "clip": f"clip red {POOL} --image-size 16 --cutouts 2 --picture-steps 8 --video-steps 6",
@@ -56,7 +59,11 @@ TRAININGS = {
 FORMATS = ("png", "tif", "dzi", "jpg", "webp")
 RENDERINGS = dict.fromkeys(FORMATS, f"{CANVAS} --resumable")
 RENDERINGS |= {"png and state": f"{CANVAS} --resumable --save-state a.safetensors", "png at once": CANVAS}
+GROUND = CANVAS.replace("/model", "/ground")  # an automaton of two textures
+RENDERINGS |= {"png painted": f"{GROUND} --resumable --paint {{folder}}/map.png --soft 4"}
+SHEETS = {"png sheet": "sheet {folder}/ground --side 12 --steps 24"}
 FILMS = {ending: f"{CANVAS.replace('--steps-per-pass 4', '')} --steps-per-frame 4" for ending in ("mp4", "gif")}
+FILMS |= {"mp4 turning": f"{FILMS['mp4'].replace('/model', '/ground')} --texture a --texture-to a:1,b:2 b"}
 
 
 @dataclass(frozen=True)
@@ -90,12 +97,16 @@ def jobs(folder: Path) -> dict[str, Job]:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     NCA(Rule(4, (8,)), init_gain=0.3, start="noise").save_pretrained(folder / "model")
+    NCA(Rule(6, (8,), frozen=2), rgb_channel=2, init_gain=0.3, start="noise", textures=one_hot("ab")).save_pretrained(
+        folder / "ground"
+    )
     save_image(torch.rand(3, 16, 16), folder / "picture.png")
+    save_image(torch.arange(256).view(1, 16, 16).repeat(3, 1, 1) // 128 * 0.5, folder / "map.png")
     ARCHITECTURES["vae-mnist"] = TINY
     made = {}
-    for name, command in (TRAININGS | RENDERINGS | FILMS).items():
-        words = command.replace("model", str(folder / "model"), 1).format(folder=folder).split()
-        made[name] = Job(name, tuple(words), name not in FILMS)
+    for name, command in (TRAININGS | RENDERINGS | SHEETS | FILMS).items():
+        words = command.format(folder=folder).split()
+        made[name] = Job(name, tuple(words), name in TRAININGS | RENDERINGS)
     return made
 
 
