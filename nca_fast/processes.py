@@ -83,8 +83,8 @@ def _meet() -> None:
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
     except RuntimeError as error:
         raise ConnectionError(
-            "processes must have a network interface to talk to each other, but found none that serves. Name one, on "
-            f"a single machine GLOO_SOCKET_IFNAME=lo, in the environment. ({_first_line(error)})"
+            f"processes must be able to talk to each other, but: {_first_line(error)}. Where no network interface "
+            "serves, name one, on a single machine GLOO_SOCKET_IFNAME=lo, in the environment."
         ) from error
 
 

@@ -2,8 +2,11 @@
 
 import ctypes
 import os
+import resource
 import shutil
+import signal
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -113,11 +116,71 @@ class TestCompilers:
         compiles(compiles.well)
         assert refusals() == [] and build.status().source == "compiled"
 
-    def test_a_full_disk_says_nothing_of_the_next_hour(self, cache, compiles):
-        compiles("echo 'ld: final link failed: No space left on device' >&2; exit 1")
+    @pytest.mark.parametrize(
+        "ends",
+        [
+            "echo 'ld: final link failed: No space left on device' >&2; exit 1",
+            "echo 'cc1plus: out of memory allocating 65536 bytes after a total of 9 bytes' >&2; exit 1",
+            "echo 'c++: fatal error: Killed signal terminated program cc1plus' >&2; exit 1",
+            "kill -9 $$",
+        ],
+        ids=["disk", "memory", "killed within", "killed"],
+    )
+    def test_what_passes_says_nothing_of_the_next_hour(self, ends, cache, compiles):
+        """Too little memory or disk for one process must not take the kernel from all others."""
+        compiles(ends)
         (said,) = refusals()
-        assert "No space left on device" in said and compiles.starts() == 1
+        assert "did not compile (" in said and "the next process tries again" in said and compiles.starts() == 1
         assert not list(cache.iterdir())
+        fresh_process()
+        assert build.status().source == "not compiled yet"
+
+    def test_no_memory_to_load_says_nothing_of_the_library(self, cache, compiles, monkeypatch):
+        compiles(compiles.well)
+        build.load()
+        fresh_process()
+        (library,), before = cache.iterdir(), resource.getrlimit(resource.RLIMIT_AS)
+
+        def unmapped(path, threads):
+            raise OSError(f"{path}: failed to map segment from shared object")  # all that Linux says then
+
+        monkeypatch.setattr(build, "Library", unmapped)
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + 2**23, before[1]))
+        try:
+            with pytest.raises(MemoryError, match=r"no memory for the compiled C\+\+ kernel"):
+                build.load()
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)
+        assert [*cache.iterdir()] == [library] and compiles.starts() == 1
+
+    def test_ctrl_c_ends_all_that_the_compiler_has_started(self, cache, compiles, tmp_path):
+        """Its programs are children of its own; what they hold open is closed when they have ended."""
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        compiles(f"(sleep 20; echo lived on) > {pipe}; exit 1")
+
+        def interrupt():
+            with pipe.open() as file:  # when they are there
+                os.kill(os.getpid(), signal.SIGINT)
+                said.append(file.read())
+
+        said = []
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            build.load()
+        thread.join()
+        assert said == [""] and not list(cache.iterdir())
+
+    def test_what_a_killed_build_left_is_removed_in_the_end(self, cache, compiles):
+        for name, age in (("compiling-long-ago", 3700), ("compiling-now", 0)):
+            (cache / name).mkdir(parents=True)
+            (cache / name / "rollout.so").touch()
+            os.utime(cache / name, (time.time() - age,) * 2)
+        compiles(compiles.well)
+        library = build.load().path
+        assert sorted(cache.iterdir()) == [cache / "compiling-now", library]
 
     @pytest.mark.parametrize("body", ["exit 0", f"{OUTPUT} mkdir $2; exit 1"], ids=["nothing", "no file"])
     def test_one_that_writes_no_library(self, body, cache, compiles):

@@ -115,8 +115,7 @@ def _disturbed(
         moment = draw.uniform(0.2, 1) * seconds
         if running.wait(lambda: running.spent() >= moment) is None and way == "lost":
             os.kill(running.pid, signal.SIGKILL)
-        if way == "lost":
-            running.wait()
+        if way == "lost" and running.wait() != 0:
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             if files:
                 draw.choice(files).unlink()

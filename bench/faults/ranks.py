@@ -3,7 +3,7 @@
     python -m bench.faults.ranks --cases 40 --out bench/results/faults_ranks.json
 
     killed     one of the processes is killed (SIGKILL)
-    memory     one of them gets no more memory than it has (RLIMIT_AS)
+    memory     one of them gets no more memory than it has (RLIMIT_AS) but for a little
     torchrun   torchrun is killed, and tells nobody
 
 A moment is one of the time of a core that the process takes. Then torchrun has an exit status other
@@ -12,7 +12,6 @@ than 0, whoever had to end says so in one sentence without a traceback, no proce
 """
 
 import argparse
-import ctypes
 import faulthandler
 import json
 import os
@@ -20,67 +19,80 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import sys
-import tempfile
 import threading
 import time
-import warnings
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed import TCPStore
 from tqdm import tqdm
 
-from bench.faults.jobs import PATIENCE, Awake, Job, alive, contents, jobs, orphans, same
+from bench.faults.jobs import PATIENCE, Awake, Job, alive, contents, orphans, same, undisturbed
 from bench.harness import header
 from nca_fast import cli
 
 EARLIEST = 0.05  # seconds of a core: a process whose torchrun is gone before it looks waits out processes.MEETING
+LEFT = 2**18  # bytes: with none for Python's own objects it waits for ever for a thread that did not begin
 IDLE = 2.0  # seconds of a core that processes use up while they wait for PATIENCE
 WAYS = ("killed", "memory", "torchrun")
-NAMES = ("texture", "style", "clip", "grow", "vae", "png", "tif", "dzi", "webp", "png and state")
+NAMES = ("texture", "several", "style", "clip", "grow", "vae", "png", "tif", "dzi", "webp", "png and state")
+NAMES += ("png painted",)
 
 
-def worker(folder: Path, way: str, ended: int, moment: float, arguments: tuple[str, ...]) -> None:
-    """Is one of the two processes, of which rank `ended` ends after some seconds of a core. What it says goes into a
-    file."""
-    ctypes.CDLL(None).prctl(1, 0)  # PR_SET_PDEATHSIG: those that torchrun starts as programs get no signal of its end
-    rank, begun = int(os.environ["RANK"]), time.process_time()
-    said = os.open(folder / f"said{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
-    faulthandler.register(signal.SIGUSR2, file=2)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    tqdm.set_lock(threading.RLock())  # its own is one of all processes: one that is killed would hold it for ever
+def rank_of_two(
+    rank: int, parent: int, folder: Path, way: str, ended: int, moment: float, arguments: tuple[str, ...]
+) -> None:
+    """Is one of the two processes, of which number `ended` ends after some seconds of a core. What it says goes into a
+    file; so do the seconds of a core that it took."""
+    status = 70
+    try:
+        begun = time.process_time()
+        said = os.open(folder / f"said{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        faulthandler.enable()  # or a fatal signal would say nothing
+        faulthandler.register(signal.SIGUSR2, file=2)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        tqdm.set_lock(threading.RLock())  # its own is one of all processes: one that is killed would hold it for ever
+        (folder / f"begun{rank}").touch()
 
-    def end() -> None:
-        while time.process_time() - begun < moment:
-            time.sleep(0.002)
-        if way == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if way == "torchrun":
-            os.kill(os.getppid(), signal.SIGKILL)
-        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (taken, taken))
+        def end() -> None:
+            while not (folder / f"begun{1 - rank}").exists():
+                time.sleep(0.002)
+            while time.process_time() - begun < moment:
+                time.sleep(0.002)
+            if way == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if way == "torchrun":
+                os.kill(parent, signal.SIGKILL)
+            taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + LEFT
+            resource.setrlimit(resource.RLIMIT_AS, (taken, taken))
 
-    if rank == ended:
-        threading.Thread(target=end, daemon=True).start()
-    status = cli.main(arguments)
-    (folder / f"seconds{rank}").write_text(str(time.process_time() - begun))
-    if status:  # or the agent waits for what it returns
-        sys.exit(status)
+        if rank == ended:
+            threading.Thread(target=end, daemon=True).start()
+        status = cli.main(arguments)
+        (folder / f"seconds{rank}").write_text(str(time.process_time() - begun))
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
 
 
 class Torchrun:
-    """Two processes under torchrun's agent, in a folder where they leave what they say.
+    """Two processes, in a folder where they leave what they say, and one that does what torchrun does: it holds the
+    store by which they meet, and when one of them fails it ends the other, by SIGTERM, and by SIGKILL if that does not.
 
-    All are forked from this process: their imports would take twenty times as long as their work.
+    All are forked from this process: their imports would take twenty times as long as their work. Torchrun itself can
+    start functions too, but they have its handlers of signals, its threads' locks and the signal of its death, and wait
+    for it with what they return; programs have none of that.
     """
 
     def __init__(self, folder: Path, arguments: tuple[str, ...], way: str = "none", ended: int = -1, moment: float = 0):
-        for path in [*folder.glob("said?"), *folder.glob("seconds?")]:
+        for path in (path for name in ("said?", "seconds?", "begun?") for path in folder.glob(name)):
             path.unlink()
         self.folder = folder
         sys.stdout.flush()
@@ -92,17 +104,34 @@ class Torchrun:
 
     @staticmethod
     def _agent(*arguments: Any) -> None:
-        """Does what torchrun does once it knows its arguments, and ends."""
+        """Starts the processes and sees to their end, as torchrun does once it knows its arguments."""
         status = 1
         try:
             os.setsid()
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, 1)
             os.dup2(null, 2)
-            config = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": str(os.getpid())}
-            config |= {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 2, "start_method": "fork"}
-            elastic_launch(LaunchConfig(**config, max_restarts=0, monitor_interval=0.1), worker)(*arguments)
-            status = 0
+            with socket.socket() as listening:
+                listening.bind(("127.0.0.1", 0))
+                listening.listen()
+                os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+                os.environ |= {"MASTER_PORT": str(listening.getsockname()[1]), "TORCHELASTIC_RUN_ID": "none"}
+                os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+                agent, running = os.getpid(), {}
+                for rank in range(2):
+                    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                    pid = os.fork()
+                    if not pid:
+                        listening.close()
+                        rank_of_two(rank, agent, *arguments)
+                    running[pid] = rank
+                port, file = listening.getsockname()[1], listening.detach()
+            # After the forks: it has threads.
+            store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=file)
+            status = _all_well(set(running))
+            del store
         finally:
             os._exit(status)
 
@@ -145,6 +174,23 @@ class Torchrun:
         return "\n".join(line for line in lines if line.strip() and "it/s" not in line and "cell-steps" not in line)
 
 
+def _all_well(running: set[int], grace: float = 30.0) -> int:
+    """Waits for children to end, and ends all when one of them fails; returns 0 if none does."""
+    failed, awake = False, Awake()
+    while running:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        running.discard(pid)
+        if pid and status and not failed:
+            failed, awake = True, Awake()
+            for other in running:
+                os.kill(other, signal.SIGTERM)
+        if failed and awake.seconds() > grace:
+            for other in running:
+                os.kill(other, signal.SIGKILL)
+        time.sleep(0.01 if pid == 0 else 0)
+    return int(failed)
+
+
 def seconds_of(pid: int) -> float:
     """How much of a core a process has used; 0 for one that is gone."""
     try:
@@ -177,8 +223,9 @@ def one_case(
     for rank in range(2):
         text = run.said(rank)
         sentences = [line for line in text.splitlines() if line.startswith("nca-fast")]
-        if "Traceback" in text or len(sentences) > 1:
-            return happened, f"process {rank} said: {text[-900:]}"
+        fatal = "Fatal Python error" in text and (way, rank) != ("memory", ended)
+        if fatal or "Traceback" in text or len(sentences) > 1:
+            return happened, f"process {rank} said: {text[:2000]} ... {text[-500:]}"
     if way == "memory" and "memory" not in run.said(ended):
         happened += ", by a library's own hand" if run.said(ended) else ", in silence"
     for options in (["--resume"], []):
@@ -197,12 +244,8 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first case, which is its seed")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    warnings.simplefilter("ignore")
     counts, failures, alone = Counter(), [], {}
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        (folder / "given").mkdir()
-        made = jobs(folder / "given")
+    with undisturbed(NAMES) as (folder, made, _):
         for number in range(options.first, options.first + options.cases):
             name, way = NAMES[number % len(NAMES)], WAYS[(number + number // len(NAMES)) % len(WAYS)]
             if name not in alone:

@@ -3,7 +3,7 @@
 A wheel holds libraries for common instruction sets, which need PyTorch 2.10 or later. In a checkout, with an older
 PyTorch or on another CPU, rollout.cpp is compiled by the system's compiler (seconds). The cache is one folder per user;
 a library's name holds everything that it depends on and its own digest, so one that was cut short, or is another, is
-never loaded. A compilation that failed is not tried again for an hour.
+never loaded. A compilation that failed is not tried again for an hour, unless it was for want of memory or disk.
 """
 
 import os
@@ -107,18 +107,19 @@ def load(isa: str | None = None) -> Library:
 
     Raises:
         RuntimeError: there is no library and no compiler, or it failed, or the cache cannot be used; in a sentence.
+        MemoryError: this process has no room for the library.
     """
     _, library = _prebuilt(isa)
     if library is not None:
         try:
-            return Library(library, torch_threads())
+            return _loaded(library)
         except OSError:  # made for a newer system, say; what is compiled here may work
             _refused.add(library)
     plan = _plan(_named(isa) or "native")
     library = compiler.find(cache_folder(), plan.name)
     if library is not None:
         try:
-            return Library(library, torch_threads())
+            return _loaded(library)
         except OSError as error:
             if _refusal(plan):
                 raise RuntimeError(_not_loaded(error)) from error
@@ -127,6 +128,21 @@ def load(isa: str | None = None) -> Library:
     if reason := _refusal(plan):
         raise RuntimeError(reason)
     return _compile(plan)
+
+
+def _loaded(library):
+    """Loads a library.
+
+    Raises:
+        OSError: the system does not.
+        MemoryError: this process has no room for it.
+    """
+    try:
+        return Library(library, torch_threads())
+    except OSError as error:
+        if compiler.short_of_memory(library):
+            raise MemoryError(f"no memory for the compiled C++ kernel {library}: {error}") from error
+        raise
 
 
 def _named(isa):
@@ -197,22 +213,28 @@ def _compile(plan):
         )
         raise RuntimeError(_failed[plan.failure]) from error
     except compiler.CompilerError as error:
-        words = str(error)
-        reason = (
-            f"the C++ kernel did not compile ({_complaint(words)}): all that the compiler said is in {plan.failure}; "
-            "remove that file to try again, which is else done after an hour."
-        )
+        words, passing = str(error), error.passing
+        reason = f"the C++ kernel did not compile ({_complaint(words)}): {_remedy(plan, passing)}"
     else:
         try:
-            return Library(library, torch_threads())
+            return _loaded(library)
         except OSError as error:
             library.unlink(missing_ok=True)
-            words, reason = str(error), _not_loaded(error)
+            words, passing, reason = str(error), False, _not_loaded(error)
     _failed[plan.failure] = reason
-    if "No space left" not in words:  # which says nothing of the next hour
+    if not passing:
         with suppress(OSError):
             plan.failure.write_text(f"{reason}\n{words}\n", encoding="utf-8", errors="replace")
     raise RuntimeError(reason)
+
+
+def _remedy(plan, passing):
+    if passing:
+        return "the next process tries again."
+    return (
+        f"all that the compiler said is in {plan.failure}; remove that file to try again, which is else done after an "
+        "hour."
+    )
 
 
 def _complaint(words):

@@ -3,18 +3,30 @@
 Imports nothing but Python's own: setup.py, too, compiles with it, in an environment without torch.
 """
 
+import errno
 import hashlib
 import itertools
+import mmap
 import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+
+_SCRATCH = "compiling-"  # what the folder is called in which a library is made
+_STALE = 3600  # seconds after which such a folder is one that a killed process left
+# What a compiler says when this process, or this moment, leaves it too little of something.
+_SHORT = tuple(map(os.strerror, (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EAGAIN, errno.EMFILE, errno.ENFILE)))
+_SHORT += ("out of memory", "memory exhausted", "quota exceeded", "signal terminated program")
 
 _HASWELL = ("avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
 # Instruction sets that wheels are built for, best first, by the name of the compiler's -march; and the flags by which
@@ -95,7 +107,16 @@ def _is_whole(library):
 
 
 class CompilerError(Exception):
-    """The compiler failed: its command, and all that it said."""
+    """The compiler failed: its command, and all that it said.
+
+    Args:
+        words: All of that.
+        passing: Whether it was ended, or had too little memory or disk: another time it may succeed.
+    """
+
+    def __init__(self, words: str, passing: bool):
+        super().__init__(words)
+        self.passing = passing
 
 
 def compile_library(
@@ -115,13 +136,18 @@ def compile_library(
         CompilerError: the compiler failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as scratch:
+    for left in folder.glob(f"{_SCRATCH}*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _STALE:
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=folder, ignore_cleanup_errors=True) as scratch:
         built = Path(scratch) / "library.so"
         words = [*command(), *options, str(source), "-o", str(built), *links]
-        plain = os.environ | {"LC_ALL": "C"}  # messages that can be searched for
-        result = subprocess.run(words, capture_output=True, text=True, errors="replace", env=plain)
-        if result.returncode or not built.exists():
-            raise CompilerError(f"{shlex.join(words)}\n{result.stderr or result.stdout}")
+        # Messages that can be searched for, and its own files where they are removed with the rest.
+        status, said = _run(words, os.environ | {"LC_ALL": "C", "TMPDIR": scratch})
+        if status or not built.exists():
+            passing = status < 0 or any(sign in said for sign in _SHORT)
+            raise CompilerError(f"{shlex.join(words)}\n{said}", passing)
         with built.open("rb+") as file:
             final = folder / f"{name}_{digest(file.read())}.so"
             os.fsync(file.fileno())
@@ -129,6 +155,28 @@ def compile_library(
     for damaged in itertools.filterfalse(_is_whole, folder.glob(f"{name}_*.so")):
         damaged.unlink(missing_ok=True)
     return final
+
+
+def _run(words: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
+    """Runs a compiler; what interrupts this process ends that and all that it started. Returns status and words."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+    with subprocess.Popen(words, env=environment, start_new_session=True, **pipes) as process:
+        try:
+            out, said = process.communicate()
+        except BaseException:
+            with suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
+            raise
+    return process.returncode, said or out
+
+
+def short_of_memory(library: Path) -> bool:
+    """Whether this process would not get the memory that a library takes: why it could not be loaded."""
+    try:
+        mmap.mmap(-1, library.stat().st_size + 2**24).close()  # all that is mapped of it, and its own variables
+    except OSError as error:
+        return error.errno == errno.ENOMEM
+    return False
 
 
 def cpu() -> dict[str, str]:
