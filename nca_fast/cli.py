@@ -72,7 +72,7 @@ def _run(arguments: list[str], own: bool, parent: int) -> int | None:
         from nca_fast import processes
         from nca_fast.training import run_folder
     threads = command.compute.threads if hasattr(command, "compute") else None
-    with processes.process_group(parent), run_folder.cpu_threads(threads):
+    with streams.heard_after_imports(), processes.process_group(parent), run_folder.cpu_threads(threads):
         if processes.count() > 1 and words[0] not in (*TASKS, "render"):
             raise ValueError(f"{words[0]} must be one process, but torchrun started {processes.count()}.")
         with streams.quiet() if processes.rank() else said():

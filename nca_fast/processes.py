@@ -17,11 +17,14 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from nca_fast import interrupts
 
 MEETING = timedelta(minutes=5)  # so long the first process waits for the last, whose imports may be slow
 PATIENCE = timedelta(days=7)  # a process that ends is missed at once; one that has more to do is waited for
@@ -112,7 +115,9 @@ def _ended_with_its_parent(parent: int) -> Iterator[None]:
         over.set()
 
 
-def _stopped(number: int, frame: object) -> None:
+def _stopped(number: int, frame: FrameType | None) -> None:
+    if interrupts.postponed(number, frame):
+        return
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt(
         "torchrun stopped this process, because another one has ended or torchrun itself was stopped"

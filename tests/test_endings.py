@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +18,8 @@ import pytest
 import torch
 
 import nca_fast
-from nca_fast import cli, operators
-from nca_fast.commands import faults, parser
+from nca_fast import cli, interrupts, operators, processes
+from nca_fast.commands import faults, parser, streams
 
 ROOT = Path(nca_fast.__file__).parents[1]
 
@@ -220,6 +221,36 @@ def test_ctrl_c_before_anything_is_prepared(module):
 @pytest.mark.parametrize("module", ["commands.faults", "commands.parser", "processes", "reference"])
 def test_ctrl_c_while_it_imports(module):
     assert program(INTERRUPTING.format(module=module), "check") == (130, "", "nca-fast: interrupted\n")
+
+
+@pytest.fixture(params=["SIGINT", "SIGTERM"])
+def heard(request):
+    """The name of a signal that raises KeyboardInterrupt, as Ctrl-C does in a command and SIGTERM under torchrun."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, processes._stopped)
+    with streams.heard_after_imports():
+        yield request.param
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+        signal.signal(number, handler)
+
+
+def test_signals_in_imports_are_heard_after_them(heard, tmp_path, monkeypatch):
+    """Or C++ that is being set up aborts the process, as torch._dynamo's did in one of thirty tries."""
+    (tmp_path / "of_the_work.py").write_text(f"import os, signal\nos.kill(os.getpid(), signal.{heard})\ndone = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        import of_the_work  # noqa: F401
+
+        time.sleep(60)
+    assert sys.modules.pop("of_the_work").done
+
+
+def test_signals_in_an_import_that_is_the_work_are_heard(heard, tmp_path, monkeypatch):
+    monkeypatch.setattr(interrupts, "_MOST", 2)
+    body = f"import os, signal, time\nos.kill(os.getpid(), signal.{heard})\ntime.sleep(60)\n"
+    (tmp_path / "the_work.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        import the_work  # noqa: F401
 
 
 def test_ctrl_c_that_is_switched_off_stays_so():

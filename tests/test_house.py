@@ -28,6 +28,7 @@ ROOMS = (
     ("derivatives",),
     ("filters", "activations", "fire_masks", "normals"),
     ("processes", "files", "fields", "control_groups", "waiting", "integers", "choices", "sizes"),
+    ("interrupts",),
     ("kernels",),
 )
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from nca_fast import interrupts
+
 _quiet = ContextVar("quiet", default=False)
 _kept: ContextVar[dict[str, Any] | None] = ContextVar("kept", default=None)
 _replaced: list[io.TextIOWrapper] = []  # which would close what they share with those in their place
@@ -153,6 +155,19 @@ def ended_by_interrupt(line: str) -> Iterator[None]:
         os._exit(130)
 
     before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def heard_after_imports() -> Iterator[None]:
+    """Lets Ctrl-C raise KeyboardInterrupt for the length of a block, but not in imports that are part of the work."""
+    if not _hears_interrupts():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, interrupts.keyboard_interrupt)
     try:
         yield
     finally:
