@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from nca_fast import __version__
-from nca_fast.fields import parsed, typed
+from nca_fast.fields import field, parsed, typed
 from nca_fast.files import atomic_path
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -239,8 +239,20 @@ def _metadata(file: safe_open, path: Path) -> Contents:
             f"model file {path} must carry the JSON of nca_fast (its rule), but it carries {found}. Name a file that "
             "nca_fast saved; the weights of other projects come in through nca_fast.convert."
         ) from None
-    typed(dict, metadata.get("provenance") or {}, f"'provenance' of {path}")
+    if "provenance" in metadata:
+        metadata["provenance"] = typed(dict, metadata["provenance"] or {}, f"'provenance' of {path}")
     return Contents(metadata, str(path))
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """Reads how the model in a file came about, without reading its tensors: what its "provenance" says.
+
+    Raises:
+        ValueError: What commands use of it is of another type; others as `load`.
+    """
+    facts, where = load_metadata(path).get("provenance", {}), f"'provenance' of {path}"
+    kinds = {"system": str | None, "command": str | None, "config": dict, "shown_steps": int, "image": str | None}
+    return facts | {name: field(facts, name, kind, where) for name, kind in kinds.items() if name in facts}
 
 
 def _check_finite(tensors: Mapping[str, Tensor], where: str, remedy: str) -> None:

@@ -1,5 +1,6 @@
 """The card of a model, and its way to the Hugging Face hub: what it draws, how good it is, and how it was made."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,11 @@ def model_card(
 
     Returns:
         Markdown, with the hub's own facts in YAML at its head.
+
+    Raises:
+        ValueError: The licence is no such.
     """
+    check_licence(licence)
     made = metadata.get("provenance", {})
     system = made.get("system")
     tags = ["neural-cellular-automata", *([_TAGS[system]] if system in _TAGS else [])]
@@ -52,7 +57,8 @@ def model_card(
         lines += ["How good it is, by `nca-fast score`:", "", *_block(score)]
     if made.get("command"):
         lines += ["How it was made:", "", *_block([made["command"]])]
-    facts = {name: made[name] for name in ("iterations", "seed", "nca_fast", "torch", "date") if name in made}
+    names = ("iterations", "seed", "nca_fast", "torch", "date")
+    facts = {name: made[name] for name in names if isinstance(made.get(name), str | int)}
     lines += [", ".join(f"{name} {value}" for name, value in facts.items()), ""] if facts else []
     lines += ["Draw with it, after `pip install nca-fast`:", ""]
     lines += _block([_USES[system].format(model=model)] if system in _USES else [f"nca-fast render {model} --help"])
@@ -67,6 +73,12 @@ def model_card(
         ]
         lines += ["```", ""]
     return "\n".join(lines)
+
+
+def check_licence(licence: str | None) -> None:
+    """Raises ValueError for what is no identifier, and might say something else of the model than its licence."""
+    if licence is not None and not re.fullmatch(r"[\w.-]+", licence):
+        raise ValueError(f"license must be one word, as the hub has it: mit, cc-by-4.0 ... but got {licence!r}.")
 
 
 def push_to_hub(
@@ -130,4 +142,7 @@ def _check_ours(path):
 
 
 def _block(lines: Sequence[str]) -> list[str]:
-    return ["```", *lines, "```", ""]
+    """Fences lines that end it in no way: what a model file says is not the card's own Markdown."""
+    text = "\n".join(lines)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return [fence, text, fence, ""]

@@ -119,6 +119,8 @@ def mixed(textures: Codes, shares: Mapping[str, float] | str | None = None) -> T
         _known(name, textures)
     if not all(0 <= share < float("inf") for share in shares.values()) or not any(shares.values()):
         raise ValueError(f"shares of textures must be at least 0 and not all 0, but got {dict(shares)}.")
+    largest = max(shares.values())
+    shares = {name: share / largest for name, share in shares.items()}  # whose sum is finite
     whole = sum(shares.values())
     # In float64, whose rounding is gone in float32, so that the code of one alone is its code.
     parts = [torch.tensor(textures[name], dtype=torch.float64) * (share / whole) for name, share in shares.items()]

@@ -71,10 +71,11 @@ def swallowed():
         lambda: torch.empty(2**62, 2**62),
         raiser(OSError(12, "Cannot allocate memory")),
         raiser(RuntimeError("std::bad_alloc")),
+        raiser(RuntimeError("can't start new thread")),
         raiser(RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later")),
         raiser(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)")),
     ],
-    ids=["torch", "numpy", "Python", "plain", "GPU", "bytes", "numbers", "system", "C++", "CUDA", "cuBLAS"],
+    ids=["torch", "numpy", "Python", "plain", "GPU", "bytes", "numbers", "system", "C++", "thread", "CUDA", "cuBLAS"],
 )
 def test_memory_that_runs_out(ends, do):
     status, said = ends(do)

@@ -152,6 +152,18 @@ def test_a_card_says_the_score_if_there_is_one():
     assert "score 0.5" in card and "texture-synthesis" in card and "license" not in card and "![" not in card
 
 
+def test_what_a_model_says_is_no_part_of_its_card(tmp_path, monkeypatch, capsys):
+    """Of a model that others made; nor is a licence what follows it."""
+    command = "nca-fast x\n```\n# Not mine\n````"
+    card = model_card.model_card({"provenance": {"command": command, "seed": ["x\n# Not mine"]}}, "hf:a/b")
+    assert f"`````\n{command}\n`````\n" in card and card.count("Not mine") == 1
+    nca_fast.NCA.preset("growing").save_pretrained(tmp_path, {"command": {"nca-fast": 1}})
+    assert run_cli("push", tmp_path, "user/sprite") == 2
+    assert f"'command' of 'provenance' of {tmp_path / 'model.safetensors'} must be" in capsys.readouterr().err
+    assert run_cli("push", tmp_path, "user/sprite", "--license", "mit\nlanguage: en") == 2
+    assert "license must be one word" in capsys.readouterr().err and not (tmp_path / "README.md").exists()
+
+
 @pytest.mark.parametrize("name", zoo.names())
 def test_what_is_shipped(name):
     """A card, a picture, a small file, an automaton that draws something and does not run away at once."""

@@ -97,6 +97,25 @@ def test_what_runs_away_is_said(tmp_path, original, capsys):
 
 
 @pytest.mark.parametrize(
+    ("facts", "field"),
+    [
+        ({"system": ["texture"]}, "system"),
+        ({"system": "texture", "config": "none"}, "config"),
+        ({"system": "texture", "image": {}}, "image"),
+        ({"system": "texture", "config": {"picture_steps": 2, "image_size": 0}}, "image_size"),
+        ({"system": "texture", "config": {"picture_steps": 2}}, "image_size"),
+        ({"system": "texture", "config": {"picture_steps": "2", "image_size": 32}}, "picture_steps"),
+        ({"system": "texture", "textures": [{"name": "a", "image": None, "crop": 0}]}, "crop"),
+    ],
+)
+def test_what_a_model_says_of_its_making_is_checked(tmp_path, original, capsys, facts, field):
+    run = model(tmp_path / "run", **facts)
+    assert cli.main(["score", str(run), *([] if "textures" in facts else ["--reference", str(original)])]) == 2
+    error = capsys.readouterr().err
+    assert f"'{field}'" in error and str(run / "model.safetensors") in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("{picture}", "reference must be given for a picture"),

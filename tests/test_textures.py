@@ -313,7 +313,7 @@ def test_the_command_paints_and_says_how_it_understood(model, nca, tmp_path, cap
     )
 
 
-def test_a_sheet_shows_every_two(model, nca, tmp_path, capsys):
+def test_a_sheet_shows_every_two(model, nca, tmp_path, capsys, monkeypatch):
     out, size = tmp_path / "sheet.png", ["--side", "9", "--steps", "3"]
     assert cli.main(["sheet", str(model), "--out", str(out), *size]) == 0
     assert "rows and columns: brick, moss" in capsys.readouterr().out
@@ -327,6 +327,9 @@ def test_a_sheet_shows_every_two(model, nca, tmp_path, capsys):
     assert "must know several textures" in capsys.readouterr().err
     assert cli.main(["sheet", str(model), "--out", str(out), "--side", "0"]) == 2
     assert "height must be at least 1, but got 0" in capsys.readouterr().err
+    monkeypatch.setattr("nca_fast.rendering.render.render", lambda scene: pytest.fail("drawn in vain"))
+    assert cli.main(["sheet", str(model), "--out", str(tmp_path / "sheet.tif")]) == 2
+    assert "out must end in one of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -364,3 +367,8 @@ def test_folders_of_one_name_cannot_be_told_apart(tmp_path):
     config = CanvasConfig(graft=(folders[1],), paint=painted(tmp_path / "map.png", BLUE, RED))
     with pytest.raises(ValueError, match="must have different names, but got same"):
         render(Scene(nca, 8, 8, 1, name="same", config=config))
+
+
+def test_only_the_ratios_of_shares_count_however_large():
+    for share in (1e308, 1.0, 5e-324):
+        assert mixed(CODES, {"brick": share, "moss": share}).tolist() == [0.5, 0.5]

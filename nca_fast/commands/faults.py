@@ -21,9 +21,10 @@ from nca_fast.commands.streams import StreamError
 MENDABLE, FAULT, INTERRUPTED, UNREAD = 2, 70, 130, 141  # exit statuses: 70 as in sysexits.h, the others as of shells
 
 _LONGEST = 200  # letters of what others say: C++ adds its whole stack
-# How torch, CUDA and C++ say that memory has run out, in exceptions of no kind of their own.
+# How torch, CUDA, C++ and threads say that memory has run out, in exceptions of no kind of their own.
 _OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory")
 _OUT_OF_MEMORY += ("bad_alloc", "ALLOC_FAILED", "size calculation overflowed", "integer multiplication overflow")
+_OUT_OF_MEMORY += ("can't start new thread",)
 
 
 def ending(error: BaseException, arguments: Sequence[str] = ()) -> tuple[int, str]:

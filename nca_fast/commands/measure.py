@@ -12,6 +12,7 @@ from nca_fast import checkpoint
 from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.commands.models import open_model
+from nca_fast.fields import field
 from nca_fast.media.images import load_image
 from nca_fast.nca import NCA
 from nca_fast.pretrained import model_file
@@ -59,7 +60,7 @@ def measured(asked: Any) -> list[Measured]:
         pictures, original = [load_image(asked.what)], shrunk(load_image(asked.reference), asked.shrink or 1)
         return [Measured(None, {}, [], score(pictures, original, weights=asked.weights))]
     path = model_file(asked.what)
-    made = checkpoint.load_metadata(path).get("provenance", {})
+    made = checkpoint.facts_of(path)
     known = {texture["name"]: texture for texture in named(made, f"'provenance' of {path}")}
     if asked.texture is not None and asked.texture not in known:
         raise ValueError(
@@ -84,7 +85,7 @@ def _drawn(
     asked: Any, path: Path, made: dict[str, Any], texture: str | None, known: dict[str, Any]
 ) -> tuple[dict[str, Any], list[Tensor], Tensor, list[str]]:
     """Draws a run: facts for JSON, the pictures, the original as the training saw it, and the facts in lines."""
-    config, system = made.get("config", {}), made.get("system")
+    config, system, where = made.get("config", {}), made.get("system"), f"'config' of {path}"
     if system not in _SIDES:
         raise ValueError(
             f"{path} must come from a texture or style training to be measured, but it comes from "
@@ -92,9 +93,10 @@ def _drawn(
         )
     side_name, fact = _SIDES[system]
     source = asked.reference or _followed(known.get("image", made.get(fact)), path, texture)
-    crop = known.get("crop", config.get("image_crop"))
-    original = as_learned(load_image(source), config.get(side_name), crop, asked.shrink)
-    steps = asked.steps or config["picture_steps"]
+    side = field(config, side_name, int, where, 1)
+    crop = known.get("crop") or field({"image_crop": None} | config, "image_crop", int | None, where)
+    original = as_learned(load_image(source), side, crop, asked.shrink)
+    steps = asked.steps or field(config, "picture_steps", int, where, 1)
     nca = open_model(NCA, path, asked.compute)
     idle = "side" if nca.start == "image" else "content"
     if getattr(asked, idle) is not None:
@@ -104,14 +106,14 @@ def _drawn(
         content = _content(asked, path)
         height, width = content.shape[1:]
     else:
-        height = width = asked.side or 4 * config[side_name]
+        height = width = asked.side or 4 * side
     pictures, largest = [], []
     for seed in range(asked.seeds):
         scene = Scene(nca, height, width, steps, seed=seed, image=content, **asked.compute.how)
         state = render(replace(scene, config=CanvasConfig(texture=texture)))
         largest.append(float(state.abs().nan_to_num(float("inf")).amax()))
         pictures.append(nca.to_rgb(state)[0].nan_to_num().cpu())
-    limit = config.get("state_limit", 5.0)
+    limit = field({"state_limit": 5.0} | config, "state_limit", float, where)
     away = sum(value > limit for value in largest)
     drawn = {"height": height, "width": width, "steps": steps, "seeds": list(range(asked.seeds))}
     facts = {"drawn": drawn, "reference": {"picture": source, "size": list(original.shape[1:])}, "run_away": away}

@@ -42,11 +42,12 @@ class Push:
         """Measures, uploads, and says where the model is now."""
         from nca_fast import checkpoint
         from nca_fast.commands.measure import measured
-        from nca_fast.model_card import push_to_hub
+        from nca_fast.model_card import check_licence, push_to_hub
         from nca_fast.training.run_folder import PREVIEW_FILE
 
         name = hub_name(self.repository)
-        made = checkpoint.load_metadata(self.run_folder / MODEL_FILE).get("provenance", {})
+        check_licence(self.license)
+        made = checkpoint.facts_of(self.run_folder / MODEL_FILE)
         task = TASKS.get(made.get("system"))
         pictures = [self.run_folder / file for file in (*(task.system.files if task else ()), PREVIEW_FILE)]
         picture = next((file for file in pictures if file.suffix == ".png" and file.exists()), None)

@@ -9,6 +9,7 @@ import tyro
 
 from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.compute import ComputeConfig
+from nca_fast.media import endings
 from nca_fast.pretrained import check_model
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Sheet:
     model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
     """model.safetensors of a training on several pictures, or its folder."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """Picture (.png .jpg .webp .tif). An existing file is replaced."""
+    """Picture (.png .jpg .webp). An existing file is replaced."""
     side: int = 96
     """Rows and columns of each square, in cells."""
     steps: int = 300
@@ -41,7 +42,8 @@ class Sheet:
     compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
 
     def check(self) -> None:
-        """Raises ValueError or OSError for a model that is not there."""
+        """Raises ValueError or OSError for a model that is not there, or an ending that is none."""
+        endings.check_picture(self.out)
         check_model(self.model)
 
     def run(self, command: str) -> None:

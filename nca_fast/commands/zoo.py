@@ -38,8 +38,8 @@ class Zoo:
 
     def check(self) -> None:
         """Raises ValueError for a name or an ending that is none, OSError for an empty zoo."""
-        if self.out is not None and self.out.suffix.lower() not in endings.PILLOW:
-            raise ValueError(f"out must end in one of {', '.join(endings.PILLOW)}, but got {str(self.out)!r}.")
+        if self.out is not None:
+            endings.check_picture(self.out)
         if not zoo.names():
             raise FileNotFoundError(f"the zoo must hold automata, but there are none in {zoo.FOLDER}: install again.")
         if self.name is not None:

@@ -26,8 +26,8 @@ def shown_steps(model: str | Path) -> int:
         ValueError: The file does not say. Others as `checkpoint.load_metadata`.
     """
     path = model_file(model)
-    steps = checkpoint.load_metadata(path).get("provenance", {}).get("shown_steps")
-    if not isinstance(steps, int):
+    steps = checkpoint.facts_of(path).get("shown_steps")
+    if steps is None:
         raise ValueError(f"steps must be given, because {path} does not say how many its training showed.")
     return steps
 

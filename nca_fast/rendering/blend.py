@@ -51,6 +51,7 @@ def blended(ncas: Sequence[NCA], shares: Sequence[float]) -> NCA:
                 "automata to blend must start from a picture and have one rule without alive_channel and learned "
                 f"filters, as those of one preset with the same filters have, but got {_kind(first)} and {_kind(nca)}."
             )
+    shares = [share / max(shares) for share in shares]  # whose sum is finite
     present = [(nca, share / sum(shares)) for nca, share in zip(ncas, shares, strict=True) if share > 0]
     if len(present) == 1:
         return present[0][0]

@@ -154,6 +154,6 @@ def judged_each(judges: Sequence[tuple[Captured, Callable[[torch.Generator], lis
 
 def named(facts: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     """Reads what a model file says of the textures that it knows: dicts of name, image and crop; none of one alone."""
-    kinds = {"name": str, "image": str | None, "crop": int}
+    kinds = {"name": (str,), "image": (str | None,), "crop": (int, 1)}
     listed = field(facts, "textures", tuple[dict, ...], where) if "textures" in facts else ()
-    return [{key: field(entry, key, kind, where) for key, kind in kinds.items()} for entry in listed]
+    return [{key: field(entry, key, kind, where, *low) for key, (kind, *low) in kinds.items()} for entry in listed]
