@@ -1,12 +1,12 @@
 """Training: the loop's parts against their formulas; runs interrupted in every way end with the same bits."""
 
+import contextlib
 import json
 import math
 import os
 import resource
 import signal
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 
 import fresh
@@ -523,6 +523,26 @@ def test_folder_with_a_run_is_refused(whole_run, picture):
     assert (whole_run / "training.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["there", "new"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_two_trainings_never_share_a_folder(tmp_path, picture, monkeypatch, there, resume):
+    """Not even where both saw it empty: the later one says so, and the other's files stay as they are."""
+    out, held = tmp_path / "run", contextlib.ExitStack()
+
+    def meanwhile(folder=out):
+        folder.mkdir()
+        held.enter_context(run_folder.held(folder))
+        return folder
+
+    if there:
+        meanwhile()
+    else:
+        monkeypatch.setattr("nca_fast.training.session.check_writable", meanwhile)
+    with held, pytest.raises(FileExistsError, match="must be free, but another process trains into it now"):
+        train_texture(TINY, picture, out, resume=resume, progress=False)
+    assert not list(out.iterdir())
+
+
 def test_folder_with_a_model_is_refused(tmp_path, picture):
     nca_fast.NCA.preset("texture").save_pretrained(tmp_path)
     with pytest.raises(FileExistsError, match="must not hold another model"):
@@ -656,7 +676,7 @@ def test_file_in_place_of_the_folder_is_refused(tmp_path, picture):
         train_texture(TINY, picture, tmp_path / "run", progress=False)
 
 
-@contextmanager
+@contextlib.contextmanager
 def full_disk(limit):
     """Writing more than `limit` bytes to a file fails, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

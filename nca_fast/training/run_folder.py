@@ -1,6 +1,7 @@
 """The folder of a training run: what may begin or go on in it, and with which settings."""
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +18,11 @@ from nca_fast.fields import as_dataclass, field
 from nca_fast.files import MODEL_FILE, remove_leftovers
 from nca_fast.training.endurance import ROUNDS
 from nca_fast.training.optimizers import moments
+
+try:
+    import fcntl
+except ImportError:  # of Windows
+    fcntl = None
 
 TRAINING_FILE = "training.safetensors"
 PICTURES_FILE = "pictures.safetensors"
@@ -67,6 +73,32 @@ class SavedRun:
         others = [name for name in self.tensors if name.startswith(("model.", "optimizer.")) and name not in shapes]
         if others:
             raise ValueError(f"{self.tensors.where} must hold no others of its model, but has {others[0]!r}.")
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps other processes on this machine from training into a folder, which is there, for the length of a block.
+
+    Raises:
+        FileExistsError: Another one trains there now.
+    """
+    if fcntl is None or processes.rank() != 0:
+        yield
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileExistsError(
+                f"folder {folder} must be free, but another process trains into it now. Wait for its end, or choose "
+                "another folder."
+            ) from None
+        except OSError:
+            pass  # a file system that cannot
+        yield
+    finally:
+        os.close(number)
 
 
 def open_run(folder: Path, resume: bool, files: Iterable[str] = ()) -> SavedRun | None:

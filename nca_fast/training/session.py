@@ -91,12 +91,22 @@ def run_training(
 
     Raises:
         ValueError: Bad sources, or settings that differ from those of the run to resume, or no such device.
-        OSError: The folder is not writable, or holds a model and `resume` is False; or the disk is full.
+        OSError: The folder is not writable, or holds a model and `resume` is False, or another process trains there; or
+            the disk is full.
         FloatingPointError: The training diverged; the folder holds the state before the iteration that did it.
         KeyboardInterrupt: Ctrl-C. The iteration was finished and saved, the picture drawn (a second Ctrl-C leaves it
             out), and the run can be resumed.
     """
     out = Path(out)
+    with contextlib.ExitStack() as stack:
+        is_new = not out.is_dir()
+        if not is_new:
+            stack.enter_context(run_folder.held(out))
+        return _run(stack, is_new, system, sources, out, config, resume, progress, command, say)
+
+
+def _run(stack, is_new, system, sources, out, config, resume, progress, command, say):
+    """Does what `run_training` says; what holds until its end goes onto the stack."""
     saved = run_folder.open_run(out, resume, system.files)
     config = run_folder.resolved_config(system, config, saved, out)
     processes.share(config.batch_size)  # raises where it cannot be shared
@@ -105,8 +115,11 @@ def run_training(
     if saved is not None and "init" in saved.metadata:
         work.facts["init"] = saved.metadata["init"]
     check_writable(out)
+    if is_new and processes.rank() == 0:
+        stack.enter_context(run_folder.held(out))
+        run_folder.open_run(out, False, system.files)  # another may have been there first
     _announce_missing_films(work)
-    with run_folder.cpu_threads(config.threads), contextlib.ExitStack() as stack:
+    with run_folder.cpu_threads(config.threads):
         with run_folder.refused_by(saved):
             model = _first_model(work, init if saved is None else None)
         device = config.pick(model.rule)
