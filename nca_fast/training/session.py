@@ -102,10 +102,10 @@ def run_training(
         is_new = not out.is_dir()
         if not is_new:
             stack.enter_context(run_folder.held(out))
-        return _run(stack, is_new, system, sources, out, config, resume, progress, command, say)
+        return _run(stack, is_new, system, sources, out, config, resume, init, progress, command, say)
 
 
-def _run(stack, is_new, system, sources, out, config, resume, progress, command, say):
+def _run(stack, is_new, system, sources, out, config, resume, init, progress, command, say):
     """Does what `run_training` says; what holds until its end goes onto the stack."""
     saved = run_folder.open_run(out, resume, system.files)
     config = run_folder.resolved_config(system, config, saved, out)
