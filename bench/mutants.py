@@ -159,4 +159,9 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     options = parser(__doc__).parse_args()
-    hunt(MUTANTS, ["tests/test_chain.py", "tests/test_rollout.py"], "mutants_cpu.json", options.missed)
+    hunt(
+        MUTANTS,
+        ["tests/test_chain.py", "tests/test_rollout.py", "tests/test_frames.py"],
+        "mutants_cpu.json",
+        options.missed,
+    )

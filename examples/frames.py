@@ -35,7 +35,7 @@ def main() -> None:
     runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
     runs.mkdir(parents=True, exist_ok=True)
     aligned = [
-        drawn(NCA.from_pretrained(f"zoo:{name}"), 160, 224, 250, 2, align=align)
+        drawn(NCA.from_pretrained(f"zoo:{name}"), 120, 168, 250, 2, align=align)
         for name in SHELF
         for align in ALIGNMENTS
     ]
