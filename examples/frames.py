@@ -12,16 +12,16 @@ from torch import Tensor
 
 from bench.zoo import drawings
 from nca_fast import NCA
-from nca_fast.canvas.scene import CanvasConfig, Scene
+from nca_fast.canvas.scene import Scene
+from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.media.images import enlarged, image_grid, save_image
 from nca_fast.rendering.render import render
-from nca_fast.systems.texture_settings import NOISE, TEXTURE, TextureSources
+from nca_fast.systems.texture import Texture
+from nca_fast.systems.texture_settings import NOISE, TextureSources
 from nca_fast.training.session import run_training
 
 SHELF, ALIGNMENTS = ("zebra", "weave", "bark"), ("polar", "dipole")
-CONFIG = replace(
-    NOISE, image_crop=200, image_size=48, iterations=1000, video_steps=0, picture_steps=64, threads=1
-)
+CONFIG = replace(NOISE, image_crop=200, image_size=48, iterations=1000, video_steps=0, picture_steps=64, threads=1)
 SCALES = (0.5, 1.0, 2.0)
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     ]
     save_image(image_grid(aligned, columns=2, pad=4), Path(__file__).with_name("frames.jpg"))
     save_image(drawings.giraffe(), runs / "giraffe.png")
-    run_training(TEXTURE, TextureSources(str(runs / "giraffe.png")), runs / "giraffe", CONFIG, resume=True)
+    run_training(Texture, TextureSources(str(runs / "giraffe.png")), runs / "giraffe", CONFIG, resume=True)
     rows = []
     for nca in (NCA.from_pretrained(runs / "giraffe"), NCA.from_pretrained("zoo:weave")):
         rows += [drawn(nca, 96, 96, round(300 * max(1, scale) ** 2), 3, scale=scale) for scale in SCALES]

@@ -10,7 +10,8 @@ import nca_fast
 from nca_fast import NCA, Rule, cli
 from nca_fast.canvas.canvas import Canvas
 from nca_fast.canvas.plan import Plan
-from nca_fast.canvas.scene import CanvasConfig, Scene
+from nca_fast.canvas.scene import Scene
+from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.canvas.turning import Turning
 from nca_fast.frames import dipole, frame, polar, slowed
 from nca_fast.media.images import load_image, save_image

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nca_fast.canvas.maps import Map
-from nca_fast.canvas.scene import CanvasConfig
+from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.frames import ALIGNMENTS, combined, frame, unit
 
 BLOCK = 2**20  # cells whose frames are computed at once
