@@ -22,7 +22,7 @@ from nca_fast.training.session import run_training
 
 SHELF, ALIGNMENTS = ("zebra", "weave", "bark"), ("polar", "dipole")
 CONFIG = replace(NOISE, image_crop=200, image_size=48, iterations=1000, video_steps=0, picture_steps=64, threads=1)
-SCALES = (0.5, 1.0, 2.0)
+SCALES = (0.7, 1.0, 2.0)
 
 
 def drawn(nca: NCA, height: int, width: int, steps: int, zoom: int, **settings) -> Tensor:
