@@ -70,6 +70,15 @@ MUTANTS = [
     ("cpu/rollout.cpp", "(parts - 1 - i) % 2", "i % 2"),
     ("cpu/forward.h", "u + (c - s.frozen) * capacity - first", "u + c * capacity - first"),
     ("cpu/rollout.cpp", "if (from == state) parts += parts % 2;", ""),
+    # Frames.
+    ("cpu/packer.h", "(column + lane) % s.W", "column"),
+    ("cpu/packer.h", "store(x, a * right - b * down)", "store(x, a * right + b * down)"),
+    ("cpu/packer.h", "for (int p = first; p < count; p += VL)", "for (int p = 0; p < count; p += VL)"),
+    ("cpu/step.h", "(frame_samples > 1 ? sample : 0)", "0"),
+    ("cpu/backward.h", "store(grad + along_y, a * down - b * right)", "store(grad + along_y, a * down + b * right)"),
+    ("cpu/backward.h", "of_scale += 2.f * g", "of_scale += g"),
+    ("cpu/backward.h", "((sample * 2 + i) * s.H + row)", "(i * s.H + row)"),
+    ("cpu/backward.h", "store(grad + place(f, c), square * g)", "store(grad + place(f, c), g)"),
     # Larger filters, local maxima, the alive mask, one rule per sample.
     ("cpu/backward.h", "std::memset(dense_y, 0, 2 * (s.F + s.L + 1) * row_size * sizeof(float));", ""),
     ("cpu/filters.h", "same = same && std::abs(column[i] - weight * known[i]) <= limit;", "same = same || i;"),
@@ -150,4 +159,9 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     options = parser(__doc__).parse_args()
-    hunt(MUTANTS, ["tests/test_chain.py", "tests/test_rollout.py"], "mutants_cpu.json", options.missed)
+    hunt(
+        MUTANTS,
+        ["tests/test_chain.py", "tests/test_rollout.py", "tests/test_frames.py"],
+        "mutants_cpu.json",
+        options.missed,
+    )

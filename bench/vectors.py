@@ -227,10 +227,14 @@ QUESTIONS = {
         scale=0.5,
     ),
     "rollout_25_frames": rolled(
-        "Every cell is turned and scaled by a frame of its own, on a torus.", frames=True, output_bias=False
+        "Every cell is turned and scaled by a frame of its own, on a torus.",
+        shape=(1, 5, 6),
+        frames=True,
+        output_bias=False,
     ),
     "rollout_26_frames_of_a_large_filter": rolled(
         "Frames turn pairs of filters in whatever order they are; edges are mirrored.",
+        shape=(1, 5, 5),
         channels=3,
         padding="reflect",
         filters=("sobel_y5/8", "sobel_x", "identity", "laplacian/8", "sobel_y", "sobel_x5/8"),

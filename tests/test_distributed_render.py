@@ -58,6 +58,7 @@ zero, torus, other, alive, two = (
     NCA.from_pretrained(folder / name) for name in ("zero", "torus", "other", "alive", "two")
 )
 maps = {"map": str(folder / "map.png"), "speed_map": str(folder / "speed.png")}
+maps |= {"angle_map": str(folder / "map.png"), "scale_map": str(folder / "speed.png"), "align": "dipole"}
 photo = load_image(folder / "photo.png")
 CASES = {  # height, width, steps, name of the picture, settings, options
     "torus": (torus, 61, 40, 11, "a.png", CanvasConfig(steps_per_pass=4), {}),

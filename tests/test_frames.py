@@ -79,7 +79,7 @@ def results(name, backend, dtype):
     torch.manual_seed(1)
     weights = [tuple(None if t is None else t.to(dtype).requires_grad_() for t in p) for p in random_weights(rule)]
     x = (torch.randn(B, rule.channels, H, W) * 0.5).to(dtype).requires_grad_()
-    field = field.to(dtype).requires_grad_()
+    field = field.to(dtype, copy=True).requires_grad_()  # or runs would share a gradient
     y = rollout(x, weights, rule, 3, seed=2, frame=field, backend=backend, **options)
     y.backward(torch.ones_like(y).cumsum(-1).cos() + 1)
     params = [x, field, *(t for pair in weights for t in pair if t is not None)]

@@ -45,9 +45,9 @@ struct Canvas {
   int64_t fire_map, fire_periods, fire_samples, fire_channels;
   const float* noise;     // factors of the rule's noise: [noise_samples], 1 or B
   int64_t noise_samples;
+  int64_t seed, row, column, sample, height;  // of the first cell, in the whole canvas and batch; rows of that canvas
   const float* frames;    // [frame_samples][2][H][W], 1 or B; null for none
   int64_t frame_samples;
-  int64_t seed, row, column, sample, height;  // of the first cell, in the whole canvas and batch; rows of that canvas
 };
 
 }  // namespace nca_fast

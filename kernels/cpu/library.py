@@ -55,9 +55,9 @@ class Canvas(ctypes.Structure):
         *((name, c_int64) for name in ("fire_map", "fire_periods", "fire_samples", "fire_channels")),
         ("noise", c_void_p),
         ("noise_samples", c_int64),
+        *((name, c_int64) for name in ("seed", "row", "column", "sample", "height")),
         ("frames", c_void_p),
         ("frame_samples", c_int64),
-        *((name, c_int64) for name in ("seed", "row", "column", "sample", "height")),
     ]
 
 

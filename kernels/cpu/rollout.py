@@ -131,7 +131,7 @@ def _canvas(x, weights, fire, place):
     rates = (fire.ndim > 0, *(fire.shape[:3] if fire.ndim == 5 else (1, 1, 1)))
     networks = (weights.networks.data_ptr(), periods, rules)
     frames = (None, 0) if weights.field is None else (weights.field.data_ptr(), len(weights.field))
-    return Canvas(*x.shape, *networks, fire.data_ptr(), *rates, noise.data_ptr(), len(noise), *frames, *where)
+    return Canvas(*x.shape, *networks, fire.data_ptr(), *rates, noise.data_ptr(), len(noise), *where, *frames)
 
 
 def advance(x: Tensor, weights: Weights, fire: Tensor, rule, place, states: Tensor, every: int) -> None:

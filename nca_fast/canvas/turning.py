@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nca_fast.canvas.maps import Map
-from nca_fast.canvas.scene import CanvasConfig
+from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.frames import ALIGNMENTS, combined, frame, unit
 
 BLOCK = 2**20  # cells whose frames are computed at once
@@ -38,8 +38,8 @@ class Turning:
         angle_map: Tensor | None = None,
         scale_map: Tensor | None = None,
     ):
-        angle, scale = config.angle or 0.0, config.scale or 1.0
-        self.same = frame(math.radians(angle), scale)
+        self.scale = 1.0 if config.scale is None else config.scale
+        self.same = frame(math.radians(config.angle or 0.0), self.scale)
         self.align, self.height, self.width = config.align, height, width
         self.rows_here, self.columns = window or (height, width)
 
@@ -57,7 +57,7 @@ class Turning:
     @property
     def stable_dt(self) -> float:
         """The largest share of a step at which laplacians are multiplied by no more than without scales, at most 1."""
-        largest = float(self.same.norm()) * (1 if self.scales is None else float(self.scales.grey.max()))
+        largest = self.scale * (1.0 if self.scales is None else float(self.scales.grey.max()))
         return min(1.0, 1 / largest**2)
 
     def rows(self, first: int, count: int) -> Tensor:

@@ -108,7 +108,7 @@ DIR then holds texture.png, texture.mp4, preview.png (the target and what was gr
 # As in NoiseNCA, the automaton begins with noise, so that all of its cells may fire in every step, and what it draws is
 # a solution of a differential equation, at whatever distance of cells and length of steps. With all cells firing the
 # learning rate of half of them is too large: losses jump up by orders of magnitude.
-NOISE = TextureConfig(preset="noise-nca", learning_rate=1e-3)
+NOISE = TextureConfig(preset="noise-nca", learning_rate=2e-3)
 RECIPE_HELP = """Begin with other settings than the defaults. noise: as NoiseNCA, from noise instead of zeros, and all
 cells fire in every step, which suits other scales (--scale of nca-fast render)."""
 
