@@ -118,9 +118,12 @@ if INTERPRETED and find_spec("triton"):
 
 def small_programs(monkeypatch, count=None):
     """Programs of `count` columns or cells; None: in the interpreter 64, the fastest, on a GPU as they are."""
+    from nca_fast.kernels.triton import laid_out
     from nca_fast.kernels.triton.single_pass import plan
     from nca_fast.kernels.triton.through_memory import steps as through_memory
 
+    # What is kept is not of these sizes, nor what this test leaves of others.
+    monkeypatch.setattr(laid_out, "_kept", OrderedDict())
     count = count or (64 if INTERPRETED else None)
     for sizes in (plan.COLUMNS, through_memory.CELLS, through_memory.UNITS) if count else ():
         for precision in sizes:
