@@ -16,8 +16,8 @@ from unittest import mock
 import torch
 import triton
 import triton.language as tl
-from nca_fast.kernels.triton import launch as module
 from nca_fast.kernels.triton import laid_out, rollout, steps, together
+from nca_fast.kernels.triton import launch as module
 from nca_fast.kernels.triton.fire import Step, row_keys, word, write_place
 from nca_fast.kernels.triton.launch import RepeatedStep, launch
 from nca_fast.kernels.triton.rollout import pack_weights

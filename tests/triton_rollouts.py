@@ -118,12 +118,9 @@ if INTERPRETED and find_spec("triton"):
 
 def small_programs(monkeypatch, count=None):
     """Programs of `count` columns or cells; None: in the interpreter 64, the fastest, on a GPU as they are."""
-    from nca_fast.kernels.triton import laid_out
     from nca_fast.kernels.triton.single_pass import plan
     from nca_fast.kernels.triton.through_memory import steps as through_memory
 
-    # What is kept is not of these sizes, nor what this test leaves of others.
-    monkeypatch.setattr(laid_out, "_kept", OrderedDict())
     count = count or (64 if INTERPRETED else None)
     for sizes in (plan.COLUMNS, through_memory.CELLS, through_memory.UNITS) if count else ():
         for precision in sizes:
@@ -149,8 +146,12 @@ def check(
 ):
     """At most `factor` times the error of plain PyTorch at the same precision; see test_rollout for the policy.
 
-    With spacing, states are its multiples, so that many are equal.
+    With spacing, states are its multiples, so that many are equal. Launches are not those of an earlier test, which may
+    have cut steps otherwise.
     """
+    from nca_fast.kernels.triton import laid_out
+
+    laid_out.forget()
     B, H, W = shape
     torch.manual_seed(1)
     weights = weights_of(rule, B if per_sample else None)
