@@ -5,8 +5,8 @@
 #     bench/gpu.sh speed [FOLDER]    how fast is it, and what bounds it?
 #     bench/gpu.sh tune  [FOLDER]    which sizes of programs are best, and where does an iteration's time go?
 #
-# Results as JSON, written row by row, and logs go to FOLDER, by default $OUT or bench/results. COMMIT=... names the
-# commit where there is no git. SMOKE=1 tries every part with tiny sizes, without a GPU in Triton's interpreter.
+# Results as JSON, written row by row, and logs go to FOLDER, by default $OUT (packed) or bench/results. COMMIT=... names
+# the commit where there is no git. SMOKE=1 tries every part with tiny sizes, without a GPU in Triton's interpreter.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"

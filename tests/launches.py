@@ -7,6 +7,7 @@ It runs without the interpreter, in which nothing is compiled, so not in the pro
 """
 
 import ctypes
+import dataclasses
 import gc
 import sys
 import weakref
@@ -307,19 +308,21 @@ def what_is_kept_across_rollouts():
     wide = Rule(channels=4, hidden=(16,), filters=("sobel_x5",), state_noise=0.1)
     kinds = [
         (grows, "fp16", (1, 3, 5), torch.float16, False),
+        (dataclasses.replace(grows, alive_threshold=0.5), "fp16", (1, 3, 5), torch.float16, False),
         (grows, "fp16", (1, 3, 7), torch.float16, False),
         (grows, "fp16", (3, 3, 5), torch.float32, True),
         (wide, "fp32", (3, 6, 5), torch.float32, True),
         (wide, "fp32", (3, 6, 5), torch.float32, False),
     ]
-    places = [Place(*numbers, 0, 0, 0, 2**32) for numbers in ((1, 0), (2**63 + 5, 2**32 - 2))]
+    places = Place(1, 0, 0, 0, 0, 2**32), Place(-5, 2**32 - 2, 3, 7, 9, 8)
     for kind in kinds:
         Run(*kind)(places[0])  # compiles
     laid_out.forget()
     for kind in kinds:
-        before = len(laid_out._kept)
-        Run(*kind)(places[0])
-        assert len(laid_out._kept) - before >= 2
+        for place in places:
+            before = len(laid_out._kept)
+            Run(*kind)(place)
+            assert len(laid_out._kept) - before >= 2
     for place in places:
         for kind in reversed(kinds):
             held, run = [torch.empty(1000) for _ in range(100)], Run(*kind)
