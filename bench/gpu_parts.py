@@ -1,7 +1,9 @@
 """Runs the parts of `bench/gpu.sh check|speed|tune`, each for at most its share of four minutes; see there.
 
 A part is a program of its own, so that what breaks one, or the GPU's state in its process, does not take the others
-along. What a part leaves of its time the next ones may use. gpu_check.json (and so on) says how each part ended.
+along. What a part leaves of its time the next ones may use. parts_of_check.json (and so on) says how each
+part ended. A lent machine gives back few files: where the results go to $OUT, there is one archive of them, written
+anew after each part, and traces lie beside it.
 """
 
 import argparse
@@ -10,14 +12,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from bench.harness import RESULTS, gpu_clocks, gpu_facts, header, write_result
+from nca_fast.files import atomic_path
 
 SECONDS = 220  # of all parts together; gpu.sh ends whatever is left after 228
-SMOKE_SECONDS = 580  # without a GPU, on a busy machine
+SMOKE_SECONDS = 1480  # without a GPU, on a busy machine
 KILL_AFTER = 3  # seconds between asking a part to end and ending it
 
 
@@ -72,23 +79,45 @@ def run(part: Part, seconds: float, folder: Path, smoke: bool) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench/gpu.sh", description=__doc__)
     parser.add_argument("which", choices=PARTS)
-    default = Path(os.environ.get("OUT") or RESULTS)
-    parser.add_argument("folder", nargs="?", type=Path, default=default, help="default: $OUT or bench/results")
+    parser.add_argument("folder", nargs="?", type=Path, help="default: $OUT, packed, or bench/results")
     options = parser.parse_args()
-    folder, smoke = options.folder.resolve(), bool(os.environ.get("SMOKE"))
-    folder.mkdir(parents=True, exist_ok=True)
-    parts, end = PARTS[options.which], time.monotonic() + (SMOKE_SECONDS if smoke else SECONDS)
+    out, smoke = None if options.folder else os.environ.get("OUT"), bool(os.environ.get("SMOKE"))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) if out else (options.folder or RESULTS).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        good = run_all(options.which, folder, smoke, partial(pack, folder, Path(out), options.which) if out else None)
+    sys.exit(not good)
+
+
+def pack(folder: Path, out: Path, which: str) -> None:
+    """Packs a folder into out/gpu_WHICH.tar.gz, but for traces, which are large and lie beside it."""
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out / f"gpu_{which}.tar.gz") as temporary, tarfile.open(temporary, "w:gz") as archive:
+        for path in sorted(folder.iterdir()):
+            if path.name.endswith(".trace.json.gz"):
+                shutil.copy(path, out)
+            else:
+                archive.add(path, path.name)
+
+
+def run_all(which: str, folder: Path, smoke: bool, after: Callable[[], None] | None) -> bool:
+    """Runs all parts; after: called after each. Returns whether all went well."""
+    parts, end = PARTS[which], time.monotonic() + (SMOKE_SECONDS if smoke else SECONDS)
     result = {"header": header() | gpu_facts(), "smoke": smoke, "before": gpu_clocks(), "parts": []}
     for n, part in enumerate(parts):
         later = sum(p.seconds for p in parts[n + 1 :])
         seconds = max(10.0, end - time.monotonic() - later)
         print(f"== {part.name}, at most {seconds:.0f} s", flush=True)
         result["parts"].append(run(part, seconds, folder, smoke))
-        write_result(folder / f"gpu_{options.which}.json", result)
+        write_result(folder / f"parts_of_{which}.json", result)
+        if after:
+            after()
         print(result["parts"][-1], flush=True)
     result["after"] = gpu_clocks()
-    write_result(folder / f"gpu_{options.which}.json", result)
-    sys.exit(any(part.get("status") for part in result["parts"]))
+    write_result(folder / f"parts_of_{which}.json", result)
+    if after:
+        after()
+    return not any(part.get("status") for part in result["parts"])
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ Kernels are compiled for sm_90 and launched by Triton, through its front end in 
 `kernels.triton.launch` repeats them: "one by one" by Triton's own launcher, and all of a step "from C". But the
 function that would hand them to the GPU does nothing. What it does, Triton's Python and C and the CUDA driver, some 2
 to 4 us a launch, comes on top of the first two; of the third, the driver alone. A rollout has 64 steps; its first step,
-in which launches are listed, and the row keys are among them: "one more" is what each step costs that is added. `gpu`
-is what a step takes on an H200 at the least: the bytes that its kernels must read and write, at 4.8 TB/s.
+for which launches that an earlier rollout left are looked up, the row keys, and the scales of gradients are among them:
+"one more" is what each step costs that is added. "from C, listed anew": where no rollout has left any. `gpu` is what
+a step takes on an H200 at the least: the bytes that its kernels must read and write, at 4.8 TB/s.
 """
 
 import ctypes
@@ -109,8 +110,8 @@ def rollouts(name: str):
     numbers = sum(out * (inputs + bias) for out, inputs, bias in rule.layers)
     params = torch.zeros(*([B] if name.startswith("vae") else []), numbers)
     weights = rollout.pack_weights(params, rule.kernel_rule, precision)
-    scale = torch.ones(())
-    weights.gradient_scale = lambda grad: scale  # on a GPU a few launches in 8 steps; here it would read all memory
+    of_gradient, few = weights.gradient_scale, torch.ones(16)
+    weights.gradient_scale = lambda grad: of_gradient(few)  # of all it would take long here, and no longer on a GPU
     fire, place = threshold(rule.fire_rate), Place(1, 0, 0, 0, 0, 2**32)
     x, y, states = (torch.empty(*n, B, H, W, -(-rule.channels // 4) * 4) for n in ((), (1,), (2,)))
     buffer = gradient_buffer(weights, x)
@@ -167,13 +168,13 @@ def least_bytes(weights, x: torch.Tensor, direction: str) -> int:
 
 def main() -> None:
     use_the_fake_driver()
-    from nca_fast.kernels.triton import launch, together
+    from nca_fast.kernels.triton import laid_out, launch, together
 
     # A function that looks at none of its arguments and returns 0: "rounds to the nearest".
     nothing = ctypes.cast(ctypes.CDLL(None).fegetround, ctypes.c_void_p).value
 
     class FrontEnd(launch.RepeatedStep):
-        def __init__(self, step):
+        def __init__(self, step, *more):
             super().__init__(step)
             self.plain = True
 
@@ -184,9 +185,12 @@ def main() -> None:
 
         return launched
 
-    def from_c(run):
+    def from_c(run, find=laid_out.find):
         def launched(steps):
-            with mock.patch.object(together, "driver", lambda: (nothing, str)):
+            with (
+                mock.patch.object(together, "driver", lambda: (nothing, str)),
+                mock.patch.object(laid_out, "find", find),
+            ):
                 run(steps)
 
         return launched
@@ -196,7 +200,8 @@ def main() -> None:
         runs, weights, x = rollouts(name)
         for direction, run in runs.items():
             count = launches_of(run)
-            times = python_time({"front end": by_front_end(run), "one by one": run, "from C": from_c(run)})
+            ways = {"front end": by_front_end(run), "one by one": run, "from C": from_c(run)}
+            times = python_time(ways | {"from C, listed anew": from_c(run, lambda key: None)})
             row = {"case": name, "state": list(x.shape), "direction": direction, "launches": count}
             row |= {f"{way}, us a step": {k: round(v, 1) for k, v in t.items()} for way, t in times.items()}
             row |= {f"{way}, us a launch": round(t["median"] / count, 2) for way, t in times.items()}

@@ -7,21 +7,25 @@ It runs without the interpreter, in which nothing is compiled, so not in the pro
 """
 
 import ctypes
+import dataclasses
+import gc
 import sys
+import weakref
 from ctypes import POINTER, c_int, c_uint, c_void_p
 from unittest import mock
 
 import torch
 import triton
 import triton.language as tl
+from nca_fast.kernels.triton import fire, laid_out, rollout, steps, together, weights
 from nca_fast.kernels.triton import launch as module
-from nca_fast.kernels.triton import steps, together
-from nca_fast.kernels.triton.fire import Step
+from nca_fast.kernels.triton.fire import Step, row_keys, word, write_place
 from nca_fast.kernels.triton.launch import RepeatedStep, launch
 from nca_fast.kernels.triton.rollout import pack_weights
 
 from bench.launch_cost import Launcher, use_the_fake_driver
 from nca_fast import Rule
+from nca_fast.backends import Place
 from nca_fast.fire_masks import threshold
 
 
@@ -36,8 +40,12 @@ def told(take, calls):
     Launcher.noted = []
     for tensors in calls:
         take(*tensors)
-    address = [tuple(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in n[-1]) for n in Launcher.noted]
-    return [(*n[:-1], a) for n, a in zip(Launcher.noted, address, strict=True)]
+    return [(*n[:-1], addresses_of(n[-1])) for n in Launcher.noted]
+
+
+def addresses_of(arguments):
+    """Arguments with addresses in the place of tensors."""
+    return tuple(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments)
 
 
 def same(step, calls, remembered=True):
@@ -257,13 +265,136 @@ def nothing_changing_is_kept():
 
     repeated = RepeatedStep(step)
     repeated(x)
-    _, (kept,) = next(iter(repeated.of_kinds.values())).kept
+    (kept,) = next(iter(repeated.of_kinds.values())).fixed
     assert kept is fixed
+
+
+def named(cuda, names):
+    """What the driver was told, with the names of known memory in the place of addresses, and "other"."""
+    found = []
+    for grid, stream, function, threads, shared, bits in cuda.noted:
+        arguments = []
+        for kind, value in zip(Launcher.of_functions[function].passed, bits, strict=True):
+            address = int.from_bytes(value, sys.byteorder)
+            arguments.append(names.get(address, "other") if kind[0] == "*" else value)
+        found.append((grid, stream, function, threads, shared, arguments))
+    return found
+
+
+class Run:
+    """A rollout of a rule forward and backward on memory of its own."""
+
+    def __init__(self, rule, precision, shape, dtype, per_sample):
+        numbers = sum(o * (i + b) for o, i, b in rule.layers)
+        params = torch.randn(*([shape[0]] if per_sample else []), numbers)
+        noise = torch.ones(1) if rule.state_noise or rule.update_noise else None
+        self.rule, self.weights = rule.kernel_rule, pack_weights(params, rule.kernel_rule, precision, noise)
+        self.fire, self.states = threshold(0.5), torch.zeros(4, *shape, 4, dtype=dtype)
+        self.grad = torch.zeros_like(self.states[0])
+        self.buffer = steps.gradient_buffer(self.weights, self.grad)
+        self.tensors = [*self.weights.tensors, self.fire, *self.states.unbind(), self.grad, self.buffer]
+
+    def by_front_end(self, place):
+        """Runs it with each step through Triton's front end; returns what the driver would be told."""
+        cuda, Launcher.noted = FakeCuda(), []
+        with mock.patch.object(rollout, "RepeatedStep", lambda step, *more: step):
+            self._run(place)
+        cuda.noted = as_the_driver_is_told([(*n[:-1], addresses_of(n[-1])) for n in Launcher.noted])
+        Launcher.noted = None
+        return self._named(cuda)
+
+    def __call__(self, place):
+        """Runs it; returns what the driver is told."""
+        cuda = FakeCuda()
+        with mock.patch.object(together, "driver", lambda: (cuda.address, str)):
+            self._run(place)
+        return self._named(cuda)
+
+    def _run(self, place):
+        arguments = self.weights, self.fire, self.rule, place
+        beside = mock.patch.object(fire, "launch_alone"), mock.patch.object(weights, "launch_alone")
+        with beside[0], beside[1]:
+            rollout.advance(self.states[0], *arguments, self.states[1:], 1)
+            rollout.backward(self.states[:3], self.grad, *arguments, self.buffer)
+
+    def _named(self, cuda):
+        kept = [*enumerate(self.tensors), *self.weights.scratch.kept.items()]
+        return named(cuda, {t.data_ptr(): name for name, t in kept})
+
+
+def what_is_kept_across_rollouts():
+    """A rollout like an earlier one lists nothing and launches, argument for argument, what it would by itself; on
+    whatever memory, from whatever seed and step. One that is not like it has launches of its own."""
+    grows = Rule(channels=4, hidden=(8,), filters=("identity", "sobel_x"), alive_channel=3)
+    wide = Rule(channels=4, hidden=(16,), filters=("sobel_x5",), state_noise=0.1)
+    kinds = [
+        (grows, "fp16", (1, 3, 5), torch.float16, False),
+        (dataclasses.replace(grows, alive_threshold=0.5), "fp16", (1, 3, 5), torch.float16, False),
+        (grows, "fp16", (1, 3, 7), torch.float16, False),
+        (grows, "fp16", (3, 3, 5), torch.float32, True),
+        (wide, "fp32", (3, 6, 5), torch.float32, True),
+        (wide, "fp32", (3, 6, 5), torch.float32, False),
+    ]
+    places = Place(1, 0, 0, 0, 0, 2**32), Place(-5, 2**32 - 2, 3, 7, 9, 8)
+    for kind in kinds:
+        Run(*kind)(places[0])  # compiles
+    laid_out.forget()
+    for kind in kinds:
+        for place in places:
+            before = len(laid_out._kept)
+            Run(*kind)(place)
+            assert len(laid_out._kept) - before >= 2
+    for place in places:
+        for kind in reversed(kinds):
+            held, run = [torch.empty(1000) for _ in range(100)], Run(*kind)
+            with mock.patch.object(RepeatedStep, "_list", lambda *a: 1 / 0):
+                kept = run(place)
+            del held
+            assert kept == run.by_front_end(place) and len(kept) > 5
+
+
+def what_is_kept_is_bounded_and_holds_no_memory():
+    rule = Rule(channels=4, hidden=(8,), filters=("identity", "sobel_x"), alive_channel=3)
+    laid_out.forget()
+    run = Run(rule, "fp16", (1, 3, 5), torch.float16, False)
+    run(Place(1, 0, 0, 0, 0, 2**32))
+    of_rollout = map(weakref.ref, [*run.tensors, *run.weights.scratch.kept.values()])
+    alive = [t for t in of_rollout if t() is not None]
+    assert len(laid_out._kept) >= 3 and len(alive) > 6
+    del run
+    gc.collect()
+    assert not any(t() is not None for t in alive)
+    kept = next(iter(laid_out._kept.values()))
+    for n in range(1000):
+        laid_out.keep(n, kept)
+        laid_out.find(7)
+    assert len(laid_out._kept) == laid_out._MOST and laid_out.find(7) is kept and laid_out.find(8) is None
+    laid_out.forget()
+    assert laid_out.find(7) is None
+
+
+def numbers_beside_the_steps():
+    """A launch beside the steps is what Triton's front end launches, whatever its numbers; compiled once."""
+    table, place = torch.zeros(64, dtype=torch.int32), torch.zeros(6, dtype=torch.int32)
+    calls = [(place, *(word(v) for v in (seed, seed >> 32, n, 1, 2, 16))) for seed in (0, 1, 2**63 + 7) for n in (0, 5)]
+
+    def told_by(launch):
+        return told(lambda *a: launch(write_place, (1,), *a), calls) + told(
+            lambda *a: launch(row_keys, (1,), *a, WORDS=2, SHARED_BATCH=False, SHARED_HEIGHT=False, BLOCK=128),
+            [(table, place, 8, 1, 8), (table, place[1:], 8, 1, 8), (table, place, 16, 1, 8), (table, place, 8, 2, 4)],
+        )
+
+    want, known = told_by(module.launch), set(module._known)
+    assert told_by(module.launch_alone) == want and len({n[2] for n in want}) == 5
+    assert len(set(module._known) - known) <= 5
+    with mock.patch.object(module._Launch, "run", lambda self: 1 / 0):
+        assert told_by(module.launch_alone) == want
 
 
 if __name__ == "__main__":
     use_the_fake_driver()
     cases = (step_of_a_rule, ints_and_defaults, what_cannot_be_repeated, a_refusal, what_is_not_launched_from_c)
-    for case in (*cases, another_triton, a_profiler, nothing_changing_is_kept):
+    kept = what_is_kept_across_rollouts, what_is_kept_is_bounded_and_holds_no_memory, numbers_beside_the_steps
+    for case in (*cases, another_triton, a_profiler, nothing_changing_is_kept, *kept):
         case()
         print(case.__name__, flush=True)

@@ -219,12 +219,14 @@ def way_of(rule, precision="fp16"):
 @pytest.mark.parametrize("padding", ["circular", "zero"])
 def test_rows_that_are_loaded_again_for_want_of_registers(padding, poisoned, monkeypatch):
     """The same bits as of rows that are carried down, whose values are tested above."""
+    from nca_fast.kernels.triton import laid_out
     from nca_fast.kernels.triton.single_pass import plan
 
     rule, tile = Rule(channels=6, hidden=(9, 6), padding=padding), plan.forward_tile
     x, weights, found = torch.randn(1, 6, 5, 20, device=DEVICE), weights_of(rule), []
     for carried in (True, False):
         monkeypatch.setattr(plan, "forward_tile", lambda *a, c=carried: tile(*a)._replace(CARRIED=c))
+        laid_out.forget()
         found.append(rollout(x, weights, rule, 2, seed=0, backend="triton", precision="fp32"))
     assert torch.equal(*found)
 

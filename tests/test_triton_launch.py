@@ -20,7 +20,7 @@ def test_what_is_launched():
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_DEFAULT_FP_FUSION": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     result = fresh.run([ROOT / "tests" / "launches.py"], check=True, cwd=ROOT, env=environment)
-    assert len(result.stdout.split()) == 8
+    assert len(result.stdout.split()) == 11
 
 
 def test_the_interpreter_goes_through_the_front_end():
@@ -31,7 +31,7 @@ def test_the_interpreter_goes_through_the_front_end():
     made, noted = [], launch.RepeatedStep.__init__
     with pytest.MonkeyPatch.context() as patch:
         small_programs(patch, 16)
-        patch.setattr(launch.RepeatedStep, "__init__", lambda self, step: made.append(self) or noted(self, step))
+        patch.setattr(launch.RepeatedStep, "__init__", lambda self, *given: made.append(self) or noted(self, *given))
         rule = Rule(channels=4, hidden=(6,))
         x = torch.randn(1, 4, 3, 4, requires_grad=True)
         rollout(x, random_weights(rule), rule, 2, seed=0, backend="triton").sum().backward()

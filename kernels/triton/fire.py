@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import launch_alone
 from .products import INTERPRETED
 
 
@@ -251,14 +252,14 @@ class RowKeys:
     def put(self, place) -> None:
         """Sets the place (`nca_fast.backends.Place`) of the steps that come next."""
         words = (place.seed, place.seed >> 32, place.first_step, place.sample, place.row, place.height - 1)
-        write_place[(1,)](self.place, *map(word, words))
+        launch_alone(write_place, (1,), self.place, *map(word, words))
 
     def make(self, steps: int) -> None:
         """Writes the keys of the next steps into the table."""
         _, B, H, words = self.table.shape
         count, block = steps * B * H, 1024 if INTERPRETED else 128
         constants = {"WORDS": words, **self.shared, "BLOCK": block}
-        row_keys[(triton.cdiv(count, block),)](self.table, self.place, count, B, H, **constants)
+        launch_alone(row_keys, (triton.cdiv(count, block),), self.table, self.place, count, B, H, **constants)
 
     def move(self, steps: int) -> None:
         """Moves to the step so many later; earlier where negative."""

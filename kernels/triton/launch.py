@@ -3,8 +3,9 @@
 `kernel[grid](...)` binds its arguments, looks at each of them to find what it was compiled for, and makes a text of all
 options, every time: 10 to 50 us of Python, where the GPU may take less for the step. All steps of a rollout launch the
 same kernels with the same arguments, but for the memory of a few tensors. So the launches of a step are listed once,
-and afterwards what was compiled is launched with the other addresses put in: all at once (together.py), or one by one.
-What was compiled is remembered by what it was compiled for, so that only the first rollout of its kind asks Triton.
+and afterwards what was compiled is launched with the other addresses put in (laid_out.py): all at once (together.py),
+or one by one. What was laid out serves the next rollout of its kind too; and what was compiled is remembered by what it
+was compiled for, so that only the first rollout of its kind asks Triton.
 
 What a kernel was compiled for hangs on whether an address is a multiple of 16 (and on AMD whether the memory is smaller
 than 2 GiB), so launches are listed for each such kind of tensors. Where launches cannot be repeated, in the interpreter
@@ -13,15 +14,15 @@ or with a Triton that is not as it was, every step goes through the front end.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from . import together
+from . import laid_out, together
+from .memory import Scratch
 
 _ALIGNMENT = 16  # of addresses: what Triton compiles for
 _SMALL = 2**31 - 1  # bytes of memory that AMD's kernels address by 32 bits
@@ -39,9 +40,9 @@ class _Launch(NamedTuple):
     arguments: tuple
     constants: dict
 
-    def key(self, device, memory):
-        """Says what it is compiled for: its constants, its numbers, and the kinds of its tensors."""
-        of_arguments = [memory[id(a)].kind if isinstance(a, Tensor) else a for a in self.arguments]
+    def key(self, device, kinds):
+        """Says what it is compiled for: its constants, its numbers, and the kinds of its tensors, by their ids."""
+        of_arguments = [kinds[id(a)] if isinstance(a, Tensor) else a for a in self.arguments]
         # The kernel itself would be compared by its text; it lives as long as what was compiled of it.
         return id(self.kernel), device, *of_arguments, *self.constants, *self.constants.values()
 
@@ -64,6 +65,33 @@ def launch(kernel, grid: tuple[int, ...], *arguments, **constants) -> None:
         launches.append(_Launch(kernel, grid, arguments, constants))
 
 
+def launch_alone(kernel, grid: tuple[int, ...], *arguments, **constants) -> None:
+    """Does likewise without Triton's front end, where what was compiled is remembered; for a launch beside the steps.
+
+    Args:
+        arguments: Tensors, integers; those that the kernel is not specialized for are of 32 bits.
+    """
+    kind, kinds = _kind_on_amd if torch.version.hip else _kind, {}
+    for a in arguments:
+        if isinstance(a, Tensor):
+            kinds[id(a)], device = (a.dtype, kind(a, a.data_ptr())), a.device
+    one = _Launch(kernel, grid, arguments, constants)
+    free = [p.do_not_specialize for p in getattr(kernel, "params", ())[: len(arguments)]]
+    told = [None if of else a for a, of in zip(arguments, free, strict=True)] if any(free) else arguments
+    key = one._replace(arguments=told).key(device, kinds)
+    found = _known.get(key)
+    if found is None:
+        _remembered(key, one, one.run())
+        return
+    values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments] + [*found.constants]
+    compiled, grid = found.kernel, (*grid, 1, 1)[:3]
+    told = laid_out.asked(compiled, grid, values)
+    if told is None or told[1]:
+        one.run()
+    else:
+        compiled.run(*grid, told[0], compiled.function, compiled.packed_metadata, None, None, None, *values)
+
+
 class RepeatedStep:
     """A step of a rollout that is called many times with tensors of the same types and shapes.
 
@@ -72,10 +100,21 @@ class RepeatedStep:
     Args:
         step: Called with tensors; it does nothing but `launch`, and always the same but for these tensors. What it
             allocates it keeps.
+        what: All that its launches hang on beside the tensors here and those that it is called with; None: they are not
+            kept for other rollouts.
+        fixed: Tensors that it launches on and is not called with.
+        scratch: From which it takes more.
     """
 
-    def __init__(self, step: Callable[..., None]):
-        self.step, self.of_kinds, self.plain = step, {}, False
+    def __init__(
+        self,
+        step: Callable[..., None],
+        what: Hashable | None = None,
+        fixed: Sequence[Tensor] = (),
+        scratch: Scratch | None = None,
+    ):
+        self.step, self.what, self.fixed, self.scratch = step, what, [*fixed], scratch
+        self.of_kinds, self.plain = {}, False
         self.kind = _kind_on_amd if torch.version.hip else _kind
 
     def __call__(self, *tensors: Tensor) -> None:
@@ -89,6 +128,26 @@ class RepeatedStep:
             return self._first(kinds, tensors, addresses)
         repeat(addresses)
 
+    def _first(self, kinds, tensors, addresses):
+        """Takes the first step of a kind of tensors, by the launches of an earlier rollout if there are any."""
+        key = self._key(tensors)
+        found = None if key is None else laid_out.find(key)
+        more = None if found is None else found.tensors_of(self.scratch, tensors[0], self.kind)
+        repeat = None if more is None else found.on(self.fixed + more)
+        if repeat is None:
+            return self._new(key, kinds, tensors, addresses)
+        self.of_kinds[kinds] = repeat
+        repeat(addresses)
+
+    def _key(self, tensors):
+        """Says what the launches of a step on these tensors hang on."""
+        if self.what is None:
+            return None
+        every = [*tensors, *self.fixed]
+        ids = [id(t) for t in every]  # some are the same
+        kinds = ((t.dtype, t.shape, self.kind(t, t.data_ptr())) for t in every)
+        return self.what, tensors[0].device, len(tensors), *map(ids.index, ids), *kinds
+
     def _list(self, tensors):
         _listed.launches = []
         try:
@@ -97,53 +156,52 @@ class RepeatedStep:
         finally:
             _listed.launches = None
 
-    def _first(self, kinds, tensors, addresses):
+    def _new(self, key, kinds, tensors, addresses):
         """Lists the launches of the step and makes them, by Triton's front end if there are any that it has not yet
         compiled."""
         launches = self._list(tensors)
-        memory = self._memory(launches, tensors, addresses)
-        keys = [one.key(tensors[0].device, memory) for one in launches]
-        compiled = [_known.get(key) for key in keys]
+        found = {id(a): a for one in launches for a in one.arguments if isinstance(a, Tensor)}
+        of_memory = {n: (a.dtype, self.kind(a, a.data_ptr())) for n, a in found.items()}
+        keys = [one.key(tensors[0].device, of_memory) for one in launches]
+        compiled = [_known.get(of) for of in keys]
         new = None in compiled
         if new:
-            compiled = [_remembered(key, one, one.run()) for key, one in zip(keys, launches, strict=True)]
-        count = len(addresses)
-        repeat = _repeated(launches, compiled, memory, count) if launches and None not in compiled else None
+            compiled = [_remembered(of, one, one.run()) for of, one in zip(keys, launches, strict=True)]
+        known = launches and None not in compiled
+        repeat = self._repeated(key, launches, compiled, found, tensors) if known else None
         self.plain = repeat is None
         self.of_kinds[kinds] = repeat
         if not new:
             repeat(addresses) if repeat else self.step(*tensors)
 
-    def _memory(self, launches, tensors, addresses):
-        """Looks once at every tensor of the launches; by its id, because most of them are in many."""
-        memory, changing = {}, {t.untyped_storage().data_ptr() for t in tensors}
-        for argument in (a for one in launches for a in one.arguments):
-            if isinstance(argument, Tensor) and id(argument) not in memory:
-                address = argument.data_ptr()
-                number = addresses.index(address) if address in addresses else None
-                part = number is None and argument.untyped_storage().data_ptr() in changing
-                kind = argument.dtype, self.kind(argument, address)
-                memory[id(argument)] = _Memory(argument, kind, address, number, part)
-        return memory
+    def _repeated(self, key, launches, compiled, memory, tensors):
+        """Makes a function of the step's addresses, and keeps the launches where another rollout may use them; None
+        where they cannot be repeated."""
+        changing, given = {t.untyped_storage().data_ptr() for t in tensors}, {id(t) for t in (*tensors, *self.fixed)}
+        names = {id(t): name for name, t in self.scratch.kept.items()} if self.scratch else {}
+        of_scratch = [n for n in memory if n in names and n not in given]
+        others = [n for n in memory if n not in names and n not in given]
+        if any(memory[n].untyped_storage().data_ptr() in changing for n in others):
+            return None  # another part of a tensor that changes
+        order = [*map(id, (*tensors, *self.fixed)), *of_scratch, *others]
+        numbers = {n: at for at, n in reversed([*enumerate(order)])}  # of one that is there twice the first
+        laid = []
+        for one, found in zip(launches, compiled, strict=True):
+            tensor = [isinstance(a, Tensor) for a in one.arguments]
+            arguments = [0 if is_one else a for a, is_one in zip(one.arguments, tensor, strict=True)]
+            changes = [(at, numbers[id(a)]) for at, a in enumerate(one.arguments) if tensor[at]]
+            laid.append(laid_out.Laid(found, (*one.grid, 1, 1)[:3], arguments, changes))
+        scratch = [
+            (names[n], memory[n].shape, memory[n].dtype, self.kind(memory[n], memory[n].data_ptr())) for n in of_scratch
+        ]
+        found = laid_out.LaidOut(laid, len(tensors), scratch)
+        repeat = found.on([*self.fixed, *(memory[n] for n in (*of_scratch, *others))])
+        if repeat is not None and key is not None and not others:
+            laid_out.keep(key, found)
+        return repeat
 
 
-class _Memory(NamedTuple):
-    """Where a tensor of a step lies.
-
-    Args:
-        kind: What kernels are compiled for of it.
-        number: Which of the step's tensors it is, or None.
-        part: Whether it is another part of one of them.
-    """
-
-    tensor: Tensor
-    kind: tuple
-    address: int
-    number: int | None
-    part: bool
-
-
-class _Compiled(NamedTuple):
+class Compiled(NamedTuple):
     """What was compiled for a kind of launches.
 
     Args:
@@ -166,7 +224,7 @@ def _remembered(key, one, kernel):
     passed = together.passed_arguments(kernel)
     if passed and passed[-1] >= len(one.arguments):
         passed = None  # one of the constants is an argument
-    _known[key] = found = _Compiled(kernel, constants, passed)
+    _known[key] = found = Compiled(kernel, constants, passed)
     if len(_known) > _MOST:
         _known.popitem(last=False)
     return found
@@ -178,86 +236,3 @@ def _kind(tensor, address):
 
 def _kind_on_amd(tensor, address):
     return address % _ALIGNMENT == 0, tensor.untyped_storage().nbytes() <= _SMALL
-
-
-class _OneByOne:
-    """The launches of a step, by the driver's own function in Python: (function, arguments, changes) each."""
-
-    def __init__(self, launches, kept):
-        self.launches, self.kept = launches, kept
-
-    def __call__(self, addresses):
-        for run, arguments, changes in self.launches:
-            for at, n in changes:
-                arguments[at] = addresses[n]
-            run(*arguments)
-
-
-def _repeated(launches, compiled, memory, count):
-    """Makes of launches a function of the step's addresses, so many; None where they cannot be repeated."""
-    if any(of.part for of in memory.values()):
-        return None
-    kept, values = (compiled, [of.tensor for of in memory.values() if of.number is None]), []
-    for one in launches:
-        arguments, changes = list(one.arguments), []
-        for at, argument in enumerate(arguments):
-            if isinstance(argument, Tensor):
-                of = memory[id(argument)]
-                arguments[at] = of.address
-                if of.number is not None:
-                    changes.append((at, of.number))
-        values.append((arguments, changes))
-    grids = [(*one.grid, 1, 1)[:3] for one in launches]
-    told = _told(compiled[0].kernel, grids[0], [*values[0][0], *compiled[0].constants])
-    if told is None:
-        return None
-    stream, profiled = told
-    if not profiled and together.available() and all(found.passed is not None for found in compiled):
-        return _together(compiled, grids, values, stream, count, kept)
-    runs = []
-    for (kernel, constants, _), grid, (arguments, changes) in zip(compiled, grids, values, strict=True):
-        if profiled:  # somebody wants to be told of each launch
-            run = partial(kernel[grid], stream=stream)
-        else:
-            run = partial(kernel.run, *grid, stream, kernel.function, kernel.packed_metadata, None, None, None)
-        runs.append((run, [*arguments, *constants], changes))
-    return _OneByOne(runs, kept)
-
-
-def _together(compiled, grids, values, stream, count, kept):
-    """Lays launches out for one call into C."""
-    launches = []
-    for (kernel, _, passed), grid, (arguments, changes) in zip(compiled, grids, values, strict=True):
-        facts, numbers = kernel.metadata, [arguments[at] for at in passed]
-        changes = [(passed.index(at), n) for at, n in changes]
-        launches.append((kernel.name, kernel.function, grid, 32 * facts.num_warps, facts.shared, numbers, changes))
-    return together.Together(launches, stream, count, kept)
-
-
-class _Asked:
-    """Stands for what was compiled, and notes what Triton would tell the function that launches it."""
-
-    def __init__(self, compiled):
-        self._compiled, self.told = compiled, ()
-
-    def __getattr__(self, name):
-        return getattr(self._compiled, name)
-
-    def run(self, *told):
-        self.told = told
-
-
-def _told(compiled, grid, values):
-    """Finds out what Triton would say: (the stream, whether somebody wants to be told of launches). None where it
-    would not tell its launcher what this module does."""
-    active = triton.runtime.driver.active
-    asked, stream = _Asked(compiled), active.get_current_stream(active.get_current_device())
-    try:
-        type(compiled).__getitem__(asked, grid)(*values, stream=stream)
-    except (AttributeError, TypeError):
-        return None
-    before, after = asked.told[: -len(values)], asked.told[-len(values) :]
-    expected = (*grid, stream, compiled.function, compiled.packed_metadata)
-    if before[:6] != expected or len(before) != 9 or list(after) != values:
-        return None
-    return stream, any(hook is not None and getattr(hook, "calls", True) for hook in before[7:])

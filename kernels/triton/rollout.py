@@ -91,9 +91,13 @@ class _Steps:
         fire = self.fire[self.number % len(self.fire)] if self.fire.ndim > 2 else self.fire
         return Step(keys, fire, self.column)
 
-    def repeated(self, step):
-        """Repeats the launches of a step, where all launch the same."""
-        return step if self.varies else RepeatedStep(step)
+    def repeated(self, step, *more):
+        """Repeats the launches of a step, where all launch the same; more: tensors that it launches on beside its own
+        arguments, the weights, and the fire rates."""
+        if self.varies:
+            return step
+        what = step.__name__, self.weights.kind, self.column
+        return RepeatedStep(step, what, (*self.weights.tensors, self.fire, *more), self.weights.scratch)
 
 
 def advance(x: Tensor, weights: RolloutWeights, fire: Tensor, rule, place, states: Tensor, every: int) -> None:
@@ -104,7 +108,11 @@ def advance(x: Tensor, weights: RolloutWeights, fire: Tensor, rule, place, state
         if replayed_advance(x, weights, fire, rule, place, states, every):
             return
         steps = _Steps(x, weights, fire, rule, place, len(states) * every)
-        step = steps.repeated(lambda x, out, keys: forward_step(x, out, weights, steps.step(keys)))
+
+        def step_on(x, out, keys):
+            forward_step(x, out, weights, steps.step(keys))
+
+        step = steps.repeated(step_on)
         scratch = torch.empty_like(x) if every > 1 else None
         for j, state in enumerate(states.unbind()):
             for n in range(every):
@@ -129,7 +137,7 @@ def backward(
         def step_back(x, grad, grad_x, scale, keys, following=None):
             backward_step(x, grad, grad_x, sums, weights, scale, steps.step(keys), following)
 
-        step, states = steps.repeated(step_back), states.unbind()
+        step, states = steps.repeated(step_back, sums), states.unbind()
         looks_after = weights.alive is not None and weights.alive.looks_after
         for start, count in reversed(runs(len(states), SAVED_STEPS)):
             scale = weights.gradient_scale(grad)

@@ -49,6 +49,18 @@ class RolloutWeights:
         """The packed weights of the forward pass."""
         return self.forward_way.weights
 
+    @property
+    def kind(self) -> tuple:
+        """What the launches of a step hang on, beside the shapes of `tensors` and of the state."""
+        _, rule, precision, noise = self.made_of
+        return rule, precision, noise is not None, *map(type, self.ways)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Those that steps read, where weights do not differ from step to step."""
+        packed = [t for way in self.ways for t in way.weights.now]
+        return packed if self.noise is None else [*packed, self.noise]
+
     def twin(self) -> "RolloutWeights":
         """Makes others of the same rule, in memory of their own."""
         *made_of, noise = self.made_of

@@ -91,33 +91,60 @@ def passed_arguments(compiled) -> list[int] | None:
     return passed if plain and alone and known and len(passed) <= _MOST_ARGUMENTS else None
 
 
-class Together:
-    """The launches of a step, laid out for one call.
+def _changes(pairs):
+    """Writes (which value, which address) as together.cpp reads it."""
+    return struct.pack("@" + _CHANGE * len(pairs), *(number for pair in pairs for number in pair))
+
+
+class Layout:
+    """The launches of a step as together.cpp reads them, without addresses.
 
     Args:
         launches: For each one its name, function, grid, threads of a block, shared memory in bytes, arguments (integers
-            and addresses), and changes: (which argument, which of the step's addresses).
-        stream: On which they are launched.
-        count: Of the step's addresses.
-        kept: What must stay alive.
+            and addresses), and changes: (which argument, which of the addresses).
+        count: Of the addresses that change from step to step, the first; the others are given once for a rollout.
     """
 
-    def __init__(self, launches, stream: int, count: int, kept):
-        self.names, self.kept = [name for name, *_ in launches], kept
-        values, records, changes = [], [], []
+    def __init__(self, launches, count: int):
+        self.names, values, records, changes = [name for name, *_ in launches], [], [], []
         for _, function, grid, threads, shared, arguments, of_launch in launches:
             first = len(values)
             # Triton's kernels take two addresses more, of scratch memory, which those here do not want.
             values += [v & (2**64 - 1) for v in arguments] + [0, 0]
             records += [function, first, len(values) - first, *grid, threads, shared]
-            changes += [number for at, address in of_launch for number in (first + at, address)]
-        self.values = (c_uint64 * len(values))(*values)
+            changes += [(first + at, address) for at, address in of_launch]
+        self.size, self.values = len(values), struct.pack(f"@{len(values)}Q", *values)
         self.launches = struct.pack("@" + _LAUNCH * len(launches), *records)
-        self.changes = struct.pack("@" + _CHANGE * (len(changes) // 2), *changes)
+        of_step, fixed = [c for c in changes if c[1] < count], [(at, n - count) for at, n in changes if n >= count]
+        self.of_step, self.fixed = _changes(of_step), _changes(fixed)
+        self.counts = len(launches), len(of_step), len(fixed)
+        # Their memory stays where it is as long as they live.
+        texts = self.launches, self.of_step, self.fixed
+        self.at = [ctypes.cast(text, c_void_p).value for text in texts]
+        self.packed = struct.Struct(f"@{count}Q").pack
+
+
+class Together:
+    """The launches of a step of one rollout, made by one call.
+
+    Args:
+        layout: Of the launches.
+        stream: On which they are launched.
+        fixed: The addresses that stay the same.
+        kept: What must stay alive.
+    """
+
+    def __init__(self, layout: Layout, stream: int, fixed: list[int], kept):
+        self.layout, self.kept, self.function = layout, kept, library()
+        self.values = (c_uint64 * layout.size).from_buffer_copy(layout.values)
         self.launcher, self.words = driver()
-        laid_out = (ctypes.cast(memory, c_void_p) for memory in (self.launches, self.changes, self.values))
-        self.step = _Step(self.launcher, stream, *laid_out, len(launches), len(changes) // 2)
-        self.function, self.at, self.packed = library(), ctypes.addressof(self.step), struct.Struct(f"@{count}Q").pack
+        launches, of_step, of_rollout = layout.at
+        launch_count, step_count, rollout_count = layout.counts
+        values = ctypes.addressof(self.values)
+        put = _Step(self.launcher, stream, launches, of_rollout, values, 0, rollout_count)
+        self.function(ctypes.addressof(put), struct.pack(f"@{len(fixed)}Q", *fixed))
+        self.step = _Step(self.launcher, stream, launches, of_step, values, launch_count, step_count)
+        self.at, self.packed = ctypes.addressof(self.step), layout.packed
 
     def __call__(self, addresses: list[int]) -> None:
         """Launches on these addresses.
@@ -127,5 +154,5 @@ class Together:
         """
         status = self.function(self.at, self.packed(*addresses))
         if status:
-            name = self.names[self.step.failed]
+            name = self.layout.names[self.step.failed]
             raise RuntimeError(f"the kernel {name} was not launched: {self.words(status)} (status {status}).")

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import launch_alone
 from .memory import kept_on
 from .products import DTYPES
 
@@ -89,5 +90,5 @@ def gradient_scale(grad: Tensor) -> Tensor:
     """
     largest = torch.linalg.vector_norm(grad, torch.inf, dtype=torch.float32)
     scale = torch.empty_like(largest)
-    opposite_power[(1,)](largest, scale)
+    launch_alone(opposite_power, (1,), largest, scale)
     return scale
