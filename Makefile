@@ -20,9 +20,7 @@ test: venv
 
 demo: venv
 	rm -rf demo
-	$(RUN) -m nca_fast texture skimage:brick --image-crop 256 --image-size 64 --minutes 1.25 --out demo
-	$(RUN) -m nca_fast render demo --height 512 --width 1024 --steps 256 --out demo/wide.png
-	$(RUN) -m bench.rollout --quick
+	.venv/bin/nca-fast demo
 
 docs: venv
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet --site-dir build/site
