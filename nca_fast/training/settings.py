@@ -1,7 +1,9 @@
 """The settings that all trainings share."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+import tyro
 
 from nca_fast.choices import FeaturesChoice, FeaturesName, OptimizerName, StyleLossName
 from nca_fast.compute import ComputeConfig
@@ -9,7 +11,16 @@ from nca_fast.compute import ComputeConfig
 # What may change while a run goes on: the length, what is watched, and the machine. The weights after an iteration do
 # not depend on the former at all, and on the latter by rounding only.
 FREE_ON_RESUME = (
-    *("iterations", "minutes", "threads", "checkpoint_every", "checkpoint_seconds", "preview_every"),
+    *(
+        "iterations",
+        "minutes",
+        "threads",
+        "checkpoint_every",
+        "checkpoint_seconds",
+        "preview_every",
+        "watch",
+        "tensorboard",
+    ),
     *("device", "backend", "precision"),
 )
 
@@ -53,6 +64,11 @@ class RunConfig(ComputeConfig):
     """Save the state of training after so many iterations. None: only by time."""
     checkpoint_seconds: float = 60.0
     """Save the state of training after so many seconds."""
+    watch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Open a page in a browser that shows preview.png as it grows, DIR/watch.html."""
+    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write losses, learning rate and speed for TensorBoard, into DIR/tensorboard (pip install
+    'nca-fast[tensorboard]')."""
     preview_every: int | None = None
     """Add a picture to preview.png after so many iterations. None: eleven pictures in the run."""
 
@@ -64,7 +80,9 @@ class RunConfig(ComputeConfig):
                 raise ValueError(f"{name} must be below {TOO_LARGE}, but got {value}.")
         self.check_choices(optimizer=OptimizerName)
         self.check_least(seed=0, iterations=1, batch_size=1)
-        self.check_least(**dict.fromkeys(("checkpoint_every", "checkpoint_seconds", "preview_every"), 1))
+        self.check_least(
+            **dict.fromkeys(("checkpoint_every", "checkpoint_seconds", "preview_every", "watch", "tensorboard"), 1)
+        )
         self.check_positive("learning_rate", "lr_gamma", *(["minutes"] if self.minutes is not None else []))
         if any(milestone < 1 for milestone in self.lr_milestones or ()):
             raise ValueError(f"lr_milestones must be at least 1, but got {self.lr_milestones}.")
