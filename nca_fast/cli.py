@@ -64,6 +64,8 @@ def _run(arguments: list[str], own: bool, parent: int) -> int | None:
     except SystemExit:  # after help, which shall be printed before anything is too late to be said
         sys.stdout.flush()
         raise
+    if hasattr(command, "compute"):
+        command.compute.check_compute()
     if hasattr(command, "check"):
         command.check()
     if getattr(command, "light", False):

@@ -7,6 +7,7 @@ import tyro
 
 from nca_fast.choices import FeaturesChoice, FeaturesName, OptimizerName, StyleLossName
 from nca_fast.compute import ComputeConfig
+from nca_fast.sizes import parse_bytes
 
 # What may change while a run goes on: the length, what is watched, and the machine. The weights after an iteration do
 # not depend on the former at all, and on the latter by rounding only.
@@ -21,7 +22,7 @@ FREE_ON_RESUME = (
         "watch",
         "tensorboard",
     ),
-    *("device", "backend", "precision"),
+    *("device", "backend", "precision", "memory"),
 )
 
 MOST_CIRCLES = 1000  # all are drawn at once: more would take memory, and leave nothing of the picture
@@ -47,6 +48,9 @@ class RunConfig(ComputeConfig):
     """Train for so many minutes, in place of --iterations. What happens at a share of the iterations, such as lowering
     the learning rate, then happens at that share of the time, so that the result depends on how fast the machine is:
     "planned" in log.jsonl says how. A run that is resumed keeps to its minutes, or is given more."""
+    memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE")] = None
+    """Memory that the states of an iteration and of the pool may take, such as 2GiB; a training that needs more is
+    refused at its start. None: what is free."""
     batch_size: int = 1
     """Samples of an iteration."""
     optimizer: OptimizerName = "adam"
@@ -74,15 +78,15 @@ class RunConfig(ComputeConfig):
 
     def __post_init__(self) -> None:
         self.check_compute()
+        if self.memory is not None:
+            parse_bytes(self.memory)
         for name, value in vars(self).items():
             values = value if isinstance(value, tuple) else (value,)
             if name != "seed" and any(type(v) is int and v >= TOO_LARGE for v in values):
                 raise ValueError(f"{name} must be below {TOO_LARGE}, but got {value}.")
         self.check_choices(optimizer=OptimizerName)
         self.check_least(seed=0, iterations=1, batch_size=1)
-        self.check_least(
-            **dict.fromkeys(("checkpoint_every", "checkpoint_seconds", "preview_every", "watch", "tensorboard"), 1)
-        )
+        self.check_least(**dict.fromkeys(("checkpoint_every", "checkpoint_seconds", "preview_every"), 1))
         self.check_positive("learning_rate", "lr_gamma", *(["minutes"] if self.minutes is not None else []))
         if any(milestone < 1 for milestone in self.lr_milestones or ()):
             raise ValueError(f"lr_milestones must be at least 1, but got {self.lr_milestones}.")
