@@ -51,7 +51,7 @@ class VaeFuse(Drawing):
     """
 
     a: Annotated[Positional[str], tyro.conf.arg(metavar="A")]
-    """Picture file, or DATASET:NUMBER for one of the test pictures of a set."""
+    """Picture file, or DATASET:NUMBER: digits:3 is test picture number 3 of the set, whichever digit that shows."""
     b: Annotated[Positional[str], tyro.conf.arg(metavar="B")]
     """The other one."""
 
