@@ -56,7 +56,9 @@ HERE = Path(__file__).parent
 
 def version():
     """The version, which is written in nca_fast/__init__.py alone."""
-    return re.search(r'^__version__ = "(.+)"$', (HERE / "nca_fast" / "__init__.py").read_text(), re.MULTILINE)[1]
+    return re.search(
+        r'^__version__ = "(.+)"$', (HERE / "nca_fast" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE
+    )[1]
 
 
 EXTRAS = {
