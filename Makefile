@@ -1,28 +1,44 @@
-# make venv   the virtual environment .venv with everything in it
-# make demo   learns a texture and draws it, in two to three minutes
-# make test   the test suite
-# make docs   the site, build/site/index.html
+# make venv       the virtual environment .venv with everything in it
+# make demo       learns a texture and draws it, in two to three minutes
+# make test       the test suite
+# make test-fast  the tests that take no trainings, kernels or processes: a minute
+# make lint       ruff, and mypy on what is offered to others
+# make docs       the site, build/site/index.html
+# make wheel      the wheel and the source distribution, build/dist
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: venv demo test docs
+.PHONY: venv demo test test-fast lint docs wheel
 
 venv: .venv/installed
 
 # A stamp, so that an installation that was interrupted is done again and a finished one is not.
 .venv/installed: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[examples,dev,docs]'
+	.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[examples,dev,docs,tensorboard]'
 	touch $@
 
 test: venv
 	$(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
+FAST := start house readme fields forecast watching rule filters integers presets files formats images decoding \
+  structure reports waiting checkpoint
+test-fast: venv
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 8 $(patsubst %,tests/test_%.py,$(FAST))
+
+lint: venv
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
 demo: venv
 	rm -rf demo
-	$(RUN) -m nca_fast texture skimage:brick --image-crop 256 --image-size 64 --minutes 1.25 --out demo
-	$(RUN) -m nca_fast render demo --height 512 --width 1024 --steps 256 --out demo/wide.png
-	$(RUN) -m bench.rollout --quick
+	.venv/bin/nca-fast demo
 
 docs: venv
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet --site-dir build/site
+
+wheel: venv
+	rm -rf build/dist
+	.venv/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/dist .
+	$(RUN) setup.py --quiet sdist --dist-dir build/dist

@@ -1,3 +1,4 @@
+import re
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -50,10 +51,52 @@ class KernelWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
+HERE = Path(__file__).parent
+
+
+def version():
+    """The version, which is written in nca_fast/__init__.py alone."""
+    return re.search(
+        r'^__version__ = "(.+)"$', (HERE / "nca_fast" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE
+    )[1]
+
+
+EXTRAS = {
+    "examples": ["scikit-image", "scikit-learn"],
+    "tensorboard": ["tensorboard"],
+    "docs": ["mkdocs-material", "mkdocstrings[python]"],
+    "dev": ["pytest", "pytest-benchmark", "pytest-xdist", "hypothesis", "playwright", "ruff", "mypy", "pre-commit"],
+}
+
 setup(
     name="nca-fast",
-    version="0.1.0",
+    version=version(),
     description="Fast neural cellular automata in PyTorch",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The nca_fast developers",
+    license="MIT",
+    license_files=["LICENSE"],
+    keywords=["neural cellular automata", "texture synthesis", "style transfer", "pytorch", "triton"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
+        "Operating System :: Microsoft :: Windows",
+        "Programming Language :: C++",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Multimedia :: Graphics",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     cmdclass={"build_py": BuildKernel, "bdist_wheel": KernelWheel},
     packages=find_packages(include=["nca_fast", "nca_fast.*"])
     + ["nca_fast.kernels", *(f"nca_fast.kernels.{name}" for name in find_packages("kernels"))],
@@ -61,7 +104,7 @@ setup(
     package_data={
         "nca_fast.kernels.cpu": ["*.cpp", "*.h"],
         "nca_fast.kernels.triton": ["*.cpp"],
-        "nca_fast": ["vectors/*"],
+        "nca_fast": ["vectors/*", "py.typed"],
         "nca_fast.features": ["small_clip/*"],
         "nca_fast.media": ["viewer.html"],
         "nca_fast.web": ["source/*"],
@@ -82,11 +125,6 @@ setup(
         "imageio-ffmpeg",
         "tifffile>=2024.1.30",
     ],
-    extras_require={
-        "examples": ["scikit-image", "scikit-learn"],
-        "docs": ["mkdocs-material", "mkdocstrings[python]"],
-        "dev": ["pytest", "pytest-benchmark", "pytest-xdist", "hypothesis", "playwright", "ruff"],
-    },
+    extras_require=EXTRAS,
     entry_points={"console_scripts": ["nca-fast = nca_fast.__main__:main"]},
-    license="MIT",
 )

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from bench.harness import RESULTS, header, write_result
-from bench.rollout import automaton, check_parity
+from bench.rollout import automaton
 from nca_fast.canvas.band import ring_rows
 from nca_fast.canvas.canvas import Canvas
 from nca_fast.canvas.colony import Colony
@@ -34,6 +34,7 @@ from nca_fast.canvas.plan import Reserve, make_plan
 from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.media.formats import FORMATS, write_picture
+from nca_fast.profiling.parity import check_parity
 from nca_fast.profiling.stock import StockNCA
 from nca_fast.sizes import in_words, parse_bytes
 

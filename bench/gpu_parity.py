@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 
 from bench.harness import RESULTS, Rows
-from bench.rollout import FLOORS
 from nca_fast import Rule, rollout
 from nca_fast.presets import PRESETS
+from nca_fast.profiling.parity import FLOORS
 
 RULES = {
     "texture": Rule(),

@@ -21,11 +21,12 @@ import torch
 
 from bench.harness import RESULTS, Rows, captured, gpu_clocks, parsed_for_gpu
 from bench.population import grouped, population
-from bench.rollout import STATES, automaton, check_parity
+from bench.rollout import STATES, automaton
 from nca_fast import NCA, Rule, rollout
 from nca_fast.presets import PRESETS
 from nca_fast.profiling.bounds import copy_bandwidth, matrix_rate
 from nca_fast.profiling.memory import peak_device_memory
+from nca_fast.profiling.parity import check_parity
 from nca_fast.profiling.stock import StockNCA
 from nca_fast.profiling.timing import interleaved
 

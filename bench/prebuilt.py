@@ -17,7 +17,8 @@ import torch
 from nca_fast.kernels.cpu import build, compiler
 
 from bench.harness import RESULTS, cpu_name, header, write_result
-from bench.rollout import automaton, check_parity
+from bench.rollout import automaton
+from nca_fast.profiling.parity import check_parity
 
 # (side of the canvas, steps)
 WORK = [(128, 32), (256, 16)]

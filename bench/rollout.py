@@ -12,7 +12,6 @@ hidden unit.
 
 import argparse
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import torch
 from nca_fast.kernels.cpu import build
 
 from bench.harness import RESULTS, header, write_result
-from nca_fast import NCA, Rule, rollout
+from nca_fast import NCA, Rule
 from nca_fast.backends import PRECISIONS
 from nca_fast.profiling.bounds import (
     copy_bandwidth,
@@ -30,6 +29,7 @@ from nca_fast.profiling.bounds import (
     training_operations_per_fired_cell,
 )
 from nca_fast.profiling.memory import peak_device_memory, peak_memory
+from nca_fast.profiling.parity import check_parity
 from nca_fast.profiling.speed import (
     at_work,
     contestants,
@@ -50,42 +50,12 @@ TRAINING = {"cpu": [(4, 128, 32)], "cuda": [(4, 128, 64), (1, 256, 64), (1, 1024
 SMOKE = [(1, 8, 5)]
 RULES = ("style", "growing", "vae-mnist")  # presets of larger rules that are measured too, on the CPU
 STATES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Error against float64 that is rounding alone, whatever plain PyTorch's is.
-FLOORS = {"fp32": 3e-7, "tf32": 2e-3, "fp16": 2e-3, "bf16": 2e-2}
 
 
 def automaton(channels: int = 12, rule: Rule | None = None) -> NCA:
     """The texture preset, or a rule, with a last layer that is not zero and keeps states of order one."""
     torch.manual_seed(0)
     return at_work(NCA(rule or Rule(channels=channels)))
-
-
-def check_parity(nca: NCA, device: str = "cpu", precision: str = "fp32") -> dict[str, list[float]]:
-    """Errors of fused and plain PyTorch against the float64 reference: values and every gradient; stops when red."""
-
-    def run(dtype, backend, precision):
-        torch.manual_seed(1)
-        x = (torch.randn(2, nca.rule.channels, 48, 80) * 0.3).to(device, dtype).requires_grad_()
-        weights = [
-            tuple(None if t is None else t.detach().to(device, dtype, copy=True).requires_grad_() for t in pair)
-            for pair in nca.weights
-        ]
-        y = rollout(x, weights, nca.rule, 6, seed=3, backend=backend, precision=precision)
-        y.square().sum().backward()
-        return [y.detach(), x.grad] + [t.grad for pair in weights for t in pair if t is not None]
-
-    exact = run(torch.float64, "reference", "fp32")
-    errors = {
-        name: [((a.double() - e).norm() / e.norm()).item() for a, e in zip(got, exact, strict=True)]
-        for name, got in (
-            ("fused", run(torch.float32, "triton" if device == "cuda" else "cpu", precision)),
-            ("plain", run(torch.float32, "reference", precision)),
-        )
-    }
-    for fused, plain in zip(errors["fused"], errors["plain"], strict=True):
-        if not fused <= max(2 * plain, FLOORS[precision]):
-            sys.exit(f"parity is red, no speed is measured: errors {errors}")
-    return errors
 
 
 def time_iterations(runs: dict, x: torch.Tensor, steps: int, repeats: int, parameters: dict) -> dict:

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.harness import RESULTS, header, write_result
-from bench.rollout import check_parity
 from nca_fast import NCA
 from nca_fast.media.images import load_image
+from nca_fast.profiling.parity import check_parity
 from nca_fast.profiling.stock import StockNCA
 from nca_fast.systems.style import style_objective
 from nca_fast.systems.style_settings import StyleConfig

@@ -64,6 +64,8 @@ def _run(arguments: list[str], own: bool, parent: int) -> int | None:
     except SystemExit:  # after help, which shall be printed before anything is too late to be said
         sys.stdout.flush()
         raise
+    if hasattr(command, "compute"):
+        command.compute.check_compute()
     if hasattr(command, "check"):
         command.check()
     if getattr(command, "light", False):
@@ -75,8 +77,21 @@ def _run(arguments: list[str], own: bool, parent: int) -> int | None:
     with streams.heard_after_imports(), processes.process_group(parent), run_folder.cpu_threads(threads):
         if processes.count() > 1 and words[0] not in (*TASKS, "render"):
             raise ValueError(f"{words[0]} must be one process, but torchrun started {processes.count()}.")
+        computes = getattr(command, "compute", None) or getattr(command, "config", None)
+        if computes is not None and computes.backend in (None, "cpu"):
+            _compile()
         with streams.quiet() if processes.rank() else said():
             return command.run(shlex.join(["nca-fast", *arguments]))
+
+
+def _compile() -> None:
+    """Compiles the C++ kernel where that has not been done, and says on a terminal that it takes its time."""
+    from nca_fast import backends
+    from nca_fast.kernels.cpu import build
+
+    if build.status().source == "not compiled yet":
+        with streams.waiting("compiling the C++ kernel for this CPU, once, some 10 s"):
+            backends.trouble("cpu")
 
 
 def _interruptible(own: bool) -> contextlib.AbstractContextManager[None]:

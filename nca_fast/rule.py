@@ -116,7 +116,7 @@ class Rule:
 
     channels: int = 12
     hidden: tuple[int, ...] = (96,)
-    filters: tuple[Filter, ...] = ("identity", "sobel_x", "sobel_y", "laplacian")
+    filters: tuple[Filter | str, ...] = ("identity", "sobel_x", "sobel_y", "laplacian")  # names become filters
     fire_rate: float = 0.5
     padding: str = "circular"
     frozen: int = 0

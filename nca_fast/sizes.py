@@ -13,8 +13,8 @@ def parse_bytes(text: str) -> int:
     """
     match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?i?)b?\s*", text.lower())
     try:
-        size = int(float(match[1]) * UNITS[match[2]])
-    except (TypeError, ValueError, KeyError):
+        size = int(float(match[1]) * UNITS[match[2]]) if match else 0
+    except (ValueError, KeyError, OverflowError):
         size = 0
     if size < 1:
         raise ValueError(f"memory must be a size such as 2GiB or 500MB, but got {text!r}.")

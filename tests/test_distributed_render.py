@@ -296,9 +296,9 @@ def test_other_processes_than_those_that_were_interrupted(first_of_two, monkeypa
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["apply", "m", "x.png", "--out", "y.png"],
-        ["vae", "fuse", "a.png", "b.png", "--model", "m", "--out", "y.png"],
-        ["render", "m", "--height", "8", "--width", "8", "--steps", "2", "--out", "a.gif"],
+        ["apply", "zoo:night", "skimage:cell", "--out", "y.png"],
+        ["vae", "fuse", "a.png", "b.png", "--model", "zoo:bark", "--out", "y.png"],
+        ["render", "zoo:bark", "--height", "8", "--width", "8", "--steps", "2", "--out", "a.gif"],
     ],
 )
 def test_what_one_process_does(first_of_two, capsys, arguments):

@@ -6,12 +6,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
 import tyro
+from nca_fast.kernels.cpu import build
 
-from nca_fast import backends, choices, features
+from nca_fast import backends, choices, cli, features
+from nca_fast.commands import streams
 from nca_fast.commands.help import command_help
 from nca_fast.commands.options import options
 from nca_fast.commands.parser import COMMANDS, joined, parse
@@ -168,3 +171,18 @@ def test_completion_in_bash(capsys, tmp_path):
         ["vgg16", "vgg19"],
     ], done
     assert parse(joined(["vae-fuse", "a", "b", "--model", "m", "--out", "x.png"])).a == "a"
+
+
+def test_long_waits_say_what_they_wait_for(monkeypatch, capsys):
+    """On a terminal, and the line is taken away; a kernel that is there already is not waited for."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    compiled = []
+    monkeypatch.setattr(backends, "trouble", compiled.append)
+    for source in ("compiled", "not compiled yet"):
+        monkeypatch.setattr(build, "status", lambda source=source: SimpleNamespace(source=source))
+        cli._compile()
+    said = capsys.readouterr().err
+    assert compiled == ["cpu"] and said == "compiling the C++ kernel for this CPU, once, some 10 s ...\r\x1b[K"
+    with streams.quiet():
+        cli._compile()
+    assert capsys.readouterr().err == ""

@@ -8,6 +8,9 @@ import tyro
 
 from nca_fast.sizes import parse_bytes
 
+MemoryOption = Annotated[
+    str | None, tyro.conf.arg(metavar="SIZE")
+]  # of commands that have no further settings of these
 STARTS = ("zeros", "noise", "cell")
 MOST_SCALE = 16  # a laplacian is multiplied by its square
 WIDEST = 256  # border, in cells; a block of so many rows and as many around it are held while a canvas begins

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from nca_fast.canvas.settings import CanvasConfig
+from nca_fast.canvas.settings import CanvasConfig, MemoryOption
 from nca_fast.commands import streams
 from nca_fast.commands.models import model_shares
 from nca_fast.compute import ComputeConfig
@@ -59,6 +59,8 @@ class Apply:
     """Film: frames per second."""
     seed: int = 0
     """Fixes all randomness: the same seed draws the same cells."""
+    memory: MemoryOption = None
+    """Memory that the canvas may take, such as 2GiB; what needs more is computed strip by strip. None: what is free."""
     compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
 
     main: ClassVar[tuple[str, ...]] = ("out", "strength", "preserve_color", "steps", "max_size", "seed")
@@ -66,6 +68,7 @@ class Apply:
     def check(self) -> None:
         """Raises ValueError for what cannot be done."""
         _check_positive(self, "steps", "max_size", "steps_per_frame", "fps")
+        CanvasConfig(memory=self.memory).check()
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, but got {self.seed}.")
         if not 0 <= self.strength <= 1:
@@ -92,7 +95,7 @@ class Apply:
         nca = open_model(NCA, first, self.compute, *others)
         nca = blended([nca, *(NCA.from_pretrained(other).to(nca.device) for other in others)], list(shares.values()))
         steps = max(map(shown_steps, shares)) if self.steps is None else self.steps
-        shown = ("strength", "preserve_color", "max_size", "seed", "steps_per_frame", "fps")
+        shown = ("strength", "preserve_color", "max_size", "seed", "steps_per_frame", "fps", "memory")
         how = self.compute.how | {name: getattr(self, name) for name in shown}
         written, unread = apply(nca, self.image, self.out, steps, progress=streams.shows_progress(), **how)
         again = f"nca-fast apply {shlex.quote(self.model)} {shlex.quote(self.image)}"

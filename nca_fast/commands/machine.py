@@ -5,6 +5,8 @@ from typing import Annotated
 
 import tyro
 
+from nca_fast.compute import ComputeConfig
+
 
 @dataclass(frozen=True)
 class Info:
@@ -34,8 +36,19 @@ class Check:
         nca-fast check
     """
 
+    threads: int | None = None
+    """CPU threads. None: as other commands take them."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print JSON, for programs."""
+
+    @property
+    def compute(self) -> ComputeConfig:
+        """All devices are asked, with so many threads."""
+        return ComputeConfig(threads=self.threads)
+
+    def check(self) -> None:
+        """Raises ValueError for a number of threads that cannot be."""
+        self.compute.check_compute()
 
     def run(self, command: str) -> int:
         """Asks, says what was right and wrong, and returns the exit status."""

@@ -110,7 +110,7 @@ def _drawn(
     pictures, largest = [], []
     for seed in range(asked.seeds):
         scene = Scene(nca, height, width, steps, seed=seed, image=content, **asked.compute.how)
-        state = render(replace(scene, config=CanvasConfig(texture=texture)))
+        state = render(replace(scene, config=CanvasConfig(memory=asked.memory, texture=texture)))
         largest.append(float(state.abs().nan_to_num(float("inf")).amax()))
         pictures.append(nca.to_rgb(state)[0].nan_to_num().cpu())
     limit = field({"state_limit": 5.0} | config, "state_limit", float, where)

@@ -22,6 +22,7 @@ import tyro
 
 import nca_fast
 from nca_fast.commands import help, streams
+from nca_fast.commands.demo import Demo
 from nca_fast.commands.draw import Apply, Render
 from nca_fast.commands.machine import Check, Info
 from nca_fast.commands.numbers import numbers
@@ -39,6 +40,7 @@ from nca_fast.systems import TASKS
 DESCRIPTION = f"""nca-fast {nca_fast.__version__}: fast neural cellular automata.
 
 Begin with:
+    nca-fast demo
     nca-fast texture skimage:brick --out runs/brick
     nca-fast render runs/brick --out brick.png"""
 
@@ -65,7 +67,9 @@ class Completion:
         _complete(self.shell)
 
 
-COMMANDS = TRAIN | {
+COMMANDS = {
+    "demo": Demo,
+    **TRAIN,
     "render": Render,
     "apply": Apply,
     "sheet": Sheet,

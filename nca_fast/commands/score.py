@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 import tyro
 
 from nca_fast import zoo
+from nca_fast.canvas.settings import CanvasConfig, MemoryOption
 from nca_fast.compute import ComputeConfig
 from nca_fast.media.sources import check_picture_source
 from nca_fast.pretrained import HUB, check_model
@@ -55,12 +56,15 @@ class ScoreCommand:
     """File with the weights of VGG-16. None: torchvision's cache; without them it is left out."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print everything as one JSON object."""
+    memory: MemoryOption = None
+    """Memory that the canvas may take, such as 2GiB; what needs more is computed strip by strip. None: what is free."""
     compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
 
     main: ClassVar[tuple[str, ...]] = ("reference", "texture", "content", "shrink", "seeds", "json")
 
     def check(self) -> None:
         """Raises ValueError for what cannot be measured."""
+        CanvasConfig(memory=self.memory).check()
         for name in ("steps", "side", "seeds"):
             value = getattr(self, name)
             if value is not None and value < 1:

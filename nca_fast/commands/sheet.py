@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from nca_fast.canvas.settings import CanvasConfig
+from nca_fast.canvas.settings import CanvasConfig, MemoryOption
 from nca_fast.compute import ComputeConfig
 from nca_fast.media import endings
 from nca_fast.pretrained import check_model
@@ -39,12 +39,15 @@ class Sheet:
     """Updates of every cell."""
     seed: int = 0
     """Fixes all randomness: the same seed draws the same cells."""
+    memory: MemoryOption = None
+    """Memory that the canvas may take, such as 2GiB; what needs more is computed strip by strip. None: what is free."""
     compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
 
     def check(self) -> None:
-        """Raises ValueError or OSError for a model that is not there, or an ending that is none."""
+        """Raises ValueError or OSError for a model that is not there, an ending or a memory that is none."""
         endings.check_picture(self.out)
         check_model(self.model)
+        CanvasConfig(memory=self.memory).check()
 
     def run(self, command: str) -> None:
         """Draws, and says in which order and what was written."""
@@ -72,6 +75,6 @@ class Sheet:
         from nca_fast.canvas.scene import Scene
         from nca_fast.rendering.render import render
 
-        config = CanvasConfig(texture=row if row == column else f"{row}:2,{column}:1")
+        config = CanvasConfig(memory=self.memory, texture=row if row == column else f"{row}:2,{column}:1")
         scene = Scene(nca, self.side, self.side, self.steps, seed=self.seed, config=config, **self.compute.how)
         return nca.to_rgb(render(scene))[0].cpu()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from nca_fast.canvas.settings import MemoryOption
 from nca_fast.compute import ComputeConfig
 from nca_fast.pretrained import check_model
 
@@ -50,7 +51,7 @@ class VaeFuse(Drawing):
     """
 
     a: Annotated[Positional[str], tyro.conf.arg(metavar="A")]
-    """Picture file, or DATASET:NUMBER for one of the test pictures of a set."""
+    """Picture file, or DATASET:NUMBER: digits:3 is test picture number 3 of the set, whichever digit that shows."""
     b: Annotated[Positional[str], tyro.conf.arg(metavar="B")]
     """The other one."""
 
@@ -103,12 +104,17 @@ class VaeOutpaint(Drawing):
     """Rows of the canvas, in cells."""
     width: int
     """Columns of the canvas, in cells."""
+    memory: MemoryOption = None
+    """Memory that the canvas may take, such as 2GiB; a larger canvas is refused. None: what is free."""
 
     def run(self, command: str) -> None:
         """Draws, and says what was written."""
         from nca_fast.commands.report import finish
         from nca_fast.systems.vae import drawing
+        from nca_fast.training.system import check_memory
 
         vae, how = self.open()
+        needed = 3 * 4 * vae.rule.channels * self.height * self.width  # the state, the next one, and what is shown
+        check_memory(needed, f"{self.height} x {self.width} cells", vae.device, self.memory)
         drawing.draw_outpainting(vae, self.image, self.height, self.width, self.out, **how)
         finish([self.out])

@@ -55,7 +55,7 @@ def _fma_program(isa):
     folder = tempfile.TemporaryDirectory()
     atexit.register(folder.cleanup)
     source, program = Path(folder.name) / "fma.cpp", Path(folder.name) / "fma"
-    source.write_text(FMA_SOURCE)
+    source.write_text(FMA_SOURCE, encoding="ascii")
     flags = ["-O3", f"-march={isa}", "-ffast-math", "-fopenmp", "-std=c++17"]
     subprocess.run([os.environ.get("CXX", "c++"), *flags, str(source), "-o", str(program)], check=True)
     return program

@@ -17,6 +17,7 @@ from nca_fast.profiling.bounds import (
     training_operations_per_fired_cell,
 )
 from nca_fast.profiling.memory import peak_device_memory, peak_memory
+from nca_fast.profiling.parity import check_parity
 from nca_fast.profiling.speed import contestants, preset_at_work, start_state, time_forward, time_training
 
 _STATES = {False: 2, True: 5}  # read and written for a step: forward, and with gradients
@@ -98,7 +99,7 @@ def measure(
     backend: str | None = None,
     precision: str | None = None,
 ) -> list[Speed]:
-    """Times rollouts, this package's first, in turn with others.
+    """Times rollouts, this package's first, in turn with others, after a check that it computes what it should.
 
     Args:
         work: What.
@@ -109,8 +110,10 @@ def measure(
 
     Raises:
         ValueError: There is no stock code for the preset.
+        ArithmeticError: As `parity.check_parity`.
     """
     nca = preset_at_work(work.preset).to(device)
+    check_parity(nca, device.type, precision or backends.default_precision(device), backend)
     x, runs = start_state(nca, work.batch, work.size), {}
     for name in ("fused", *against):
         runs |= contestants(nca, precision, backend=backend, only=name)

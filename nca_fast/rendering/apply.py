@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nca_fast import checkpoint
 from nca_fast.canvas.scene import Scene
+from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.files import check_writable
 from nca_fast.media.decoding import HEIF_ENDINGS, picture_files
 from nca_fast.media.film import FILMS
@@ -46,6 +47,7 @@ def apply(
     precision: str | None = None,
     steps_per_frame: int = 1,
     fps: int = 30,
+    memory: str | None = None,
     progress: bool = False,
 ) -> tuple[list[Path], list[str]]:
     """Lets an automaton change a picture, or all pictures of a folder.
@@ -63,6 +65,7 @@ def apply(
         backend, precision: As in `nca_fast.rollout`.
         steps_per_frame: Film: steps between two frames.
         fps: Film: frames per second.
+        memory: That the canvas may take, as in `CanvasConfig`.
         progress: Show progress bars on stderr.
 
     Returns:
@@ -79,6 +82,7 @@ def apply(
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be from 0 to 1, but got {strength}.")
     out, how = Path(out), {"seed": seed, "backend": backend, "precision": precision}
+    how["config"] = CanvasConfig(memory=memory)
     if not os.path.isdir(source):
         check_writable(out.parent)
         image, shown = _opened(source, max_size, strength, preserve_color)

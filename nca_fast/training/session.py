@@ -15,7 +15,7 @@ from nca_fast import checkpoint, processes
 from nca_fast.files import check_writable
 from nca_fast.media.film import FILMS, missing_encoder
 from nca_fast.training import forecast as forecasts
-from nca_fast.training import run_folder
+from nca_fast.training import run_folder, watching
 from nca_fast.training.endurance import ROUND, ROUNDS, Endured
 from nca_fast.training.listeners import Checkpoints, JsonLog, PreviewStrip, ProgressBar
 from nca_fast.training.loop import Plan, Report, TrainingRun, derived_seed, train
@@ -277,6 +277,13 @@ def _train(
         if first_process:
             listeners.append(stack.enter_context(JsonLog(out / run_folder.LOG_FILE, first)))
             listeners.append(forecast)
+            if config.tensorboard:
+                board = watching.TensorBoard(out / watching.BOARD_FOLDER, first)
+                listeners.append(stack.enter_context(board))
+            if config.watch:
+                page = watching.write_page(out, run_folder.PREVIEW_FILE)
+                opened = watching.open_page(page)
+                say(f"watch: {page}" + ("" if opened else " (no browser was found: open it yourself)"))
             timed = plan.limit is not None
             bar = ProgressBar(config.iterations, first_planned, progress, run.model.device, timed)
             listeners.append(stack.enter_context(bar))

@@ -1,16 +1,28 @@
 """The settings that all trainings share."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+import tyro
 
 from nca_fast.choices import FeaturesChoice, FeaturesName, OptimizerName, StyleLossName
 from nca_fast.compute import ComputeConfig
+from nca_fast.sizes import parse_bytes
 
 # What may change while a run goes on: the length, what is watched, and the machine. The weights after an iteration do
 # not depend on the former at all, and on the latter by rounding only.
 FREE_ON_RESUME = (
-    *("iterations", "minutes", "threads", "checkpoint_every", "checkpoint_seconds", "preview_every"),
-    *("device", "backend", "precision"),
+    *(
+        "iterations",
+        "minutes",
+        "threads",
+        "checkpoint_every",
+        "checkpoint_seconds",
+        "preview_every",
+        "watch",
+        "tensorboard",
+    ),
+    *("device", "backend", "precision", "memory"),
 )
 
 MOST_CIRCLES = 1000  # all are drawn at once: more would take memory, and leave nothing of the picture
@@ -36,6 +48,9 @@ class RunConfig(ComputeConfig):
     """Train for so many minutes, in place of --iterations. What happens at a share of the iterations, such as lowering
     the learning rate, then happens at that share of the time, so that the result depends on how fast the machine is:
     "planned" in log.jsonl says how. A run that is resumed keeps to its minutes, or is given more."""
+    memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE")] = None
+    """Memory that the states of an iteration and of the pool may take, such as 2GiB; a training that needs more is
+    refused at its start. None: what is free."""
     batch_size: int = 1
     """Samples of an iteration."""
     optimizer: OptimizerName = "adam"
@@ -53,11 +68,18 @@ class RunConfig(ComputeConfig):
     """Save the state of training after so many iterations. None: only by time."""
     checkpoint_seconds: float = 60.0
     """Save the state of training after so many seconds."""
+    watch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Open a page in a browser that shows preview.png as it grows, DIR/watch.html."""
+    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write losses, learning rate and speed for TensorBoard, into DIR/tensorboard (pip install
+    'nca-fast[tensorboard]')."""
     preview_every: int | None = None
     """Add a picture to preview.png after so many iterations. None: eleven pictures in the run."""
 
     def __post_init__(self) -> None:
         self.check_compute()
+        if self.memory is not None:
+            parse_bytes(self.memory)
         for name, value in vars(self).items():
             values = value if isinstance(value, tuple) else (value,)
             if name != "seed" and any(type(v) is int and v >= TOO_LARGE for v in values):

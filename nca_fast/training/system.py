@@ -14,7 +14,7 @@ from nca_fast.canvas.memory import free_memory
 from nca_fast.devices import generator_on, moved
 from nca_fast.media.images import source_name
 from nca_fast.nca import NCA
-from nca_fast.sizes import in_words
+from nca_fast.sizes import in_words, parse_bytes
 from nca_fast.training.descent import Descent, normalize_gradients
 from nca_fast.training.endurance import Endurance, Endured, endure
 from nca_fast.training.loop import Work, derived_generator, derived_seed
@@ -205,22 +205,17 @@ class PoolSystem(ABC):
 
     def _check_memory(self) -> None:
         """Refuses states for which the memory has no room: a machine that promises more than it has would kill the
-        process when they are written.
-
-        Raises:
-            MemoryError: They are larger than what is free.
-        """
-        config, device = self.config, self.nca.device
+        process when they are written. Raises MemoryError as `check_memory`."""
+        config = self.config
         steps = min(config.steps_max, config.bptt_steps or config.steps_max)  # whose states the gradient needs
         batch = config.batch_size * self.kinds
         states = config.pool_size + (steps + 2) * -(-batch // processes.count())
-        needed = 4 * self.nca.rule.channels * math.prod(self.size()) * states
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-        if needed > free:
-            raise MemoryError(
-                f"{config.pool_size} states of {' x '.join(map(str, self.size()))} cells, and {steps} steps of "
-                f"{batch}, need {in_words(needed)}, and {in_words(free)} are free"
-            )
+        check_memory(
+            4 * self.nca.rule.channels * math.prod(self.size()) * states,
+            f"{config.pool_size} states of {' x '.join(map(str, self.size()))} cells, and {steps} steps of {batch}",
+            self.nca.device,
+            config.memory,
+        )
 
     def constants(self) -> dict[str, Tensor]:
         """As `System.constants`: nothing."""
@@ -284,6 +279,25 @@ class PoolSystem(ABC):
     def generator(self, purpose: str) -> torch.Generator:
         """The generator of such a thing, on the CPU."""
         return derived_generator(self.config.seed, purpose)
+
+
+def check_memory(needed: int, what: str, device: torch.device, memory: str | None) -> None:
+    """Refuses what needs more memory than a training may take.
+
+    Args:
+        needed: Bytes.
+        what: It is, in the plural.
+        device: Where it will be.
+        memory: What the user allows, "2GiB"; None: what is free there.
+
+    Raises:
+        MemoryError: It needs more.
+    """
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    allowed = free if memory is None else parse_bytes(memory)
+    if needed > allowed:
+        are = "are free" if memory is None else "are allowed (--memory)"
+        raise MemoryError(f"{what}, need {in_words(needed)}, and {in_words(allowed)} {are}")
 
 
 Given = TypeVar("Given")

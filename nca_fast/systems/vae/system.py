@@ -32,6 +32,7 @@ from nca_fast.training.descent import Descent
 from nca_fast.training.loop import Work, derived_generator, derived_seed
 from nca_fast.training.run_folder import SavedRun
 from nca_fast.training.settings import FREE_ON_RESUME
+from nca_fast.training.system import check_memory
 
 PREVIEW_PICTURES = 4
 TEST_BATCH = 64
@@ -84,6 +85,11 @@ class VAE:
         self.vae, self.pictures, self.rules = model, self.pictures.to(model.device), captured_rules(model)
         if saved is None:
             model.standardize(self.pictures.train[:STANDARDIZED])
+        a = model.architecture
+        states = (a.steps + 2) * -(-self.config.batch_size // processes.count())
+        needed = 4 * a.rule.channels * a.size**2 * states
+        what = f"{a.steps} steps of {self.config.batch_size} pictures of {a.size} x {a.size} cells"
+        check_memory(needed, what, model.device, self.config.memory)
         # The first rollout and its gradient compile the kernels, or say why the backend cannot serve.
         latent = torch.zeros(1, model.architecture.latent, device=model.device)
         model.grow(model.weights(latent), steps=1, seed=0, **self.config.how).sum().backward()
