@@ -23,6 +23,7 @@ import tyro
 import nca_fast
 from nca_fast.commands import help, streams
 from nca_fast.commands.draw import Apply, Render
+from nca_fast.commands.fill import Fill
 from nca_fast.commands.machine import Check, Info
 from nca_fast.commands.numbers import numbers
 from nca_fast.commands.options import options
@@ -69,6 +70,7 @@ COMMANDS = TRAIN | {
     "render": Render,
     "apply": Apply,
     "sheet": Sheet,
+    "fill": Fill,
     "score": ScoreCommand,
     "zoo": Zoo,
     "web": Web,
