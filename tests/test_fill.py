@@ -14,6 +14,7 @@ from nca_fast.media.linear_light import luminance, to_linear, to_srgb
 from nca_fast.rendering.fill import MARGIN, Area, filled, grown, light_of, read_area
 from nca_fast.rendering.membrane import membrane
 from nca_fast.systems import texture_settings
+from nca_fast.systems.texture import Texture
 
 
 def random_picture(height, width, seed=0):
@@ -206,7 +207,7 @@ def test_the_command_fills_and_keeps_what_is_transparent(nca, tmp_path, capsys):
 
 def test_a_swatch_of_24_pixels_is_learned_and_used_again(tmp_path, capsys, monkeypatch):
     tiny = {"iterations": 2, "canvas_size": 16, "pool_size": 2, "steps_min": 2, "steps_max": 3, "picture_steps": 2}
-    monkeypatch.setattr(texture_settings, "TextureConfig", partial(texture_settings.TextureConfig, **tiny))
+    monkeypatch.setattr(texture_settings, "TextureConfig", partial(Texture.Config, **tiny))
     save_image(random_picture(24, 24), tmp_path / "swatch.png")
     save_image(random_picture(20, 24), tmp_path / "photo.png")
     save_image(square().expand(3, -1, -1), tmp_path / "mask.png")
