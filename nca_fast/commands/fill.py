@@ -61,7 +61,7 @@ class Fill:
     """Updates of every cell. None: 300, or as many as the training took for its own pictures if those are more."""
     minutes: float = 1.0
     """Learn a swatch for at most so many minutes."""
-    run_folder: Annotated[Path | None, tyro.conf.arg(name="run", metavar="DIR")] = None
+    keep: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder for what was learned of a swatch; a run that is there is gone on with. None: FILE without its ending, and
     -texture."""
     seed: int = 0
@@ -136,7 +136,7 @@ class Fill:
         from nca_fast.systems.texture_settings import TextureConfig, TextureSources
         from nca_fast.training.session import run_training
 
-        out = self.run_folder or self.out.with_name(f"{self.out.stem}-texture")
+        out = self.keep or self.out.with_name(f"{self.out.stem}-texture")
         how = {"device": self.compute.device, "threads": self.compute.threads, **self.compute.how}
         config = TextureConfig(minutes=self.minutes, video_steps=0, seed=self.seed, **how)
         options = {"resume": True, "say": streams.say_above, "progress": streams.shows_progress()}
