@@ -66,6 +66,7 @@ def main() -> None:
         if cli.main(["fill", "skimage:coffee", "--mask", str(mask), *asked, "--out", str(out)]):
             raise SystemExit(f"{name} failed")
         panels.append(load_image(out))
+    panels = [F.interpolate(panel[None], (267, 400), mode="area")[0] for panel in panels]
     save_image(image_grid(panels, 3, pad=6), Path(__file__).with_name("fill.jpg"))
 
 
