@@ -13,6 +13,8 @@ FeaturesChoice = Literal["auto", FeaturesName]
 StyleLossName = Literal["ot", "gram", "w2"]  # losses.style
 ContentLossName = Literal["structure", "features", "gram"]  # losses.content
 DistanceName = Literal["dot", "cosine", "spherical"]  # losses.clip
+GridName = Literal["square", "hex"]  # hexagons
+BlendName = Literal["soft", "poisson"]  # rendering.fill
 OptimizerName = Literal["adam", "muon"]  # training.optimizers
 VAEPreset = Literal["vae-mnist", "vae-cifar", "vae-face"]  # systems.vae.architecture
 

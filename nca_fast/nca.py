@@ -10,8 +10,10 @@ from nca_fast import ops
 from nca_fast.devices import moved
 from nca_fast.files import MODEL_FILE
 from nca_fast.integers import checked_integer
+from nca_fast.map_names import NORMAL
 from nca_fast.presets import PRESETS
 from nca_fast.rule import Rule
+from nca_fast.surfaces import channels_of, checked_maps, facing
 from nca_fast.textures import Codes, checked_codes, mixed
 
 STARTS = ("zeros", "noise", "image", "cell")
@@ -41,6 +43,8 @@ class NCA(nn.Module):
             biases instead, the last layer's too.
         textures: Of an automaton that knows several: for each its code, one number for each frozen channel, in which
             states hold the code of what grows there (see `nca_fast.textures`).
+        maps: Of an automaton that draws maps of a surface beside colours: for each its number of channels, which follow
+            those of the colours (see `nca_fast.surfaces`).
 
     Raises:
         ValueError: name, rule and value of what does not hold.
@@ -61,6 +65,7 @@ class NCA(nn.Module):
         start: str = "zeros",
         init_gain: float | None = None,
         textures: Codes | None = None,
+        maps: Mapping[str, int] | None = None,
     ):
         super().__init__()
         rule = Rule() if rule is None else rule
@@ -79,6 +84,7 @@ class NCA(nn.Module):
             raise ValueError(
                 'textures must go with another start than "image", whose picture takes the frozen channels.'
             )
+        self.maps = checked_maps({} if maps is None else maps, rule.channels, rgb_channel)
         if rule.learned_filters:
             shape = (rule.learned_filters, rule.channels, 3, 3)
             self.kernels = nn.Parameter(nn.init.uniform_(torch.empty(shape), -1 / 3, 1 / 3))
@@ -214,12 +220,21 @@ class NCA(nn.Module):
             rgb = x[:, self.rgb_channel : self.rgb_channel + 3] + 0.5
         return rgb.clamp(0, 1) if clamp else rgb
 
+    def to_map(self, x: Tensor, name: str, *, clamp: bool = True) -> Tensor:
+        """A map of the surface that a state shows. [B, C, H, W] -> [B, 1 or 3, H, W] in [0, 1], normals of length 1;
+        unclamped, the read-out that losses see.
+
+        Raises:
+            ValueError: the automaton draws no such map.
+        """
+        read = x[:, channels_of(self.maps, name, self.rgb_channel)] + 0.5
+        return read if not clamp else facing(read) if name == NORMAL else read.clamp(0, 1)
+
     def config(self) -> dict:
         """What `from_config` needs to make an automaton of the same kind. JSON-able."""
         config = {"rule": self.rule.to_json(), "rgb_channel": self.rgb_channel, "start": self.start}
-        return config | (
-            {"textures": {name: list(code) for name, code in self.textures.items()}} if self.textures else {}
-        )
+        textures = {name: list(code) for name, code in self.textures.items()}
+        return config | {name: held for name, held in (("textures", textures), ("maps", self.maps)) if held}
 
     @classmethod
     def from_config(cls, config: dict) -> "NCA":
@@ -228,7 +243,7 @@ class NCA(nn.Module):
         Raises:
             ValueError: keys missing or unknown, or values that `NCA` refuses.
         """
-        if set(config) - {"textures"} != {"rule", "rgb_channel", "start"}:
+        if set(config) - {"textures", "maps"} != {"rule", "rgb_channel", "start"}:
             raise ValueError(f"config must have the keys rule, rgb_channel, start, but got {sorted(config)}.")
         options = {name: value for name, value in config.items() if name != "rule"}
         return cls(Rule.from_json(config["rule"]), **options)

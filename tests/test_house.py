@@ -19,7 +19,7 @@ ROOMS = (
     ("canvas",),
     ("losses", "features"),
     ("media",),
-    ("nca", "presets", "convert", "layouts", "conformance", "model_card", "textures"),
+    ("nca", "presets", "convert", "layouts", "conformance", "model_card", "textures", "surfaces", "hexagons"),
     ("pretrained",),
     ("zoo",),
     ("checkpoint",),
@@ -27,7 +27,7 @@ ROOMS = (
     ("reference", "convolutions", "folding", "frames", "rule", "kernel_rule", "arguments"),
     ("derivatives",),
     ("filters", "activations", "fire_masks", "normals"),
-    ("processes", "files", "fields", "control_groups", "waiting", "integers", "choices", "sizes"),
+    ("processes", "files", "fields", "control_groups", "waiting", "integers", "choices", "sizes", "map_names"),
     ("interrupts",),
     ("kernels",),
 )

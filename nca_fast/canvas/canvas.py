@@ -28,6 +28,7 @@ from nca_fast.canvas.start import find_paint, find_start, painted_colony, put_co
 from nca_fast.canvas.state_file import write_state
 from nca_fast.canvas.streams import CopyStreams
 from nca_fast.canvas.strips import Passes
+from nca_fast.hexagons import grid_of, on_grid
 from nca_fast.media.images import load_image, to_uint8
 from nca_fast.nca import NCA
 
@@ -80,8 +81,10 @@ class Canvas:
         if rows is not None and len(self.stages) > 1:
             raise ValueError("a canvas that grows cannot be cut into bands: leave grow_every out.")
         grafts = [NCA.from_pretrained(model).to(scene.nca.device) for model in config.graft]
+        grafts = [on_grid(graft, grid_of(scene.nca.rule)) for graft in grafts]
         maps = {name: getattr(config, name) for name in MAPS}
         maps = {name: None if picture is None else load_image(picture) for name, picture in maps.items()}
+        maps = maps if scene.speed is None else maps | {"speed_map": scene.speed}
         lives = maps | ({"map": painted_colony(scene)} if grafts and config.paint is not None else {})
         self._colonies = [Colony(scene, grafts, window=(s.height, s.width), **lives) for s in self.stages]
         self.start, self.paint = find_start(scene), find_paint(scene)

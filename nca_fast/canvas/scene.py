@@ -31,6 +31,7 @@ class Scene:
         backend, precision: As in `nca_fast.rollout`.
         image: For automata that start from a picture: [3, height, width] in [0, 1].
         paint: Which texture grows where, of an automaton that knows several. None: what the config says.
+        speed: In place of `config.speed_map`, [3, h, w] in [0, 1]. None: what that says.
         name: How `config.legend` calls the automaton, where further ones are grafted.
         config: Memory, start, maps, growth.
 
@@ -47,6 +48,7 @@ class Scene:
     precision: str | None = None
     image: Tensor | None = None
     paint: Paint | None = None
+    speed: Tensor | None = None
     name: str = "model"
     config: CanvasConfig = field(default_factory=CanvasConfig)
 

@@ -1,13 +1,15 @@
 """Commands that draw what an automaton has learned."""
 
+import re
 import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
 from nca_fast.canvas.settings import CanvasConfig, MemoryOption
+from nca_fast.choices import GridName
 from nca_fast.commands import streams
 from nca_fast.commands.models import model_shares
 from nca_fast.compute import ComputeConfig
@@ -16,6 +18,12 @@ from nca_fast.media.sources import check_picture_source
 from nca_fast.pretrained import check_model, model_file
 
 Positional = tyro.conf.Positional
+TILE = 256  # cells
+SQUARE = ("map", "speed_map", "paint", "angle", "align", "angle_map", "scale", "scale_map", "dt")  # not for hexagons
+
+
+if TYPE_CHECKING:
+    from nca_fast.nca import NCA
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,7 @@ class Render:
     For example, after `nca-fast texture skimage:brick --out runs/brick`:
         nca-fast render runs/brick --out brick.png
         nca-fast render runs/brick --height 1080 --width 1920 --out wallpaper.png
+        nca-fast render runs/brick --size tile --out tile.png
         nca-fast render runs/brick --height 256 --width 256 --steps 1890 --zoom 2 --out brick.mp4
 
     Larger than memory, as a picture that a browser opens; --resume goes on after Ctrl-C or a crash:
@@ -134,6 +143,9 @@ class Render:
         nca-fast render zoo:weave --angle 30 --height 512 --width 512 --steps 300 --out turned.png
         nca-fast render zoo:weave --scale 2 --height 512 --width 512 --steps 1200 --out large.png
 
+    On hexagons, without being trained anew; each is drawn as one:
+        nca-fast render zoo:scales --grid hex --zoom 8 --size 100 --steps 300 --out hexagons.png
+
     Gravel where a mask is white, with a soft border where it is grey; or by the names of colours:
         nca-fast render runs/brick --graft runs/gravel --map mask.png --height 512 --width 512 --steps 99 --out path.png
         nca-fast render runs/brick --graft runs/gravel --paint map.png --legend red=brick,blue=gravel --height 512 ...
@@ -146,6 +158,10 @@ class Render:
     memory), or film (.mp4 .gif). An existing file is replaced."""
     steps: int | None = None
     """Updates of every cell. A texture is there after about 100. None: as many as the training took for its picture."""
+    size: Annotated[str | None, tyro.conf.arg(metavar="SIDE|HEIGHTxWIDTH|tile")] = None
+    """Rows and columns of the canvas in place of --height and --width: one number for both, two such as 1080x1920, or
+    tile: 256 x 256, as programs for 3-D scenes like it, and on hexagons 256 x 128, which is what repeats there. Any
+    canvas of squares repeats without a seam."""
     height: int | None = None
     """Rows of the canvas, in cells. None: those of the file in --start; without one as many as columns, or four times
     those of the training, and what grows out of one cell has the canvas of its training."""
@@ -156,7 +172,12 @@ class Render:
     fps: int = 30
     """Film: frames per second."""
     zoom: int | None = None
-    """Pixels along the side of a cell. None: 1, or 4 for what grows out of one cell, where no size is given."""
+    """Pixels along the side of a cell, or from one hexagon to the next. None: 1, or 4 for what grows out of one cell,
+    where no size is given."""
+    grid: GridName | None = None
+    """Where the automaton lives: on squares, or on hexagons, which need a --zoom of some 6 to be seen. One that was
+    trained on squares lives on hexagons without being trained anew, and the other way round. None: as it was trained
+    (nca-fast texture --grid hex)."""
     seed: int = 0
     """Fixes all randomness: the same seed draws the same cells."""
     save_state: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -174,6 +195,11 @@ class Render:
     def check(self) -> None:
         """Raises ValueError for what cannot be rendered."""
         _check_positive(self, "height", "width", "steps", "steps_per_frame", "fps", "zoom")
+        if self.size is not None:
+            if self.height is not None or self.width is not None:
+                raise ValueError(f"height and width must be left out where size says them, which is {self.size!r}.")
+            if self.size != "tile" and not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)?", self.size):
+                raise ValueError(f"size must be a number of cells, HEIGHTxWIDTH, or tile, but got {self.size!r}.")
         suffix = self.out.suffix.lower()
         if suffix not in (*PICTURES, *FILMS):
             raise ValueError(f"out must end in one of {', '.join((*PICTURES, *FILMS))}, but got {str(self.out)!r}.")
@@ -197,6 +223,7 @@ class Render:
         from nca_fast.commands.models import open_model
         from nca_fast.commands.report import finish, resume_rendering
         from nca_fast.files import check_writable
+        from nca_fast.hexagons import draws_hexagons
         from nca_fast.nca import NCA
         from nca_fast.rendering.film import film
         from nca_fast.rendering.picture import picture
@@ -205,7 +232,8 @@ class Render:
         if self.out.suffix.lower() in FILMS and processes.count() > 1:
             raise ValueError(f"a film must be made by one process, but torchrun started {processes.count()}.")
         nca, how = open_model(NCA, self.model, self.compute, *self.config.graft), self.compute.how
-        height, width, steps, zoom = self._size()
+        nca = self._moved(nca)
+        height, width, steps, zoom = self._size(draws_hexagons(nca))
         same = {"seed": self.seed, "config": self.config, "name": model_name(self.model)}
         scene = Scene(nca, height, width, steps, **same, **how)
         for file in (self.out, self.save_state):
@@ -227,7 +255,19 @@ class Render:
         again = f"nca-fast render {shlex.quote(str(self.model))} --seed {self.seed + 1}"
         finish(files, then=[f"{again} --height {height} --width {2 * width} --out wide.png", f"{again} --out film.mp4"])
 
-    def _size(self) -> tuple[int, int, int, int]:
+    def _moved(self, nca: "NCA") -> "NCA":
+        """Puts the automaton onto the grid that was asked for."""
+        from nca_fast.hexagons import draws_hexagons, on_grid
+
+        nca, config = on_grid(nca, self.grid), self.config
+        given = [name for name in SQUARE if getattr(config, name) is not None]
+        if config.start_file is not None and config.start_file.suffix != ".safetensors":
+            given.append("start")
+        if draws_hexagons(nca) and given:
+            raise ValueError(f"{', '.join(given)} must be left out on hexagons, which are not turned or painted yet.")
+        return nca
+
+    def _size(self, hexagons: bool) -> tuple[int, int, int, int]:
         """Height, width, steps and zoom: what was asked for, or else what suits the model."""
         from nca_fast import checkpoint
         from nca_fast.canvas.start import file_size
@@ -235,6 +275,11 @@ class Render:
 
         suits = sensible_size(checkpoint.load_metadata(model_file(self.model)).get("provenance", {}))
         height, width, zoom = self.height, self.width, suits.zoom
+        if self.size == "tile":
+            height, width = TILE, TILE // 2 if hexagons else TILE
+        elif self.size is not None:
+            first, _, second = self.size.partition("x")
+            height, width = int(first), int(second or first)
         if self.config.start_file is not None and None in (height, width):
             of_file = file_size(self.config.start_file)
             height, width, zoom = height or of_file[0], width or of_file[1], 1

@@ -13,6 +13,7 @@ from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.commands.models import open_model
 from nca_fast.fields import field
+from nca_fast.hexagons import draws_hexagons, levelled
 from nca_fast.media.images import load_image
 from nca_fast.nca import NCA
 from nca_fast.pretrained import model_file
@@ -112,7 +113,8 @@ def _drawn(
         scene = Scene(nca, height, width, steps, seed=seed, image=content, **asked.compute.how)
         state = render(replace(scene, config=CanvasConfig(memory=asked.memory, texture=texture)))
         largest.append(float(state.abs().nan_to_num(float("inf")).amax()))
-        pictures.append(nca.to_rgb(state)[0].nan_to_num().cpu())
+        shown = nca.to_rgb(state).nan_to_num().cpu()
+        pictures.append((levelled(shown).clamp(0, 1) if draws_hexagons(nca) else shown)[0])
     limit = field({"state_limit": 5.0} | config, "state_limit", float, where)
     away = sum(value > limit for value in largest)
     drawn = {"height": height, "width": width, "steps": steps, "seeds": list(range(asked.seeds))}

@@ -24,6 +24,7 @@ import nca_fast
 from nca_fast.commands import help, streams
 from nca_fast.commands.demo import Demo
 from nca_fast.commands.draw import Apply, Render
+from nca_fast.commands.fill import Fill
 from nca_fast.commands.machine import Check, Info
 from nca_fast.commands.numbers import numbers
 from nca_fast.commands.options import options
@@ -73,6 +74,7 @@ COMMANDS = {
     "render": Render,
     "apply": Apply,
     "sheet": Sheet,
+    "fill": Fill,
     "score": ScoreCommand,
     "zoo": Zoo,
     "web": Web,

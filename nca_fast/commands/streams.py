@@ -133,6 +133,14 @@ def shows_progress() -> bool:
     return not _quiet.get()
 
 
+def say_above(line: str) -> None:
+    """Prints a line above the progress bar, if there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(line)
+    sys.stdout.flush()
+
+
 def say(line: str) -> None:
     """Prints a line on stderr, if anybody reads it."""
     with contextlib.suppress(OSError):

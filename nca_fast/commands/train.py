@@ -1,6 +1,5 @@
 """Commands that train, one for each task, made of its sources and settings."""
 
-import sys
 from dataclasses import field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -47,7 +46,7 @@ class Train:
             "resume": self.resume,
             "init": self.init,
             "command": command,
-            "say": _say,
+            "say": streams.say_above,
             "progress": streams.shows_progress(),
         }
         with resume_training(system.name, self.out):
@@ -76,13 +75,6 @@ def command(task: Task) -> type[Train]:
     made = make_dataclass(task.name.capitalize(), fields, bases=(Train,), frozen=True, namespace=same)
     made.__doc__ = task.help
     return made
-
-
-def _say(line: str) -> None:
-    from tqdm import tqdm
-
-    tqdm.write(line)  # above the bar, if there is one
-    sys.stdout.flush()
 
 
 def _flat(fields: type) -> type:

@@ -115,6 +115,16 @@ def load_rgba(path: str | os.PathLike, max_size: int | None) -> torch.Tensor:
     return torch.cat([_tensor(_shrunk(Image.fromarray(held), max_size)), _tensor(_shrunk(alpha, max_size))[:1]])
 
 
+def load_straight(path: str | os.PathLike, max_size: int | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Does as `load_with_alpha`, and leaves the colours as they are, of no background: [3, H, W] in [0, 1]. Where
+    nothing can be seen they are white."""
+    rgba = load_rgba(path, max_size)
+    color, alpha = rgba[:3], rgba[3]
+    if (alpha == 1).all():
+        return color, None
+    return torch.where(alpha > 0, color / alpha.clamp(min=1e-6), 1.0).clamp(0, 1), alpha
+
+
 def save_image(image: torch.Tensor, path: str | os.PathLike) -> None:
     """Writes a picture, atomically; the ending of `path` decides between PNG, JPEG and WebP.
 

@@ -78,24 +78,30 @@ def _transparent(content: bytes, depth: int, color: int) -> bytes:
     return content
 
 
-def write_png(path: Path, height: int, width: int, blocks: Iterable[np.ndarray], channels: int = 3) -> None:
-    """Writes a picture of 8-bit RGB or RGBA; the same bytes however it is cut into blocks.
+_KINDS = {1: 0, 3: 2, 4: 6}  # the format's number of grey, RGB and RGBA, by channels
+
+
+def write_png(
+    path: Path, height: int, width: int, blocks: Iterable[np.ndarray], channels: int = 3, depth: int = 8
+) -> None:
+    """Writes a picture; the same bytes however it is cut into blocks.
 
     Args:
         path: The file.
         height: Rows of the picture, in pixels.
         width: Columns of the picture, in pixels.
-        blocks: See `row_blocks.checked`.
-        channels: 4 with transparency.
+        blocks: See `row_blocks.checked`; with 16 bits uint16 [rows, width, channels].
+        channels: 1 is grey, 3 RGB, 4 RGB with transparency.
+        depth: Bits of a number, 8 or 16.
     """
-    compressor, line = zlib.compressobj(LEVEL), channels * width
+    compressor, line = zlib.compressobj(LEVEL), channels * width * depth // 8
     rows_at_once = max(1, PIECE // line)
     above = np.zeros(line, np.uint8)
     with open(path, "wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n")
-        _chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2 if channels == 3 else 6, 0, 0, 0))
+        _chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, depth, _KINDS[channels], 0, 0, 0))
         for rows in regrouped(blocks, rows_at_once):
-            rows = rows.reshape(-1, line)
+            rows = (rows.astype(">u2").view(np.uint8) if depth == 16 else rows).reshape(-1, line)
             filtered = np.empty((len(rows), 1 + line), np.uint8)
             filtered[:, 0] = UP
             np.subtract(rows[0], above, out=filtered[0, 1:])

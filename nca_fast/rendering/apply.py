@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from nca_fast import checkpoint
@@ -12,7 +11,7 @@ from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.files import check_writable
 from nca_fast.media.decoding import HEIF_ENDINGS, picture_files
 from nca_fast.media.film import FILMS
-from nca_fast.media.images import load_rgba, load_with_alpha
+from nca_fast.media.images import load_straight, load_with_alpha
 from nca_fast.nca import NCA
 from nca_fast.pretrained import model_file
 from nca_fast.rendering.film import film
@@ -118,8 +117,5 @@ def _opened(source: str | Path, max_size: int | None, strength: float, preserve_
     image, alpha = load_with_alpha(source, max_size)
     if strength == 1 and not preserve_color:
         return image, {"alpha": alpha, "finish": None}
-    photo = image
-    if alpha is not None:  # its own colours, which transparency is laid over again
-        rgba = load_rgba(source, max_size)
-        photo = torch.where(rgba[3] > 0, rgba[:3] / rgba[3].clamp(min=1e-6), 1.0).clamp(0, 1)
+    photo = image if alpha is None else load_straight(source, max_size)[0]  # which transparency is laid over again
     return image, {"alpha": alpha, "finish": Finish(photo, strength, preserve_color)}

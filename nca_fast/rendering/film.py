@@ -8,10 +8,12 @@ from torch import Tensor
 from nca_fast.canvas.canvas import Canvas
 from nca_fast.canvas.plan import Reserve
 from nca_fast.canvas.scene import Scene
+from nca_fast.hexagons import draws_hexagons
 from nca_fast.media.film import VideoWriter, check_film, check_length, even_speed, speed_ramp
 from nca_fast.media.images import enlarged
 from nca_fast.rendering.finish import Finish
-from nca_fast.rendering.picture import check_zoom, progress_bar, remove_half_written, saved, saved_bytes
+from nca_fast.rendering.hexagons import Hexagons
+from nca_fast.rendering.picture import check_zoom, picture_size, progress_bar, remove_half_written, saved, saved_bytes
 
 
 def film(
@@ -33,7 +35,8 @@ def film(
         path: .mp4 or .gif; it appears when the film is complete.
         steps_per_frame: Steps between two frames; the last takes what is left. None: `speed_ramp`.
         fps: Frames per second.
-        zoom: Pixels along the side of a cell. (An mp4 keeps colours at half its resolution: 2 shows every cell.)
+        zoom: Pixels along the side of a cell, or from one hexagon to the next. (An mp4 keeps colours at half its
+            resolution: 2 shows every cell.)
         save_state: File to write the last state to, too.
         alpha: How opaque the picture is that the canvas starts from, [height, width] in [0, 1]; a film shows it on
             white. None: all of it.
@@ -48,12 +51,15 @@ def film(
     """
     path, cells = Path(path), scene.height * scene.width
     check_zoom(zoom)
-    check_film(path, scene.height * zoom, scene.width * zoom)
+    check_film(path, *picture_size(scene, zoom))
+    hexagons = Hexagons(scene.height, scene.width, zoom) if draws_hexagons(scene.nca) else None
     check_length(scene.steps, steps_per_frame)
     frames = speed_ramp(scene.steps) if steps_per_frame is None else even_speed(scene.steps, steps_per_frame)
     remove_half_written(path, save_state)
-    # A frame, enlarged, and on its way to bytes.
-    reserve = Reserve(held=cells * (24 + 48 * zoom * zoom), disk=saved_bytes(scene, save_state))
+    # A frame, enlarged, and on its way to bytes; of hexagons, the cell of each of the 16 samples of a pixel.
+    reserve = Reserve(
+        held=cells * (24 + (48 if hexagons is None else 256) * zoom * zoom), disk=saved_bytes(scene, save_state)
+    )
     with (
         progress_bar(path, progress) as bar,
         VideoWriter(path, fps=fps) as video,
@@ -67,7 +73,7 @@ def film(
             canvas.turn_textures()
             shown = _shown(canvas) if finish is None else finish(_shown(canvas))
             shown = shown if alpha is None else torch.lerp(torch.ones(()), shown.cpu(), alpha)
-            video.add(enlarged(shown, zoom))
+            video.add(enlarged(shown, zoom) if hexagons is None else hexagons.whole(shown.float().cpu()))
         return [path, *saved(canvas, save_state)]
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -17,9 +18,12 @@ from nca_fast.canvas.plan import Reserve
 from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.state_file import state_bytes
 from nca_fast.files import remove_leftovers
+from nca_fast.hexagons import draws_hexagons
 from nca_fast.media.formats import FORMATS, check_picture, write_picture
-from nca_fast.media.images import PILLOW_FORMATS, enlarged
+from nca_fast.media.images import PILLOW_FORMATS, enlarged, to_uint8
 from nca_fast.rendering.finish import Finish
+from nca_fast.rendering.hexagons import Hexagons, hexagon_blocks
+from nca_fast.rendering.surfaces import map_bytes, map_path, write_maps
 
 
 def picture(
@@ -34,12 +38,12 @@ def picture(
     shared: bool = False,
     progress: bool = False,
 ) -> list[Path]:
-    """Writes a picture of the last state of a scene.
+    """Writes a picture of the last state of a scene, and the maps of the surface where its automaton draws some.
 
     Args:
         scene: What is drawn.
         path: .png, .tif, .dzi, .jpg or .webp; it appears when the picture is complete.
-        zoom: Pixels along the side of a cell.
+        zoom: Pixels along the side of a cell, or from one hexagon to the next.
         save_state: File to write the state to, too.
         alpha: How opaque the picture is, [height, width] in [0, 1]. None: all of it.
         finish: What is made of the pixels, with a zoom of 1 and in one process. None: nothing.
@@ -50,7 +54,8 @@ def picture(
         progress: Show a progress bar on stderr (in the first process).
 
     Returns:
-        The files written, as by `write_picture`, and `save_state`; where several processes draw, in every one.
+        The files written, as by `write_picture`, those of the maps, and `save_state`; where several processes draw, in
+        every one.
 
     Raises:
         ConnectionError: Another process has ended.
@@ -58,15 +63,18 @@ def picture(
     """
     path, circular = Path(path), scene.nca.rule.padding == "circular"
     check_zoom(zoom)
-    size = (scene.height * zoom, scene.width * zoom)
+    hexagons = draws_hexagons(scene.nca)
+    size = picture_size(scene, zoom)
     check_picture(path, *size)
     kind, more = FORMATS[path.suffix.lower()], size[0] * size[1] if alpha is not None else 0  # a byte for each pixel
-    room = kind.bytes_needed(*size) + more + saved_bytes(scene, save_state)
+    room = kind.bytes_needed(*size) + more + saved_bytes(scene, save_state) + map_bytes(scene.nca, *size)
     by_rows = " or a picture that is written by rows (.png, .tif, .dzi)" if kind in PILLOW_FORMATS.values() else ""
     reserve = Reserve(0, 2 * more + kind.bytes_held(*size), room, by_rows)
     opaque = None if alpha is None else (enlarged(alpha, zoom) * 255).round().to(torch.uint8).numpy()
     kept, neighbours, share = path, Alone(circular), 1.0
     if shared and processes.count() > 1:
+        if hexagons:
+            raise ValueError("hexagons must be drawn by one process: leave torchrun out, or take --grid square.")
         neighbours, kept, resume = BandExchange(scene.height, circular), band_path(path), bool(resume)
         check_other_counts(path)
         share = (neighbours.rows[1] - neighbours.rows[0]) / scene.height
@@ -75,7 +83,7 @@ def picture(
         if scene.nca.device.type == "cpu":
             scene = replace(scene, config=replace(scene.config, resumable=True))
     if processes.rank() == 0:
-        remove_half_written(path, save_state)
+        remove_half_written(path, save_state, *(map_path(path, name) for name in scene.nca.maps))
     with progress_bar(path, progress) as bar:
         options = {"path": kept, "resume": resume, "reserve": reserve, "neighbours": neighbours}
         with Canvas(scene, on_cells=lambda cells: bar.update(cells / share), **options) as canvas:
@@ -83,7 +91,7 @@ def picture(
             bar.update(bar.initial)
             canvas.go()
             canvas.release()
-            pixels = map(torch.from_numpy, canvas.pixels(zoom))
+            pixels = map(torch.from_numpy, _hexagon_pixels(canvas, zoom) if hexagons else canvas.pixels(zoom))
             pixels = pixels if finish is None else finish.blocks(pixels)
             looked = SingleColour()
             files = neighbours.together(
@@ -94,7 +102,18 @@ def picture(
                     f"{path.name} shows a single colour: the automaton has run away, or has learned nothing yet.",
                     stacklevel=2,
                 )
-            return files + saved(canvas, save_state)
+            return files + write_maps(canvas, path, size, zoom) + saved(canvas, save_state)
+
+
+def picture_size(scene: Scene, zoom: int) -> tuple[int, int]:
+    """Rows and columns of the pixels that a scene becomes."""
+    if draws_hexagons(scene.nca):
+        return Hexagons(scene.height, scene.width, zoom).size
+    return scene.height * zoom, scene.width * zoom
+
+
+def _hexagon_pixels(canvas: Canvas, zoom: int) -> Iterator[np.ndarray]:
+    return map(to_uint8, hexagon_blocks(canvas, canvas.scene.nca.to_rgb, zoom))
 
 
 class SingleColour:
@@ -112,9 +131,9 @@ class SingleColour:
             yield block
 
 
-def remove_half_written(path: Path, save_state: Path | None) -> None:
+def remove_half_written(path: Path, save_state: Path | None, *others: Path) -> None:
     """Removes what renderings to the same names, which were killed, left half-written."""
-    names = (path, path.with_suffix(".html"), path.with_name(f"{path.stem}_files"), save_state)
+    names = (path, path.with_suffix(".html"), path.with_name(f"{path.stem}_files"), save_state, *others)
     remove_leftovers(*(name for name in names if name is not None))
 
 

@@ -3,17 +3,21 @@
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from nca_fast.canvas.paint import Paint, beside_each_other, one_after_another
 from nca_fast.canvas.scene import Scene
+from nca_fast.hexagons import draws_hexagons, levelled
 from nca_fast.media.film import missing_encoder
+from nca_fast.nca import NCA
 from nca_fast.rendering.film import film
 from nca_fast.rendering.picture import picture
 from nca_fast.rendering.render import render
 from nca_fast.textures import tiling
 from nca_fast.training.system import PoolSystem
 
+_HEXAGON = 6  # pixels from one hexagon to the next
 ALWAYS = 2**24  # cell-steps of a picture that is drawn at whatever end: some seconds of a core
 
 
@@ -33,7 +37,15 @@ def redrawn(
 ) -> Tensor:
     """Renders what an automaton makes of a picture [3, height, width], or of its start state. [3, height, width]"""
     scene = replace(_scene(system, height, width, steps, image, seed=system.derived("preview")), paint=paint)
-    return system.nca.to_rgb(render(scene))[0]
+    return beside_colours(system.nca, render(scene))
+
+
+def beside_colours(nca: NCA, state: Tensor) -> Tensor:
+    """Shows a state [1, C, H, W]: its colours, and beside them its maps if it has some. Hexagons become squares.
+    [3, H, W times 1 + maps]"""
+    shown = [nca.to_rgb(state), *(nca.to_map(state, name).expand(-1, 3, -1, -1) for name in nca.maps)]
+    shown = map(levelled, shown) if draws_hexagons(nca) else shown
+    return torch.cat(list(shown), 3)[0]
 
 
 def draw_grown(
@@ -47,20 +59,21 @@ def draw_grown(
         iterations: Of the training.
         frames: Steps of the film that nobody asked for, but that is made where it does not take long; 0: no film.
     """
-    (still, moving), config, textures = system.files, system.config, system.nca.textures
+    (still, moving), config, textures = system.files[:2], system.config, system.nca.textures
     height, width = system.size() if side is None else (side, side)
     allowed = max(ALWAYS, system.spare(iterations))
     times = next((n for n in (4, 2) if n * height * n * width * config.picture_steps <= allowed), 1)
     scene = _scene(system, times * height, times * width, config.picture_steps)
     if textures:
         scene = replace(scene, paint=beside_each_other(textures, scene.height, scene.width))
-    picture(scene, out / still, progress=progress)
+    hexagons = draws_hexagons(system.nca)
+    picture(scene, out / still, zoom=_HEXAGON if hexagons else 1, progress=progress)
     steps = system.film_steps(frames, 4 * height * width, iterations)
     if steps and not missing_encoder(out / moving):
         scene = _scene(system, 2 * height, 2 * width, steps)
         if textures:
             scene = replace(scene, paint=one_after_another(textures, scene.height, scene.width))
-        film(scene, out / moving, zoom=2, progress=progress)
+        film(scene, out / moving, zoom=_HEXAGON if hexagons else 2, progress=progress)
 
 
 def draw_redrawn(

@@ -8,6 +8,7 @@ Source: Niklasson, Mordvintsev, Randazzo and Levin, "Self-Organising Textures", 
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,12 +18,15 @@ from torch.nn import functional as F
 from nca_fast import features
 from nca_fast.canvas.paint import beside_each_other
 from nca_fast.devices import moved, network_dtype
+from nca_fast.hexagons import levelled, on_grid, training_size
 from nca_fast.losses import regularizers, style, weighted
 from nca_fast.media.images import load_image, source_name
 from nca_fast.media.structure import is_flat, period
 from nca_fast.nca import NCA
 from nca_fast.presets import PRESETS
 from nca_fast.systems.drawing import draw_grown, grown
+from nca_fast.systems.surface import View, for_maps, judged_together, open_maps, views
+from nca_fast.systems.surface import tensor_name as map_tensor_name
 from nca_fast.systems.swatches import Swatch, for_textures, judged_each, open_swatches, tensor_name, turns
 from nca_fast.systems.texture_settings import FILMED, SMALLEST_IMAGE, TEXTURE, TextureConfig, TextureSources
 from nca_fast.training.capture import Captured
@@ -43,9 +47,11 @@ class Texture(PoolSystem):
     files = ("texture.png", "texture.mp4")
 
     def __init__(self, config: TextureConfig, sources: TextureSources, saved: SavedRun | None, out: Path):
-        self.config, self.swatches = config, []
+        self.config, self.swatches, self.maps = config, [], []
         images = () if sources.image is None else (sources.image, *sources.more)
         if "textures" in saved.metadata if saved else len(images) > 1:
+            if sources.maps:
+                raise ValueError(f"maps must go with one picture, but got them with {len(images) or 'several'}.")
             self.swatches = open_swatches(images, sources.names, self._read, saved, out)
             self.targets = [swatch.target for swatch in self.swatches]
             self.facts = {"textures": [swatch.facts() for swatch in self.swatches]}
@@ -57,7 +63,14 @@ class Texture(PoolSystem):
                 raise ValueError(f"names must go with several pictures, but got {', '.join(sources.names)} for one.")
             self.targets = [given_or_saved("image", sources.image, self._read_only, saved, out)]
             self.facts = {"image": saved.metadata["image"] if saved else source_name(sources.image)}
+            whole = None if saved or not sources.maps else load_image(sources.image)
+            size = None if whole is None else tuple(whole.shape[1:])
+            shrink = partial(as_target, crop=self.config.image_crop, size=self.config.image_size)
+            self.maps = open_maps(sources.maps, size, shrink, saved, out)
+            self.facts |= {"maps": [one.facts() for one in self.maps]} if self.maps else {}
+            self.files = (*type(self).files, *(f"texture_{one.name}.png" for one in self.maps))
         self.kept = {tensor_name(number): target for number, target in enumerate(self.targets)}
+        self.kept |= {map_tensor_name(one.name): one.target for one in self.maps}
         # Three channels that begin alike and are always changed alike stay alike, to the bit, on every canvas.
         starts_grey = PRESETS.get(config.preset, {}).get("start", "zeros") == "zeros"
         self.grey = starts_grey and all(map(is_grey, self.targets))
@@ -119,7 +132,9 @@ class Texture(PoolSystem):
             )
         if self.swatches:
             nca = for_textures(nca, [swatch.name for swatch in self.swatches])
-        return nca
+        if self.maps:
+            nca = for_maps(nca, self.maps)
+        return on_grid(nca, self.config.grid)
 
     def begin(self, model: NCA, saved: SavedRun | None) -> None:
         """As `System.begin`; of a grey picture the new model draws red, green and blue alike."""
@@ -150,6 +165,8 @@ class Texture(PoolSystem):
 
     def size(self) -> tuple[int, int]:
         """Rows and columns of the canvas."""
+        if self.config.grid == "hex":
+            return training_size(self.config.canvas_size)
         return self.config.canvas_size, self.config.canvas_size
 
     def start(self, count: int, seed: int) -> Tensor:
@@ -178,21 +195,38 @@ class Texture(PoolSystem):
 
     def objective(self) -> Objective:
         """The style loss, and the overflow loss."""
+        if self.maps:
+            single, pairs = ([self._judge(view.target, view.of) for view in of] for of in self._views())
+            return judged_together(single, pairs)
         judges = [self._judge(target) for target in self.targets]
         if self.swatches:
             return judged_each(judges, self.nca)
         ((captured, draw),) = judges
         return lambda states, generator: captured(states, drawn=draw(generator))
 
-    def _judge(self, target: Tensor) -> tuple[Captured, Callable[[torch.Generator], list[Tensor]]]:
-        """Makes the losses of states that are to become one texture, and what draws for them."""
+    def _views(self) -> tuple[list[View], list[View]]:
+        """The pictures by which a surface is judged, of what is kept on the device."""
+        maps = [replace(one, target=self.kept[map_tensor_name(one.name)]) for one in self.maps]
+        return views(self.nca, self.kept[tensor_name(0)], maps)
+
+    def _judge(
+        self, target: Tensor, show: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Captured, Callable[[torch.Generator], list[Tensor]]]:
+        """Makes the losses of states that are to become one texture, and what draws for them.
+
+        Args:
+            target: What they are to show.
+            show: What they show; None: their colours.
+        """
         config, nca = self.config, self.nca
+        show = partial(nca.to_rgb, clamp=False) if show is None else show
+        seen = levelled if config.grid == "hex" else torch.nn.Identity()
         dtype = network_dtype(nca.device, config.precision)
         extractor = features.load(config.features, config.weights, dtype=dtype, picture=target).to(nca.device)
         distance = style.load(config.loss, extractor, moved(target, nca.device), config.projections)
 
         def measure(states: Tensor, *drawn: Tensor) -> dict[str, Tensor]:
-            rgb = nca.to_rgb(states, clamp=False)
+            rgb = seen(show(states))
             return weighted(
                 style=(1.0, lambda: distance(extractor(rgb), drawn=drawn)),
                 overflow=(config.overflow_weight, lambda: regularizers.overflow(states)),
@@ -201,7 +235,9 @@ class Texture(PoolSystem):
         return Captured(measure), distance.draw
 
     def references(self) -> list[Tensor]:
-        """The textures."""
+        """The textures; of a surface its colours and maps beside each other."""
+        if self.maps:
+            return [torch.cat([view.target for view in self._views()[0]], 2)]
         return [self.kept[tensor_name(number)] for number in range(len(self.targets))]
 
     def preview(self) -> Tensor:
@@ -210,7 +246,8 @@ class Texture(PoolSystem):
 
     def draw(self, out: Path, progress: bool, iterations: int, films: bool = True) -> None:
         """Writes a picture and a film of what grows."""
-        draw_grown(self, out, progress, iterations, FILMED * films, self.config.image_size)
+        side = None if self.config.grid == "hex" else self.config.image_size
+        draw_grown(self, out, progress, iterations, FILMED * films, side)
 
     def then(self, out: Path) -> list[str]:
         """How to draw more, and how good it is."""

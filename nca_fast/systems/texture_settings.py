@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from nca_fast.choices import FeaturesName
+from nca_fast.choices import FeaturesName, GridName
+from nca_fast.map_names import parse_maps
 from nca_fast.media.sources import check_picture_source
 from nca_fast.training.settings import StyleLossConfig
 from nca_fast.training.task import Task
@@ -33,6 +34,9 @@ class TextureConfig(StyleLossConfig):
     iterations on fewer cells teach more in the same time: what they should look like is known from the whole square."""
     preset: str = "texture"
     """Named automaton to train: its channels, hidden widths and filters."""
+    grid: GridName = "square"
+    """Cells are squares, or hexagons, as which they are then drawn. (nca-fast render --grid hex shows what was trained
+    on squares on hexagons, too.)"""
     iterations: int = 2000
     """Length of the training. May be raised when a run is resumed. (The notebook: 5000.)"""
     learning_rate: float = 4e-3
@@ -55,6 +59,7 @@ class TextureConfig(StyleLossConfig):
         super().__post_init__()
         self.check_least(**dict.fromkeys(("image_size", "image_crop", "canvas_size"), SMALLEST_IMAGE))
         self.check_least(picture_steps=1, video_steps=0)
+        self.check_choices(grid=GridName)
 
     def resolved(self) -> "TextureConfig":
         """As `StyleLossConfig.resolved`, with a size of the canvas."""
@@ -77,10 +82,13 @@ class TextureSources:
     states of each, so that the training takes as long as those of so many automata."""
     names: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
     """What several textures are called. None: as their files, without folder and ending."""
+    maps: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=IMAGE [NAME=IMAGE ...]")] = ()
+    """Maps of the surface that IMAGE shows, of its size, to be learned with it: normal, height, roughness, metallic,
+    occlusion, opacity, emission, specular. What draws the run then draws them too."""
 
     def check(self) -> None:
-        """Raises ValueError for a picture that is not there."""
-        for name in (self.image, *self.more):
+        """Raises ValueError for a picture or map that is not there."""
+        for name in (self.image, *self.more, *parse_maps(self.maps).values()):
             if name is not None:
                 check_picture_source(name)
 
@@ -93,6 +101,10 @@ For example, with a picture that comes with scikit-image:
 Several with one automaton, which draws each, blends of them, and what a map of colours says:
     nca-fast texture skimage:brick skimage:grass skimage:gravel --out runs/ground
     nca-fast render runs/ground --texture grass --height 512 --width 512 --steps 300 --out grass.png
+
+With maps of the same surface; what is drawn is a set that tiles, wall.png, wall_normal.png and wall_height.png:
+    nca-fast texture albedo.png --maps normal=normal.png height=height.png --out runs/wall
+    nca-fast render runs/wall --height 512 --width 512 --steps 300 --out wall.png
 
 In NoiseNCA's way, for other scales than that of the training:
     nca-fast texture skimage:brick --recipe noise --out runs/noise

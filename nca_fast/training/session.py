@@ -133,7 +133,7 @@ def _run(stack, is_new, system, sources, out, config, resume, init, progress, co
         figures = work.figures()
         if processes.rank() == 0:
             work.draw(out, progress, run.iteration)
-    names = (*system.files, run_folder.PREVIEW_FILE, run_folder.MODEL_FILE, run_folder.LOG_FILE)
+    names = (*work.files, run_folder.PREVIEW_FILE, run_folder.MODEL_FILE, run_folder.LOG_FILE)
     names += (run_folder.TRAINING_FILE, run_folder.PICTURES_FILE)
     files = tuple(out / name for name in names if (out / name).exists())  # a short run may have no preview
     notes = (*([] if endured is None else [str(endured)]), *_films_left_out(work, out), *work.notes(figures))
