@@ -120,7 +120,6 @@ export class App {
   firstSize(family) {
     const { start } = family.models[0];
     const box = find("stage").getBoundingClientRect();
-    if (start === "cell") return { height: 64, width: 64, seed: 0n };
     const most = Math.min(CELLS[start] * (box.width < 600 ? 0.5 : 1), (box.width * box.height) / 4);
     const side = Math.sqrt(most / Math.max(1, box.width * box.height));
     const cells = (pixels) => Math.max(16, Math.round((pixels * side) / 8) * 8);

@@ -5,7 +5,7 @@ import { Twister } from "./noise.js";
 import { World } from "./world.js";
 
 /** Cells of a canvas that nobody gave a size, by the kind of start. */
-export const CELLS = { zeros: 70000, noise: 70000, image: 50000, cell: 4096 };
+export const CELLS = { zeros: 70000, noise: 70000, image: 50000, cell: 6000 };
 
 /**
  * @typedef {object} Material  What a brush can paint.
