@@ -211,6 +211,17 @@ def test_a_browser_without_webgl_is_told(start_browser, tmp_path):
     assert tab.locator("#notice").inner_text().startswith("This browser has no WebGL2")
 
 
+def test_half_precision_is_said(opened, bricks):
+    """A GPU that draws into floats is told to do without. Seen: 5e-5 off, of numbers up to 0.1."""
+    tab, nca = small(opened(link=bricks.url + "?half")), NCA.from_pretrained("zoo:bricks")
+    assert tab.locator("#gpu").inner_text().startswith("Half-precision states")
+    tab.evaluate("() => window.nca.app.scene.advance(4)")
+    with torch.no_grad():
+        exact = reference.rollout(torch.zeros(1, 12, 24, 32).double(), nca.weights, nca.rule, 4, seed=5)
+    error = (state(tab, 12, 24, 32).double() - exact).abs().max()
+    assert 1e-6 < error < 1e-3
+
+
 def test_a_picture_is_saved(bricks):
     tab = small(bricks)
     with tab.expect_download() as download:

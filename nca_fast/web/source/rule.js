@@ -71,7 +71,6 @@ export class Rule {
     this.finishes = this.alive && (of.alive_mask === "both" || of.alive_mask === "after");
     this.aliveCircular = (of.alive_padding || of.padding) === "circular";
     this.perChannel = !of.fire_shared.includes("channel");
-    this.noisy = of.state_noise > 0 || of.update_noise > 0;
     const sizes = [1, ...of.filters.map((f) => f.taps.length), of.learned_filters ? 3 : 1, this.alive ? 3 : 1];
     this.reach = (Math.max(...sizes) - 1) / 2; // without that of the local maximum, which has a loop of its own
   }
