@@ -63,6 +63,8 @@ export class Rule {
     this.fields = of;
     this.quads = Math.ceil(of.channels / 4); // texels of a cell, four channels each
     this.stencils = of.filters.map((f) => f.taps.map((row) => row.map((tap) => Math.fround(f.scale * tap))));
+    this.pairs = derivativePairs(of.filters); // what frames turn
+    this.laplacians = of.filters.flatMap(({ name }, f) => (name.includes("laplacian") ? [f] : []));
     this.perceptions = of.filters.length + of.learned_filters + (of.maximum_window === null ? 0 : 1);
     const names = typeof of.activation === "string" ? of.hidden.map(() => of.activation) : of.activation;
     this.activations = [...names, of.update_activation].map(String).map(parseActivation);
@@ -84,6 +86,14 @@ export class Rule {
   hasBias(layer) {
     return layer === this.widths.length - 2 ? this.fields.output_bias : this.fields.hidden_bias;
   }
+}
+
+/** Numbers of filters along x and y that are otherwise the same: [x, y]. @param {RuleFields["filters"]} filters */
+function derivativePairs(filters) {
+  return filters.flatMap(({ name, scale }, x) => {
+    const y = filters.findIndex((other) => name.includes("_x") && other.name === name.replace("_x", "_y") && other.scale === scale);
+    return y < 0 ? [] : [[x, y]];
+  });
 }
 
 /**
