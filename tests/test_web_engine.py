@@ -25,6 +25,7 @@ window.answer = (question) => {
     world.where = { ...question.where, seed: BigInt(question.where.seed), sample: question.where.sample + b };
     world.step = question.step;
     world.setRates(question.rates && Float32Array.from(question.rates));
+    world.setFrames(question.frames && Float32Array.from(question.frames));
     world.write(Float32Array.from(question.x[b]));
     world.advance(question.steps);
     found.push(...world.read());
@@ -66,6 +67,7 @@ def question(vector):
 
         return {"kernels": own(kernels), "layers": [[own(weight), own(bias)] for weight, bias in layers]}
 
+    frames = conformance.frames(vector)
     at, (row, column) = vector.where, vector.where["origin"]
     where = {"row": row, "column": column, "sample": at["first_sample"], "canvasHeight": at["canvas_height"] or 0}
     return {
@@ -75,6 +77,7 @@ def question(vector):
         "step": at["first_step"],
         "steps": vector.steps,
         "rates": None if rates is None else rates.flatten().tolist(),
+        "frames": None if frames is None else frames.flatten().tolist(),
         "shape": vector.shape,
         "x": [sample.flatten().tolist() for sample in x],
     }

@@ -31,6 +31,7 @@ const KEYS = [
   ["C", "all channels"],
   ["D", "dark, light"],
 ];
+const REST = 50; // milliseconds between two looks at a page that stands still
 
 export class App {
   /** @param {import("./model.js").Model[]} models */
@@ -119,7 +120,6 @@ export class App {
   firstSize(family) {
     const { start } = family.models[0];
     const box = find("stage").getBoundingClientRect();
-    if (start === "cell") return { height: 64, width: 64, seed: 0n };
     const most = Math.min(CELLS[start] * (box.width < 600 ? 0.5 : 1), (box.width * box.height) / 4);
     const side = Math.sqrt(most / Math.max(1, box.width * box.height));
     const cells = (pixels) => Math.max(16, Math.round((pixels * side) / 8) * 8);
@@ -180,7 +180,7 @@ export class App {
     const wanted = { ...settings, height: this.whole("height"), width: this.whole("width"), seed: BigInt(find("seed").value.replace(/\D/g, "") || 0) & (2n ** 64n - 1n), padding: find("edges").value };
     if (wanted.height === settings.height && wanted.width === settings.width && wanted.padding === this.scene.world.rule.fields.padding) {
       settings.seed = wanted.seed;
-      this.scene.begin();
+      this.scene.restart();
     } else this.replace(family, wanted);
     if (this.stopAt < Infinity) this.stopAt = this.scene.model.steps;
     this.play(true);
@@ -232,28 +232,42 @@ export class App {
     this.screen.height = Math.max(1, Math.round(box.height * pixels));
     this.pixels = pixels;
     this.fit();
-    this.view.show(this.scene, pixels);
+    this.shown = ""; // what was drawn is gone
   }
 
   /** @param {number} now */
   frame(now) {
-    requestAnimationFrame(this.frame);
+    const next = () => requestAnimationFrame(this.frame);
     if (this.device.gl.isContextLost()) return this.notice("The GPU was taken away from the page. Load it again.");
-    if (!this.pixels || !this.pace.ready(now)) return;
+    if (!this.pixels || !this.pace.ready(now)) return next();
     try {
       const steps = this.playing ? Math.min(this.pace.due(), this.left()) : 0;
       this.dab();
       if (steps) this.scene.advance(steps);
       else this.scene.applyDue();
-      this.swatches.work();
+      const grown = this.swatches.work();
       this.arrived();
-      this.view.show(this.scene, this.pixels);
-      this.pace.frame(steps, now);
+      const changed = this.changed();
+      if (changed) this.view.show(this.scene, this.pixels);
+      const busy = changed || grown || this.playing;
+      if (busy) this.pace.frame(steps, now);
       this.measure();
+      return busy || this.held ? next() : setTimeout(next, REST);
     } catch (error) {
       this.play(false);
       this.notice(error.message);
+      setTimeout(next, REST);
     }
+  }
+
+  /** Whether what the screen should show is not what it showed: a page that stands still draws nothing. */
+  changed() {
+    const { scene, view } = this;
+    const { middle, zoom, smoothed, everyChannel, ground } = view;
+    const now = [scene.begun, scene.world.step, scene.events.length, middle, zoom, smoothed, everyChannel, ground, this.screen.width, this.screen.height].join(" ");
+    const changed = now !== this.shown;
+    this.shown = now;
+    return changed;
   }
 
   /** Says where the run is and how fast. */
@@ -261,7 +275,8 @@ export class App {
     const rate = this.playing ? this.pace.rate : 0;
     const { world } = this.scene;
     const speed = this.playing ? `  ·  ${brief(rate)} steps/s  ·  ${brief(rate * world.height * world.width)} cell-steps/s` : "";
-    find("meter").textContent = `step ${world.step.toLocaleString("en")}${speed}`;
+    const said = `step ${world.step.toLocaleString("en")}${speed}`;
+    if (find("meter").textContent !== said) find("meter").textContent = said;
   }
 
   /** Steps until the run is to stop. */

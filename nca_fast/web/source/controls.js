@@ -54,6 +54,7 @@ function bindCanvas(app) {
   };
   listen(app.screen, {
     down: (x, y) => {
+      if (app.view.everyChannel) return; // there a place on the screen is no cell
       const at = rowColumn(x, y);
       app.held = { last: at, now: at, fresh: true };
       app.dab();

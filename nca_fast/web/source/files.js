@@ -22,26 +22,22 @@ export async function openFile(app, file) {
   }
 }
 
-/** @param {import("./model.js").Model} model */
+/** Takes a model in, beside those of its rule or on a canvas of its own. @param {import("./model.js").Model} model */
 export function addModel(app, model) {
   const names = app.families.flatMap((family) => family.models.map((of) => of.name));
   const bare = model.name;
   for (let n = 2; names.includes(model.name); n++) model.name = `${bare}-${n}`;
   const home = app.families.find((family) => family.takes(model));
-  if (home) {
-    home.models.push(model);
-    if (app.scenes.has(home)) {
-      const { settings } = app.scenes.get(home);
-      app.replace(home, settings);
-    }
-  } else app.families.push(...families([model]));
-  const family = app.families.find((of) => of.models.includes(model));
+  const kept = app.families.map((family) => family.models);
+  if (home) home.models = [...home.models, model];
+  else app.families.push(...families([model]));
+  const family = home || app.families[app.families.length - 1];
   try {
+    if (app.scenes.has(family)) app.replace(family, app.scenes.get(family).settings);
     app.choose(family, Math.max(0, family.materials.findIndex((of) => of.name === model.name)));
   } catch (error) {
-    family.models.splice(family.models.indexOf(model), 1);
-    app.families = app.families.filter((of) => of.models.length);
-    app.mark();
+    app.families = app.families.slice(0, kept.length);
+    kept.forEach((models, i) => (app.families[i].models = models));
     throw error;
   }
   app.list();

@@ -63,6 +63,8 @@ export class Rule {
     this.fields = of;
     this.quads = Math.ceil(of.channels / 4); // texels of a cell, four channels each
     this.stencils = of.filters.map((f) => f.taps.map((row) => row.map((tap) => Math.fround(f.scale * tap))));
+    this.pairs = derivativePairs(of.filters); // what frames turn
+    this.laplacians = of.filters.flatMap(({ name }, f) => (name.includes("laplacian") ? [f] : []));
     this.perceptions = of.filters.length + of.learned_filters + (of.maximum_window === null ? 0 : 1);
     const names = typeof of.activation === "string" ? of.hidden.map(() => of.activation) : of.activation;
     this.activations = [...names, of.update_activation].map(String).map(parseActivation);
@@ -71,7 +73,6 @@ export class Rule {
     this.finishes = this.alive && (of.alive_mask === "both" || of.alive_mask === "after");
     this.aliveCircular = (of.alive_padding || of.padding) === "circular";
     this.perChannel = !of.fire_shared.includes("channel");
-    this.noisy = of.state_noise > 0 || of.update_noise > 0;
     const sizes = [1, ...of.filters.map((f) => f.taps.length), of.learned_filters ? 3 : 1, this.alive ? 3 : 1];
     this.reach = (Math.max(...sizes) - 1) / 2; // without that of the local maximum, which has a loop of its own
   }
@@ -85,6 +86,14 @@ export class Rule {
   hasBias(layer) {
     return layer === this.widths.length - 2 ? this.fields.output_bias : this.fields.hidden_bias;
   }
+}
+
+/** Numbers of filters along x and y that are otherwise the same: [x, y]. @param {RuleFields["filters"]} filters */
+function derivativePairs(filters) {
+  return filters.flatMap(({ name, scale }, x) => {
+    const y = filters.findIndex((other) => name.includes("_x") && other.name === name.replace("_x", "_y") && other.scale === scale);
+    return y < 0 ? [] : [[x, y]];
+  });
 }
 
 /**

@@ -5,7 +5,7 @@ import { Twister } from "./noise.js";
 import { World } from "./world.js";
 
 /** Cells of a canvas that nobody gave a size, by the kind of start. */
-export const CELLS = { zeros: 70000, noise: 70000, image: 50000, cell: 4096 };
+export const CELLS = { zeros: 70000, noise: 70000, image: 50000, cell: 6000 };
 
 /**
  * @typedef {object} Material  What a brush can paint.
@@ -50,6 +50,8 @@ export function families(models) {
   return found;
 }
 
+let begins = 0;
+
 /** A canvas that runs. */
 export class Scene {
   /**
@@ -73,11 +75,19 @@ export class Scene {
     return this.world.rule.fields.padding === "circular" && this.model.start !== "image" && this.model.start !== "cell";
   }
 
-  /** Puts the first state in place. What grows where stays as it is, unless `layout` says otherwise. */
+  /** Begins again with what is painted. */
+  restart() {
+    const painted = this.events.filter((event) => event.tool === "paint");
+    this.begin();
+    for (const event of painted) this.apply({ ...event, step: 0 });
+  }
+
+  /** Puts the first state in place, and `layout` in that of what is painted; null: the last one. */
   begin(layout = null) {
     const { world, settings } = this;
     world.where.seed = settings.seed;
     world.step = 0;
+    this.begun = begins++; // tells one beginning from another
     /** @type {Event[]} */
     this.events = [];
     /** @type {Event[]} Of a replay, those that are still to come. */

@@ -141,15 +141,16 @@ void main() {
 /**
  * A step: perception, network, fire mask and update.
  * @param {Rule} rule
- * @param {{group: number, networks: number, shared: boolean, rates: boolean}} how
+ * @param {{group: number, networks: number, shared: boolean, rates: boolean, frames: boolean}} how
  *   group: texels that a pass draws; networks: of how many automata of this rule; shared: whether a map has the share
- *   of each in every cell; rates: whether a map has the fire rate.
+ *   of each in every cell; rates: whether a map has the fire rate; frames: whether
+ *   every cell has a frame (a, b) that turns and scales its derivatives.
  */
 export function stepShader(rule, how) {
   const { group } = how;
   const of = rule.fields;
   const parts = [HASH, activations, frame(group), firing(rule, how.rates), living(rule), written(rule)];
-  parts.push(perception(rule), networkText(rule, group));
+  parts.push(perception(rule, how.frames), networkText(rule, group));
   if (how.shared) parts.push("uniform sampler2DArray shares;");
   const networks = how.shared
     ? `for (int k = 0; k < ${how.networks}; k++) {
@@ -198,7 +199,7 @@ void main() {
 }
 
 /** What lies around a cell, through all filters: fills y[]. @param {Rule} rule */
-function perception(rule) {
+function perception(rule, frames) {
   const { quads, reach } = rule;
   const of = rule.fields;
   const side = 2 * reach + 1;
@@ -241,7 +242,14 @@ function perception(rule) {
       }
     }
     y[${(rule.perceptions - 1) * quads} + quad] = most;`;
+  const turned = [
+    ...rule.pairs.map(([x, y]) => `n = y[${x * quads} + quad];
+    y[${x * quads} + quad] = frame.x * n - frame.y * y[${y * quads} + quad];
+    y[${y * quads} + quad] = frame.y * n + frame.x * y[${y * quads} + quad];`),
+    ...rule.laplacians.map((f) => `y[${f * quads} + quad] *= dot(frame, frame);`),
+  ];
   return `
+${frames ? "uniform sampler2DArray frames;" : ""}
 uniform sampler2DArray state;   // what is perceived
 uniform sampler2DArray before;  // what it was before noise
 uniform sampler2DArray weights;
@@ -250,6 +258,7 @@ vec4 w(int column, int row, int k) { return texelFetch(weights, ivec3(column, ro
 int place(int i, int n) { return ${place}; }
 
 void perceive(ivec2 cell) {
+  ${frames ? "vec2 frame = texelFetch(frames, ivec3(cell, 0), 0).xy;" : ""}
   int columns[${side}], rows[${side}];
   for (int i = 0; i < ${side}; i++) {
     columns[i] = place(cell.x + i - ${reach}, size.x);
@@ -263,7 +272,7 @@ ${of.padding === "zero" ? `  float weight[${side}], weightX[${side}];
   for (int i = 0; i < ${rule.perceptions * quads}; i++) y[i] = vec4(0.0);
   for (int quad = 0; quad < ${quads}; quad++) {
     vec4 n;
-    ${taps.join("\n    ")}${maximum}
+    ${[...taps, ...(frames ? turned : [])].join("\n    ")}${maximum}
   }
 }
 `;

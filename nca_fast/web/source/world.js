@@ -38,6 +38,8 @@ export class World {
     /** @type {Grid|null} Fire rate of every cell, to be multiplied by `rateFactor`. */
     this.rates = null;
     this.rateFactor = 1;
+    /** @type {Grid|null} Frames: how the derivatives that a cell perceives are turned and scaled. */
+    this.frames = null;
     const gl = device.gl;
     const layout = weightLayout(rule);
     this.weights = new Texture(device, gl.RGBA32F, layout.width, layout.height, networks.length);
@@ -70,6 +72,7 @@ export class World {
     const group = this.state.group;
     const shared = this.networks > 1;
     const rates = this.rates !== null;
+    const frames = this.frames !== null;
     const limit = Math.ceil(rule.fields.fire_rate * 2 ** 32);
     const values = {
       size: [this.width, this.height],
@@ -81,6 +84,7 @@ export class World {
       limit: Math.max(limit - 1, 0),
       rates: rates ? this.rates.texture : null,
       rateFactor: this.rateFactor,
+      frames: frames ? this.frames.texture : null,
       shares: shared ? this.shares.texture : null,
       weights: this.weights,
       before: this.state.texture,
@@ -92,8 +96,8 @@ export class World {
       this.pass(noise, values, this.middle);
       from = this.middle;
     }
-    const name = `step${shared ? " shared" : ""}${rates ? " rates" : ""}`;
-    const step = this.program(name, () => stepShader(rule, { group, networks: this.networks, shared, rates }));
+    const name = `step${shared ? " shared" : ""}${rates ? " rates" : ""}${frames ? " frames" : ""}`;
+    const step = this.program(name, () => stepShader(rule, { group, networks: this.networks, shared, rates, frames }));
     values.state = from.texture;
     // Noise and finish both need the middle: with both, the raw step goes where the state will be and is finished back.
     const raw = rule.finishes && from === this.state ? this.middle : this.spare;
@@ -159,7 +163,15 @@ export class World {
     this.rates.write(values);
   }
 
+  /** Frames of all cells, [2, height, width], or null. @param {Float32Array|null} values */
+  setFrames(values) {
+    if (this.frames) this.frames.remove();
+    this.frames = values && new Grid(this.device, 1, this.height, this.width);
+    if (values) this.frames.write(values);
+  }
+
   remove() {
+    this.setFrames(null);
     for (const grid of [this.state, this.spare, this.middle, this.shares]) if (grid) grid.remove();
     this.setRates(null);
     if (this.codes) this.codes.remove();
