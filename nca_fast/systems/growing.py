@@ -30,13 +30,10 @@ from nca_fast.training.system import PoolSystem, given_or_saved
 RADII = (0.1, 0.6)  # of the circles that a training erases; 1 is half the side of the canvas. (The notebook: to 0.4.)
 GROWN = 128  # steps after which the picture should be there, and there again
 # What was measured with the default settings: iterations, squared errors grown and regrown, what is seen. The first is
-# three sprites of 40 pixels (held_set_growth_after.json), the last grow.json's run, the others the same on its way.
+# the mean of two sprites of 40 pixels after two minutes of a core (bench/NOTES.md), the last grow.json's run.
 MEASURED = (
-    (400, 0.042, 0.044, "a cloud in its colours"),
-    (1200, 0.012, 0.014, "smeared"),
-    (1800, 0.006, 0.013, "blurred"),
-    (2300, 0.003, 0.006, "clear"),
-    (3000, 0.0014, 0.0045, "nearly sharp"),
+    (650, 0.044, 0.051, "a cloud in its colours"),
+    (3000, 0.00012, 0.0036, "what grew is sharp, what regrew a little smeared"),
 )
 FILLING = 1.75  # times the pace of the first iterations, in which few cells live: 1.3 with 20 pixels, 2.3 with 40
 SHARP = 1e-3  # squared error below which a picture is sharp to the eye
