@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from nca_fast import checkpoint, zoo
+from nca_fast import zoo
 from nca_fast.choices import BlendName
 from nca_fast.commands import streams
 from nca_fast.compute import ComputeConfig
@@ -96,6 +96,7 @@ class Fill:
 
     def run(self, command: str) -> None:
         """Learns a swatch if there is one, lets the texture grow, and says what was written."""
+        from nca_fast import checkpoint
         from nca_fast.commands.models import open_model
         from nca_fast.commands.report import finish
         from nca_fast.files import check_writable
@@ -103,6 +104,7 @@ class Fill:
         from nca_fast.media.images import load_straight, to_uint8
         from nca_fast.nca import NCA
         from nca_fast.rendering.fill import filled, grown, read_area
+        from nca_fast.rendering.size import sensible_size
 
         photo, alpha = load_straight(self.photo)
         height, width = photo.shape[1:]
@@ -111,7 +113,7 @@ class Fill:
         check_writable(self.out.parent)
         model, names = self._trained or self._learned(), self.texture if self.model is not None else None
         nca = open_model(NCA, model, self.compute)
-        steps = self.steps or max(STEPS, _shown_steps(model))
+        steps = self.steps or max(STEPS, sensible_size(checkpoint.facts_of(model_file(model))).steps)
         texture = grown(nca, area, self.zoom, steps, names, self.seed, **self.compute.how)
         result = filled(photo, texture, area, self.blend, self.light, self.strength)
         opaque = None if alpha is None else (alpha * 255).round().byte().numpy()
@@ -145,10 +147,3 @@ class Fill:
         if result.endured is not None and result.endured.runaway is not None:
             streams.say_above(f"the automaton {result.endured}: take another --seed, or more --minutes.")
         return str(out)
-
-
-def _shown_steps(model: str) -> int:
-    """Reads after how many steps a training showed its own picture; 0 where a file does not say."""
-    made = checkpoint.load_metadata(model_file(model)).get("provenance", {})
-    steps = made.get("config", {}).get("picture_steps") if isinstance(made.get("config"), dict) else None
-    return steps if isinstance(steps, int) else 0
