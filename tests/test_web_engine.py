@@ -7,10 +7,12 @@ import torch
 from browser import browsers
 
 from nca_fast import conformance
+from nca_fast.derivatives import derivatives
+from nca_fast.filters import NAMES, Filter, named
 from nca_fast.reference import split
 from nca_fast.web import bundle
 
-VECTORS = {vector.name: vector for vector in conformance.load_all() if not vector.frames}  # the page has no frames
+VECTORS = {vector.name: vector for vector in conformance.load_all()}
 
 ANSWER = """
 const device = new Device(new OffscreenCanvas(1, 1));
@@ -102,12 +104,24 @@ def test_known_answers(engine, name):
     [
         ("mask_01_seed", "z ^= z >> 16;", "z ^= z >> 17;"),
         ("rollout_04_growing", "lives ? cut(x", "true ? cut(x"),
+        ("rollout_25_frames", "y[${f * quads} + quad] *= dot(frame, frame);", "n *= 1.0;"),
     ],
 )
 def test_a_wrong_shader_is_noticed(browser, name, right, wrong):
     script = bundle.bundled("world.js") + ANSWER
     assert right in script
     assert error(page_with(browser, script.replace(right, wrong)), VECTORS[name]) > 1
+
+
+def test_filters_are_told_apart_as_in_python(browser):
+    """Also those of other scales, without a partner, and with a name that says nothing or something else."""
+    two = (Filter("one", named("scharr_x").taps, 0.5), Filter("laplacian", named("scharr_y").taps, 0.5))
+    found = [tuple(map(named, NAMES)), two, two[::-1], two[:1], (two[0], named("scharr_y")), (named("sobel_y"),)]
+    engine = page_with(browser, bundle.bundled("derivatives.js") + "window.derivatives = derivatives;")
+    for filters in found:
+        asked = [{"name": f.name, "taps": f.taps, "scale": f.scale} for f in filters]
+        answer = engine.evaluate("(filters) => Object.values(window.derivatives(filters))", asked)
+        assert answer == json.loads(json.dumps(derivatives(filters)))
 
 
 def test_names_at_the_top_of_modules_differ(tmp_path, monkeypatch):

@@ -8,7 +8,10 @@ import torch
 from browser import browsers
 
 from nca_fast import NCA, Rule, reference
+from nca_fast.canvas.settings import CanvasConfig
+from nca_fast.canvas.turning import Turning
 from nca_fast.cli import main
+from nca_fast.frames import slowed
 from nca_fast.web import bundle, models, page
 
 SMALL = """(size) => {
@@ -17,6 +20,8 @@ SMALL = """(size) => {
 }"""
 READ = "() => Array.from(window.nca.app.scene.world.read())"
 TITLE = "</title></script><script>window.evil=1</script>&\"'{{models}}"
+TURNED = b"""{"nca_fast": 1, "models": ["bricks"], "height": 24, "width": 32, "seed": "5", "padding": "circular",
+"layout": 0, "steps": 3, "strokes": [["turn", 1, 30, "spiral", 1]]}"""
 STEP = "() => window.nca.app.scene.world.step"
 PIXELS = "() => Array.from(window.nca.app.view.picture(window.nca.app.scene, 1).data)"
 
@@ -98,6 +103,46 @@ def test_it_runs_as_python_does(bricks):
     assert (state(tab, 12, 24, 32).double() - exact).abs().max() < 1e-6
 
 
+def turn(tab, angle, align, scale):
+    tab.fill("#angle", str(angle))
+    tab.select_option("#align", align)
+    tab.fill("#scale", str(scale))
+
+
+@pytest.mark.parametrize(
+    ("angle", "align", "scale"), [(30, "cartesian", 1), (0, "dipole", 1), (200, "polar", 0.5), (0, "cartesian", 2)]
+)
+def test_cells_are_turned_and_scaled_as_in_python(bricks, angle, align, scale):
+    """From the fourth step on. The largest error seen is 1e-7."""
+    tab, nca = small(bricks), NCA.from_pretrained("zoo:bricks")
+    tab.evaluate("() => window.nca.app.scene.advance(3)")
+    turn(tab, angle, align, scale)
+    tab.evaluate("() => window.nca.app.scene.advance(9)")
+    turning = Turning(CanvasConfig(angle=angle, align=None if align == "cartesian" else align, scale=scale), 24, 32)
+    rule, weights = slowed(nca.rule, nca.weights, turning.stable_dt)
+    with torch.no_grad():
+        exact = reference.rollout(torch.zeros(1, 12, 24, 32).double(), nca.weights, nca.rule, 3, seed=5)
+        how = {"seed": 5, "first_step": 3}
+        straight = reference.rollout(exact, nca.weights, nca.rule, 9, **how)
+        exact = reference.rollout(exact, weights, rule, 9, frame=turning.rows(0, 24).double(), **how)
+    assert (exact - straight).abs().max() > 0.01
+    assert (state(tab, 12, 24, 32).double() - exact).abs().max() < 1e-6
+
+
+def test_what_cannot_be_turned_has_no_controls(opened, tmp_path, bricks):
+    save(tmp_path / "one", rule=Rule(filters=("identity", "sobel_x"), hidden=(8,)))
+    save(tmp_path / "whole", rule=Rule(residual=False, hidden=(8,)))
+    one = small(opened(tmp_path / "one"))
+    assert bricks.locator("#turn-section").is_visible() and not one.locator("#turn-section").is_visible()
+    whole = small(opened(tmp_path / "whole"))
+    assert whole.get_attribute("#scale", "max") == "1"
+    for tab, name, row in [(one, "one", [90, "polar", 1]), (whole, "whole", [0, "cartesian", 2])]:
+        text = json.dumps(json.loads(TURNED) | {"models": [name], "strokes": [["turn", 1, *row]]})
+        tab.set_input_files("#file", {"name": "r.json", "mimeType": "application/json", "buffer": text.encode()})
+        tab.wait_for_function("document.getElementById('notice').textContent.includes('cannot be turned or scaled so')")
+        assert tab.evaluate(STEP) == 0
+
+
 def test_textures_share_a_canvas_as_python_has_it(pair):
     """x' = sum of share times step, with the same fire masks."""
     tab = small(pair)
@@ -138,6 +183,28 @@ def test_a_link_replays_strokes_to_the_bit(opened, pair):
     again.wait_for_function("window.nca.app.scene.world.step === 5 && !window.nca.app.playing")
     assert (again.evaluate(READ), again.evaluate(PIXELS)) == kept
     assert again.evaluate("() => window.nca.app.scene.events.length") >= 3
+
+
+def test_a_link_replays_how_cells_were_turned_to_the_bit(opened, pair):
+    tab = small(pair)
+    turn(tab, 0, "dipole", 1)
+    tab.evaluate("() => window.nca.app.scene.advance(2)")
+    straight = tab.evaluate(READ)
+    turn(tab, 75, "dipole", 1.5)
+    tab.evaluate("() => window.nca.app.scene.advance(3)")
+    kept = tab.evaluate(READ)
+    assert kept != straight
+    tab.evaluate("() => document.getElementById('link').click()")
+    tab.wait_for_function("location.hash.length > 9")
+    again = opened(link=tab.url)
+    again.wait_for_function("window.nca.app.scene.world.step === 5 && !window.nca.app.playing")
+    assert again.evaluate(READ) == kept
+    assert [again.input_value(f"#{name}") for name in ("angle", "align", "scale")] == ["75", "dipole", "1.5"]
+    assert again.evaluate("() => window.nca.app.scene.events.map((of) => [of.step, of.angle])") == [[0, 0], [2, 75]]
+    again.evaluate("() => { const { scene } = window.nca.app; scene.restart(); scene.advance(5); }")
+    assert again.evaluate(READ) != kept  # turned as it was last, from the beginning
+    assert again.evaluate("() => window.nca.app.scene.events.map((of) => [of.step, of.angle])") == [[0, 75]]
+    turn(tab, 0, "cartesian", 1)
 
 
 def test_textures_of_one_automaton_are_painted_by_their_codes(opened, tmp_path):
@@ -195,6 +262,7 @@ def test_models_are_dropped_and_others_are_refused(opened, tmp_path):
         ("cut.safetensors", (tmp_path / "lava/model.safetensors").read_bytes()[:-400], "is damaged"),
         ("text.txt", b"hello", "must be a model (.safetensors), a picture or a replay"),
         ("replay.json", b'{"nca_fast": 1, "height": 0}', "must have a height"),
+        ("turned.json", TURNED, "must turn by degrees"),
         ("photo.png", b"hello", "must be a picture that this browser reads"),
     ]:
         mime = "image/png" if name.endswith(".png") else "application/octet-stream"

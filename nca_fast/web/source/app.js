@@ -145,6 +145,8 @@ export class App {
     const several = scene.family.materials.length > 1;
     find("fill").hidden = find("mosaic").hidden = !several;
     find("picture-section").hidden = model.start !== "image";
+    find("turn-section").hidden = !scene.world.rule.turns;
+    find("scale").max = String(scene.largestScale);
     find("again").value = "0";
     this.stopAt = model.start === "image" ? model.steps : Infinity;
     find("width").value = String(settings.width);
@@ -154,6 +156,7 @@ export class App {
     find("radius").max = String(Math.max(8, Math.round(Math.min(settings.width, settings.height) / 3)));
     find("radius").value = String(Math.max(2, Math.round(Math.min(settings.width, settings.height) / (living ? 12 : 11))));
     this.view.smoothed = find("smoothed").checked;
+    this.showTurning();
     this.fit();
     this.say();
     this.play(!this.still);
@@ -221,6 +224,8 @@ export class App {
     show("radius", find("radius").value);
     show("soft", `${Math.round(100 * find("soft").value)} %`);
     show("slow", `${Math.round(100 * find("slow").value)} %`);
+    show("angle", `${find("angle").value}°`);
+    show("scale", `${Number(find("scale").value)} x`);
     show("zoom", `${this.view.zoom.toFixed(this.view.zoom < 10 ? 1 : 0)} x`);
     show("pace", this.pace.words);
   }
@@ -245,6 +250,7 @@ export class App {
       this.dab();
       if (steps) this.scene.advance(steps);
       else this.scene.applyDue();
+      this.showTurning();
       const grown = this.swatches.work();
       this.arrived();
       const changed = this.changed();
@@ -315,12 +321,33 @@ export class App {
     const stroke = { tool: this.tool, from, to, radius: Number(find("radius").value), soft: Number(find("soft").value) };
     if (this.tool === "paint") stroke.value = this.number;
     if (this.tool === "speed") stroke.value = Number(find("slow").value);
-    this.until = undefined;
     this.scene.stroke(stroke);
+    this.goOn();
+  }
+
+  /** Lets a run that was to come to an end go on, because something was done. */
+  goOn() {
+    this.until = undefined;
     if (this.stopAt < Infinity) {
       this.stopAt = Math.max(this.stopAt, this.scene.world.step + this.scene.model.steps / 2);
       this.play(true);
     }
+  }
+
+  /** Turns and scales cells as the controls say. */
+  turn() {
+    this.scene.turn({ angle: Number(find("angle").value), align: find("align").value, scale: Number(find("scale").value) });
+    this.goOn();
+    this.say();
+  }
+
+  /** Brings the controls to how cells are turned, which a replay changes as it goes. */
+  showTurning() {
+    const { turning } = this.scene.settings;
+    if (turning === this.turning) return;
+    this.turning = turning;
+    for (const [id, value] of Object.entries(turning)) find(id).value = String(value);
+    this.say();
   }
 
   notice(text) {

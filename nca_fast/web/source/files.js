@@ -132,6 +132,7 @@ function startReplay(app, replay) {
   const family = app.families.find((of) => named(of) === JSON.stringify(replay.models));
   if (!family) throw new Error(`This page has no canvas with ${replay.models.join(", ")}, of which the replay is: open it on the page where it was made.`);
   app.choose(family, 0);
+  app.scene.check(replay.events);
   app.replace(family, { height: replay.height, width: replay.width, seed: BigInt(replay.seed), padding: replay.padding });
   app.scene.replay(replay.events, replay.layout);
   app.until = replay.steps;

@@ -1,5 +1,7 @@
 // What was done on a canvas, as text: enough to do it again, to the bit where the GPU is the same.
 
+import { ALIGNMENTS, SCALES } from "./turning.js";
+
 /**
  * @typedef {object} Replay  README: docs/page.md
  * @property {1} nca_fast  Version of this format.
@@ -10,7 +12,8 @@
  * @property {"circular"|"zero"|"reflect"|"replicate"} padding
  * @property {"mosaic"|number} layout  What grew where before the first stroke.
  * @property {number} steps  So many were taken.
- * @property {(string|number)[][]} strokes  [tool, step, row, column, row, column, radius, soft, value]
+ * @property {(string|number)[][]} strokes  [tool, step, row, column, row, column, radius, soft, value], or
+ *   ["turn", step, angle, align, scale]
  */
 
 /** @param {import("./scene.js").Scene} scene @returns {Replay} */
@@ -25,8 +28,14 @@ export function replayOf(scene) {
     padding: world.rule.fields.padding,
     layout: scene.layout,
     steps: world.step,
-    strokes: scene.events.map((of) => [of.tool, of.step, ...of.from, ...of.to, of.radius, of.soft, of.value === undefined ? 0 : of.value]),
+    strokes: scene.events.map(rowOf),
   };
+}
+
+/** @param {import("./scene.js").Event} of */
+function rowOf(of) {
+  if (of.tool === "turn") return [of.tool, of.step, of.angle, of.align, of.scale];
+  return [of.tool, of.step, ...of.from, ...of.to, of.radius, of.soft, of.value === undefined ? 0 : of.value];
 }
 
 /**
@@ -55,9 +64,16 @@ export function readReplay(text) {
   let last = 0;
   const events = page.strokes.map((stroke) => {
     const [tool, step, ...numbers] = Array.isArray(stroke) ? stroke : [];
-    const known = ["erase", "noise", "plant", "paint", "speed"].includes(tool);
-    if (!known || !whole(step, last, page.steps) || numbers.length !== 7 || !numbers.every(Number.isFinite)) throw wrong("have strokes in their order");
+    if (!whole(step, last, page.steps)) throw wrong("have strokes in their order");
     last = step;
+    if (tool === "turn") {
+      const [angle, align, scale] = numbers;
+      const near = (value, low, high) => Number.isFinite(value) && value >= low && value <= high;
+      if (numbers.length !== 3 || !near(angle, 0, 360) || !ALIGNMENTS.includes(align) || !near(scale, ...SCALES)) throw wrong("turn by degrees, alignments and scales that there are");
+      return { tool, step, angle, align, scale };
+    }
+    const known = ["erase", "noise", "plant", "paint", "speed"].includes(tool);
+    if (!known || numbers.length !== 7 || !numbers.every(Number.isFinite)) throw wrong("have strokes of known tools and seven numbers");
     const [fromRow, fromColumn, toRow, toColumn, radius, soft, value] = numbers;
     return { tool, step, from: [fromRow, fromColumn], to: [toRow, toColumn], radius, soft, value };
   });

@@ -1,5 +1,7 @@
 // What one step of an automaton is, as the shaders want it: nca_fast/rule.py.
 
+import { derivatives } from "./derivatives.js";
+
 /**
  * @typedef {object} RuleFields  A rule as model files hold it: the fields of nca_fast.Rule, all of them.
  * @property {number} channels
@@ -63,8 +65,7 @@ export class Rule {
     this.fields = of;
     this.quads = Math.ceil(of.channels / 4); // texels of a cell, four channels each
     this.stencils = of.filters.map((f) => f.taps.map((row) => row.map((tap) => Math.fround(f.scale * tap))));
-    this.pairs = derivativePairs(of.filters); // what frames turn
-    this.laplacians = of.filters.flatMap(({ name }, f) => (name.includes("laplacian") ? [f] : []));
+    this.derivatives = derivatives(of.filters); // what frames turn and scale
     this.perceptions = of.filters.length + of.learned_filters + (of.maximum_window === null ? 0 : 1);
     const names = typeof of.activation === "string" ? of.hidden.map(() => of.activation) : of.activation;
     this.activations = [...names, of.update_activation].map(String).map(parseActivation);
@@ -77,6 +78,12 @@ export class Rule {
     this.reach = (Math.max(...sizes) - 1) / 2; // without that of the local maximum, which has a loop of its own
   }
 
+  /** Whether frames can turn what it perceives. */
+  get turns() {
+    const { pairs, laplacians, others } = this.derivatives;
+    return !this.fields.learned_filters && !others.length && pairs.length + laplacians.length > 0;
+  }
+
   /** Shapes of the weight of every layer: [outputs, inputs]. */
   get layers() {
     return this.widths.slice(1).map((out, i) => ({ out, inputs: this.widths[i], bias: this.hasBias(i) }));
@@ -86,14 +93,6 @@ export class Rule {
   hasBias(layer) {
     return layer === this.widths.length - 2 ? this.fields.output_bias : this.fields.hidden_bias;
   }
-}
-
-/** Numbers of filters along x and y that are otherwise the same: [x, y]. @param {RuleFields["filters"]} filters */
-function derivativePairs(filters) {
-  return filters.flatMap(({ name, scale }, x) => {
-    const y = filters.findIndex((other) => name.includes("_x") && other.name === name.replace("_x", "_y") && other.scale === scale);
-    return y < 0 ? [] : [[x, y]];
-  });
 }
 
 /**

@@ -2,6 +2,7 @@
 
 import { brush, putCodes } from "./brush.js";
 import { Twister } from "./noise.js";
+import { SCALES, STRAIGHT, alike, frames, stableShare } from "./turning.js";
 import { World } from "./world.js";
 
 /** Cells of a canvas that nobody gave a size, by the kind of start. */
@@ -12,7 +13,8 @@ export const CELLS = { zeros: 70000, noise: 70000, image: 50000, cell: 6000 };
  * @property {string} name
  * @property {number} model  Number of the model in its family.
  *
- * @typedef {import("./brush.js").Stroke & {step: number}} Event  A stroke, and before which step it came.
+ * @typedef {{tool: "turn"} & import("./turning.js").Turning} Turn  From here on cells are turned and scaled so.
+ * @typedef {(import("./brush.js").Stroke | Turn) & {step: number}} Event  What was done, and before which step.
  */
 
 /** Models that can live on one canvas, and what of them can be painted. */
@@ -57,16 +59,17 @@ export class Scene {
   /**
    * @param {import("./gl.js").Device} device
    * @param {Family} family
-   * @param {{height: number, width: number, seed: bigint, padding?: string}} settings
+   * @param {{height: number, width: number, seed: bigint, padding?: string, turning?: import("./turning.js").Turning}} settings
    */
   constructor(device, family, settings) {
-    Object.assign(this, { device, family, settings });
+    Object.assign(this, { device, family, settings: { turning: STRAIGHT, ...settings } });
     this.model = family.models[0]; // they are alike in what the view asks for
     const rule = settings.padding ? { ...this.model.rule, padding: settings.padding } : this.model.rule;
     const codes = Object.values(this.model.textures);
     this.world = new World(device, rule, family.models.map((model) => model.network), settings.height, settings.width, codes);
     /** @type {ImageData|null} The picture that is redrawn, of the canvas's size. */
     this.picture = null;
+    this.setFrames();
     this.begin();
   }
 
@@ -89,7 +92,7 @@ export class Scene {
     world.step = 0;
     this.begun = begins++; // tells one beginning from another
     /** @type {Event[]} */
-    this.events = [];
+    this.events = alike(settings.turning, STRAIGHT) ? [] : [{ tool: "turn", step: 0, ...settings.turning }];
     /** @type {Event[]} Of a replay, those that are still to come. */
     this.due = [];
     this.layout = layout ?? this.layout ?? "mosaic";
@@ -131,14 +134,46 @@ export class Scene {
     this.apply({ ...stroke, from: stroke.from.map(rounded), to: stroke.to.map(rounded), step: this.world.step });
   }
 
+  /** Turns and scales cells from here on, and keeps that for a replay. @param {import("./turning.js").Turning} turning */
+  turn(turning) {
+    this.due = [];
+    const last = this.events[this.events.length - 1];
+    if (last && last.tool === "turn" && last.step === this.world.step) this.events.pop(); // nothing ran by it
+    this.apply({ tool: "turn", step: this.world.step, ...turning });
+  }
+
   /** @param {Event} event */
   apply(event) {
     this.events.push(event);
-    brush(this.world, event);
+    if (event.tool !== "turn") return brush(this.world, event);
+    const { angle, align, scale } = event;
+    this.settings.turning = { angle, align, scale };
+    this.setFrames();
+  }
+
+  setFrames() {
+    const { height, width, turning } = this.settings;
+    if (alike(turning, STRAIGHT)) this.world.setFrames(null);
+    else this.world.setFrames(frames(turning, height, width), stableShare(turning));
+  }
+
+  /** The largest scale: with more than 1 a step does a part of itself, and some rules have no parts. */
+  get largestScale() {
+    return this.world.rule.fields.residual ? SCALES[1] : 1;
+  }
+
+  /** @param {Event[]} events @throws {Error} A sentence: this automaton does not do all of them. */
+  check(events) {
+    const { turns } = this.world.rule;
+    if (events.some((event) => event.tool === "turn" && (!turns || event.scale > this.largestScale))) {
+      throw new Error("The replay turns or scales an automaton that cannot be turned or scaled so.");
+    }
   }
 
   /** Does again what was done, from the beginning. @param {Event[]} events  In the order of their steps. */
   replay(events, layout) {
+    this.settings.turning = STRAIGHT;
+    this.setFrames();
     this.begin(layout);
     this.due = [...events];
   }

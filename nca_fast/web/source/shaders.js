@@ -152,12 +152,14 @@ export function stepShader(rule, how) {
   const parts = [HASH, activations, frame(group), firing(rule, how.rates), living(rule), written(rule)];
   parts.push(perception(rule, how.frames), networkText(rule, group));
   if (how.shared) parts.push("uniform sampler2DArray shares;");
+  if (how.frames) parts.push("uniform float stepShare;");
+  const part = (share) => (how.frames ? `${share} * stepShare` : share);
   const networks = how.shared
     ? `for (int k = 0; k < ${how.networks}; k++) {
       float share = texelFetch(shares, ivec3(cell, k >> 2), 0)[k & 3];
-      if (share > 0.0) network(k, share);
+      if (share > 0.0) network(k, ${part("share")});
     }`
-    : "network(0, 1.0);";
+    : `network(0, ${part("1.0")});`;
   const alive = rule.alive ? of.alive_mask : null;
   const fired = [rule.perChannel ? "true" : "fires(cell, 0)", alive === "update" ? "alive(before, cell)" : "true"];
   const noise = of.update_noise > 0;
@@ -243,10 +245,10 @@ function perception(rule, frames) {
     }
     y[${(rule.perceptions - 1) * quads} + quad] = most;`;
   const turned = [
-    ...rule.pairs.map(([x, y]) => `n = y[${x * quads} + quad];
+    ...rule.derivatives.pairs.map(([x, y]) => `n = y[${x * quads} + quad];
     y[${x * quads} + quad] = frame.x * n - frame.y * y[${y * quads} + quad];
     y[${y * quads} + quad] = frame.y * n + frame.x * y[${y * quads} + quad];`),
-    ...rule.laplacians.map((f) => `y[${f * quads} + quad] *= dot(frame, frame);`),
+    ...rule.derivatives.laplacians.map((f) => `y[${f * quads} + quad] *= dot(frame, frame);`),
   ];
   return `
 ${frames ? "uniform sampler2DArray frames;" : ""}

@@ -40,6 +40,8 @@ export class World {
     this.rateFactor = 1;
     /** @type {Grid|null} Frames: how the derivatives that a cell perceives are turned and scaled. */
     this.frames = null;
+    /** What part of its step a step does, where there are frames. */
+    this.stepShare = 1;
     const gl = device.gl;
     const layout = weightLayout(rule);
     this.weights = new Texture(device, gl.RGBA32F, layout.width, layout.height, networks.length);
@@ -85,6 +87,7 @@ export class World {
       rates: rates ? this.rates.texture : null,
       rateFactor: this.rateFactor,
       frames: frames ? this.frames.texture : null,
+      stepShare: this.stepShare,
       shares: shared ? this.shares.texture : null,
       weights: this.weights,
       before: this.state.texture,
@@ -163,9 +166,10 @@ export class World {
     this.rates.write(values);
   }
 
-  /** Frames of all cells, [2, height, width], or null. @param {Float32Array|null} values */
-  setFrames(values) {
+  /** Frames of all cells, [2, height, width], or null; each step does a share of itself. @param {Float32Array|null} values */
+  setFrames(values, stepShare = 1) {
     if (this.frames) this.frames.remove();
+    this.stepShare = stepShare;
     this.frames = values && new Grid(this.device, 1, this.height, this.width);
     if (values) this.frames.write(values);
   }
