@@ -64,9 +64,11 @@ def version():
 EXTRAS = {
     "examples": ["scikit-image", "scikit-learn"],
     "tensorboard": ["tensorboard"],
+    "export": ["onnx>=1.16", "onnxruntime"],
     "docs": ["mkdocs-material", "mkdocstrings[python]"],
     "dev": ["pytest", "pytest-benchmark", "pytest-xdist", "hypothesis", "playwright", "ruff", "mypy", "pre-commit"],
 }
+EXTRAS["dev"] += EXTRAS["export"]  # its tests run what it writes
 
 setup(
     name="nca-fast",

@@ -30,11 +30,11 @@ from torch import Tensor
 
 from nca_fast.integers import checked_draw
 
-_WORD, _SIGN = 0xFFFFFFFF, 0x80000000
-_PHILOX_MULTIPLY = (0xD2511F53, 0xCD9E8D57)
-_PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
-_COLUMN_STEP = 0x9E3779B9
-_MIX_1, _MIX_2 = 0x21F0AAAD, 0x735A2D97
+WORD, _SIGN = 0xFFFFFFFF, 0x80000000
+PHILOX_MULTIPLY = (0xD2511F53, 0xCD9E8D57)
+PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
+COLUMN_STEP = 0x9E3779B9
+MIX_1, MIX_2 = 0x21F0AAAD, 0x735A2D97
 _ROWS = 1 << 16  # whose keys are drawn at once: 512 KiB per word
 _CELLS = 1 << 17  # that are hashed at once: 512 KiB, which stay in the second-level cache of a CPU or a GPU
 
@@ -42,7 +42,7 @@ _CELLS = 1 << 17  # that are hashed at once: 512 KiB, which stay in the second-l
 def _multiply(constant, word):
     """Returns the high and the low word of a 32 x 32 bit product. The int64 product wraps, which keeps all 64 bits."""
     product = word * constant
-    return (product >> 32) & _WORD, product & _WORD
+    return (product >> 32) & WORD, product & WORD
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -50,10 +50,10 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
-        high0, low0 = _multiply(_PHILOX_MULTIPLY[0], c0)
-        high1, low1 = _multiply(_PHILOX_MULTIPLY[1], c2)
+        high0, low0 = _multiply(PHILOX_MULTIPLY[0], c0)
+        high1, low1 = _multiply(PHILOX_MULTIPLY[1], c2)
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0, k1 = (k0 + _PHILOX_WEYL[0]) & _WORD, (k1 + _PHILOX_WEYL[1]) & _WORD
+        k0, k1 = (k0 + PHILOX_WEYL[0]) & WORD, (k1 + PHILOX_WEYL[1]) & WORD
     return c0, c1, c2, c3
 
 
@@ -158,7 +158,7 @@ def fire_masks(
         return
     seed = seed if isinstance(seed, Tensor) else operator.index(seed)
     below = threshold(fire_rate) if isinstance(fire_rate, Tensor) else math.ceil(fire_rate * 2**32)
-    columns = signed((origin[1] + torch.arange(width, device=device)) * _COLUMN_STEP)
+    columns = signed((origin[1] + torch.arange(width, device=device)) * COLUMN_STEP)
     rows = ((origin[0] + torch.arange(height, device=device)) % (canvas_height or 2**32)).expand(batch, height)
     samples = (first_sample + torch.arange(batch, device=device))[:, None].expand(batch, height)
     many, few = (max(1, most // n) for most, n in ((_ROWS, batch * height), (_CELLS, batch * height * width)))
@@ -166,7 +166,7 @@ def fire_masks(
         numbers = first_step + torch.arange(start, min(start + many, steps), device=device)
         numbers = numbers[:, None, None].expand(-1, batch, height)
         counter = (rows.expand_as(numbers), samples.expand_as(numbers), numbers, torch.zeros_like(numbers))
-        k0, k1, _, _ = philox(counter, (seed & _WORD, (seed >> 32) & _WORD))
+        k0, k1, _, _ = philox(counter, (seed & WORD, (seed >> 32) & WORD))
         keys = zip(signed(k0).split(few), signed(k1 ^ _SIGN).split(few), strict=True)
         for k0, k1 in keys:
             yield from _fires(columns, k0[..., None], k1[..., None], below)[:, :, None]
@@ -205,19 +205,19 @@ def hashed(
     seed = seed if isinstance(seed, Tensor) else operator.index(seed)
     rows = ((origin[0] + torch.arange(height, device=device)) % (canvas_height or 2**32)).expand(batch, height)
     samples = (first_sample + torch.arange(batch, device=device))[:, None].expand(batch, height)
-    columns = (origin[1] + torch.arange(width, device=device)) & _WORD
-    lanes = torch.tensor(lanes, device=device)[:, None, None] * _COLUMN_STEP & _WORD
-    places = signed(((columns + lanes) & _WORD) * _COLUMN_STEP)
+    columns = (origin[1] + torch.arange(width, device=device)) & WORD
+    lanes = torch.tensor(lanes, device=device)[:, None, None] * COLUMN_STEP & WORD
+    places = signed(((columns + lanes) & WORD) * COLUMN_STEP)
     for n in range(first_step, first_step + steps):
         counter = (rows, samples, torch.full_like(rows, n), torch.zeros_like(rows))
-        keys = philox(counter, (seed & _WORD, (seed >> 32) & _WORD))
+        keys = philox(counter, (seed & WORD, (seed >> 32) & WORD))
         add, flip = (signed(keys[word])[:, None, :, None] for word in words)
         yield mixed(places + add) ^ flip
 
 
 def signed(word: Tensor) -> Tensor:
     """Returns the int32 of the low 32 bits of an int64."""
-    return (((word + _SIGN) & _WORD) - _SIGN).to(torch.int32)
+    return (((word + _SIGN) & WORD) - _SIGN).to(torch.int32)
 
 
 def mixed(z: Tensor) -> Tensor:
@@ -226,9 +226,9 @@ def mixed(z: Tensor) -> Tensor:
     A shift copies the sign down, so those bits are cleared after it.
     """
     z ^= (z >> 16).bitwise_and_(0xFFFF)
-    z *= _MIX_1
+    z *= MIX_1
     z ^= (z >> 15).bitwise_and_(0x1FFFF)
-    z *= _MIX_2
+    z *= MIX_2
     z ^= (z >> 15).bitwise_and_(0x1FFFF)
     return z
 

@@ -103,7 +103,8 @@ def test_texture_writes_and_resume_remembers(tmp_path, picture, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", [name for name in COMMANDS if not name.startswith(("info", "check", "zoo", "completion", "web"))]
+    "command",
+    [name for name in COMMANDS if not name.startswith(("info", "check", "zoo", "completion", "web", "export"))],
 )
 def test_every_command_says_where_it_computes(capsys, command):
     with pytest.raises(SystemExit) as end:

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = (
     ("cli", "__main__"),
     ("commands",),
+    ("export",),
     ("web",),
     ("systems",),
     ("training",),

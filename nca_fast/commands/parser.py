@@ -24,6 +24,7 @@ import nca_fast
 from nca_fast.commands import help, streams
 from nca_fast.commands.demo import Demo
 from nca_fast.commands.draw import Apply, Render
+from nca_fast.commands.export import Export
 from nca_fast.commands.fill import Fill
 from nca_fast.commands.machine import Check, Info
 from nca_fast.commands.numbers import numbers
@@ -78,6 +79,7 @@ COMMANDS = {
     "score": ScoreCommand,
     "zoo": Zoo,
     "web": Web,
+    "export": Export,
     "push": Push,
     "vae fuse": VaeFuse,
     "vae repair": VaeRepair,

@@ -67,13 +67,17 @@ def _read(model, name):
     return Model(name, _slim(path, nca))
 
 
-def _slim(path: Path, nca: NCA) -> bytes:
-    """A model file of float32 weights, without names of pictures and folders."""
+def shown_steps(path: Path) -> int:
+    """Reads after how many steps the picture of the automaton in a file is there; 96 where the file does not say."""
     made = checkpoint.load_metadata(path).get("provenance") or {}
     config = made.get("config") if isinstance(made.get("config"), dict) else {}
-    steps = next(
+    return next(
         (n for n in (made.get("shown_steps"), made.get("steps"), config.get("steps_max")) if type(n) is int), 96
     )
-    facts = {"nca": nca.config(), "provenance": {"shown_steps": steps}}
+
+
+def _slim(path: Path, nca: NCA) -> bytes:
+    """A model file of float32 weights, without names of pictures and folders."""
+    facts = {"nca": nca.config(), "provenance": {"shown_steps": shown_steps(path)}}
     tensors = {name: tensor.detach().float().contiguous() for name, tensor in nca.state_dict().items()}
     return save(tensors, metadata={"format": "pt", checkpoint.HEADER_KEY: json.dumps(facts)})

@@ -1,0 +1,78 @@
+"""The command that writes an automaton for other engines."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from nca_fast.integers import checked_integer
+from nca_fast.pretrained import check_model
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write an automaton for other engines: its rule and weights as JSON, or its steps as an ONNX model.
+
+    For example:
+        nca-fast export zoo:bricks --to json --out bricks.json
+        nca-fast export runs/ladybird --to onnx --steps 64 --out ladybird.onnx
+
+    The ONNX model draws the fire masks of nca_fast inside, from its inputs seed and first_step.
+    """
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """model.safetensors of a training, its folder, or zoo:NAME."""
+    to: Literal["json", "onnx"]
+    """What is written; docs/export.md has the fields of the one and the inputs of the other."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """The file (.json or .onnx). An existing file is replaced."""
+    steps: int | None = None
+    """For ONNX: how many steps the model takes each time it is run. None: one."""
+    batch: int | None = None
+    """For ONNX: samples of the state. None: any number."""
+    height: int | None = None
+    """For ONNX: rows of the canvas, for engines that want to know them. None: any number."""
+    width: int | None = None
+    """For ONNX: columns of the canvas, likewise. None: any number."""
+
+    def check(self) -> None:
+        """Raises ValueError, OSError or ImportError for what can be seen before the model is read."""
+        if self.out.suffix.lower() != f".{self.to}":
+            raise ValueError(f"out must end in .{self.to} with --to {self.to}, but got {str(self.out)!r}.")
+        for name in ("steps", "batch", "height", "width"):
+            value = getattr(self, name)
+            if value is not None and self.to != "onnx":
+                raise ValueError(f"{name} must be left out with --to {self.to}, but got {value}.")
+            if value is not None:
+                checked_integer(name, value, 1, 2**31 - 1)
+        check_model(self.model)
+        if self.to == "onnx" and find_spec("onnx") is None:
+            raise ImportError("onnx must be installed for --to onnx: pip install 'nca-fast[export]'.")
+
+    def run(self, command: str) -> None:
+        """Writes the file."""
+        from nca_fast.commands.report import finish
+        from nca_fast.files import atomic_path, check_writable
+        from nca_fast.nca import NCA
+        from nca_fast.pretrained import model_file
+
+        check_writable(self.out.parent)
+        path = model_file(self.model)
+        nca = NCA.from_pretrained(path)
+        content = self._json(nca, path) if self.to == "json" else self._onnx(nca)
+        with atomic_path(self.out) as temporary:
+            temporary.write_bytes(content)
+        finish([self.out], said=["What is in it: docs/export.md."])
+
+    def _json(self, nca, path: Path) -> bytes:
+        from nca_fast.export.pages import encoded
+        from nca_fast.web.models import shown_steps
+
+        return encoded(nca, shown_steps(path))
+
+    def _onnx(self, nca) -> bytes:
+        from nca_fast.export.steps import model
+
+        return model(nca, self.steps or 1, self.batch, self.height, self.width).SerializeToString()
