@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
-from nca_fast.integers import checked_integer
 from nca_fast.pretrained import check_model
+
+if TYPE_CHECKING:
+    from nca_fast.nca import NCA
+
+MOST = 2**31 - 1  # of steps, and of a size, which engines hold in 32 bits
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Export:
     width: int | None = None
     """For ONNX: columns of the canvas, likewise. None: any number."""
 
+    main: ClassVar[tuple[str, ...]] = ("to", "out", "steps", "batch", "height", "width")
+
     def check(self) -> None:
         """Raises ValueError, OSError or ImportError for what can be seen before the model is read."""
         if self.out.suffix.lower() != f".{self.to}":
@@ -45,8 +51,8 @@ class Export:
             value = getattr(self, name)
             if value is not None and self.to != "onnx":
                 raise ValueError(f"{name} must be left out with --to {self.to}, but got {value}.")
-            if value is not None:
-                checked_integer(name, value, 1, 2**31 - 1)
+            if value is not None and not 1 <= value <= MOST:
+                raise ValueError(f"{name} must be from 1 to {MOST}, but got {value}.")
         check_model(self.model)
         if self.to == "onnx" and find_spec("onnx") is None:
             raise ImportError("onnx must be installed for --to onnx: pip install 'nca-fast[export]'.")
@@ -66,13 +72,13 @@ class Export:
             temporary.write_bytes(content)
         finish([self.out], said=["What is in it: docs/export.md."])
 
-    def _json(self, nca, path: Path) -> bytes:
+    def _json(self, nca: "NCA", path: Path) -> bytes:
         from nca_fast.export.pages import encoded
         from nca_fast.web.models import shown_steps
 
         return encoded(nca, shown_steps(path))
 
-    def _onnx(self, nca) -> bytes:
+    def _onnx(self, nca: "NCA") -> bytes:
         from nca_fast.export.steps import model
 
         return model(nca, self.steps or 1, self.batch, self.height, self.width).SerializeToString()
