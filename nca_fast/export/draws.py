@@ -6,6 +6,7 @@ reaches 2**63: a factor that is too large is multiplied in halves.
 
 import math
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 from onnx import TensorProto
@@ -26,7 +27,7 @@ class Draws:
         seed, first_step: Names of the inputs, int64 []; of the seed the 64 bits count.
     """
 
-    def __init__(self, graph: Graph, rule: Rule, sizes: tuple[str, str, str], seed: str, first_step: str):
+    def __init__(self, graph: Graph, rule: Rule, sizes: list[str], seed: str, first_step: str):
         self.graph, self.rule, self.first_step = graph, rule, first_step
         batch, height, width = (graph.op("Range", 0, size, 1) for size in sizes)
         self.samples = graph.op("Reshape", batch, np.array([-1, 1, 1, 1]))
@@ -79,18 +80,13 @@ class Draws:
 
     def _keys(self, step, shared=()):
         """Draws the four words of each row. [B or 1, 1, H or 1, 1]"""
-        xor = self.graph.op
-        c0: str | int = 0 if "height" in shared else self.rows
-        c1: str | int = 0 if "batch" in shared else self.samples
-        c2, c3 = step, 0
+        xor = partial(self.graph.bits, "Xor")
+        c0, c2 = 0 if "height" in shared else self.rows, step
+        c1, c3 = 0 if "batch" in shared else self.samples, 0
         for k0, k1 in self.round_keys:
             high0, low0 = self._product(c0, PHILOX_MULTIPLY[0])
             high1, low1 = self._product(c2, PHILOX_MULTIPLY[1])
-            c0, c2 = (
-                xor("BitwiseXor", xor("BitwiseXor", high, other), key)
-                for high, other, key in ((high1, c1, k0), (high0, c3, k1))
-            )
-            c1, c3 = low1, low0
+            c0, c1, c2, c3 = xor(xor(high1, c1), k0), low1, xor(xor(high0, c3), k1), low0
         return c0, c1, c2, c3
 
     def _hashed(self, keys, words, lanes: Iterable[int], shared=()):

@@ -93,7 +93,7 @@ class Step:
         if rule.alive_channel is not None and rule.alive_mask != "update":
             new = self._living(was, frozen, new)
         if rule.clamp is not None:
-            new = graph.op("Clip", new, *("" if bound is None else float(bound) for bound in rule.clamp))
+            new = graph.op("Clip", new, *("" if bound is None else bound for bound in rule.clamp))
         return self._joined(frozen, new)
 
     def _of_all(self, kernel):
