@@ -156,7 +156,12 @@ def test_every_command_has_debug(name, capsys):
     needed = {"vae fuse": ["a", "b", "--model", "?"], "vae repair": ["a", "--model", "?"], "score": ["?.safetensors"]}
     needed |= {"vae outpaint": ["a", "--model", "?", *size], "render": ["?", "--steps", "1", *size]}
     words = needed.get(name, ["?", "a"] if name == "apply" else ["?"])
-    needed |= {"demo": [], "push": ["?", "user/name"], "fill": ["?", "--mask", "?", "--texture", "?"]}
+    needed |= {
+        "demo": [],
+        "export": ["?", "--to", "json"],
+        "push": ["?", "user/name"],
+        "fill": ["?", "--mask", "?", "--texture", "?"],
+    }
     words = needed.get(name, words)
     words += [] if name in ("score", "push") else ["--out", "/dev/null/x.png"]
     for debug in ([], ["--debug"]):

@@ -206,13 +206,13 @@ def test_the_command_fills_and_keeps_what_is_transparent(nca, tmp_path, capsys):
 
 
 def test_a_swatch_of_24_pixels_is_learned_and_used_again(tmp_path, capsys, monkeypatch):
-    tiny = {"iterations": 2, "canvas_size": 16, "pool_size": 2, "steps_min": 2, "steps_max": 3, "picture_steps": 2}
+    tiny = {"canvas_size": 16, "pool_size": 2, "steps_min": 2, "steps_max": 3, "picture_steps": 2}
     monkeypatch.setattr(texture_settings, "TextureConfig", partial(Texture.Config, **tiny))
     save_image(random_picture(24, 24), tmp_path / "swatch.png")
     save_image(random_picture(20, 24), tmp_path / "photo.png")
     save_image(square().expand(3, -1, -1), tmp_path / "mask.png")
     words = [tmp_path / "photo.png", "--mask", tmp_path / "mask.png", "--out", tmp_path / "out.png", "--steps", "2"]
-    words += ["--texture", tmp_path / "swatch.png"]
+    words += ["--minutes", "0.01", "--texture", tmp_path / "swatch.png"]
     assert run(*words) == 0
     said = capsys.readouterr().out
     assert f"--texture {tmp_path / 'out-texture'} --seed 1 --out other.png" in said
