@@ -1,9 +1,7 @@
 """Style transfer: what is trained, what is written, what is resumed, and pictures of every kind that people have."""
 
 import json
-import os
 import re
-import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from runs import assert_same_run, logged
-from trainings import killed_while_writing, train_style
+from trainings import interrupted_after, killed_while_writing, train_style
 
 import nca_fast
 from nca_fast import checkpoint, cli
@@ -23,7 +21,7 @@ from nca_fast.presets import style_filters
 from nca_fast.rendering.apply import apply
 from nca_fast.systems.style import style_objective
 from nca_fast.systems.style_settings import StyleConfig
-from nca_fast.training import listeners, loop, session
+from nca_fast.training import loop, session
 from nca_fast.training.content import ContentPictures, first_picture
 from nca_fast.training.pool import Pool, PoolStep
 
@@ -338,14 +336,7 @@ def test_raised_iterations_continue_the_run(tmp_path, pictures, whole_run):
 
 
 def test_ctrl_c_saves_and_the_run_resumes(tmp_path, pictures, whole_run, monkeypatch):
-    original = listeners.JsonLog.__call__
-
-    def interrupt(log, report):
-        original(log, report)
-        if report.iteration == 4:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(listeners.JsonLog, "__call__", interrupt)
+    interrupted_after(4, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         config = replace(TINY, checkpoint_every=None)
         train_style(config, str(pictures / "style.png"), [str(pictures / "content")], tmp_path, progress=False)

@@ -13,7 +13,7 @@ import fresh
 import pytest
 import torch
 from runs import assert_same_run, logged
-from trainings import killed_while_writing, train_texture
+from trainings import interrupted_after, killed_while_writing, train_texture
 
 import nca_fast
 from nca_fast import checkpoint, cli
@@ -461,14 +461,7 @@ def test_a_run_of_iterations_keeps_to_them(tmp_path, picture):
 
 
 def test_ctrl_c_saves_and_the_run_resumes(tmp_path, picture, whole_run, monkeypatch):
-    original = listeners.JsonLog.__call__
-
-    def interrupt(log, report):
-        original(log, report)
-        if report.iteration == 4:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(listeners.JsonLog, "__call__", interrupt)
+    interrupted_after(4, monkeypatch)
     config = replace(TINY, checkpoint_every=None)
     with pytest.raises(KeyboardInterrupt):
         train_texture(config, picture, tmp_path, progress=False)
@@ -748,14 +741,7 @@ def test_a_grey_texture_that_begins_with_colours_is_grey(tmp_path, picture):
 
 def test_ctrl_c_leaves_the_picture_as_it_is_now(tmp_path, picture, monkeypatch, capsys):
     """The still one, at once; the film, which takes longer, is for the end."""
-    original = listeners.JsonLog.__call__
-
-    def interrupt(log, report):
-        original(log, report)
-        if report.iteration == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(listeners.JsonLog, "__call__", interrupt)
+    interrupted_after(2, monkeypatch)
     with pytest.raises(KeyboardInterrupt, match="texture.png shows what it has learned so far"):
         train_texture(replace(TINY, video_steps=3), picture, tmp_path / "run", progress=False)
     assert (tmp_path / "run" / "texture.png").exists() and not (tmp_path / "run" / "texture.mp4").exists()

@@ -1,11 +1,14 @@
 """Trainings of the five systems from Python, in short, and processes that are killed in the midst of one."""
 
+import os
+import signal
 from pathlib import Path
 
 import fresh
 
 import nca_fast
 from nca_fast.systems import TASKS
+from nca_fast.training import listeners
 from nca_fast.training.session import run_training
 
 
@@ -16,6 +19,18 @@ def train(name, config, out, *, progress=False, **sources_and_options):
         key: sources_and_options.pop(key) for key in system.Sources.__dataclass_fields__ if key in sources_and_options
     }
     return run_training(system, system.Sources(**sources), out, config, progress=progress, **sources_and_options)
+
+
+def interrupted_after(iteration, monkeypatch):
+    """Presses Ctrl-C in this process when an iteration has been logged."""
+    original = listeners.JsonLog.__call__
+
+    def interrupt(log, report):
+        original(log, report)
+        if report.iteration == iteration:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(listeners.JsonLog, "__call__", interrupt)
 
 
 def train_texture(config, image, out, **options):

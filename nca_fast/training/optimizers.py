@@ -23,9 +23,13 @@ def make_optimizer(name: OptimizerName, model: nn.Module, learning_rate: float) 
 
 def moments(name: OptimizerName, parameter: Tensor) -> dict[str, list[int]]:
     """Lists what an optimizer keeps of a parameter after its first step: names and shapes."""
-    if name == "muon" and parameter.ndim == 2:
+    if name == "muon" and _is_matrix(parameter):
         return {"momentum": list(parameter.shape)}
     return {"step": [], "exp_avg": list(parameter.shape), "exp_avg_sq": list(parameter.shape)}
+
+
+def _is_matrix(parameter: Tensor) -> bool:
+    return parameter.ndim == 2
 
 
 class Muon(torch.optim.Optimizer):
@@ -46,7 +50,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, fused: bool = False):
         parameters = list(parameters)
         super().__init__(parameters, {"lr": lr, "fused": fused})
-        others = [parameter for parameter in parameters if parameter.ndim != 2]
+        others = [parameter for parameter in parameters if not _is_matrix(parameter)]
         self._adam = torch.optim.Adam(others, lr=OTHERS * lr, fused=fused) if others else None
 
     @torch.no_grad()
@@ -54,7 +58,7 @@ class Muon(torch.optim.Optimizer):
         """Takes one step down the gradients that the parameters have; those without one stay."""
         (group,), found_inf = self.param_groups, getattr(self, "found_inf", None)
         for parameter in group["params"]:
-            if parameter.ndim == 2 and parameter.grad is not None:
+            if _is_matrix(parameter) and parameter.grad is not None:
                 self._step(parameter, group["lr"], found_inf)
         if self._adam is not None:
             self._adam.state = self.state  # one place for what is saved
