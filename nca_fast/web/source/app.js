@@ -1,37 +1,17 @@
-// The page: its controls, and what they do.
+// The page: its canvases, and what is done to them.
 
 import { bindControls } from "./controls.js";
 import { find } from "./dom.js";
 import { openFragment } from "./files.js";
 import { Device } from "./gl.js";
+import { animate } from "./loop.js";
 import { readModel } from "./model.js";
-import { Pace, brief } from "./pace.js";
+import { Pace } from "./pace.js";
+import { listMaterials, markMaterial, markTool, say, showMachine, showScene, showZoom, whole } from "./panel.js";
 import { Camera, landscape } from "./pictures.js";
 import { CELLS, Scene, families } from "./scene.js";
 import { Swatches } from "./swatches.js";
 import { View } from "./view.js";
-
-const TOOLS = {
-  paint: { label: "Paint", key: "P", title: "Paint with what is chosen above" },
-  plant: { label: "Plant", key: "P", title: "Plant a living cell" },
-  erase: { label: "Erase", key: "E", title: "Set cells to nothing; they grow again" },
-  noise: { label: "Disturb", key: "N", title: "Fill cells with noise" },
-  speed: { label: "Slow", key: "S", title: "Let cells fire less often, or more" },
-};
-const KEYS = [
-  ["space", "play, pause"],
-  [".", "one step"],
-  ["R", "begin again"],
-  ["P E N S", "brushes"],
-  ["[ ]", "size of the brush"],
-  ["1 to 9", "what to paint with"],
-  ["arrows", "move; with shift the brush paints in the middle"],
-  ["+ - 0", "zoom, fit"],
-  ["< >", "slower, faster"],
-  ["C", "all channels"],
-  ["D", "dark, light"],
-];
-const REST = 50; // milliseconds between two looks at a page that stands still
 
 export class App {
   /** @param {import("./model.js").Model[]} models */
@@ -51,50 +31,17 @@ export class App {
     this.number = 0; // of the material that is chosen
     /** @type {{last: [number, number], now: [number, number], fresh: boolean}|null} */
     this.held = null;
-    this.frame = this.frame.bind(this);
   }
 
   start() {
-    const { half, name } = this.device;
-    find("gpu").textContent = `${half ? "Half-precision states, because this GPU draws into no others: numbers differ from Python's. " : ""}Computed by ${name}.`;
-    for (const [key, said] of KEYS) {
-      find("keys").append(Object.assign(document.createElement("dt"), { textContent: key }), Object.assign(document.createElement("dd"), { textContent: said }));
-    }
+    showMachine(this.device);
     bindControls(this);
     this.paintGround();
-    this.list();
+    listMaterials(this);
     this.choose(this.families[0], 0);
     openFragment(this);
     new ResizeObserver(() => this.resize()).observe(find("stage"));
-    requestAnimationFrame(this.frame);
-  }
-
-  /** Shows a button for everything that can be painted. */
-  list() {
-    find("swatches").replaceChildren();
-    this.families.forEach((family) => {
-      family.materials.forEach(({ name }, number) => {
-        const button = document.createElement("button");
-        button.className = "swatch";
-        button.setAttribute("role", "radio");
-        const picture = document.createElement("canvas");
-        picture.setAttribute("aria-hidden", "true");
-        button.append(picture, Object.assign(document.createElement("span"), { textContent: name }));
-        button.title = name;
-        button.onclick = () => this.choose(family, number);
-        find("swatches").append(button);
-        this.swatches.add(family, number, picture);
-      });
-    });
-    this.mark();
-  }
-
-  mark() {
-    const all = this.families.flatMap((family) => family.materials.map((_, number) => [family, number]));
-    [...find("swatches").children].forEach((button, i) => {
-      const chosen = this.scene && all[i][0] === this.scene.family && all[i][1] === this.number;
-      button.setAttribute("aria-checked", String(Boolean(chosen)));
-    });
+    animate(this);
   }
 
   /** Chooses what to paint with; of another family, its canvas comes up. */
@@ -104,7 +51,7 @@ export class App {
       if (!this.scenes.has(family)) this.scenes.set(family, this.made(family, this.firstSize(family)));
       this.show(this.scenes.get(family));
     } else if (this.scene.family.materials.length > 1) this.pick("paint");
-    this.mark();
+    markMaterial(this);
   }
 
   /** A scene, with the picture that its automaton redraws. */
@@ -129,36 +76,10 @@ export class App {
   /** Brings a scene up. @param {Scene} scene */
   show(scene) {
     this.scene = scene;
-    const { model, settings } = scene;
-    const living = model.start === "cell";
-    const tools = [living ? "plant" : scene.family.materials.length > 1 ? "paint" : null, "erase", "noise", "speed"].filter(Boolean);
-    find("tools").replaceChildren(
-      ...tools.map((tool) => {
-        const button = document.createElement("button");
-        button.setAttribute("role", "radio");
-        Object.assign(button, { id: `tool-${tool}`, textContent: TOOLS[tool].label, title: `${TOOLS[tool].title} (${TOOLS[tool].key})` });
-        button.onclick = () => this.pick(tool);
-        return button;
-      }),
-    );
-    this.pick(tools.includes("paint") ? "paint" : "erase");
-    const several = scene.family.materials.length > 1;
-    find("fill").hidden = find("mosaic").hidden = !several;
-    find("picture-section").hidden = model.start !== "image";
-    find("turn-section").hidden = !scene.world.rule.turns;
-    find("scale").max = String(scene.largestScale);
-    find("again").value = "0";
-    this.stopAt = model.start === "image" ? model.steps : Infinity;
-    find("width").value = String(settings.width);
-    find("height").value = String(settings.height);
-    find("seed").value = String(settings.seed);
-    find("edges").value = scene.world.rule.fields.padding;
-    find("radius").max = String(Math.max(8, Math.round(Math.min(settings.width, settings.height) / 3)));
-    find("radius").value = String(Math.max(2, Math.round(Math.min(settings.width, settings.height) / (living ? 12 : 11))));
+    this.stopAt = scene.model.start === "image" ? scene.model.steps : Infinity;
+    showScene(this);
     this.view.smoothed = find("smoothed").checked;
-    this.showTurning();
     this.fit();
-    this.say();
     this.play(!this.still);
   }
 
@@ -166,8 +87,7 @@ export class App {
   pick(tool) {
     if (!find(`tool-${tool}`)) return;
     this.tool = tool;
-    for (const button of find("tools").children) button.setAttribute("aria-checked", String(button.id === `tool-${tool}`));
-    find("slow-row").hidden = tool !== "speed";
+    markTool(tool);
   }
 
   play(on) {
@@ -180,7 +100,7 @@ export class App {
   /** Begins again; where the settings ask for another canvas, on another. */
   restart() {
     const { family, settings } = this.scene;
-    const wanted = { ...settings, height: this.whole("height"), width: this.whole("width"), seed: BigInt(find("seed").value.replace(/\D/g, "") || 0) & (2n ** 64n - 1n), padding: find("edges").value };
+    const wanted = { ...settings, height: whole("height"), width: whole("width"), seed: BigInt(find("seed").value.replace(/\D/g, "") || 0) & (2n ** 64n - 1n), padding: find("edges").value };
     if (wanted.height === settings.height && wanted.width === settings.width && wanted.padding === this.scene.world.rule.fields.padding) {
       settings.seed = wanted.seed;
       this.scene.restart();
@@ -199,35 +119,10 @@ export class App {
     this.show(scene);
   }
 
-  whole(id) {
-    const input = find(id);
-    const value = Math.round(Number(input.value) || 0);
-    return Math.min(Math.max(value, Number(input.min)), Number(input.max));
-  }
-
   fit() {
     const box = this.screen.getBoundingClientRect();
     this.view.fit(this.scene, box.width, box.height);
-    this.sayZoom();
-  }
-
-  sayZoom() {
-    find("zoom").value = String(Math.log2(this.view.zoom));
-    this.say();
-  }
-
-  /** Writes beside the controls what they are set to. */
-  say() {
-    const show = (id, text) => {
-      document.querySelector(`output[for="${id}"]`).textContent = text;
-    };
-    show("radius", find("radius").value);
-    show("soft", `${Math.round(100 * find("soft").value)} %`);
-    show("slow", `${Math.round(100 * find("slow").value)} %`);
-    show("angle", `${find("angle").value}°`);
-    show("scale", `${Number(find("scale").value)} x`);
-    show("zoom", `${this.view.zoom.toFixed(this.view.zoom < 10 ? 1 : 0)} x`);
-    show("pace", this.pace.words);
+    showZoom(this);
   }
 
   resize() {
@@ -238,70 +133,6 @@ export class App {
     this.pixels = pixels;
     this.fit();
     this.shown = ""; // what was drawn is gone
-  }
-
-  /** @param {number} now */
-  frame(now) {
-    const next = () => requestAnimationFrame(this.frame);
-    if (this.device.gl.isContextLost()) return this.notice("The GPU was taken away from the page. Load it again.");
-    if (!this.pixels || !this.pace.ready(now)) return next();
-    try {
-      const steps = this.playing ? Math.min(this.pace.due(), this.left()) : 0;
-      this.dab();
-      if (steps) this.scene.advance(steps);
-      else this.scene.applyDue();
-      this.showTurning();
-      const grown = this.swatches.work();
-      this.arrived();
-      const changed = this.changed();
-      if (changed) this.view.show(this.scene, this.pixels);
-      const busy = changed || grown || this.playing;
-      if (busy) this.pace.frame(steps, now);
-      this.measure();
-      return busy || this.held ? next() : setTimeout(next, REST);
-    } catch (error) {
-      this.play(false);
-      this.notice(error.message);
-      setTimeout(next, REST);
-    }
-  }
-
-  /** Whether what the screen should show is not what it showed: a page that stands still draws nothing. */
-  changed() {
-    const { scene, view } = this;
-    const { middle, zoom, smoothed, everyChannel, ground } = view;
-    const now = [scene.begun, scene.world.step, scene.events.length, middle, zoom, smoothed, everyChannel, ground, this.screen.width, this.screen.height].join(" ");
-    const changed = now !== this.shown;
-    this.shown = now;
-    return changed;
-  }
-
-  /** Says where the run is and how fast. */
-  measure() {
-    const rate = this.playing ? this.pace.rate : 0;
-    const { world } = this.scene;
-    const speed = this.playing ? `  ·  ${brief(rate)} steps/s  ·  ${brief(rate * world.height * world.width)} cell-steps/s` : "";
-    const said = `step ${world.step.toLocaleString("en")}${speed}`;
-    if (find("meter").textContent !== said) find("meter").textContent = said;
-  }
-
-  /** Steps until the run is to stop. */
-  left() {
-    const again = this.whole("again");
-    const until = Math.min(again > 0 && this.scene.model.start === "image" ? again : this.stopAt, this.until === undefined ? Infinity : this.until);
-    return Math.max(0, until - this.scene.world.step);
-  }
-
-  /** What is to be done where the run has come to its end: of a replay, of a picture. */
-  arrived() {
-    if (!this.playing || this.left() > 0) return;
-    if (this.until !== undefined && this.scene.world.step >= this.until) {
-      this.until = undefined;
-      this.play(false);
-    } else if (this.whole("again") > 0) {
-      if (this.camera.stream) this.scene.picture = this.camera.frame(this.scene.world.width, this.scene.world.height) || this.scene.picture;
-      this.scene.begin();
-    } else this.play(false);
   }
 
   /** Lets the brush touch the canvas where the hand is. */
@@ -338,16 +169,7 @@ export class App {
   turn() {
     this.scene.turn({ angle: Number(find("angle").value), align: find("align").value, scale: Number(find("scale").value) });
     this.goOn();
-    this.say();
-  }
-
-  /** Brings the controls to how cells are turned, which a replay changes as it goes. */
-  showTurning() {
-    const { turning } = this.scene.settings;
-    if (turning === this.turning) return;
-    this.turning = turning;
-    for (const [id, value] of Object.entries(turning)) find(id).value = String(value);
-    this.say();
+    say(this);
   }
 
   notice(text) {

@@ -1,7 +1,7 @@
 // What a brush does to the cells of a world: a pass over the canvas for each stretch of a stroke.
 
 import { Grid } from "./gl.js";
-import { HASH, frame, written } from "./shaders.js";
+import { HASH, frame, written } from "./glsl.js";
 
 /**
  * @typedef {object} Stroke  A straight stretch, in cells; places may lie outside of the canvas.

@@ -2,6 +2,7 @@
 
 import { find } from "./dom.js";
 import { copyLink, openFile, openFragment, savePicture, saveReplay, toggleCamera, toggleRecording } from "./files.js";
+import { say, showZoom } from "./panel.js";
 import { listen } from "./pointer.js";
 
 export function bindControls(app) {
@@ -26,14 +27,14 @@ export function bindControls(app) {
   });
   find("pace").addEventListener("input", (event) => {
     app.pace.exponent = Number(event.target.value);
-    app.say();
+    say(app);
   });
-  for (const id of ["radius", "soft", "slow"]) find(id).addEventListener("input", () => app.say());
+  for (const id of ["radius", "soft", "slow"]) find(id).addEventListener("input", () => say(app));
   for (const id of ["angle", "align", "scale"]) find(id).addEventListener("input", () => app.turn());
   for (const id of ["width", "height", "seed", "edges"]) find(id).addEventListener("change", () => app.restart());
   find("zoom").addEventListener("input", (event) => {
     app.view.zoom = 2 ** Number(event.target.value);
-    app.say();
+    say(app);
   });
   find("smoothed").addEventListener("change", (event) => (app.view.smoothed = event.target.checked));
   find("channels").addEventListener("change", (event) => {
@@ -73,7 +74,7 @@ function bindCanvas(app) {
     },
     zoom: (factor, x, y) => {
       app.view.zoomAt(factor, x, y, size().width, size().height);
-      app.sayZoom();
+      showZoom(app);
     },
     hover: (x, y, shown) => {
       const across = app.tool === "plant" ? app.view.zoom : 2 * Number(find("radius").value) * app.view.zoom;

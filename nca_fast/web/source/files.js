@@ -3,6 +3,7 @@
 import { find } from "./dom.js";
 import { Recorder, download, png } from "./keep.js";
 import { readModel } from "./model.js";
+import { listMaterials } from "./panel.js";
 import { Camera, fitted } from "./pictures.js";
 import { packedText, readReplay, replayOf, unpackedText } from "./replay.js";
 import { CELLS, families } from "./scene.js";
@@ -40,7 +41,7 @@ export function addModel(app, model) {
     kept.forEach((models, i) => (app.families[i].models = models));
     throw error;
   }
-  app.list();
+  listMaterials(app);
 }
 
 /** @param {import("./app.js").App} app @param {File} file */
