@@ -251,7 +251,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         ValueError: What commands use of it is of another type; others as `load`.
     """
     facts, where = load_metadata(path).get("provenance", {}), f"'provenance' of {path}"
-    kinds = {"system": str | None, "command": str | None, "config": dict, "shown_steps": int, "image": str | None}
+    kinds = {"system": str | None, "command": str | None, "config": dict, "image": str | None}
     return facts | {name: field(facts, name, kind, where) for name, kind in kinds.items() if name in facts}
 
 

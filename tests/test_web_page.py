@@ -251,9 +251,12 @@ def test_a_picture_begins_as_in_python(opened):
 def test_models_are_dropped_and_others_are_refused(opened, tmp_path):
     tab = small(opened("zoo:bricks"))
     other = NCA.from_pretrained("zoo:lava")
-    tab.set_input_files("#file", other.save_pretrained(tmp_path / "lava"))
+    made = {"shown_steps": -3, "steps": "7", "config": {"picture_steps": 65537, "steps_max": 41}}
+    tab.set_input_files("#file", other.save_pretrained(tmp_path / "lava", made))
     tab.wait_for_function("document.querySelectorAll('#swatches button').length === 2")
     assert tab.evaluate("() => window.nca.app.scene.world.networks") == 2
+    # The one number that can be steps, as Python reads it too: test_shown_steps.py.
+    assert tab.evaluate("() => window.nca.app.families[0].models.map((model) => model.steps)") == [256, 41]
     save(tmp_path / "wide", rule=Rule(channels=4, hidden=(1025,)))
     for name, content, said in [
         ("wide.safetensors", (tmp_path / "wide/model.safetensors").read_bytes(), "at most 1024 units"),

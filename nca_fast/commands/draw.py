@@ -95,14 +95,14 @@ class Apply:
         from nca_fast.commands.models import open_model
         from nca_fast.commands.report import finish
         from nca_fast.nca import NCA
-        from nca_fast.rendering.apply import apply, shown_steps
+        from nca_fast.rendering.apply import apply, steps_of
         from nca_fast.rendering.blend import blended
 
         shares = model_shares(self.model)
         first, *others = map(Path, shares)
         nca = open_model(NCA, first, self.compute, *others)
         nca = blended([nca, *(NCA.from_pretrained(other).to(nca.device) for other in others)], list(shares.values()))
-        steps = max(map(shown_steps, shares)) if self.steps is None else self.steps
+        steps = max(map(steps_of, shares)) if self.steps is None else self.steps
         shown = ("strength", "preserve_color", "max_size", "seed", "steps_per_frame", "fps", "memory")
         how = self.compute.how | {name: getattr(self, name) for name in shown}
         written, unread = apply(nca, self.image, self.out, steps, progress=streams.shows_progress(), **how)

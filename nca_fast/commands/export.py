@@ -74,9 +74,9 @@ class Export:
 
     def _json(self, nca: "NCA", path: Path) -> bytes:
         from nca_fast.export.pages import encoded
-        from nca_fast.web.models import shown_steps
+        from nca_fast.web.models import steps_of
 
-        return encoded(nca, shown_steps(path))
+        return encoded(nca, steps_of(path))
 
     def _onnx(self, nca: "NCA") -> bytes:
         from nca_fast.export.steps import model

@@ -17,16 +17,17 @@ from nca_fast.pretrained import model_file
 from nca_fast.rendering.film import film
 from nca_fast.rendering.finish import Finish
 from nca_fast.rendering.picture import picture
+from nca_fast.rendering.size import shown_steps
 
 
-def shown_steps(model: str | Path) -> int:
-    """Reads the number of steps after which the training of an automaton showed its pictures, by what its file says.
+def steps_of(model: str | Path) -> int:
+    """Reads after how many steps the picture of an automaton is there, by what its file says.
 
     Raises:
         ValueError: The file does not say. Others as `checkpoint.load_metadata`.
     """
     path = model_file(model)
-    steps = checkpoint.facts_of(path).get("shown_steps")
+    steps = shown_steps(checkpoint.facts_of(path))
     if steps is None:
         raise ValueError(f"steps must be given, because {path} does not say how many its training showed.")
     return steps

@@ -35,8 +35,26 @@ def sensible_size(provenance: Mapping[str, Any]) -> Size:
     if provenance.get("system") == "grow" and side:
         side += 0 if "side" in provenance else 2 * _number(config, "image_margin", 0)
         return Size(min(side, LARGEST), GROWN_STEPS, GROWN_ZOOM)
-    steps = _number(provenance, "steps", 0) or _number(config, "picture_steps", STEPS)
-    return Size(min(LARGER * side or SIDE, LARGEST), steps)
+    return Size(min(LARGER * side or SIDE, LARGEST), shown_steps(provenance) or STEPS)
+
+
+def shown_steps(provenance: Mapping[str, Any]) -> int | None:
+    """Finds after how many steps the picture of an automaton is there.
+
+    All who ask, `render`, `apply`, `fill`, `export` and the page, ask here; `shownSteps` of web/source/model.js is the
+    same for a file that is dropped on the page.
+
+    Args:
+        provenance: As in `sensible_size`.
+
+    Returns:
+        The first whole number from 1 to 65536 that the file names; None where it names none.
+    """
+    config = provenance.get("config")
+    config = config if isinstance(config, Mapping) else {}
+    named = (_number(provenance, "shown_steps", 0), _number(provenance, "steps", 0))
+    named += (_number(config, "picture_steps", 0), _number(config, "steps_max", 0))
+    return next(filter(None, named), None)
 
 
 def _number(facts: Mapping[str, Any], name: str, otherwise: int) -> int:

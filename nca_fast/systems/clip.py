@@ -44,7 +44,7 @@ class Clip(PoolSystem):
             "prompts": list(sources.prompts),
             "content": [source_name(source) for source in sources.content],
         }
-        self.config, self.facts, self.pictures = config, asked | {"shown_steps": config.steps_max}, None
+        self.config, self.facts, self.pictures = config, dict(asked), None
         if saved is None:
             if not sources.prompts and not config.image_prompts:
                 raise ValueError(
@@ -68,6 +68,7 @@ class Clip(PoolSystem):
             if self.facts["content"]:
                 stored, _ = checkpoint.load(out / PICTURES_FILE)
                 self.pictures = ContentPictures.restored(stored, config.image_size)
+        self.facts["shown_steps"] = config.steps_max if self.facts["content"] else config.picture_steps
         self.kept = {"targets": targets, "target_weights": weights}
         self.distance = PromptDistance(targets, weights, config.distance)
 

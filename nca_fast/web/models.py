@@ -9,10 +9,12 @@ from safetensors.torch import save
 from nca_fast import checkpoint
 from nca_fast.nca import NCA
 from nca_fast.pretrained import model_file
+from nca_fast.rendering.size import shown_steps
 from nca_fast.rule import Rule
 from nca_fast.textures import model_name, names_of
 
 PERCEIVED, WIDTH, CHANNELS = 1536, 1024, 1024  # as LIMITS in source/rule.js; of the GPU's own the page speaks
+UNSAID = 96  # steps where a file names none, as in source/model.js
 
 
 @dataclass(frozen=True)
@@ -67,17 +69,13 @@ def _read(model, name):
     return Model(name, _slim(path, nca))
 
 
-def shown_steps(path: Path) -> int:
+def steps_of(path: Path) -> int:
     """Reads after how many steps the picture of the automaton in a file is there; 96 where the file does not say."""
-    made = checkpoint.load_metadata(path).get("provenance") or {}
-    config = made.get("config") if isinstance(made.get("config"), dict) else {}
-    return next(
-        (n for n in (made.get("shown_steps"), made.get("steps"), config.get("steps_max")) if type(n) is int), 96
-    )
+    return shown_steps(checkpoint.load_metadata(path).get("provenance", {})) or UNSAID
 
 
 def _slim(path: Path, nca: NCA) -> bytes:
     """A model file of float32 weights, without names of pictures and folders."""
-    facts = {"nca": nca.config(), "provenance": {"shown_steps": shown_steps(path)}}
+    facts = {"nca": nca.config(), "provenance": {"shown_steps": steps_of(path)}}
     tensors = {name: tensor.detach().float().contiguous() for name, tensor in nca.state_dict().items()}
     return save(tensors, metadata={"format": "pt", checkpoint.HEADER_KEY: json.dumps(facts)})

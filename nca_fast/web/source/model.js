@@ -70,8 +70,18 @@ export function readModel(file, name) {
     start: facts.nca.start,
     rgbChannel: facts.nca.rgb_channel,
     textures: facts.nca.textures || {},
-    steps: Number(made.shown_steps || made.steps || (made.config && made.config.steps_max)) || 96,
+    steps: shownSteps(made),
   };
+}
+
+/**
+ * After how many steps its picture is there, as nca_fast/rendering/size.py finds it.
+ * @param {Record<string, any>} made what the file says of how it was made; anything may be missing, or be nonsense
+ */
+function shownSteps(made) {
+  const config = Object(made.config);
+  const named = [made.shown_steps, made.steps, config.picture_steps, config.steps_max];
+  return named.find((n) => Number.isInteger(n) && n >= 1 && n <= 65536) || 96;
 }
 
 function opened(file, name) {
