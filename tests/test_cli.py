@@ -97,7 +97,7 @@ def test_texture_writes_and_resume_remembers(tmp_path, picture, capsys):
     assert metadata["config"]["batch_size"] == 2
     capsys.readouterr()
     assert run("texture --resume --out {0} --learning-rate 0.1", out) == 2
-    assert_one_line(capsys.readouterr(), r"learning_rate \(was 0.004, now 0.1\)")
+    assert_one_line(capsys.readouterr(), r"--learning-rate \(was 0.004, now 0.1\)")
     assert run("texture {0} --out {1}", picture, out) == 2
     assert_one_line(capsys.readouterr(), "must not hold another run")
 
@@ -218,7 +218,7 @@ def test_same_command_same_file(tmp_path, model):
         ("--height 4 --width 4 --steps 0", "steps must be at least 1, but got 0"),
         ("--height 4 --width 4 --steps 4 --zoom 0", "zoom must be at least 1, but got 0"),
         ("--height 4 --width 4 --steps 99999999999", "steps must be at most 4294967296, but got 99999999999"),
-        ("--height 4 --width 4 --steps 4 --fps 10", "steps_per_frame and fps must go with a film"),
+        ("--height 4 --width 4 --steps 4 --fps 10", "--steps-per-frame and fps must go with a film"),
         ("--height 4 --width 4 --steps 4 --seed -1", "seed must be .*-1"),
         ("--height 9000000 --width 9000000 --steps 4", r"the disk of .* must have \d+\.\d TiB for the state"),
         ("--height 4 --width 4 --steps 4 --memory lots", "memory must be a size such as 2GiB"),
@@ -227,11 +227,11 @@ def test_same_command_same_file(tmp_path, model):
             "memory must be at least .* Give .* or choose a narrower canvas.",
         ),
         ("--height 4 --width 4 --steps 4 --map mask.png", "map and graft must be given together"),
-        ("--height 4 --width 4 --steps 4 --grow-every 1", "grow_every and grow_by must be given together"),
+        ("--height 4 --width 4 --steps 4 --grow-every 1", "--grow-every and --grow-by must be given together"),
         ("--height 4 --width 4 --steps 4 --grow-every 1 --grow-by 1", "height and width must be above 6"),
         ("--height 4 --width 4 --steps 4 --start cell", "start=cell needs an automaton with an alive channel"),
         ("--height 4 --width 4 --steps 4 --start nothing.png", "nothing.png"),
-        ("--height 4 --width 4 --steps 4 --save-state x.png", "save_state must end in .safetensors"),
+        ("--height 4 --width 4 --steps 4 --save-state x.png", "--save-state must end in .safetensors"),
         ("--height 4 --width 4 --steps 4 --resume", "a run to resume must have left"),
         ("--height 4 --width 4 --steps 4 --device cuda", "device cuda needs a GPU"),
         ("--height 4 --width 4 --steps 4 --device gpu", "device must be auto, cpu, cuda or cuda:NUMBER, but got 'gpu'"),
@@ -283,7 +283,7 @@ def test_unwritable_folder(tmp_path, picture, model, capsys, command):
 
 def test_bad_setting(tmp_path, picture, capsys):
     assert run("texture {0} --out {1} --image-size -64", picture, tmp_path / "run") == 2
-    assert_one_line(capsys.readouterr(), "image_size must be at least 16, but got -64")
+    assert_one_line(capsys.readouterr(), "--image-size must be at least 16, but got -64")
     assert not (tmp_path / "run").exists()
 
 
@@ -309,8 +309,11 @@ def test_what_would_never_end(tmp_path, picture, model, capsys):
     for command, said in (
         (film, "a film must have at most 10000000 frames, but 4000000000 steps make 500000000"),
         (f"{film} --steps-per-frame 1", "but 4000000000 steps make 4000000000"),
-        ("texture {2} --out {3} --image-size 16 --picture-steps 2147483648", "picture_steps must be below 2147483648"),
-        ("texture {2} --out {3} --image-size 16 --lr-milestones 1 9999999999", "lr_milestones must be below"),
+        (
+            "texture {2} --out {3} --image-size 16 --picture-steps 2147483648",
+            "--picture-steps must be below 2147483648",
+        ),
+        ("texture {2} --out {3} --image-size 16 --lr-milestones 1 9999999999", "--lr-milestones must be below"),
         ("texture {2} --out {3} --image-size 16 --pool-size 999999999", "memory must suffice, but does not: 999999999"),
         ("vae digits --out {3} --damage 1000000000", "damage must be from 0 to 1000, but got 1000000000"),
     ):

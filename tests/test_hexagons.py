@@ -210,7 +210,7 @@ def test_the_command_draws_hexagons_and_refuses_what_is_laid_over_squares(nca, t
     assert load_image(out).shape == (3, round(8 * ROW * 4), 24)
     capsys.readouterr()
     assert cli.main([*words, "--speed-map", str(out), "--out", str(out)]) == 2
-    assert "speed_map must be left out on hexagons" in capsys.readouterr().err
+    assert "--speed-map must be left out on hexagons" in capsys.readouterr().err
     assert cli.main([*words[:1], "zoo:etching", *words[2:], "--out", str(out)]) == 2
 
 

@@ -171,3 +171,70 @@ def test_devices_are_those_of_any_maker(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     assert list(map(str, devices.available())) == ["cpu", "xpu:0", "xpu:1"]
     assert info._gpus() == [{"device": "xpu:0"}, {"device": "xpu:1"}]
+
+
+TEXTURES = {"brick": (1.0, 0.0), "grass": (0.0, 1.0)}
+
+
+def described(capsys, model, *options):
+    assert cli.main(["info", str(model), *options]) == 0
+    return capsys.readouterr().out
+
+
+def test_what_a_model_is(tmp_path, capsys):
+    rule = Rule(channels=9, hidden=(7,), frozen=2, filters=("identity", "sobel_x"), activation="gelu", fire_rate=0.25)
+    nca = nca_fast.NCA(rule, rgb_channel=2, textures=TEXTURES, maps={"height": 1})
+    made = {
+        "system": "texture",
+        "command": "nca-fast texture a\x1b[2J b",
+        "iterations": 3,
+        "seed": 0,
+        "image": "skimage:brick",
+    }
+    nca.save_pretrained(tmp_path / "run", made | {"config": {"image_size": 10, "picture_steps": 33}})
+    page = json.loads(described(capsys, tmp_path / "run", "--json"))
+    assert page["rule"] == {
+        "perceives": "identity 3 x 3, sobel_x 3 x 3",
+        "network": "18 -> 7 -> 7",
+        "fires": "0.25",
+        "padding": "circular",
+        "activation": "gelu",
+    }
+    assert page["channels"] == {"0 to 1": "code of the texture, read only", "2 to 4": "colors"} | {
+        "5": "height",
+        "6 to 8": "state",
+    }
+    assert (page["picture"], page["begins with"]) == ("40 x 40 cells after 33 steps", "zeros")
+    assert page["learned"] == {"image": "skimage:brick"} and page["made"]["seed"] == "0"
+    assert page["made"]["command"] == "nca-fast texture a\x1b[2J b" and page["made"]["nca_fast"] == nca_fast.__version__
+    assert page["size"].startswith(f"{18 * 7 + 7 + 7 * 7} numbers, ")
+    assert page["how good"] == f"not measured: nca-fast score {tmp_path / 'run'}"
+    assert page["use"][0] == f"nca-fast render {tmp_path / 'run'} --out run.png"
+    text = described(capsys, tmp_path / "run")
+    assert "\x1b" not in text and "nca-fast texture a?[2J b\n" in text  # no file gives a terminal commands
+    assert "knows              brick, grass\n" in text
+    assert re.search(r"^learned\n  image +skimage:brick$", text, re.MULTILINE)
+    assert text.endswith(f"                   nca-fast web {tmp_path / 'run'} --out page.html\n")
+
+
+def test_other_kinds_of_models(tmp_path, capsys):
+    from nca_fast.systems.vae.architecture import ARCHITECTURES
+    from nca_fast.systems.vae.model import VAENCA
+
+    growing = nca_fast.NCA(Rule(channels=5, hidden=(4,), alive_channel=3), start="cell")
+    growing.save_pretrained(tmp_path / "grown", {"system": "grow", "config": {"image_size": 10, "image_margin": 2}})
+    page = json.loads(described(capsys, tmp_path / "grown", "--json"))
+    assert page["channels"] == {"0 to 2": "colors", "3": "alive", "4": "state"} and "how good" not in page
+    assert page["picture"] == "14 x 14 cells after 200 steps" and page["rule"]["lives"].startswith("where channel 3 ")
+    page = json.loads(described(capsys, "zoo:night", "--json"))
+    assert page["picture"] == "after 96 steps" and page["channels"]["0 to 2"] == "picture, read only"
+    assert page["how good"].startswith("score ") and page["learned"]["licence"] == "CC0"
+    VAENCA(ARCHITECTURES["vae-mnist"]).save_pretrained(tmp_path / "digits")
+    page = json.loads(described(capsys, tmp_path / "digits", "--json"))
+    assert page["system"] == "none of nca-fast" and "channels" not in page and page["use"][0].startswith("nca-fast vae")
+    assert page["learned"] == "its file does not say"
+
+
+def test_a_model_that_is_not_there(capsys):
+    assert cli.main(["info", "runs/none"]) == 2
+    assert "model file runs/none must exist" in capsys.readouterr().err

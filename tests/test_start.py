@@ -55,6 +55,9 @@ ANSWERS = [
             "vae fuse digits:0 digits:1 --model nowhere/none",
         )
     ),
+    (["info", "nowhere/none"], 2, "model file nowhere/none must exist"),
+    (["texture", "a.png", "--out", "x", "--pool-size", "0"], 2, "--pool-size must be at least 1, but got 0"),
+    (["texture", "pool_size/lr_gamma", "--out", "x"], 2, "there is no 'pool_size/lr_gamma'"),  # as it was typed
     (["push", "nowhere/none", "hf:a/b"], 2, "model file nowhere/none must exist"),
     (["score", "nowhere/none.safetensors"], 2, "model file nowhere/none.safetensors must exist"),
     (["texture", "skimage:grass", "--out", "x", "--threads", "0"], 2, "threads must be from 1 to 1024, but got 0"),
@@ -186,3 +189,11 @@ def test_long_waits_say_what_they_wait_for(monkeypatch, capsys):
     with streams.quiet():
         cli._compile()
     assert capsys.readouterr().err == ""
+
+
+def test_logs_and_warnings_are_for_people(tmp_path):
+    """Where stderr is a file, bars are seldom written, and warnings say nothing of Python."""
+    code = "import os, warnings; from nca_fast.commands import streams; streams.prepare(); warnings.warn('hot');"
+    code += "print(os.environ['TQDM_MININTERVAL'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("30\n", "nca-fast: warning: hot\n")

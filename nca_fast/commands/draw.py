@@ -232,6 +232,9 @@ class Render:
         if self.out.suffix.lower() in FILMS and processes.count() > 1:
             raise ValueError(f"a film must be made by one process, but torchrun started {processes.count()}.")
         nca, how = open_model(NCA, self.model, self.compute, *self.config.graft), self.compute.how
+        if nca.start == "image" and self.config.start is None:
+            again = f"nca-fast apply {shlex.quote(str(self.model))} PICTURE --out {shlex.quote(str(self.out))}"
+            raise ValueError(f"{self.model} must get a picture, which it redraws: {again} (or --start PICTURE).")
         nca = self._moved(nca)
         height, width, steps, zoom = self._size(draws_hexagons(nca))
         same = {"seed": self.seed, "config": self.config, "name": model_name(self.model)}

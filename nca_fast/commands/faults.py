@@ -9,6 +9,7 @@ import dis
 import errno
 import os
 import platform
+import re
 import shlex
 import sys
 import tempfile
@@ -25,6 +26,7 @@ _LONGEST = 200  # letters of what others say: C++ adds its whole stack
 _OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory")
 _OUT_OF_MEMORY += ("bad_alloc", "ALLOC_FAILED", "size calculation overflowed", "integer multiplication overflow")
 _OUT_OF_MEMORY += ("can't start new thread",)
+_SETTING = re.compile(r"(?<![\w./'\"-])[a-z]+(?:_[a-z]+)+(?![\w./'\"(-])")  # no part of a path or of what was typed
 
 
 def ending(error: BaseException, arguments: Sequence[str] = ()) -> tuple[int, str]:
@@ -46,7 +48,7 @@ def ending(error: BaseException, arguments: Sequence[str] = ()) -> tuple[int, st
         said = f"memory must suffice, but does not{': ' if str(error) else ''}{_shortened(error)}"
         return MENDABLE, f"error: {said}. Take a smaller batch, pool, picture or canvas, or fewer steps."
     if _is_raised_by_us(error):
-        return MENDABLE, f"error: {_one_line(error)}"
+        return MENDABLE, f"error: {_as_typed(_one_line(error), arguments)}"
     if _is_of_an_interrupt(error):
         return INTERRUPTED, "interrupted"
     if isinstance(error, (OSError, ImportError)):
@@ -100,6 +102,18 @@ def _place(error):
 def _one_line(error):
     text = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else str(error)
     return " ".join(text.split()) or type(error).__name__
+
+
+def _as_typed(sentence, arguments):
+    """Names settings as the command line does, --image-crop for image_crop, where the command has such an option."""
+    from nca_fast.commands.options import options
+    from nca_fast.commands.parser import COMMANDS, joined
+
+    name = next(iter(joined(arguments)), None)
+    known = (
+        {option.name: option.flags[0] for option in options(COMMANDS[name]) if option.flags} if name in COMMANDS else {}
+    )
+    return _SETTING.sub(lambda word: known.get(word[0], word[0]), sentence)
 
 
 def _shortened(error):

@@ -1,4 +1,4 @@
-"""Commands about this machine: what there is on it, and whether its kernels are right."""
+"""What there is on this machine, or in a model, and whether the kernels here are right."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -6,22 +6,39 @@ from typing import Annotated
 import tyro
 
 from nca_fast.compute import ComputeConfig
+from nca_fast.pretrained import check_model
 
 
 @dataclass(frozen=True)
 class Info:
-    """Say what there is on this machine, and which backend serves what: paste it into a report of a bug.
+    """Say what there is on this machine, for a report of a bug; or what a model is, and how it was made.
 
-    The C++ kernel is compiled if it has not been yet. Whatever is broken is said in its place:
+    Of a model its rule, channels, size, what it learned, by which command, how good it is, and how to use it:
+        nca-fast info zoo:bricks
+        nca-fast info runs/brick --json
+
+    Of the machine its devices, packages, and which backend serves what. The C++ kernel is compiled if it has not been
+    yet, and whatever is broken is said in its place:
         nca-fast info
-        nca-fast info --json
     """
 
+    model: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[MODEL]")] = None
+    """Folder or model.safetensors of a training, or zoo:NAME. None: this machine."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print JSON, for programs."""
 
+    def check(self) -> None:
+        """Raises an error for a model that is not there."""
+        if self.model is not None:
+            check_model(self.model)
+
     def run(self, command: str) -> None:
         """Prints all of it."""
+        if self.model is not None:
+            from nca_fast.commands import describe
+
+            describe.show(self.model, self.json)
+            return
         from nca_fast.commands import info
 
         info.show(self.json)

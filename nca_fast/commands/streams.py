@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -67,6 +68,14 @@ def prepare() -> None:
             how = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
             setattr(sys, name, _Output(stream.buffer, encoding=stream.encoding, errors="nca_fast", **how))
             _replaced.append(stream)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "30")  # seconds between two states of a bar: a log keeps all of them
+    warnings.showwarning = _say_warning
+
+
+def _say_warning(message: Warning | str, *where: object, **options: object) -> None:
+    """Says a warning as errors are said: where in Python it came from is of no use to who types commands."""
+    say(f"nca-fast: warning: {message}")
 
 
 def _raw_or_escaped(error: UnicodeError) -> tuple[bytes, int]:

@@ -140,7 +140,7 @@ def remove_half_written(path: Path, save_state: Path | None, *others: Path) -> N
 @contextmanager
 def progress_bar(path: Path, progress: bool) -> Iterator[tqdm]:
     """Shows a bar that counts cell-steps, on stderr, if it is asked for."""
-    options = {"unit": "cell-steps", "unit_scale": True, "dynamic_ncols": True, "smoothing": 0.1}
+    options = {"unit": "cell-steps", "unit_scale": True, "dynamic_ncols": True, "smoothing": 0.1, "delay": 0.1}
     with tqdm(total=0, desc=path.name, disable=not progress, **options) as bar:
         yield bar
 
