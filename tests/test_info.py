@@ -182,8 +182,8 @@ def described(capsys, model, *options):
 
 
 def test_what_a_model_is(tmp_path, capsys):
-    rule = Rule(channels=9, hidden=(7,), frozen=2, filters=("identity", "sobel_x"), activation="gelu", fire_rate=0.25)
-    nca = nca_fast.NCA(rule, rgb_channel=2, textures=TEXTURES, maps={"height": 1})
+    rule = Rule(channels=12, hidden=(7,), frozen=2, filters=("identity", "sobel_x"), activation="gelu", fire_rate=0.25)
+    nca = nca_fast.NCA(rule, rgb_channel=2, textures=TEXTURES, maps={"normal": 3, "height": 1})
     made = {
         "system": "texture",
         "command": "nca-fast texture a\x1b[2J b",
@@ -195,19 +195,17 @@ def test_what_a_model_is(tmp_path, capsys):
     page = json.loads(described(capsys, tmp_path / "run", "--json"))
     assert page["rule"] == {
         "perceives": "identity 3 x 3, sobel_x 3 x 3",
-        "network": "18 -> 7 -> 7",
+        "network": "24 -> 7 -> 10",
         "fires": "0.25",
         "padding": "circular",
         "activation": "gelu",
     }
-    assert page["channels"] == {"0 to 1": "code of the texture, read only", "2 to 4": "colors"} | {
-        "5": "height",
-        "6 to 8": "state",
-    }
+    kinds = ["code of the texture, read only", "colors", "normal", "height", "state"]
+    assert page["channels"] == dict(zip(["0 to 1", "2 to 4", "5 to 7", "8", "9 to 11"], kinds, strict=True))
     assert (page["picture"], page["begins with"]) == ("40 x 40 cells after 33 steps", "zeros")
     assert page["learned"] == {"image": "skimage:brick"} and page["made"]["seed"] == "0"
     assert page["made"]["command"] == "nca-fast texture a\x1b[2J b" and page["made"]["nca_fast"] == nca_fast.__version__
-    assert page["size"].startswith(f"{18 * 7 + 7 + 7 * 7} numbers, ")
+    assert page["size"].startswith(f"{24 * 7 + 7 + 7 * 10} numbers, ")
     assert page["how good"] == f"not measured: nca-fast score {tmp_path / 'run'}"
     assert page["use"][0] == f"nca-fast render {tmp_path / 'run'} --out run.png"
     text = described(capsys, tmp_path / "run")
