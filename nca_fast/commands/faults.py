@@ -110,9 +110,8 @@ def _as_typed(sentence, arguments):
     from nca_fast.commands.parser import COMMANDS, joined
 
     name = next(iter(joined(arguments)), None)
-    known = (
-        {option.name: option.flags[0] for option in options(COMMANDS[name]) if option.flags} if name in COMMANDS else {}
-    )
+    typed = [option for option in options(COMMANDS[name]) if option.flags] if name in COMMANDS else []
+    known = {option.name: option.flags[0] for option in typed}
     return _SETTING.sub(lambda word: known.get(word[0], word[0]), sentence)
 
 

@@ -52,9 +52,8 @@ def shown_steps(provenance: Mapping[str, Any]) -> int | None:
     """
     config = provenance.get("config")
     config = config if isinstance(config, Mapping) else {}
-    named = (_number(provenance, "shown_steps", 0), _number(provenance, "steps", 0))
-    named += (_number(config, "picture_steps", 0), _number(config, "steps_max", 0))
-    return next(filter(None, named), None)
+    places = ((provenance, "shown_steps"), (provenance, "steps"), (config, "picture_steps"), (config, "steps_max"))
+    return next(filter(None, (_number(facts, name, 0) for facts, name in places)), None)
 
 
 def _number(facts: Mapping[str, Any], name: str, otherwise: int) -> int:
