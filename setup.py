@@ -66,7 +66,17 @@ EXTRAS = {
     "tensorboard": ["tensorboard"],
     "export": ["onnx>=1.16", "onnxruntime"],
     "docs": ["mkdocs-material", "mkdocstrings[python]"],
-    "dev": ["pytest", "pytest-benchmark", "pytest-xdist", "hypothesis", "playwright", "ruff", "mypy", "pre-commit"],
+    "dev": [
+        "pytest",
+        "pytest-benchmark",
+        "pytest-xdist",
+        "hypothesis",
+        "playwright",
+        "websockets",
+        "ruff",
+        "mypy",
+        "pre-commit",
+    ],
 }
 EXTRAS["dev"] += EXTRAS["export"]  # its tests run what it writes
 

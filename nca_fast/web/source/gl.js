@@ -62,16 +62,18 @@ export class Texture {
   }
 
   /**
-   * Replaces all texels of a layer.
-   * @param {ArrayBufferView} values
+   * Replaces whole rows of a layer.
+   * @param {Float32Array} values
    * @param {number} layer
+   * @param {number} row  The first.
    */
-  write(values, layer = 0) {
+  write(values, layer = 0, row = 0) {
     const gl = this.device.gl;
     const [format, type] = [gl.RGBA, gl.FLOAT];
+    const rows = values.length / (4 * this.width);
     gl.bindTexture(this.target, this.handle);
-    if (this.layers) gl.texSubImage3D(this.target, 0, 0, 0, layer, this.width, this.height, 1, format, type, values);
-    else gl.texSubImage2D(this.target, 0, 0, 0, this.width, this.height, format, type, values);
+    if (this.layers) gl.texSubImage3D(this.target, 0, 0, row, layer, this.width, rows, 1, format, type, values);
+    else gl.texSubImage2D(this.target, 0, 0, row, this.width, rows, format, type, values);
   }
 
   remove() {

@@ -30,7 +30,9 @@ uniform ivec2 size;  // columns, rows
 ${lines(group, (i) => `layout(location = ${i}) out vec4 out${i};`)}
 
 bool inside(ivec2 cell) { return all(greaterThanEqual(cell, ivec2(0))) && all(lessThan(cell, size)); }
-ivec2 around(ivec2 cell) { return ((cell % size) + size) % size; }
+// On a torus. GLSL leaves open what % gives for negative numbers, and GPUs differ.
+int wrapped(int i, int n) { return i >= 0 ? i % n : n - 1 - (-1 - i) % n; }
+ivec2 around(ivec2 cell) { return ivec2(wrapped(cell.x, size.x), wrapped(cell.y, size.y)); }
 `;
 }
 

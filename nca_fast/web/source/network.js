@@ -24,14 +24,14 @@ export function weightLayout(rule) {
 
 /** The layers of a network: adds share * update to u[]. */
 export function networkText(rule, group) {
-  const { layers, starts, biases, behind } = weightLayout(rule);
+  const { layers, starts, biases, behind, height } = weightLayout(rule);
   const last = layers.length - 1;
-  const matrix = (column) => `mat4(${lines(4, (c) => `w(${column(c)}, row, k)`, ", ")})`;
+  const matrix = (column) => `mat4(${lines(4, (c) => `w(${column(c)}, row)`, ", ")})`;
   const product = (inputs, name) => lines(inputs, (q) => `a += ${matrix((c) => 1 + 4 * q + c)} * ${name}[${q}];`, "\n    ");
   const name = (l) => (l > 0 ? `h${l - 1}` : "y");
   const layer = (l, row, then) => `
-    int row = ${row};
-    vec4 a = w(0, row, k);
+    int row = below + ${row};
+    vec4 a = w(0, row);
     ${product(layers[l].inputs, name(l))}
     ${then}`;
   const loop = (l, then) => `  for (int o = 0; o < ${layers[l].rows}; o++) {${layer(l, `${starts[l]} + o`, then)}\n  }`;
@@ -41,13 +41,14 @@ export function networkText(rule, group) {
   else {
     // The last hidden layer is never held: four of its units at a time go into all outputs.
     const outputs = lines(group, (r) => `v[${r}] += ${matrix((c) => `${behind + 4 * r + c} + 4 * first`)} * a;`, "\n    ");
-    const start = lines(group, (r) => `  v[${r}] = w(first + ${r}, ${biases}, k);`);
+    const start = lines(group, (r) => `  v[${r}] = w(first + ${r}, below + ${biases});`);
     body = `${start}\n${loop(last - 1, `a = ${applied(rule.activations[last - 1], "a")};\n    ${outputs}`)}`;
   }
   return `
 vec4 u[${group}];
 ${inner.map((l) => `vec4 h${l}[${layers[l].rows}];`).join("\n")}
 void network(int k, float share) {
+  int below = k * ${height};  // rows of the networks before it
   vec4 v[${group}];
 ${inner.map((l) => loop(l, `h${l}[o] = ${applied(rule.activations[l], "a")};`)).join("\n")}
 ${body}

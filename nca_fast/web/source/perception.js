@@ -11,7 +11,7 @@ export function perception(rule, frames) {
   const window = of.maximum_window;
   const at = (i, j) => (of.padding === "zero" ? `weight[${i}] * weightX[${j}] * ` : "") + `texelFetch(state, ivec3(columns[${j}], rows[${i}], quad), 0)`;
   const place = {
-    circular: "((i % n) + n) % n",
+    circular: "wrapped(i, n)",
     zero: "clamp(i, 0, n - 1)",
     replicate: "clamp(i, 0, n - 1)",
     reflect: "n - 1 - abs(n - 1 - abs(i))",
@@ -31,7 +31,7 @@ export function perception(rule, frames) {
       const [di, dj] = [i - reach + 1, j - reach + 1];
       if (of.learned_filters && di >= 0 && di < 3 && dj >= 0 && dj < 3) {
         for (let l = 0; l < of.learned_filters; l++) {
-          terms.push(`y[${(fixed + l) * quads} + quad] += w(${(di * 3 + dj) * quads} + quad, ${learnedRow + l}, 0) * n;`);
+          terms.push(`y[${(fixed + l) * quads} + quad] += w(${(di * 3 + dj) * quads} + quad, ${learnedRow + l}) * n;`);
         }
       }
       if (terms.length) taps.push(`n = ${at(i, j)}; ${terms.join(" ")}`);
@@ -57,9 +57,9 @@ export function perception(rule, frames) {
 ${frames ? "uniform sampler2DArray frames;" : ""}
 uniform sampler2DArray state;   // what is perceived
 uniform sampler2DArray before;  // what it was before noise
-uniform sampler2DArray weights;
+uniform sampler2D weights;
 vec4 y[${rule.perceptions * quads}];
-vec4 w(int column, int row, int k) { return texelFetch(weights, ivec3(column, row, k), 0); }
+vec4 w(int column, int row) { return texelFetch(weights, ivec2(column, row), 0); }
 int place(int i, int n) { return ${place}; }
 
 void perceive(ivec2 cell) {

@@ -30,8 +30,12 @@ vec3 look(ivec2 cell, int channel) {
   return mix(vec3(0.96, 0.95, 0.92), end, min(1.0, 1.5 * abs(value)));
 }
 
+// GLSL leaves open what % gives for negative numbers, and GPUs differ.
+int wrapped(int i, int n) { return i >= 0 ? i % n : n - 1 - (-1 - i) % n; }
+
 ivec2 held(ivec2 cell) {
-  return repeated ? ((cell % size) + size) % size : clamp(cell, ivec2(0), size - 1);
+  if (repeated) return ivec2(wrapped(cell.x, size.x), wrapped(cell.y, size.y));
+  return clamp(cell, ivec2(0), size - 1);
 }
 
 void main() {

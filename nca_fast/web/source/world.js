@@ -19,7 +19,7 @@ export class World {
    */
   constructor(device, fields, networks, height, width, codes = []) {
     const rule = new Rule(fields);
-    const reason = refusal(rule) || tooLarge(device, rule, height, width);
+    const reason = refusal(rule) || tooLarge(device, rule, networks.length, height, width);
     if (reason) throw new Error(reason);
     if (networks.length > 1 && rule.alive) throw new Error("automata with an alive mask must have a canvas of their own.");
     Object.assign(this, { device, rule, height, width });
@@ -44,7 +44,7 @@ export class World {
     this.stepShare = 1;
     const gl = device.gl;
     const layout = weightLayout(rule);
-    this.weights = new Texture(device, gl.RGBA32F, layout.width, layout.height, networks.length);
+    this.weights = new Texture(device, gl.RGBA32F, layout.width, layout.height * networks.length);
     networks.forEach((network, k) => this.setNetwork(k, network));
     this.keys = new Target(new Texture(device, gl.RGBA32UI, BLOCK, height));
     /** @type {{seed: bigint, from: number}|null} What the table of keys holds. */
@@ -61,7 +61,7 @@ export class World {
 
   /** Replaces the weights of an automaton. @param {number} k @param {import("./rule.js").Network} network */
   setNetwork(k, network) {
-    this.weights.write(packed(this.rule, network), k);
+    this.weights.write(packed(this.rule, network), 0, k * weightLayout(this.rule).height);
   }
 
   /** Takes steps. @param {number} count */
@@ -195,16 +195,18 @@ function codeTexture(device, rule, codes) {
 }
 
 /** Why a GPU cannot hold a canvas, or null. */
-function tooLarge(device, rule, height, width) {
+function tooLarge(device, rule, networks, height, width) {
   if (Math.max(height, width) > device.largest) {
     return `The canvas may have at most ${device.largest} cells along a side on this GPU, but has ${width} x ${height}.`;
   }
   if (rule.quads > device.layers) {
     return `The rule may have at most ${4 * device.layers} channels on this GPU, but channels is ${rule.fields.channels}.`;
   }
-  const { width: columns, height: rows } = weightLayout(rule);
+  const layout = weightLayout(rule);
+  const [columns, rows] = [layout.width, layout.height * networks];
   if (Math.max(columns, rows) > device.largest) {
-    return `The rule is too large for this GPU: its weights take ${columns} x ${rows} texels, of at most ${device.largest}.`;
+    const what = networks > 1 ? `The ${networks} automata are` : "The rule is";
+    return `${what} too large for this GPU: the weights take ${columns} x ${rows} texels, of at most ${device.largest}.`;
   }
   return null;
 }
