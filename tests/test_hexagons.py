@@ -13,7 +13,7 @@ from nca_fast.canvas.canvas import Canvas
 from nca_fast.canvas.plan import Plan
 from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.settings import CanvasConfig
-from nca_fast.commands import draw
+from nca_fast.commands import render
 from nca_fast.hexagons import ROW, draws_hexagons, grid_of, levelled, on_grid, training_size
 from nca_fast.media.images import load_image, save_image, to_uint8
 from nca_fast.rendering import hexagons
@@ -219,7 +219,7 @@ def test_the_command_draws_hexagons_and_refuses_what_is_laid_over_squares(nca, t
     [("12", "square", (12, 12)), ("9x12", "square", (9, 12)), ("tile", "square", (16, 16)), ("tile", "hex", (16, 8))],
 )
 def test_a_size_in_a_word(nca, tmp_path, monkeypatch, size, grid, expected):
-    monkeypatch.setattr(draw, "TILE", 16)
+    monkeypatch.setattr(render, "TILE", 16)
     seen = []
     monkeypatch.setattr(pictures, "picture", lambda scene, *args, **how: seen.append((scene.height, scene.width)) or [])
     words = ["render", str(nca.save_pretrained(tmp_path / "model")), "--steps", "1", "--out", str(tmp_path / "x.png")]

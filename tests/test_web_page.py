@@ -5,9 +5,10 @@ import json
 
 import pytest
 import torch
-from browser import browsers
+from browser import browsers, tabs
 
 from nca_fast import NCA, Rule, reference
+from nca_fast.canvas.events import weights_sum
 from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.canvas.turning import Turning
 from nca_fast.cli import main
@@ -20,7 +21,8 @@ SMALL = """(size) => {
 }"""
 READ = "() => Array.from(window.nca.app.scene.world.read())"
 TITLE = "</title></script><script>window.evil=1</script>&\"'{{models}}"
-TURNED = b"""{"nca_fast": 1, "models": ["bricks"], "height": 24, "width": 32, "seed": "5", "padding": "circular",
+TURNED = b"""{"nca_fast": 1, "models": ["bricks"], "weights": ["1b2a1eae"],
+"height": 24, "width": 32, "seed": "5", "padding": "circular",
 "layout": 0, "steps": 3, "strokes": [["turn", 1, 30, "spiral", 1]]}"""
 STEP = "() => window.nca.app.scene.world.step"
 PIXELS = "() => Array.from(window.nca.app.view.picture(window.nca.app.scene, 1).data)"
@@ -39,30 +41,8 @@ def browser(start_browser):
 
 @pytest.fixture(scope="module")
 def opened(browser, tmp_path_factory):
-    """Opens pages with models, on a small screen; fails where one asks for anything or breaks."""
-    tabs = []
-
-    def opened(*names, title="Automata", link=None):
-        file = tmp_path_factory.mktemp("page") / "page.html"
-        if names:
-            page.write_page(models.read(list(map(str, names))), title, file)
-        # Still, so that it takes the steps alone that a test asks for. Waiting for a condition needs eval in the page.
-        context = browser.new_context(viewport={"width": 340, "height": 220}, reduced_motion="reduce", bypass_csp=True)
-        tab = context.new_page()
-        trouble, asked = [], []
-        tabs.append((tab, trouble, asked))
-        tab.on("pageerror", lambda error: trouble.append(str(error)))
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.goto(link or file.as_uri())
-        tab.wait_for_function("window.nca")
-        tab.evaluate("() => { Object.assign(window.nca.app.swatches, { waiting: [], growing: null }); }")
-        return tab
-
-    yield opened
-    for tab, trouble, asked in tabs:
-        tab.context.close()
-        assert trouble == []
-        assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    with tabs(browser, tmp_path_factory) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +117,8 @@ def test_what_cannot_be_turned_has_no_controls(opened, tmp_path, bricks):
     whole = small(opened(tmp_path / "whole"))
     assert whole.get_attribute("#scale", "max") == "1"
     for tab, name, row in [(one, "one", [90, "polar", 1]), (whole, "whole", [0, "cartesian", 2])]:
-        text = json.dumps(json.loads(TURNED) | {"models": [name], "strokes": [["turn", 1, *row]]})
+        own = {"models": [name], "weights": [weights_sum(NCA.from_pretrained(tmp_path / name))]}
+        text = json.dumps(json.loads(TURNED) | own | {"strokes": [["turn", 1, *row]]})
         tab.set_input_files("#file", {"name": "r.json", "mimeType": "application/json", "buffer": text.encode()})
         tab.wait_for_function("document.getElementById('notice').textContent.includes('cannot be turned or scaled so')")
         assert tab.evaluate(STEP) == 0

@@ -2,9 +2,9 @@
 
     python -m bench.faults.files --cases 10000 --out bench/results/faults_files.json
 
-Models, states, journals, trainings with their settings and logs, pictures, data sets and weights are made, damaged (see
-`mutate`) and opened in this process, with at most 1 GiB more of address space than before and ten seconds of a core for
-each.
+Models, states, replays, journals, trainings with their settings and logs, pictures, data sets and weights are made,
+damaged (see `mutate`) and opened in this process, with at most 1 GiB more of address space than before and ten seconds
+of a core for each.
 """
 
 import argparse
@@ -33,10 +33,13 @@ from bench.faults.mutate import mutated
 from bench.harness import header
 from nca_fast import NCA, Rule
 from nca_fast.canvas.canvas import Canvas
+from nca_fast.canvas.events import Events, weights_sum
 from nca_fast.canvas.plan import Plan
+from nca_fast.canvas.replay import read_replay
 from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.commands import faults
+from nca_fast.commands.replayed import replayed_models
 from nca_fast.features import vgg
 from nca_fast.losses.aesthetic import AestheticHead
 from nca_fast.media.datasets import load_pictures
@@ -54,6 +57,8 @@ LONGEST = 1500  # letters of a sentence
 ROOM = 2**30  # bytes of address space
 SECONDS = 10
 SCENE = {"seed": 3, "backend": "reference"}
+REPLAY = {"nca_fast": 1, "models": ["model"], "height": 12, "width": 8, "seed": "3", "padding": "circular", "steps": 4}
+REPLAY |= {"layout": 0, "strokes": [["erase", 1, 3, 4, 3, 6, 2, 0.5, 0], ["turn", 2, 30, "polar", 1.5]]}
 SHORT = {"iterations": 2, "pool_size": 2, "steps_min": 1, "steps_max": 2, "backend": "reference", "threads": 1}
 
 
@@ -104,6 +109,17 @@ def specimens(folder: Path) -> dict[str, Specimen]:
         with Canvas(Scene(nca, 12, 8, 4, **SCENE), **options) as canvas:
             canvas.go(2)
             raise KeyboardInterrupt
+    replay = folder / "replay" / "replay.json"
+    replay.parent.mkdir()
+    replay.write_text(json.dumps(REPLAY | {"weights": [weights_sum(nca)]}))
+
+    def done_again():
+        kept = read_replay(replay)
+        replayed_models(kept, [model])
+        events = Events(kept, [nca], 12, 8)
+        with Canvas(Scene(events.ncas[0], 12, 8, 4, events=events, **SCENE)) as canvas:
+            canvas.go()
+
     picture = torch.rand(3, 16, 16)
     texture = TextureConfig(image_size=16, picture_steps=1, video_steps=0, features="patches", loss="ot", **SHORT)
     style = StyleConfig(content_size=16, style_size=16, picture_size=16, picture_steps=1, video_steps=0, **SHORT)
@@ -128,6 +144,7 @@ def specimens(folder: Path) -> dict[str, Specimen]:
         "state": Specimen(state, "safetensors", from_state),
         "journal": Specimen(wall.with_name("wall.png.journal"), "json", resumed),
         "band": Specimen(wall.with_name("wall.png.state"), "bytes", resumed),
+        "replay": Specimen(replay, "json", done_again),
         "training": Specimen(folder / "texture" / "training.safetensors", "safetensors", texture_goes_on),
         "pictures": Specimen(folder / "style" / "pictures.safetensors", "safetensors", style_goes_on),
         "log": Specimen(log, "lines", texture_goes_on),

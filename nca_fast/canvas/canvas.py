@@ -82,10 +82,11 @@ class Canvas:
             raise ValueError("a canvas that grows cannot be cut into bands: leave grow_every out.")
         grafts = [NCA.from_pretrained(model).to(scene.nca.device) for model in config.graft]
         grafts = [on_grid(graft, grid_of(scene.nca.rule)) for graft in grafts]
+        grafts = grafts if scene.events is None else scene.events.ncas[1:]
         maps = {name: getattr(config, name) for name in MAPS}
         maps = {name: None if picture is None else load_image(picture) for name, picture in maps.items()}
         maps = maps if scene.speed is None else maps | {"speed_map": scene.speed}
-        lives = maps | ({"map": painted_colony(scene)} if grafts and config.paint is not None else {})
+        lives = maps | ({"map": painted_colony(scene)} if config.graft and config.paint is not None else {})
         self._colonies = [Colony(scene, grafts, window=(s.height, s.width), **lives) for s in self.stages]
         self.start, self.paint = find_start(scene), find_paint(scene)
         self.first_step = self.start.state.step if self.start.state is not None else 0
@@ -213,6 +214,7 @@ class Canvas:
         same |= {name: getattr(scene, name) for name in ("height", "width", "steps", "seed", "backend", "precision")}
         same |= {"rules": [nca.rule.to_json() for nca in ncas]}
         same |= {"weights": [fingerprint(*nca.parameters()) for nca in ncas]}
+        same["replay"] = None if scene.events is None else scene.events.replay.mark()
         pictures = [*maps, scene.image]
         return same | {"pictures": [None if picture is None else fingerprint(picture) for picture in pictures]}
 

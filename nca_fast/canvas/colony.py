@@ -86,7 +86,8 @@ class Colony:
                     "canvases are cut into strips, which do not know where the edges of a torus are: alive_padding "
                     f"must be None, but got {nca.rule.alive_padding!r}. nca_fast.rollout runs such a rule."
                 )
-        if (map is not None) != bool(grafts):
+        self.events = scene.events
+        if self.events is None and (map is not None) != bool(grafts):
             raise ValueError(
                 f"a map must be given exactly when several automata share a canvas, but there "
                 f"{'is one map' if map is not None else 'is no map'} for {1 + len(grafts)}."
@@ -99,13 +100,19 @@ class Colony:
         self.turning, size = None, (scene.height, scene.width)
         if scene.config.turns:
             self.turning = Turning(scene.config, *size, window=window, angle_map=angle_map, scale_map=scale_map)
+        self.turns = self.turning is not None or (self.events is not None and self.events.turns)
+        if self.turns:
             for nca in self.ncas:
                 arguments.check_turns(nca.rule)
-        self._run, dt = [(nca.rule, nca.weights) for nca in self.ncas], scene.config.dt
+        dt = scene.config.dt
         if dt is None:
             dt = 1.0 if self.turning is None else self.turning.stable_dt
-        if dt != 1:
-            self._run = [slowed(*pair, dt) for pair in self._run]
+        self._run = self._slowed(dt)
+
+    def _slowed(self, dt):
+        """Lists rule and weights of all automata, that do so much of their step."""
+        run = [(nca.rule, nca.weights) for nca in self.ncas]
+        return run if dt == 1 else [slowed(*pair, dt) for pair in run]
 
     @property
     def channels(self) -> int:
@@ -118,10 +125,12 @@ class Colony:
         channels, several = rules[0].channels, len(rules) > 1
         size = 4 * channels * (3 if several else 2)
         size += several * (4 * len(rules) + 16)  # shares, and what `maps.add` computes of a channel
-        size += 16 if self.turning is not None else 0  # frames, and a copy of theirs
-        size += 32 if self.speed is not None else 0  # rates, and thresholds of 8 bytes on their way
+        size += 4 * self.events.count if self.events is not None and self.events.count > len(rules) else 0
+        size += 16 if self.turns else 0  # frames, and a copy of theirs
+        slows = self.speed is not None or (self.events is not None and self.events.slows)
+        size += 32 if slows else 0  # rates, and thresholds of 8 bytes on their way
         sample = torch.empty(1, channels, 1, 1, device=self.scene.nca.device)
-        uses = () if self.turning is None else ("frames",)
+        uses = ("frames",) if self.turns else ()
         served = [backends.choose(self.scene.backend, rule, sample, self.scene.precision, uses)[0] for rule in rules]
         size += max(backends.bytes_per_cell(name, rule) for name, rule in zip(served, rules, strict=True))
         work = sum(2 * rule.fire_rate * sum(o * i for o, i, _ in rule.layers) for rule in rules)
@@ -140,19 +149,36 @@ class Colony:
         Returns:
             The buffer that holds the result, and the other one.
         """
+        if self.events is None:
+            return self._advance(x, spare, row, first_step, steps)
         rows = (row + torch.arange(x.shape[2])) % self.height
-        speed = None if self.speed is None else moved(self.speed.rows(rows), x.device)
+        if first_step == 0:
+            self.events.touch(x[0], rows, 0)
+        for begin, end in self.events.stretches(first_step, first_step + steps):
+            x, spare = self._advance(x, spare, row, begin, end - begin)
+            self.events.touch(x[0], rows, end)
+        return x, spare
+
+    def _advance(self, x, spare, row, first_step, steps):
+        """Takes steps between which nothing is done; arguments and result as of `advance`."""
+        rows = (row + torch.arange(x.shape[2])) % self.height
+        speed = None if self.speed is None else self.speed.rows(rows)
+        turning, run = self.turning, self._run
+        if self.events is not None:
+            speed, turning = self.events.speeds(rows, first_step), self.events.turning(first_step)
+            run = run if turning is None else self._slowed(turning.stable_dt)
+        speed = None if speed is None else moved(speed, x.device)
         where = {"origin": (row % self.height, 0), "canvas_height": self.height}
         how = {name: getattr(self.scene, name) for name in ("seed", "backend", "precision")} | where
-        if self.turning is not None:
-            how["frame"] = moved(self.turning.rows(row, x.shape[2]), x.device)
+        if turning is not None:
+            how["frame"] = moved(turning.rows(row, x.shape[2]), x.device)
 
         def take(number, x, spare, step, steps):
-            rule, weights = self._run[number]
+            rule, weights = run[number]
             rate = None if speed is None else speed * rule.fire_rate
             return ops.advance(x, spare, weights, rule, steps, first_step=step, fire_rate=rate, **how)
 
-        present = self._present(rows, x.device)
+        present = self._present(rows, x.device, first_step)
         if len(present) == 1:
             return take(present[0][0], x, spare, first_step, steps)
         total = torch.empty_like(x)
@@ -164,13 +190,15 @@ class Colony:
             x, total = total, x
         return x, spare
 
-    def _present(self, rows, device):
-        """Finds (number of an automaton, its share of every cell) for those that have any."""
-        if self.paint is not None:
+    def _present(self, rows, device, step):
+        """Finds (number of an automaton, its share of every cell) for those that have any in a step."""
+        if len(self.ncas) == 1:
+            return [(0, None)]
+        if self.events is not None:
+            parts = self.events.shares(rows, step)
+        elif self.paint is not None:
             top, left = (self.scene.height - self.height) // 2, (self.scene.width - self.width) // 2
             parts = self.paint.rows(top + rows, left, self.width)
-        elif self.map is not None:
-            parts = shares(self.map.rows(rows), len(self.ncas))
         else:
-            return [(0, None)]
+            parts = shares(self.map.rows(rows), len(self.ncas))
         return [(number, moved(part, device)) for number, part in enumerate(parts) if (part > 0).any()]

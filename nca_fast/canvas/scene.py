@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from nca_fast.canvas.events import Events
 from nca_fast.canvas.paint import Paint
 from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.nca import NCA
@@ -32,6 +33,7 @@ class Scene:
         image: For automata that start from a picture: [3, height, width] in [0, 1].
         paint: Which texture grows where, of an automaton that knows several. None: what the config says.
         speed: In place of `config.speed_map`, [3, h, w] in [0, 1]. None: what that says.
+        events: A run of the page that is done again, whose first automaton is `nca`. None: nothing is done on the way.
         name: How `config.legend` calls the automaton, where further ones are grafted.
         config: Memory, start, maps, growth.
 
@@ -49,6 +51,7 @@ class Scene:
     image: Tensor | None = None
     paint: Paint | None = None
     speed: Tensor | None = None
+    events: Events | None = None
     name: str = "model"
     config: CanvasConfig = field(default_factory=CanvasConfig)
 

@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar
 import tyro
 
 from nca_fast import zoo
-from nca_fast.commands.draw import Render
 from nca_fast.commands.profile import Profile
+from nca_fast.commands.render import Render
 from nca_fast.commands.train import TRAIN
 from nca_fast.compute import ComputeConfig
 from nca_fast.systems.texture_settings import TextureConfig, TextureSources
@@ -44,7 +44,7 @@ class Demo:
         self._training().run(command)
         wide = self.out / "wide.png"
         print(f"\n2. drawing it: nca-fast render {self.out} --height 512 --width 1024 --out {wide}", flush=True)
-        Render(self.out, wide, height=512, width=1024, compute=self.compute).run(command)
+        Render(model=self.out, out=wide, height=512, width=1024, compute=self.compute).run(command)
         for backward in (False, True):
             work = Profile(size=96, steps=16, backward=backward, against="eager", repeats=3, compute=self.compute)
             flags = " --backward" * backward

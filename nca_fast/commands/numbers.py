@@ -15,6 +15,14 @@ def numbers() -> ConstructorRegistry:
     return registry
 
 
+def check_positive(command: Any, *names: str) -> None:
+    """Raises ValueError for a field of a command that is below 1; None is not."""
+    for name in names:
+        value = getattr(command, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, but got {value}.")
+
+
 def _rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     kinds = get_args(info.type) if get_origin(info.type) in (Union, UnionType) else (info.type,)
     kind, *others = [kind for kind in kinds if kind is not NoneType] or [None]

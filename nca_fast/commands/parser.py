@@ -22,8 +22,8 @@ import tyro
 
 import nca_fast
 from nca_fast.commands import help, streams
+from nca_fast.commands.apply import Apply
 from nca_fast.commands.demo import Demo
-from nca_fast.commands.draw import Apply, Render
 from nca_fast.commands.export import Export
 from nca_fast.commands.fill import Fill
 from nca_fast.commands.machine import Check, Info
@@ -31,6 +31,7 @@ from nca_fast.commands.numbers import numbers
 from nca_fast.commands.options import options
 from nca_fast.commands.profile import Profile
 from nca_fast.commands.push import Push
+from nca_fast.commands.render import Render
 from nca_fast.commands.score import ScoreCommand
 from nca_fast.commands.sheet import Sheet
 from nca_fast.commands.train import TRAIN, Train

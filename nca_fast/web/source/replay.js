@@ -1,11 +1,13 @@
 // What was done on a canvas, as text: enough to do it again, to the bit where the GPU is the same.
 
+import { checksum } from "./checksum.js";
 import { ALIGNMENTS, SCALES } from "./turning.js";
 
 /**
  * @typedef {object} Replay  README: docs/page.md
  * @property {1} nca_fast  Version of this format.
  * @property {string[]} models  Names of those on the canvas.
+ * @property {string[]} weights  Checksums of theirs.
  * @property {number} height
  * @property {number} width
  * @property {string} seed  Decimal digits, because it has 64 bits.
@@ -22,6 +24,7 @@ export function replayOf(scene) {
   return {
     nca_fast: 1,
     models: scene.family.models.map((model) => model.name),
+    weights: scene.family.models.map((model) => checksum(model.network)),
     height: settings.height,
     width: settings.width,
     seed: String(settings.seed),
@@ -59,7 +62,7 @@ export function readReplay(text) {
   }
   if (!/^\d{1,20}$/.test(page.seed) || BigInt(page.seed) >= 2n ** 64n) throw wrong("have a seed below 2 to the 64");
   if (!["circular", "zero", "reflect", "replicate"].includes(page.padding)) throw wrong("name a padding");
-  if (!Array.isArray(page.models) || !Array.isArray(page.strokes)) throw wrong("have models and strokes");
+  if (![page.models, page.weights, page.strokes].every(Array.isArray)) throw wrong("have models, their weights and strokes");
   if (page.layout !== "mosaic" && !whole(page.layout, 0, 1000)) throw wrong("have a layout");
   let last = 0;
   const events = page.strokes.map((stroke) => {

@@ -1,4 +1,4 @@
-"""Commands that draw what an automaton has learned."""
+"""The command that lets an automaton grow on a canvas of any size."""
 
 import re
 import shlex
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
-from nca_fast.canvas.settings import CanvasConfig, MemoryOption
+from nca_fast.canvas.replay import Replay, read_replay
+from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.choices import GridName
 from nca_fast.commands import streams
-from nca_fast.commands.models import model_shares
+from nca_fast.commands.numbers import check_positive
+from nca_fast.commands.replayed import check_config, replayed_models
 from nca_fast.compute import ComputeConfig
 from nca_fast.media.endings import FILMS, PICTURES
-from nca_fast.media.sources import check_picture_source
 from nca_fast.pretrained import check_model, model_file
 
 Positional = tyro.conf.Positional
@@ -24,95 +25,6 @@ SQUARE = ("map", "speed_map", "paint", "angle", "align", "angle_map", "scale", "
 
 if TYPE_CHECKING:
     from nca_fast.nca import NCA
-
-
-@dataclass(frozen=True)
-class Apply:
-    """Let a trained automaton redraw a picture, or all pictures of a folder, at any size.
-
-    For example, after `nca-fast style skimage:immunohistochemistry --content photos --out runs/tissue`:
-        nca-fast apply runs/tissue photo.jpg --out photo-tissue.png
-        nca-fast apply runs/tissue photo.jpg --max-size 480 --steps 96 --out photo-tissue.mp4
-        nca-fast apply runs/tissue photos --out photos-tissue
-
-    Half as strong; in the colours of the photograph; a third tissue and two thirds of another style:
-        nca-fast apply runs/tissue photo.jpg --strength 0.5 --out photo-tissue.png
-        nca-fast apply runs/tissue photo.jpg --preserve-color --out photo-tissue.png
-        nca-fast apply runs/tissue:1,runs/brush:2 photo.jpg --out photo-both.png
-    """
-
-    model: Annotated[Positional[str], tyro.conf.arg(metavar="MODEL[:SHARE,MODEL:SHARE ...]")]
-    """model.safetensors of a training, or its folder. Several that were trained with one preset, each with a share,
-    redraw together: every step changes the colours by the weighted mean of what each would do. Only the ratios of the
-    shares count."""
-    image: Annotated[Positional[str], tyro.conf.arg(metavar="IMAGE_OR_FOLDER")]
-    """Picture to redraw, skimage:NAME, or a folder of pictures."""
-    out: Annotated[Path, tyro.conf.arg(metavar="FILE_OR_FOLDER")]
-    """Picture (.png .tif .dzi .jpg .webp) or film of the process (.mp4 .gif); for a folder, the folder for its pictures
-    (.png).
-    Existing files are replaced."""
-    steps: int | None = None
-    """Updates of every cell. None: as many as the training took for its own pictures (picture_steps). Several times as
-    many may end in wild colors."""
-    strength: float = 1.0
-    """How much of the redrawn picture shows, as with the opacity of a layer: 0 is the picture as it was, 1 what the
-    automaton made of it, and every pixel goes straight from the one to the other."""
-    preserve_color: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Take brightness from the redrawn picture, and hue and saturation from the picture as it was."""
-    max_size: int | None = None
-    """Longer side in pixels, to which larger pictures are shrunk. None: as large as they are."""
-    steps_per_frame: int = 1
-    """Film: steps between two frames."""
-    fps: int = 30
-    """Film: frames per second."""
-    seed: int = 0
-    """Fixes all randomness: the same seed draws the same cells."""
-    memory: MemoryOption = None
-    """Memory that the canvas may take, such as 2GiB; what needs more is computed strip by strip. None: what is free."""
-    compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
-
-    main: ClassVar[tuple[str, ...]] = ("out", "strength", "preserve_color", "steps", "max_size", "seed")
-
-    def check(self) -> None:
-        """Raises ValueError for what cannot be done."""
-        _check_positive(self, "steps", "max_size", "steps_per_frame", "fps")
-        CanvasConfig(memory=self.memory).check()
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, but got {self.seed}.")
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength must be from 0 to 1, but got {self.strength}.")
-        suffix = self.out.suffix.lower()
-        if not Path(self.image).is_dir() and suffix not in (*PICTURES, *FILMS):
-            raise ValueError(f"out must end in one of {', '.join((*PICTURES, *FILMS))}, but got {str(self.out)!r}.")
-        if suffix not in FILMS and (self.steps_per_frame, self.fps) != (type(self).steps_per_frame, type(self).fps):
-            raise ValueError(f"steps_per_frame and fps must go with a film (.mp4, .gif), but out is {str(self.out)!r}.")
-        check_picture_source(self.image, folders=True)
-        for model in model_shares(self.model):
-            check_model(model)
-
-    def run(self, command: str) -> None:
-        """Redraws, and says what was written and what could not be read."""
-        from nca_fast.commands.models import open_model
-        from nca_fast.commands.report import finish
-        from nca_fast.nca import NCA
-        from nca_fast.rendering.apply import apply, steps_of
-        from nca_fast.rendering.blend import blended
-
-        shares = model_shares(self.model)
-        first, *others = map(Path, shares)
-        nca = open_model(NCA, first, self.compute, *others)
-        nca = blended([nca, *(NCA.from_pretrained(other).to(nca.device) for other in others)], list(shares.values()))
-        steps = max(map(steps_of, shares)) if self.steps is None else self.steps
-        shown = ("strength", "preserve_color", "max_size", "seed", "steps_per_frame", "fps", "memory")
-        how = self.compute.how | {name: getattr(self, name) for name in shown}
-        written, unread = apply(nca, self.image, self.out, steps, progress=streams.shows_progress(), **how)
-        again = f"nca-fast apply {shlex.quote(self.model)} {shlex.quote(self.image)}"
-        then = [f"{again} --strength 0.5 --out weaker.png", f"{again} --steps {2 * steps} --out longer.mp4"]
-        finish(written, then=[] if Path(self.image).is_dir() else then)
-        if unread:
-            raise ValueError(
-                f"{len(unread)} of {len(unread) + len(written)} pictures were passed over. {' '.join(unread)}"
-            )
 
 
 @dataclass(frozen=True)
@@ -149,13 +61,23 @@ class Render:
     Gravel where a mask is white, with a soft border where it is grey; or by the names of colours:
         nca-fast render runs/brick --graft runs/gravel --map mask.png --height 512 --width 512 --steps 99 --out path.png
         nca-fast render runs/brick --graft runs/gravel --paint map.png --legend red=brick,blue=gravel --height 512 ...
+
+    What was done on a page (nca-fast web), from its saved replay: once more, on a larger canvas, as a film:
+        nca-fast render --replay bricks-replay.json --out page.png
+        nca-fast render runs/brick --replay brick-replay.json --height 16384 --width 16384 --memory 4GiB --out wall.dzi
+        nca-fast render --replay bricks-replay.json --out page.mp4
     """
 
-    model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")]
-    """model.safetensors of a training, or its folder."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """Picture of the last step (.png, .tif, .dzi, a pyramid that browsers open, of any size; .jpg, .webp, held in
     memory), or film (.mp4 .gif). An existing file is replaced."""
+    model: Annotated[Positional[Path | None], tyro.conf.arg(metavar="MODEL")] = None
+    """model.safetensors of a training, or its folder. It may be left out with --replay, where it is one of the zoo."""
+    replay: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Replay (.json) that a page has saved: the same strokes before the same steps, with the same fire masks. It says
+    models, canvas, seed and steps; more --steps go on. On a canvas of another --height and --width places, radii and
+    soft borders of the strokes grow with it, while what grows there keeps its size. Models that are not in the zoo are
+    given as MODEL and with --graft, in any order; a picture that is redrawn with --start."""
     steps: int | None = None
     """Updates of every cell. A texture is there after about 100. None: as many as the training took for its picture."""
     size: Annotated[str | None, tyro.conf.arg(metavar="SIDE|HEIGHTxWIDTH|tile")] = None
@@ -194,7 +116,7 @@ class Render:
 
     def check(self) -> None:
         """Raises ValueError for what cannot be rendered."""
-        _check_positive(self, "height", "width", "steps", "steps_per_frame", "fps", "zoom")
+        check_positive(self, "height", "width", "steps", "steps_per_frame", "fps", "zoom")
         if self.size is not None:
             if self.height is not None or self.width is not None:
                 raise ValueError(f"height and width must be left out where size says them, which is {self.size!r}.")
@@ -211,12 +133,21 @@ class Render:
             raise ValueError(f"texture_to must go with a film (.mp4, .gif), but out is {str(self.out)!r}.")
         if self.save_state is not None and self.save_state.suffix.lower() != ".safetensors":
             raise ValueError(f"save_state must end in .safetensors, but got {str(self.save_state)!r}.")
-        for model in (self.model, *self.config.graft):
+        if self.model is None and self.replay is None:
+            raise ValueError("model must be given, unless there is a replay: nca-fast render MODEL --out FILE.")
+        for model in self._given:
             check_model(model)
+        if self.replay is not None:
+            check_config(self.config)
+            given = [name for name in ("grid", "seed") if getattr(self, name) != getattr(type(self), name)]
+            if given:
+                raise ValueError(f"{' and '.join(given)} must be left out with a replay, which has its own.")
+            read_replay(self.replay)
 
     def run(self, command: str) -> None:
         """Renders, and says what was written."""
         from nca_fast import processes
+        from nca_fast.canvas.events import Events
         from nca_fast.canvas.exchange import band_path
         from nca_fast.canvas.scene import Scene
         from nca_fast.canvas.start import find_paint
@@ -231,13 +162,21 @@ class Render:
 
         if self.out.suffix.lower() in FILMS and processes.count() > 1:
             raise ValueError(f"a film must be made by one process, but torchrun started {processes.count()}.")
-        nca, how = open_model(NCA, self.model, self.compute, *self.config.graft), self.compute.how
+        replay = None if self.replay is None else read_replay(self.replay)
+        first, *others = self._given if replay is None else replayed_models(replay, self._given)
+        nca, how = open_model(NCA, first, self.compute, *others), self.compute.how
         if nca.start == "image" and self.config.start is None:
-            again = f"nca-fast apply {shlex.quote(str(self.model))} PICTURE --out {shlex.quote(str(self.out))}"
-            raise ValueError(f"{self.model} must get a picture, which it redraws: {again} (or --start PICTURE).")
+            again = f"nca-fast apply {shlex.quote(str(first))} PICTURE --out {shlex.quote(str(self.out))}"
+            again = "" if replay else f"{again}, or "
+            raise ValueError(f"{first} must get a picture, which it redraws: {again}--start PICTURE.")
         nca = self._moved(nca)
-        height, width, steps, zoom = self._size(draws_hexagons(nca))
-        same = {"seed": self.seed, "config": self.config, "name": model_name(self.model)}
+        height, width, steps, zoom = self._size(first, replay, draws_hexagons(nca))
+        same = {"seed": self.seed, "config": self.config, "name": model_name(first)}
+        if replay is not None:
+            ncas = [nca, *(NCA.from_pretrained(other).to(nca.device) for other in others)]
+            events = Events(replay, ncas, height, width)
+            nca, config = events.ncas[0], replace(self.config, graft=())
+            same |= {"seed": replay.seed, "config": config, "events": events}
         scene = Scene(nca, height, width, steps, **same, **how)
         for file in (self.out, self.save_state):
             if file is not None:
@@ -255,8 +194,17 @@ class Render:
                 command, kept = command.replace("nca-fast", torchrun, 1), band_path(self.out)
             with resume_rendering(command, kept):
                 files = picture(scene, self.out, resume=self.resume, shared=True, **same)
-        again = f"nca-fast render {shlex.quote(str(self.model))} --seed {self.seed + 1}"
-        finish(files, then=[f"{again} --height {height} --width {2 * width} --out wide.png", f"{again} --out film.mp4"])
+        again, larger = f"nca-fast render {shlex.quote(str(first))} --seed {self.seed + 1}", f"--height {height}"
+        if replay is not None:
+            words = [str(word) for word in ([self.model] if self.model else []) + ["--replay", self.replay]]
+            again = f"nca-fast render {shlex.join(words)}" + "".join(f" --graft {g}" for g in self.config.graft)
+            larger = f"--height {2 * height}"
+        finish(files, then=[f"{again} {larger} --width {2 * width} --out large.png", f"{again} --out film.mp4"])
+
+    @property
+    def _given(self) -> list[Path]:
+        """Models that the command line names."""
+        return [*([] if self.model is None else [self.model]), *self.config.graft]
 
     def _moved(self, nca: "NCA") -> "NCA":
         """Puts the automaton onto the grid that was asked for."""
@@ -270,29 +218,25 @@ class Render:
             raise ValueError(f"{', '.join(given)} must be left out on hexagons, which are not turned or painted yet.")
         return nca
 
-    def _size(self, hexagons: bool) -> tuple[int, int, int, int]:
-        """Height, width, steps and zoom: what was asked for, or else what suits the model."""
+    def _size(self, model: Path, replay: Replay | None, hexagons: bool) -> tuple[int, int, int, int]:
+        """Height, width, steps and zoom: what was asked for, or else those of a replay, or what suits the model."""
         from nca_fast import checkpoint
         from nca_fast.canvas.start import file_size
         from nca_fast.rendering.size import sensible_size
 
-        suits = sensible_size(checkpoint.load_metadata(model_file(self.model)).get("provenance", {}))
+        suits = sensible_size(checkpoint.load_metadata(model_file(model)).get("provenance", {}))
         height, width, zoom = self.height, self.width, suits.zoom
         if self.size == "tile":
             height, width = TILE, TILE // 2 if hexagons else TILE
         elif self.size is not None:
             first, _, second = self.size.partition("x")
             height, width = int(first), int(second or first)
+        if replay is not None:
+            height, width = height or width or replay.height, width or height or replay.width
+            return height, width, self.steps or max(replay.steps, 1), self.zoom or zoom
         if self.config.start_file is not None and None in (height, width):
             of_file = file_size(self.config.start_file)
             height, width, zoom = height or of_file[0], width or of_file[1], 1
         elif (height, width) != (None, None):
             height, width, zoom = height or width, width or height, 1
         return height or suits.side, width or suits.side, self.steps or suits.steps, self.zoom or zoom
-
-
-def _check_positive(command: Apply | Render, *names: str) -> None:
-    for name in names:
-        value = getattr(command, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, but got {value}.")

@@ -1,0 +1,162 @@
+"""What strokes of the page do to rows of a canvas: its states, the shares of its textures and its fire rates.
+
+A stroke changes what it touches by a weight w from 0 to 1, which falls from 1 to 0 over its soft border, as the shader
+of the page does (web/source/brush.js); each row has the same bits whatever rows are computed with it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nca_fast.canvas.replay import Replay, Stroke
+from nca_fast.normals import normal
+
+BLOCK = 2**18  # cells that are touched at once
+_NOISE = 0.5  # of noise that a brush leaves, the standard deviation
+_MOSAIC = 6  # half of a border between textures of a mosaic, in cells
+# The R2 sequence, whose points lie evenly (Roberts, 2018).
+_FIRST, _STEP = (0.31, 0.23), (0.5698402909980532, 0.7548776662466927)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The canvas on which strokes are: its size, whether it is a torus, and the seed of its noise."""
+
+    height: int
+    width: int
+    torus: bool
+    seed: int
+
+
+def touched(stroke: Stroke, rows: Tensor, place: Place) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Finds the cells that a stroke changes, some rows at a time.
+
+    Args:
+        stroke: Any but "plant".
+        rows: Numbers of rows of the canvas, int64 [R].
+        place: The canvas.
+
+    Yields:
+        Which of the rows, int64 [r, 1], and which columns, int64 [c]; and the weights, float32 [r, c].
+    """
+    (top, left), (bottom, right) = stroke.start, stroke.end
+    down = _seen(rows, (top + bottom) / 2, place.height, place.torus)
+    across = _seen(torch.arange(place.width), (left + right) / 2, place.width, place.torus)
+    here = _within(down, top, bottom, stroke.radius)
+    columns = _within(across, left, right, stroke.radius)
+    if not len(here) or not len(columns):
+        return
+    along, beside = bottom - top, right - left
+    length = max(along * along + beside * beside, 1e-12)
+    x = across[columns]
+    for part in here.split(max(1, BLOCK // len(columns))):
+        y = down[part][:, None]
+        t = (((y - top) * along + (x - left) * beside) / length).clamp(0, 1)
+        far = ((y - top - t * along).square() + (x - left - t * beside).square()).sqrt()
+        if stroke.soft > 0:
+            weights = ((stroke.radius - far) / (stroke.soft * stroke.radius)).clamp(0, 1)
+        else:
+            weights = (far < stroke.radius).double()
+        yield part[:, None], columns, weights.float()
+
+
+def touch(x: Tensor, stroke: Stroke, rows: Tensor, place: Place, frozen: int, alive: int | None) -> None:
+    """Changes a state as "erase", "noise" or "plant" do.
+
+    Args:
+        x: Rows of it, on any device; overwritten. [C, R, width]
+        stroke: One of these.
+        rows: Their numbers on the canvas, int64 [R].
+        place: The canvas.
+        frozen: Channels that erasing and noise leave alone.
+        alive: First of the channels that are 1 in a cell that is planted.
+    """
+    if stroke.tool == "plant":
+        row, column = int(stroke.end[0] // 1) % place.height, int(stroke.end[1] // 1) % place.width
+        x[alive or 0 :, rows.to(x.device) == row, column] = 1
+        return
+    for here, columns, weights in touched(stroke, rows, place):
+        weights = weights.to(x.device)
+        at = (slice(frozen, None), here.to(x.device), columns.to(x.device))
+        old = x[at]
+        if stroke.tool == "erase":
+            x[at] = old * (1 - weights)
+        else:
+            noise = torch.stack([_noise(stroke.step, len(x), int(row), place, frozen) for row in rows[here[:, 0]]], 1)
+            x[at] = old * (1 - weights) + _NOISE * noise[:, :, columns].to(x.device) * weights
+
+
+def _noise(step, channels, row, place, frozen):
+    """Draws a row of normal numbers, those of the noise of a state. [C - frozen, width]"""
+    return normal(place.seed, step, 1, channels, 1, place.width, frozen=frozen, origin=(row, 0))[0, :, 0]
+
+
+def painted(shares: Tensor, stroke: Stroke, rows: Tensor, place: Place) -> None:
+    """Gives a texture at least the weight as its share, so that a soft border stays soft where a stroke goes over it
+    again; the others share what is left as they did. shares: [n, R, width], overwritten"""
+    for here, columns, weights in touched(stroke, rows, place):
+        old = shares[:, here, columns]
+        own = old[int(stroke.value)]
+        mine = torch.where(weights > 0, torch.maximum(own, weights), own)
+        left = torch.where(own < 1, (1 - mine) / (1 - own), 1.0)
+        new = torch.where(weights > 0, old * left, old)
+        new[int(stroke.value)] = mine
+        shares[:, here, columns] = new
+
+
+def slowed_down(rates: Tensor, stroke: Stroke, rows: Tensor, place: Place) -> None:
+    """Brings the factors on the fire rate to that of a stroke. rates: [R, width], overwritten"""
+    for here, columns, weights in touched(stroke, rows, place):
+        rates[here, columns] = rates[here, columns] * (1 - weights) + torch.tensor(stroke.value) * weights
+
+
+def first_shares(replay: Replay, count: int, rows: Tensor, enlarged: float = 1.0) -> Tensor:
+    """Computes the share of each texture before anything is painted.
+
+    Args:
+        replay: For its layout and the size of the canvas. "mosaic": patches around points of the R2 sequence on the
+            torus, two for each texture, with soft borders.
+        count: Textures.
+        rows: Numbers of rows, int64 [R].
+        enlarged: How many times as long as they were the sides of the canvas are: so many times as wide are borders.
+
+    Returns:
+        float32 [count, R, width]
+    """
+    height, width = replay.height, replay.width
+    shares = torch.zeros(count, len(rows), width)
+    if replay.layout != "mosaic":
+        shares[replay.layout] = 1
+        return shares
+    across = torch.arange(width).double() + 0.5
+    for begin in range(0, len(rows), max(1, BLOCK // width)):
+        down = rows[begin : begin + max(1, BLOCK // width)].double()[:, None] + 0.5
+        best, following = (torch.full((len(down), width), float("inf"), dtype=torch.float64) for _ in range(2))
+        mine, other = (torch.zeros(len(down), width, dtype=torch.int64) for _ in range(2))
+        for number in range(2 * count):
+            y, x = ((first + number * step) % 1 for first, step in zip(_FIRST, _STEP, strict=True))
+            dy, dx = (down - y * height).abs(), (across - x * width).abs()
+            far = (torch.minimum(dy, height - dy).square() + torch.minimum(dx, width - dx).square()).sqrt()
+            nearest, second = far < best, (far >= best) & (far < following)
+            following = torch.where(nearest, best, torch.where(second, far, following))
+            other = torch.where(nearest, mine, torch.where(second, number % count, other))
+            best, mine = torch.where(nearest, far, best), torch.where(nearest, number % count, mine)
+        share = (0.5 + (following - best) / (4 * _MOSAIC * enlarged)).clamp(max=1)
+        part = shares[:, begin : begin + len(down)]
+        part.scatter_add_(0, mine[None], share.float()[None])
+        part.scatter_add_(0, other[None], (1 - share).float()[None])
+    return shares
+
+
+def _seen(cells, middle, length, torus):
+    """Places of the middles of cells, on a torus of their copies that are nearest to `middle`. float64"""
+    places = cells.double() + 0.5
+    return places + length * torch.round((middle - places) / length) if torus else places
+
+
+def _within(places, start, end, radius):
+    """Numbers of places that a stroke from start to end can reach."""
+    low, high = min(start, end) - radius, max(start, end) + radius
+    return ((places >= low) & (places <= high)).nonzero().flatten()
