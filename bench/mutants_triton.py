@@ -4,6 +4,7 @@ python -m bench.mutants_triton            of the single pass; writes bench/resul
 python -m bench.mutants_triton memory     of the kernels that keep perception in memory; mutants_triton_memory.json
 python -m bench.mutants_triton fields     of what else rules may ask for; mutants_triton_fields.json
 python -m bench.mutants_triton guards     what no result shows; mutants_triton_guards.json; some minutes
+python -m bench.mutants_triton launches   of repeated launches and scales; mutants_triton_launches.json; some minutes
 With --missed only those that the result file has not as caught. The others take an hour or more.
 
 The kernels run in Triton's interpreter: what only the compiled kernels do (inline PTX) is out of its sight.
@@ -219,10 +220,53 @@ GUARD_MUTANTS = [
     (STEPS, "return grad if weights.scales is None else grad * weights.scales", "return grad"),
 ]
 
+LAUNCH, LAID_OUT, TOGETHER = "triton/launch.py", "triton/laid_out.py", "triton/together.py"
+IN_C, SCALE = "triton/together.cpp", "triton/gradient_scale.py"
+
+# In what repeats launches and keeps them across rollouts, and in the scales of gradients.
+LAUNCH_MUTANTS = [
+    (LAUNCH, "device, *of_arguments, *self", "device, *self"),
+    (LAUNCH, "*self.constants, *self.constants.values()", "*self.constants"),
+    (LAUNCH, "[None if of else a for", "[None for"),
+    (LAUNCH, "return address % _ALIGNMENT == 0\n", "return True\n"),
+    (LAUNCH, "if not reduce(or_, addresses) % _ALIGNMENT", "if not addresses[0] % _ALIGNMENT"),
+    (LAUNCH, "len(tensors), *map(ids.index, ids), *kinds", "len(tensors), *kinds"),
+    (LAUNCH, "(t.dtype, t.shape, self.kind", "(t.dtype, self.kind"),
+    (LAUNCH, "return self.what, tensors[0].device", "return tensors[0].device"),
+    (LAUNCH, "memory[n].untyped_storage().data_ptr() in changing", "n in changing"),
+    (LAUNCH, "if passed and passed[-1] >= len(one.arguments):", "if False:"),
+    (LAUNCH, "or not one.constants.keys() >= set(names)", ""),
+    (LAUNCH, "if len(_known) > _MOST", "if False"),
+    (LAID_OUT, "if n >= self.count:", "if n > self.count:"),
+    (LAID_OUT, "all(kind(t, t.data_ptr()) == wanted[3]", "all(True"),
+    (LAID_OUT, "return before[:6] == expected and", "return"),
+    (LAID_OUT, " and list(after) == values", ""),
+    (LAID_OUT, 'hook is not None and getattr(hook, "calls", True)', "False"),
+    (LAID_OUT, "(passed.index(at), n)", "(at, n)"),
+    (LAID_OUT, "while len(_kept) > _MOST", "while False"),
+    (LAID_OUT, "        if found is not None:\n            _kept.move_to_end(key)\n", ""),
+    (TOGETHER, " for v in arguments] + [0, 0]", " for v in arguments]"),
+    (TOGETHER, "(at, n - count)", "(at, n)"),
+    (TOGETHER, "v & (2**64 - 1)", "v & (2**32 - 1)"),
+    (TOGETHER, 'types[at][0] in "*iu"', 'types[at][0] in "*iuf"'),
+    (TOGETHER, "        if status:", "        if False:"),
+    (IN_C, "step->values + l.first + i", "step->values + i"),
+    (IN_C, "step->failed = n;", ""),
+    (IN_C, "return status;", "continue;"),
+    (SCALE, "tl.program_id(0).to(tl.int64) * blocks *", "tl.program_id(0).to(tl.int64) *"),
+    (SCALE, "range(blocks)", "range(1)"),
+    (SCALE, "bitcast=True) & 0x7FFFFFFF", "bitcast=True)"),
+    (SCALE, "(quad < quads)[:, None]", "(quad <= quads)[:, None]"),
+    (SCALE, "tl.where(number == number, power, number)", "power"),
+    (SCALE, "127 - 60), 127 + 60", "127 - 60), 127 + 80"),
+    (SCALE, "mask=i < count", "mask=i < 1"),
+    (HOST, "            choose_scale(grad)\n", ""),
+]
+
 
 if __name__ == "__main__":
     options = parser(__doc__)
-    options.add_argument("which", nargs="?", choices=("pass", "memory", "fields", "guards"), default="pass")
+    options.add_argument("which", nargs="?", choices=("pass", "memory", "fields", "guards", "launches"), default="pass")
     options = options.parse_args()
     if options.which == "memory":
         tests = ["tests/test_triton_memory.py", "-k", "not presets"]
@@ -233,4 +277,7 @@ if __name__ == "__main__":
     if options.which == "guards":
         tests = ["tests/test_triton_guards.py", "tests/test_triton_range.py"]
         hunt(GUARD_MUTANTS, tests, "mutants_triton_guards.json", options.missed)
+    if options.which == "launches":
+        tests = ["tests/test_triton_launch.py", "tests/test_triton_graphs.py", "-k", "launched or gradient"]
+        hunt(LAUNCH_MUTANTS, tests, "mutants_triton_launches.json", options.missed)
     hunt(MUTANTS, ["tests/test_triton.py", "-k", "not compiled"], "mutants_triton.json", options.missed)

@@ -75,7 +75,9 @@ class Step:
         keys = RowKeys(1, self.x, nca.rule.kernel_rule)
         keys.put(self.place)
         keys.make(1)
-        self.step, self.scale = StepOf(keys.table[0], self.fire, 0), self.weights.gradient_scale(self.grad)
+        self.step = StepOf(keys.table[0], self.fire, 0)
+        if self.weights.scaled:
+            self.weights.choose_scale(self.grad)
 
     def forward(self):
         """Launches the kernel of a step."""
@@ -83,7 +85,7 @@ class Step:
 
     def backward(self):
         """Launches the kernels of a step back."""
-        self.steps.backward_step(self.x, self.grad, self.out, self.buffer, self.weights, self.scale, self.step)
+        self.steps.backward_step(self.x, self.grad, self.out, self.buffer, self.weights, self.weights.scale, self.step)
 
     def results(self, direction):
         """What a step gives, forward or backward."""

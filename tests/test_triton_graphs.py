@@ -187,13 +187,33 @@ def test_runs_of_powers_of_two_make_up_all_numbers_of_steps(longest):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_gradient_scale_takes_the_largest_element_to_about_one(dtype):
-    from nca_fast.kernels.triton.weights import gradient_scale
+    from nca_fast.kernels.triton.gradient_scale import choose_scale
+    from nca_fast.kernels.triton.memory import Scratch
 
+    scale, scratch = torch.empty((), device=DEVICE), Scratch()
     for value in (1.0, 1.5, 0.99, 2.0, 65504.0, 1e-8, 1e-25, 3e38, 1e-40, 0.0, float("inf"), float("nan")):
-        grad = torch.tensor([0.0, -value, value / 2], device=DEVICE).to(dtype)
+        grad = torch.tensor([0.0, -value, value / 2, 0.0], device=DEVICE).to(dtype)
         largest = grad.abs().amax().float()
         want = torch.exp2(-torch.log2(largest).floor().clamp(-60, 60))
-        assert torch.equal(gradient_scale(grad).nan_to_num(7.0), want.nan_to_num(7.0)), value
+        choose_scale(grad, scale, scratch)
+        assert torch.equal(scale.nan_to_num(7.0), want.nan_to_num(7.0)), value
+
+
+def test_gradient_scale_looks_at_every_element(monkeypatch):
+    """Of a last block that is not full too; and not at what lies beyond."""
+    from nca_fast.kernels.triton import gradient_scale
+    from nca_fast.kernels.triton.memory import Scratch
+
+    monkeypatch.setattr(gradient_scale, "_PARTS", 4)
+    monkeypatch.setattr(gradient_scale, "_BLOCK", 16)
+    scale, scratch = torch.empty((), device=DEVICE), Scratch()
+    for count in (4, 64, 68, 200):
+        poisoned = torch.full((count + 64,), torch.inf, device=DEVICE)
+        for at in {0, 15, 16, count // 2, count - 1} & {*range(count)}:
+            grad = poisoned[:count].zero_()
+            grad[at] = -4
+            gradient_scale.choose_scale(grad, scale, scratch)
+            assert scale == 0.25, (count, at)
 
 
 def test_replays_of_any_number_of_steps_draw_new_masks(graphs):

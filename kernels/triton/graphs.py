@@ -149,10 +149,11 @@ class Frame:
         self.keys.move(-steps)
         self.keys.make(steps)
         a, b = self.grads
-        scale = self.weights.gradient_scale(a)
+        if self.weights.scaled:
+            self.weights.choose_scale(a)
         for n in reversed(range(steps)):
             following = self.states[n + 1] if n + 1 < steps else last
-            backward_step(self.states[n], a, b, self.buffer, self.weights, scale, self._step(n), following)
+            backward_step(self.states[n], a, b, self.buffer, self.weights, self.weights.scale, self._step(n), following)
             a, b = b, a
         if steps % 2:
             self.grads[0].copy_(self.grads[1])

@@ -47,23 +47,18 @@ class LaidOut:
         same = all(kind(t, t.data_ptr()) == wanted[3] for t, wanted in zip(tensors, self.scratch, strict=True))
         return tensors if same else None
 
-    def on(self, fixed: list) -> Callable[[list[int]], None] | None:
-        """Makes a function of a step's addresses that launches it on the current stream; None where Triton would not
-        tell its launcher what is told here.
+    def on(self, fixed: list) -> Callable[[list[int]], None]:
+        """Makes a function of a step's addresses that launches it on the current stream.
 
         Args:
             fixed: The tensors that do not change; they are kept with the function.
         """
-        first = self.launches[0]
-        told = asked(first.compiled.kernel, first.grid, [*first.arguments, *first.compiled.constants])
-        if told is None:
-            return None
-        (stream, profiled), addresses = told, [t.data_ptr() for t in fixed]
+        stream, addresses, profiled = stream_now(), [t.data_ptr() for t in fixed], are_launches_told()
         if not profiled and self.in_c is not None and together.available():
             return together.Together(self.in_c, stream, addresses, fixed)
         runs = []
         for (kernel, constants, _), grid, arguments, changes in self.launches:
-            if profiled:  # somebody wants to be told of each launch
+            if profiled:
                 run = partial(kernel[grid], stream=stream)
             else:
                 run = partial(kernel.run, *grid, stream, kernel.function, kernel.packed_metadata, None, None, None)
@@ -90,9 +85,10 @@ class LaidOut:
 def find(key: Hashable) -> LaidOut | None:
     """Returns what is kept for a kind of steps."""
     with _lock:
-        if key in _kept:
+        found = _kept.get(key)
+        if found is not None:
             _kept.move_to_end(key)
-        return _kept.get(key)
+        return found
 
 
 def keep(key: Hashable, laid_out: LaidOut) -> None:
@@ -136,17 +132,28 @@ class _Asked:
         self.told = told
 
 
-def asked(compiled, grid: tuple[int, int, int], values: list) -> tuple[int, bool] | None:
-    """Finds out what Triton would say: (the stream, whether somebody wants to be told of launches). None where it
-    would not tell its launcher what this module does."""
-    active = triton.runtime.driver.active
-    of, stream = _Asked(compiled), active.get_current_stream(active.get_current_device())
+def can_be_repeated(compiled, grid: tuple[int, int, int], values: list) -> bool:
+    """Finds out whether Triton would tell its launcher what this module does."""
+    of, stream = _Asked(compiled), stream_now()
     try:
         type(compiled).__getitem__(of, grid)(*values, stream=stream)
     except (AttributeError, TypeError):
-        return None
+        return False
     before, after = of.told[: -len(values)], of.told[-len(values) :]
     expected = (*grid, stream, compiled.function, compiled.packed_metadata)
-    if before[:6] != expected or len(before) != 9 or list(after) != values:
-        return None
-    return stream, any(hook is not None and getattr(hook, "calls", True) for hook in before[7:])
+    return before[:6] == expected and before[7:] == _hooks() and list(after) == values
+
+
+def stream_now() -> int:
+    """Returns the current stream."""
+    active = triton.runtime.driver.active
+    return active.get_current_stream(active.get_current_device())
+
+
+def are_launches_told() -> bool:
+    """Says whether somebody, a profiler, wants to be told of each launch."""
+    return any(hook is not None and getattr(hook, "calls", True) for hook in _hooks())
+
+
+def _hooks():
+    return triton.knobs.runtime.launch_enter_hook, triton.knobs.runtime.launch_exit_hook

@@ -15,6 +15,8 @@ or with a Triton that is not as it was, every step goes through the front end.
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from functools import reduce
+from operator import or_
 from typing import NamedTuple
 
 import torch
@@ -45,6 +47,11 @@ class _Launch(NamedTuple):
         of_arguments = [kinds[id(a)] if isinstance(a, Tensor) else a for a in self.arguments]
         # The kernel itself would be compared by its text; it lives as long as what was compiled of it.
         return id(self.kernel), device, *of_arguments, *self.constants, *self.constants.values()
+
+    @property
+    def whole_grid(self):
+        """Its grid, three numbers."""
+        return (*self.grid, 1, 1)[:3]
 
     def run(self):
         """Launches it through Triton's front end; returns what was compiled."""
@@ -83,13 +90,12 @@ def launch_alone(kernel, grid: tuple[int, ...], *arguments, **constants) -> None
     if found is None:
         _remembered(key, one, one.run())
         return
-    values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments] + [*found.constants]
-    compiled, grid = found.kernel, (*grid, 1, 1)[:3]
-    told = laid_out.asked(compiled, grid, values)
-    if told is None or told[1]:
+    if laid_out.are_launches_told():
         one.run()
-    else:
-        compiled.run(*grid, told[0], compiled.function, compiled.packed_metadata, None, None, None, *values)
+        return
+    values, compiled = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments], found.kernel
+    before = *one.whole_grid, laid_out.stream_now(), compiled.function, compiled.packed_metadata, None, None, None
+    compiled.run(*before, *values, *found.constants)
 
 
 class RepeatedStep:
@@ -115,14 +121,14 @@ class RepeatedStep:
     ):
         self.step, self.what, self.fixed, self.scratch = step, what, [*fixed], scratch
         self.of_kinds, self.plain = {}, False
-        self.kind = _kind_on_amd if torch.version.hip else _kind
+        self.kind, self.kinds = (_kind_on_amd, _kinds_on_amd) if torch.version.hip else (_kind, _kinds)
 
     def __call__(self, *tensors: Tensor) -> None:
         """Takes the step on these tensors."""
         if self.plain:
             return self.step(*tensors)
         addresses = [t.data_ptr() for t in tensors]
-        kinds = tuple(map(self.kind, tensors, addresses))
+        kinds = self.kinds(tensors, addresses)
         repeat = self.of_kinds.get(kinds)
         if repeat is None:
             return self._first(kinds, tensors, addresses)
@@ -133,10 +139,9 @@ class RepeatedStep:
         key = self._key(tensors)
         found = None if key is None else laid_out.find(key)
         more = None if found is None else found.tensors_of(self.scratch, tensors[0], self.kind)
-        repeat = None if more is None else found.on(self.fixed + more)
-        if repeat is None:
+        if more is None:
             return self._new(key, kinds, tensors, addresses)
-        self.of_kinds[kinds] = repeat
+        self.of_kinds[kinds] = repeat = found.on(self.fixed + more)
         repeat(addresses)
 
     def _key(self, tensors):
@@ -190,13 +195,13 @@ class RepeatedStep:
             tensor = [isinstance(a, Tensor) for a in one.arguments]
             arguments = [0 if is_one else a for a, is_one in zip(one.arguments, tensor, strict=True)]
             changes = [(at, numbers[id(a)]) for at, a in enumerate(one.arguments) if tensor[at]]
-            laid.append(laid_out.Laid(found, (*one.grid, 1, 1)[:3], arguments, changes))
+            laid.append(laid_out.Laid(found, one.whole_grid, arguments, changes))
         scratch = [
             (names[n], memory[n].shape, memory[n].dtype, self.kind(memory[n], memory[n].data_ptr())) for n in of_scratch
         ]
         found = laid_out.LaidOut(laid, len(tensors), scratch)
         repeat = found.on([*self.fixed, *(memory[n] for n in (*of_scratch, *others))])
-        if repeat is not None and key is not None and not others:
+        if key is not None and not others:
             laid_out.keep(key, found)
         return repeat
 
@@ -221,6 +226,9 @@ def _remembered(key, one, kernel):
     if not isinstance(kernel, triton.compiler.CompiledKernel) or not one.constants.keys() >= set(names):
         return None  # in the interpreter; or a constant has its default
     constants = tuple(one.constants[name] for name in names)
+    values = [0 if isinstance(a, Tensor) else a for a in one.arguments]
+    if not laid_out.can_be_repeated(kernel, one.whole_grid, [*values, *constants]):
+        return None
     passed = together.passed_arguments(kernel)
     if passed and passed[-1] >= len(one.arguments):
         passed = None  # one of the constants is an argument
@@ -234,5 +242,14 @@ def _kind(tensor, address):
     return address % _ALIGNMENT == 0
 
 
+def _kinds(tensors, addresses):
+    """Says of which kinds some tensors are: how many, where each is aligned, as they nearly always are."""
+    return len(addresses) if not reduce(or_, addresses) % _ALIGNMENT else tuple(map(_kind, tensors, addresses))
+
+
 def _kind_on_amd(tensor, address):
     return address % _ALIGNMENT == 0, tensor.untyped_storage().nbytes() <= _SMALL
+
+
+def _kinds_on_amd(tensors, addresses):
+    return tuple(map(_kind_on_amd, tensors, addresses))

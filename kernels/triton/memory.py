@@ -45,5 +45,5 @@ class Scratch:
     def __call__(self, name: str, like: Tensor, *shape: int, dtype: torch.dtype) -> Tensor:
         """Returns the tensor of a name, beside `like`; zeros at first: some columns are read and never written."""
         if name not in self.kept:
-            self.kept[name] = torch.zeros(*shape, dtype=dtype, device=like.device)
+            self.kept[name] = torch.zeros(shape, dtype=dtype, device=like.device)
         return self.kept[name]

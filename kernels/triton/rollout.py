@@ -78,8 +78,9 @@ class _Steps:
 
     def take(self, n):
         """Makes the n-th step the one under way, and returns its row keys, int32 [B, H, words]."""
-        self.number = self.place.first_step + n
-        self.weights.take(self.number)
+        if self.varies:
+            self.number = self.place.first_step + n
+            self.weights.take(self.number)
         if n // self.block != self.made:
             self.made = n // self.block
             self.keys.put(self.place.after(self.made * self.block))
@@ -134,16 +135,17 @@ def backward(
         by_step = weights.backward_way.weights.by_step
         sums = sums_of_a_step(weights, grad) if by_step else buffer
 
-        def step_back(x, grad, grad_x, scale, keys, following=None):
-            backward_step(x, grad, grad_x, sums, weights, scale, steps.step(keys), following)
+        def step_back(x, grad, grad_x, keys, following=None):
+            backward_step(x, grad, grad_x, sums, weights, weights.scale, steps.step(keys), following)
 
         step, states = steps.repeated(step_back, sums), states.unbind()
+        choose_scale = steps.repeated(weights.choose_scale) if weights.scaled else lambda grad: None
         looks_after = weights.alive is not None and weights.alive.looks_after
         for start, count in reversed(runs(len(states), SAVED_STEPS)):
-            scale = weights.gradient_scale(grad)
+            choose_scale(grad)
             for n in reversed(range(start, start + count)):
                 following = states[n + 1 : n + 2] if looks_after else ()
-                step(states[n], grad, other, scale, steps.take(n), *following)
+                step(states[n], grad, other, steps.take(n), *following)
                 if by_step:
                     add_sums(buffer, sums, weights)
                 grad, other = other, grad

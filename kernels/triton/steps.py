@@ -5,18 +5,21 @@ The gradient of the packed weights is one partial sum per program, each added to
 step, and summed over the programs at the end: the same bits every time.
 """
 
+from functools import cached_property, lru_cache
+
 import torch
 from torch import Tensor
 
 from .alive import AliveMask
 from .fire import Step
+from .gradient_scale import choose_scale
 from .half_range import halved, weight_scales
 from .limits import through_memory
 from .memory import Scratch
 from .noise import StateNoise
 from .single_pass.steps import SinglePass
 from .through_memory.steps import ThroughMemory
-from .weights import PackedWeights, gradient_scale
+from .weights import PackedWeights
 
 
 class RolloutWeights:
@@ -49,11 +52,11 @@ class RolloutWeights:
         """The packed weights of the forward pass."""
         return self.forward_way.weights
 
-    @property
-    def kind(self) -> tuple:
-        """What the launches of a step hang on, beside the shapes of `tensors` and of the state."""
+    @cached_property
+    def kind(self) -> object:
+        """Stands for what the launches of a step hang on, beside the shapes of `tensors` and of the state."""
         _, rule, precision, noise = self.made_of
-        return rule, precision, noise is not None, *map(type, self.ways)
+        return _kind(rule, precision, noise is not None, *map(type, self.ways))
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -80,9 +83,26 @@ class RolloutWeights:
             if way.weights.by_step:
                 way.weights.entry = number % len(way.weights.matrices)
 
-    def gradient_scale(self, grad: Tensor) -> Tensor:
-        """Computes what the matrix products of the backward pass multiply grad by, chosen anew every few steps."""
-        return gradient_scale(grad) if self.packed.precision == "fp16" else self.packed.biases  # not read
+    @property
+    def scaled(self) -> bool:
+        """Whether the matrix products of the backward pass multiply gradients by `scale`."""
+        return self.packed.precision == "fp16"
+
+    @property
+    def scale(self) -> Tensor:
+        """A power of two, float32 []; not read where gradients are not scaled."""
+        biases = self.packed.biases
+        return self.scratch("scale", biases, dtype=torch.float32) if self.scaled else biases
+
+    def choose_scale(self, grad: Tensor) -> None:
+        """Writes the scale of a gradient, where gradients are scaled; to be done every few steps."""
+        choose_scale(grad, self.scale, self.scratch)
+
+
+@lru_cache(maxsize=512)
+def _kind(*what):
+    """Returns an object that stands for all these, of which it takes microseconds to compute a hash."""
+    return object()
 
 
 def forward_step(x: Tensor, out: Tensor, weights: RolloutWeights, step: Step) -> None:

@@ -1,15 +1,10 @@
-"""What the Triton kernels of a rollout share: packed weights, and the scale of their gradients.
-
-Weights are packed once per rollout, by the packing of the single pass (single_pass/packing.py) or that of the way
-through memory (through_memory/packing.py).
+"""Weights as the Triton kernels take them, packed once per rollout: by the packing of the single pass
+(single_pass/packing.py) or that of the way through memory (through_memory/packing.py).
 """
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from .launch import launch_alone
 from .memory import kept_on
 from .products import DTYPES
 
@@ -69,26 +64,3 @@ class PackedWeights:
     def strides(self) -> tuple[int, int]:
         """Numbers from one sample's matrices and biases to the next sample's."""
         return (self.matrices.shape[-1], self.biases.shape[-1]) if self.per_sample else (0, 0)
-
-
-@triton.jit
-def opposite_power(largest, scale):
-    """scale = 2**-k for largest from 2**k to 2**(k + 1), k cut to -60 to 60; NaN for NaN. One number each, float32."""
-    number = tl.load(largest)
-    exponent = number.to(tl.int32, bitcast=True) >> 23
-    exponent = tl.minimum(tl.maximum(exponent, 127 - 60), 127 + 60)
-    power = ((254 - exponent) << 23).to(tl.float32, bitcast=True)
-    tl.store(scale, tl.where(number == number, power, number))
-
-
-def gradient_scale(grad: Tensor) -> Tensor:
-    """Computes the power of two that takes the largest element of grad to about 1: float32 [].
-
-    The backward pass multiplies gradients by it before they are rounded to float16, where those as small as 1e-8, which
-    are common, would be zero. Products with weights have room for a factor of 65504 above, and the multiplication is
-    undone in float32.
-    """
-    largest = torch.linalg.vector_norm(grad, torch.inf, dtype=torch.float32)
-    scale = torch.empty_like(largest)
-    launch_alone(opposite_power, (1,), largest, scale)
-    return scale
