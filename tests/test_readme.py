@@ -1,7 +1,7 @@
 """What README and docs/ say holds: their Python runs, their commands are understood, their links lead somewhere, and
-the figures of the README's table are those of the result file that it names."""
+their tables are those of the results and answers that they are made of."""
 
-import json
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
+tables = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tables)
 README = (ROOT / "README.md").read_text()
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
 PYTHON = [(name, code) for name, text in PAGES.items() for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
@@ -67,13 +70,18 @@ def test_modules_that_it_runs_are_there(name):
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
 
 
-def test_speed_table_is_the_result_file():
-    """Every row "| what | eager | compile | nca_fast |" in million cell-steps/s, to two digits after the point."""
-    (file,) = set(re.findall(r"bench/results/rollout_cpu_[\w-]+\.json", README))
-    result = json.loads((ROOT / file).read_text())
-    rows = {f"forward, {side} x {side}": rates for side, rates in result["forward"].items()}
-    rows["forward + backward, 4 x 128 x 128, 32 steps"] = result["training"]
-    for title, rates in rows.items():
-        speeds = [rates[name]["cell_steps_per_second"] / 1e6 for name in ("eager", "torch.compile", "fused")]
-        line = f"| {title} | " + " | ".join(f"{speed:.2f}" for speed in speeds)
-        assert line in README, f"the README lacks: {line}"
+@pytest.mark.parametrize("name", PAGES)
+def test_tables_are_what_they_are_made_of(name):
+    assert tables.filled(PAGES[name]) == PAGES[name], "python docs/tables.py writes them anew"
+
+
+def test_old_tables_are_noticed():
+    for name, figure in (("README.md", "stock PyTorch | torch"), ("docs/backends.md", "| yes | no |")):
+        assert figure in PAGES[name] and tables.filled(PAGES[name].replace(figure, "| yes | maybe |")) == PAGES[name]
+    assert len(tables.BLOCK.findall(README)) == 1 and len(tables.BLOCK.findall(PAGES["docs/backends.md"])) == 3
+    with pytest.raises(KeyError):
+        tables.filled("<!-- table: nothing -->\n<!-- end -->")
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 100
