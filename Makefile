@@ -3,7 +3,7 @@
 # make test       the test suite
 # make test-fast  the tests that take no trainings, kernels or processes: a minute
 # make lint       ruff, and mypy on what is offered to others
-# make docs       the site, build/site/index.html
+# make docs       the site, build/site/index.html; a link that leads nowhere is an error
 # make wheel      the wheel and the source distribution, build/dist
 PYTHON ?= python3
 RUN := .venv/bin/python

@@ -65,7 +65,7 @@ EXTRAS = {
     "examples": ["scikit-image", "scikit-learn"],
     "tensorboard": ["tensorboard"],
     "export": ["onnx>=1.16", "onnxruntime"],
-    "docs": ["mkdocs-material", "mkdocstrings[python]"],
+    "docs": ["mkdocs-material", "mkdocstrings[python]", "mkdocs-htmlproofer-plugin"],
     "dev": [
         "pytest",
         "pytest-benchmark",

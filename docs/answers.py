@@ -81,28 +81,44 @@ QUESTIONS = (
 )
 
 
-def fields() -> list[list[str]]:
-    """Which backend serves which field, and the sentence where it does not."""
-    rows = [["", "C++, on CPUs", "Triton, on GPUs", "why not"]]
-    for asked in QUESTIONS:
-        said = [_refusal("cpu", asked), _refusal("triton", asked)]
-        rows.append([asked.title, *map(_yes, said), " ".join(map(_sentence, filter(None, said)))])
-    return rows
+class Notes(list):
+    """Sentences below a table, each once."""
+
+    def cell(self, refusal: str | None) -> str:
+        """ "yes", or "no" and the number of the sentence."""
+        return f"no, {self.number(refusal)}" if refusal else "yes"
+
+    def number(self, sentence: str) -> int:
+        """Numbers a sentence from 1 on."""
+        if sentence not in self:
+            self.append(sentence)
+        return self.index(sentence) + 1
+
+    def lines(self) -> list[str]:
+        """The sentences as a list."""
+        return [f"{number}. {text[:1].upper()}{text[1:]}" for number, text in enumerate(self, 1)]
 
 
-def presets() -> list[list[str]]:
+def fields() -> tuple[list[list[str]], list[str]]:
+    """Which backend serves which field, and the sentences where one does not."""
+    return _served("", [(asked.title, asked) for asked in QUESTIONS])
+
+
+def presets() -> tuple[list[list[str]], list[str]]:
     """Which backend serves which named automaton."""
-    rows = [["preset", "C++, on CPUs", "Triton, on GPUs", "why not"]]
-    for name, preset in PRESETS.items():
-        asked = Question(name, preset["rule"], precision=None)
-        said = [_refusal("cpu", asked), _refusal("triton", asked)]
-        rows.append([f"`{name}`", *map(_yes, said), " ".join(map(_sentence, filter(None, said)))])
-    return rows
+    return _served("preset", [(f"`{n}`", Question(n, preset["rule"], precision=None)) for n, preset in PRESETS.items()])
 
 
-def gpus() -> list[list[str]]:
-    """How many presets each kind of GPU serves by Triton, in which precisions, and why others not."""
-    rows = [["GPU", *PRECISIONS, "what it says of the others"]]
+def _served(head: str, questions: list[tuple[str, Question]]) -> tuple[list[list[str]], list[str]]:
+    notes, rows = Notes(), [[head, "C++, on CPUs", "Triton, on GPUs"]]
+    for title, asked in questions:
+        rows.append([title, *(notes.cell(_refusal(backend, asked)) for backend in ("cpu", "triton"))])
+    return rows, notes.lines()
+
+
+def gpus() -> tuple[list[list[str]], list[str]]:
+    """How many presets each kind of GPU serves by Triton, in which precisions, and what it says of the first other."""
+    notes, rows = Notes(), [["GPU", *PRECISIONS, "note"]]
     for name, *facts in GPUS:
         counts, reasons = [], []
         for precision in PRECISIONS:
@@ -111,16 +127,8 @@ def gpus() -> list[list[str]]:
                 said = [_refusal("triton", one, on_gpu=True) for one in asked]
             counts.append(f"{said.count(None)} of {len(said)}")
             reasons += [reason for reason in said if reason and name in reason]
-        rows.append([name, *counts, _sentence(next(iter(reasons), ""))])
-    return rows
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _yes(refusal: str | None) -> str:
-    return "no" if refusal else "yes"
+        rows.append([name, *counts, str(notes.number(reasons[0])) if reasons else ""])
+    return rows, notes.lines()
 
 
 def _refusal(backend: str, asked: Question, on_gpu: bool = False) -> str | None:

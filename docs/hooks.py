@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 LINK = re.compile(r'(\]\(|src=")(?!http)([\w./-]+)')
 
 
+@event_priority(100)  # before the plugin that checks links asks which files there are
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the README, and the files outside of docs/ to which a page links."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

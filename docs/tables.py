@@ -110,9 +110,9 @@ def shelf() -> list[str]:
     """The automata that come with the package, with pictures."""
     from nca_fast import zoo
 
-    table = [["", "name", "what it draws", "learned from", "score"]]
+    table = [["what it draws", "name", "what it is", "learned from", "score"]]
     for card in map(zoo.card, zoo.names()):
-        picture = f'<img src="../nca_fast/zoo/{card.picture.name}" width="120" alt="{card.title}">'
+        picture = f'<img src="../nca_fast/zoo/{card.picture.name}" width="140" alt="{card.title}">'
         score = re.sub(r"^score | \(0 another.*?\)", "", card.score)
         table.append([picture, f"`zoo:{card.name}`", card.title, f"{card.source} ({card.licence})", score])
     return _table(table)
@@ -146,7 +146,8 @@ def _answers(name: str) -> Callable[[], list[str]]:
         spec = importlib.util.spec_from_file_location("answers", ROOT / "docs" / "answers.py")
         answers = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(answers)
-        return _table(getattr(answers, name)())
+        rows, notes = getattr(answers, name)()
+        return [*_table(rows), "", *notes]
 
     return made
 
