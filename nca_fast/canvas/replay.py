@@ -176,6 +176,8 @@ def _events(rows: list[Any], steps: int, where: str) -> Iterable[Stroke | Turn]:
     for number, row in enumerate(rows):
         what = f"stroke {number} of {where}"
         tool, step, *rest = typed(list, row, what) if len(row) > 1 else (None, 0)
+        if tool == "mix":
+            raise ValueError(f"{where} is of a VAE run, whose mixed rules are on its page alone: open it there.")
         tool = typed(Literal[(*get_args(Tool), "turn")], tool, f"the tool of {what}")
         step = typed(int, step, f"the step of {what}")
         if not last <= step <= steps:

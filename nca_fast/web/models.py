@@ -12,6 +12,7 @@ from nca_fast.pretrained import model_file
 from nca_fast.rendering.size import shown_steps
 from nca_fast.rule import Rule
 from nca_fast.textures import model_name, names_of
+from nca_fast.web.rules import is_vae, rules_file
 
 PERCEIVED, WIDTH, CHANNELS = 1536, 1024, 1024  # as LIMITS in source/rule.js; of the GPU's own the page speaks
 UNSAID = 96  # steps where a file names none, as in source/model.js
@@ -50,7 +51,7 @@ def read(models: list[str]) -> list[Model]:
     """Reads models.
 
     Args:
-        models: As `NCA.from_pretrained` takes them. At least one.
+        models: As `NCA.from_pretrained` takes them, or VAE-NCAs. At least one.
 
     Raises:
         OSError, ValueError: There is no such model, or it is none that the page can run.
@@ -63,6 +64,8 @@ def read(models: list[str]) -> list[Model]:
 
 def _read(model, name):
     path = model_file(model)
+    if is_vae(path):
+        return Model(name, rules_file(path))
     nca = NCA.from_pretrained(path)
     if reason := refusal(nca):
         raise ValueError(f"{model}: {reason}")

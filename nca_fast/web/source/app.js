@@ -51,6 +51,11 @@ export class App {
       if (!this.scenes.has(family)) this.scenes.set(family, this.made(family, this.firstSize(family)));
       this.show(this.scenes.get(family));
     } else if (this.scene.family.materials.length > 1) this.pick("paint");
+    if (family.models[0].rules && this.scene.settings.mix.from !== number) {
+      this.scene.mix({ from: number });
+      this.stopAt = this.scene.model.steps;
+      this.play(true);
+    }
     markMaterial(this);
   }
 
@@ -65,7 +70,8 @@ export class App {
   }
 
   firstSize(family) {
-    const { start } = family.models[0];
+    const { start, rules } = family.models[0];
+    if (rules) return { height: rules.side, width: rules.side, seed: 0n };
     const box = find("stage").getBoundingClientRect();
     const most = Math.min(CELLS[start] * (box.width < 600 ? 0.5 : 1), (box.width * box.height) / 4);
     const side = Math.sqrt(most / Math.max(1, box.width * box.height));
@@ -76,7 +82,7 @@ export class App {
   /** Brings a scene up. @param {Scene} scene */
   show(scene) {
     this.scene = scene;
-    this.stopAt = scene.model.start === "image" ? scene.model.steps : Infinity;
+    this.stopAt = scene.model.start === "image" || scene.model.rules ? scene.model.steps : Infinity;
     showScene(this);
     this.view.smoothed = find("smoothed").checked;
     this.fit();
@@ -169,6 +175,16 @@ export class App {
   turn() {
     this.scene.turn({ angle: Number(find("angle").value), align: find("align").value, scale: Number(find("scale").value) });
     this.goOn();
+    say(this);
+  }
+
+  /** Mixes the rules of two codes as the controls say, and shows at once what they grow. */
+  mix() {
+    const { scene } = this;
+    scene.mix({ to: Number(find("other").value), share: Number(find("share").value), turns: find("turns").checked });
+    scene.advance(scene.model.steps);
+    this.stopAt = scene.model.steps;
+    this.until = undefined;
     say(this);
   }
 

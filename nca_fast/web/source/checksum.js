@@ -16,10 +16,11 @@ function crc32(bytes, crc) {
 
 /**
  * Eight hexadecimal digits.
- * @param {import("./rule.js").Network} network
+ * @param {import("./model.js").Model} model
  */
-export function checksum({ layers, kernels }) {
-  const parts = [...layers.flatMap(({ weight, bias }) => (bias ? [weight, bias] : [weight])), ...(kernels ? [kernels] : [])];
+export function checksum({ network, rules }) {
+  const of = ({ layers, kernels }) => [...layers.flatMap(({ weight, bias }) => (bias ? [weight, bias] : [weight])), ...(kernels ? [kernels] : [])];
+  const parts = (rules ? rules.networks : [network]).flatMap(of);
   const crc = parts.reduce((before, { buffer, byteOffset, byteLength }) => crc32(new Uint8Array(buffer, byteOffset, byteLength), before), 0);
   return crc.toString(16).padStart(8, "0");
 }

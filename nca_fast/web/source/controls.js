@@ -31,6 +31,7 @@ export function bindControls(app) {
   });
   for (const id of ["radius", "soft", "slow"]) find(id).addEventListener("input", () => say(app));
   for (const id of ["angle", "align", "scale"]) find(id).addEventListener("input", () => app.turn());
+  for (const id of ["other", "share", "turns"]) find(id).addEventListener("input", () => app.mix());
   for (const id of ["width", "height", "seed", "edges"]) find(id).addEventListener("change", () => app.restart());
   find("zoom").addEventListener("input", (event) => {
     app.view.zoom = 2 ** Number(event.target.value);

@@ -133,7 +133,7 @@ function startReplay(app, replay) {
   const named = (family) => JSON.stringify(family.models.map((model) => model.name));
   const family = app.families.find((of) => named(of) === JSON.stringify(replay.models));
   if (!family) throw new Error(`This page has no canvas with ${replay.models.join(", ")}, of which the replay is: open it on the page where it was made.`);
-  const other = family.models.find((model, i) => checksum(model.network) !== replay.weights[i]);
+  const other = family.models.find((model, i) => checksum(model) !== replay.weights[i]);
   if (other) throw new Error(`The replay was made with other weights of ${other.name} than this page has: open it on the page where it was made.`);
   app.choose(family, 0);
   app.scene.check(replay.events);

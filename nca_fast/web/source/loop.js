@@ -2,7 +2,7 @@
 
 import { find } from "./dom.js";
 import { brief } from "./pace.js";
-import { showTurning, whole } from "./panel.js";
+import { showMixing, showTurning, whole } from "./panel.js";
 
 /** @typedef {import("./app.js").App} App */
 
@@ -33,6 +33,7 @@ function frameOnce(app, now) {
   if (steps) app.scene.advance(steps);
   else app.scene.applyDue();
   showTurning(app);
+  showMixing(app);
   const grown = app.swatches.work();
   endRun(app);
   const changed = looksOther(app);

@@ -7,6 +7,8 @@ import { Rule } from "./rule.js";
  * @property {string} name
  * @property {import("./rule.js").RuleFields} rule
  * @property {import("./rule.js").Network} network
+ * @property {{names: string[], networks: import("./rule.js").Network[], side: number}|null} rules  Of a VAE run: what it has
+ *   for some codes, for a canvas of so many cells along a side; the first is `network`.
  * @property {"zeros"|"noise"|"image"|"cell"} start
  * @property {number} rgbChannel
  * @property {Record<string, number[]>} textures  Codes by name; empty where the automaton knows one texture alone.
@@ -56,17 +58,21 @@ export function readModel(file, name) {
     if (!values.every(Number.isFinite)) throw new Error(`The tensor ${key} of ${name} must be finite, but is not.`);
     return values;
   };
+  const rules = facts.rules === undefined ? null : checkedRules(facts, name);
+  const several = rules ? [rules.names.length] : [];
   const layers = rule.layers.map(({ out, inputs, bias }, i) => ({
-    weight: tensor(`layers.${i}.weight`, out, inputs),
-    bias: bias ? tensor(`layers.${i}.bias`, out) : null,
+    weight: tensor(`layers.${i}.weight`, ...several, out, inputs),
+    bias: bias ? tensor(`layers.${i}.bias`, ...several, out) : null,
   }));
   const learned = rule.fields.learned_filters;
   const kernels = learned ? tensor("kernels", learned, rule.fields.channels, 3, 3) : null;
+  if (rules) rules.networks = rules.names.map((_, k) => ({ kernels, layers: layers.map((layer) => part(layer, k, several[0])) }));
   const made = facts.provenance || {};
   return {
     name,
     rule: rule.fields,
-    network: { layers, kernels },
+    network: rules ? rules.networks[0] : { layers, kernels },
+    rules,
     start: facts.nca.start,
     rgbChannel: facts.nca.rgb_channel,
     textures: facts.nca.textures || {},
@@ -105,7 +111,19 @@ function described(header, name) {
   } catch {
     // said below
   }
-  throw new Error(`${name} must carry the rule of an automaton, but does not: only models that nca_fast saved can be read (of VAE runs none).`);
+  throw new Error(`${name} must carry the rule of an automaton, but does not: only models that nca_fast saved can be read (a VAE run as a page that nca-fast web makes of it).`);
+}
+
+function checkedRules({ rules, side }, name) {
+  const fits = Array.isArray(rules) && rules.length > 1 && rules.every((of) => typeof of === "string") && Number.isInteger(side) && side > 0 && side < 4096;
+  if (!fits) throw new Error(`${name} must name its rules and the side of their canvas, but does not: the file is damaged.`);
+  return { names: rules, side, networks: [] };
+}
+
+/** The k-th of `count` layers that lie in one. @param {import("./rule.js").Layer} layer */
+function part({ weight, bias }, k, count) {
+  const of = (values) => values && values.slice((k * values.length) / count, ((k + 1) * values.length) / count);
+  return { weight: of(weight), bias: of(bias) };
 }
 
 function checkedRule(text, name) {

@@ -68,9 +68,10 @@ export function showScene(app) {
   const living = model.start === "cell";
   const several = family.materials.length > 1;
   showTools(app, [living ? "plant" : several ? "paint" : null, "erase", "noise", "speed"].filter(Boolean));
-  find("fill").hidden = find("mosaic").hidden = !several;
+  find("fill").hidden = find("mosaic").hidden = !several || Boolean(model.rules);
   find("picture-section").hidden = model.start !== "image";
   find("turn-section").hidden = !world.rule.turns;
+  find("rules-section").hidden = !model.rules;
   find("scale").max = String(largestScale);
   find("again").value = "0";
   find("width").value = String(settings.width);
@@ -81,6 +82,9 @@ export function showScene(app) {
   find("radius").max = String(Math.max(8, Math.round(side / 3)));
   find("radius").value = String(Math.max(2, Math.round(side / (living ? 12 : 11))));
   showTurning(app);
+  if (model.rules) find("other").replaceChildren(...model.rules.names.map((name, number) => new Option(name, String(number))));
+  app.mixing = null;
+  showMixing(app);
 }
 
 /** @param {App} app @param {string[]} tools */
@@ -112,6 +116,22 @@ export function showTurning(app) {
   say(app);
 }
 
+/** Brings the controls to how rules are mixed. @param {App} app */
+export function showMixing(app) {
+  const { settings, model } = app.scene;
+  if (!model.rules || settings.mix === app.mixing) return;
+  app.mixing = settings.mix;
+  const { from, to, share, turns } = settings.mix;
+  [...find("other").options].forEach((option, number) => (option.disabled = number === from));
+  find("other").value = String(to);
+  find("share").value = String(share);
+  find("share").disabled = turns;
+  find("turns").checked = turns;
+  app.number = from;
+  markMaterial(app);
+  say(app);
+}
+
 /** Brings the slider to the zoom. @param {App} app */
 export function showZoom(app) {
   find("zoom").value = String(Math.log2(app.view.zoom));
@@ -128,6 +148,7 @@ export function say(app) {
   show("slow", `${Math.round(100 * find("slow").value)} %`);
   show("angle", `${find("angle").value}°`);
   show("scale", `${Number(find("scale").value)} x`);
+  show("share", `${Math.round(100 * find("share").value)} %`);
   show("zoom", `${app.view.zoom.toFixed(app.view.zoom < 10 ? 1 : 0)} x`);
   show("pace", app.pace.words);
 }

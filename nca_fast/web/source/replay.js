@@ -14,8 +14,8 @@ import { ALIGNMENTS, SCALES } from "./turning.js";
  * @property {"circular"|"zero"|"reflect"|"replicate"} padding
  * @property {"mosaic"|number} layout  What grew where before the first stroke.
  * @property {number} steps  So many were taken.
- * @property {(string|number)[][]} strokes  [tool, step, row, column, row, column, radius, soft, value], or
- *   ["turn", step, angle, align, scale]
+ * @property {(string|number)[][]} strokes  [tool, step, row, column, row, column, radius, soft, value],
+ *   ["turn", step, angle, align, scale], or of a VAE run first of all ["mix", 0, from, to, share, turns]
  */
 
 /** @param {import("./scene.js").Scene} scene @returns {Replay} */
@@ -24,7 +24,7 @@ export function replayOf(scene) {
   return {
     nca_fast: 1,
     models: scene.family.models.map((model) => model.name),
-    weights: scene.family.models.map((model) => checksum(model.network)),
+    weights: scene.family.models.map((model) => checksum(model)),
     height: settings.height,
     width: settings.width,
     seed: String(settings.seed),
@@ -37,6 +37,7 @@ export function replayOf(scene) {
 
 /** @param {import("./scene.js").Event} of */
 function rowOf(of) {
+  if (of.tool === "mix") return [of.tool, of.step, of.from, of.to, of.share, of.turns];
   if (of.tool === "turn") return [of.tool, of.step, of.angle, of.align, of.scale];
   return [of.tool, of.step, ...of.from, ...of.to, of.radius, of.soft, of.value === undefined ? 0 : of.value];
 }
@@ -74,6 +75,12 @@ export function readReplay(text) {
       const near = (value, low, high) => Number.isFinite(value) && value >= low && value <= high;
       if (numbers.length !== 3 || !near(angle, 0, 360) || !ALIGNMENTS.includes(align) || !near(scale, ...SCALES)) throw wrong("turn by degrees, alignments and scales that there are");
       return { tool, step, angle, align, scale };
+    }
+    if (tool === "mix") {
+      const [from, to, share, turns] = numbers;
+      const fits = step === 0 && whole(from, 0, 1000) && whole(to, 0, 1000) && Number.isFinite(share) && share >= 0 && share <= 1;
+      if (numbers.length !== 4 || !fits || typeof turns !== "boolean") throw wrong("mix rules by their numbers and a share");
+      return { tool, step, from, to, share, turns };
     }
     const known = ["erase", "noise", "plant", "paint", "speed"].includes(tool);
     if (!known || numbers.length !== 7 || !numbers.every(Number.isFinite)) throw wrong("have strokes of known tools and seven numbers");

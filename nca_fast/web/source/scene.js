@@ -1,6 +1,7 @@
 // A canvas with the models that live on it: how it begins, what was done to it, and when.
 
 import { brush, putCodes } from "./brush.js";
+import { FIRST, mixed } from "./mixing.js";
 import { Twister } from "./noise.js";
 import { SCALES, STRAIGHT, alike, frames, stableShare } from "./turning.js";
 import { World } from "./world.js";
@@ -14,7 +15,8 @@ export const CELLS = { zeros: 70000, noise: 70000, image: 50000, cell: 6000 };
  * @property {number} model  Number of the model in its family.
  *
  * @typedef {{tool: "turn"} & import("./turning.js").Turning} Turn  From here on cells are turned and scaled so.
- * @typedef {(import("./brush.js").Stroke | Turn) & {step: number}} Event  What was done, and before which step.
+ * @typedef {{tool: "mix"} & import("./mixing.js").Mix} Mixing  How the rules of a VAE run are mixed, from the first step on.
+ * @typedef {(import("./brush.js").Stroke | Turn | Mixing) & {step: number}} Event  What was done, and before which step.
  */
 
 /** Models that can live on one canvas, and what of them can be painted. */
@@ -27,13 +29,15 @@ export class Family {
   /** Whether a model can live beside those that are here. @param {import("./model.js").Model} model */
   takes(model) {
     const first = this.models[0];
-    const alone = [first, model].some((of) => of.rule.alive_channel !== null || of.start === "image" || Object.keys(of.textures).length > 0);
+    const alone = [first, model].some((of) => of.rules || of.rule.alive_channel !== null || of.start === "image" || Object.keys(of.textures).length > 0);
     const same = (of) => JSON.stringify([of.rule, of.rgbChannel, of.start]);
     return !alone && same(first) === same(model);
   }
 
   /** @returns {Material[]} */
   get materials() {
+    const { rules } = this.models[0];
+    if (rules) return rules.names.map((name) => ({ name, model: 0 }));
     const textures = Object.keys(this.models[0].textures);
     if (textures.length) return textures.map((name) => ({ name, model: 0 }));
     return this.models.map(({ name }, model) => ({ name, model }));
@@ -59,10 +63,10 @@ export class Scene {
   /**
    * @param {import("./gl.js").Device} device
    * @param {Family} family
-   * @param {{height: number, width: number, seed: bigint, padding?: string, turning?: import("./turning.js").Turning}} settings
+   * @param {{height: number, width: number, seed: bigint, padding?: string, turning?: import("./turning.js").Turning, mix?: import("./mixing.js").Mix}} settings
    */
   constructor(device, family, settings) {
-    Object.assign(this, { device, family, settings: { turning: STRAIGHT, ...settings } });
+    Object.assign(this, { device, family, settings: { turning: STRAIGHT, mix: FIRST, ...settings } });
     this.model = family.models[0]; // they are alike in what the view asks for
     const rule = settings.padding ? { ...this.model.rule, padding: settings.padding } : this.model.rule;
     const codes = Object.values(this.model.textures);
@@ -93,6 +97,10 @@ export class Scene {
     this.begun = begins++; // tells one beginning from another
     /** @type {Event[]} */
     this.events = alike(settings.turning, STRAIGHT) ? [] : [{ tool: "turn", step: 0, ...settings.turning }];
+    if (this.model.rules) {
+      this.events.push({ tool: "mix", step: 0, ...settings.mix });
+      world.setTurns(mixed(this.model.rules.networks, settings.mix));
+    }
     /** @type {Event[]} Of a replay, those that are still to come. */
     this.due = [];
     this.layout = layout ?? this.layout ?? "mosaic";
@@ -151,6 +159,15 @@ export class Scene {
     this.setFrames();
   }
 
+  /** Begins again with rules that are mixed otherwise. @param {Partial<import("./mixing.js").Mix>} change */
+  mix(change) {
+    const before = this.settings.mix;
+    const mix = { ...before, ...change };
+    if (mix.from === mix.to) mix.to = before.from === mix.from ? (mix.from + 1) % this.family.materials.length : before.from;
+    this.settings.mix = mix;
+    this.begin();
+  }
+
   setFrames() {
     const { height, width, turning } = this.settings;
     if (alike(turning, STRAIGHT)) this.world.setFrames(null);
@@ -168,14 +185,20 @@ export class Scene {
     if (events.some((event) => event.tool === "turn" && (!turns || event.scale > this.largestScale))) {
       throw new Error("The replay turns or scales an automaton that cannot be turned or scaled so.");
     }
+    const { rules } = this.model;
+    if (events.some((event) => event.tool === "mix" && !(rules && Math.max(event.from, event.to) < rules.networks.length))) {
+      throw new Error("The replay mixes rules that this page does not have.");
+    }
   }
 
   /** Does again what was done, from the beginning. @param {Event[]} events  In the order of their steps. */
   replay(events, layout) {
     this.settings.turning = STRAIGHT;
     this.setFrames();
+    const mixes = events.filter((event) => event.tool === "mix");
+    for (const { from, to, share, turns } of mixes) this.settings.mix = { from, to, share, turns };
     this.begin(layout);
-    this.due = [...events];
+    this.due = events.filter((event) => event.tool !== "mix");
   }
 
   /** Takes steps, with the strokes of a replay where they were. @param {number} count */

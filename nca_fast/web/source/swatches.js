@@ -1,5 +1,6 @@
 // Small pictures of what there is to paint, each grown here while nothing else is to be done.
 
+import { FIRST } from "./mixing.js";
 import { landscape } from "./pictures.js";
 import { Scene } from "./scene.js";
 
@@ -31,7 +32,9 @@ export class Swatches {
     if (this.growing === null) {
       const next = this.waiting.shift();
       if (!next) return false;
-      const scene = new Scene(this.device, next.family, { height: SIDE, width: SIDE, seed: 0n });
+      const { rules } = next.family.models[0];
+      const side = rules ? rules.side : SIDE;
+      const scene = new Scene(this.device, next.family, { height: side, width: side, seed: 0n, mix: { ...FIRST, from: next.number } });
       if (scene.model.start === "image") scene.picture = landscape(SIDE, SIDE);
       scene.begin(next.number);
       this.growing = { scene, canvas: next.canvas };
@@ -39,7 +42,11 @@ export class Swatches {
     const { scene, canvas } = this.growing;
     scene.world.advance(Math.min(AT_ONCE, scene.model.steps - scene.world.step));
     const done = scene.world.step >= scene.model.steps;
-    if (done || scene.world.step % 32 === 0) canvas.getContext("2d").putImageData(this.view.picture(scene, 2), 0, 0);
+    if (done || scene.world.step % 32 === 0) {
+      const picture = this.view.picture(scene, Math.max(1, Math.round((2 * SIDE) / scene.world.width)));
+      [canvas.width, canvas.height] = [picture.width, picture.height];
+      canvas.getContext("2d").putImageData(picture, 0, 0);
+    }
     if (done) {
       scene.remove();
       this.growing = null;

@@ -45,6 +45,8 @@ export class World {
     const gl = device.gl;
     const layout = weightLayout(rule);
     this.weights = new Texture(device, gl.RGBA32F, layout.width, layout.height * networks.length);
+    /** @type {Float32Array[]} Weights that take turns, a step each. */
+    this.turns = [];
     networks.forEach((network, k) => this.setNetwork(k, network));
     this.keys = new Target(new Texture(device, gl.RGBA32UI, BLOCK, height));
     /** @type {{seed: bigint, from: number}|null} What the table of keys holds. */
@@ -64,6 +66,12 @@ export class World {
     this.weights.write(packed(this.rule, network), 0, k * weightLayout(this.rule).height);
   }
 
+  /** Lets automata take turns on the canvas, a step each, in place of the only one. @param {import("./rule.js").Network[]} networks */
+  setTurns(networks) {
+    this.turns = networks.map((network) => packed(this.rule, network));
+    this.weights.write(this.turns[0]);
+  }
+
   /** Takes steps. @param {number} count */
   advance(count) {
     for (let i = 0; i < count; i++) this.advanceOnce();
@@ -71,6 +79,7 @@ export class World {
 
   advanceOnce() {
     const { rule, where } = this;
+    if (this.turns.length > 1) this.weights.write(this.turns[this.step % this.turns.length]);
     const group = this.state.group;
     const shared = this.networks > 1;
     const rates = this.rates !== null;

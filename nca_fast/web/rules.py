@@ -1,0 +1,93 @@
+"""What the page needs of a VAE-NCA: the rules of some of its codes, for its decoder is too large for a page.
+
+A decoder writes a rule of some kilobytes and takes a hundred times as many itself. So the page gets rules, of pictures
+that differ, and what lies between two of them it makes by mixing their weights.
+"""
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from nca_fast import checkpoint
+from nca_fast.media.datasets import load_pictures
+from nca_fast.nca import NCA
+from nca_fast.systems.vae.model import VAENCA
+
+LEAST, MOST = 2, 8  # rules of a model
+ROOM = 300_000  # bytes that they should not exceed
+LOOKED_AT = 500  # pictures among which those that differ are chosen
+
+
+def is_vae(path: Path) -> bool:
+    """Whether a file holds a VAE-NCA."""
+    return "vae" in checkpoint.load_metadata(path)
+
+
+def rules_file(path: Path) -> bytes:
+    """Makes safetensors of the rules of some codes, along the first axis of each tensor.
+
+    Args:
+        path: A VAE-NCA. Codes are those of test pictures of its data set; where that is not there any more, samples.
+
+    Raises:
+        OSError, ValueError: The file cannot be read.
+    """
+    vae = VAENCA.from_pretrained(path)
+    size = 4 * sum(outputs * inputs + outputs for outputs, inputs, _ in vae.rule.layers)
+    count = max(LEAST, min(MOST, ROOM // size))
+    codes, names = _codes(vae, path, count)
+    with torch.no_grad():
+        layers = vae.weights(codes)
+    shown = NCA(vae.rule, rgb_channel=0, start="cell")  # for the facts that all models of the page have
+    tensors = {}
+    for number, (weight, bias) in enumerate(layers):
+        tensors |= {f"layers.{number}.weight": weight} | ({} if bias is None else {f"layers.{number}.bias": bias})
+    architecture = vae.architecture
+    facts = {"nca": shown.config(), "rules": names, "side": architecture.size}
+    facts |= {"provenance": {"shown_steps": architecture.steps}}
+    tensors = {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
+    return save(tensors, metadata={"format": "pt", checkpoint.HEADER_KEY: json.dumps(facts)})
+
+
+def _codes(vae: VAENCA, path: Path, count: int) -> tuple[Tensor, list[str]]:
+    """Codes [count, latent] and what they are called."""
+    a = vae.architecture
+    dataset = checkpoint.load_metadata(path).get("provenance", {}).get("dataset")
+    pictures = _pictures(dataset, a.size, a.grey)
+    if pictures is None or len(pictures) < count:
+        samples = torch.randn(count, a.latent, generator=torch.Generator().manual_seed(0))
+        return samples, [f"Sample {number + 1}" for number in range(count)]
+    with torch.no_grad():
+        codes = vae.encode(pictures)[0]
+    chosen = spread(codes, count)
+    return codes[chosen], [f"No. {number}" for number in chosen]
+
+
+def _pictures(dataset, size, grey):
+    """Test pictures of a data set; None where it is not there."""
+    if not isinstance(dataset, str):
+        return None
+    try:
+        return load_pictures(dataset, size, grey).test[:LOOKED_AT]
+    except (OSError, ValueError, ImportError):
+        warnings.warn(f"the data set {dataset} is not there: the page gets samples from the prior.", stacklevel=2)
+        return None
+
+
+def spread(codes: Tensor, count: int) -> list[int]:
+    """Chooses codes that differ: the first, and again and again the one that is farthest from those that were chosen.
+
+    Args:
+        codes: [N, latent], N at least `count`.
+        count: How many.
+    """
+    chosen = [0]
+    near = (codes - codes[0]).square().sum(1)
+    while len(chosen) < count:
+        chosen.append(int(near.argmax()))
+        near = torch.minimum(near, (codes - codes[chosen[-1]]).square().sum(1))
+    return chosen
