@@ -229,6 +229,14 @@ def test_a_picture_begins_as_in_python(opened):
     assert torch.equal(state(tab, 16, 24, 32), nca.initial_state(1, 24, 32, seed=5, image=image))
 
 
+def test_noise_begins_as_in_python(opened, tmp_path):
+    """45 numbers, which are no whole groups of 16. Seen: 2e-7 apart, of numbers up to 1."""
+    nca = save(tmp_path / "noisy", rule=Rule(channels=5, hidden=(8,)), start="noise")
+    tab = opened(tmp_path / "noisy")
+    tab.evaluate(SMALL, [3, 3])
+    assert (state(tab, 5, 3, 3) - nca.initial_state(1, 3, 3, seed=5)).abs().max() < 1e-6
+
+
 def test_models_are_dropped_and_others_are_refused(opened, tmp_path):
     tab = small(opened("zoo:bricks"))
     other = NCA.from_pretrained("zoo:lava")

@@ -1,4 +1,4 @@
-// The uniform numbers that torch.rand draws on a CPU, so that a picture begins here as it does in Python.
+// The numbers that torch.rand and torch.randn draw on a CPU, so that what begins with noise begins here as in Python.
 
 /** MT19937 of Matsumoto and Nishimura (1998), as torch.Generator has it. */
 export class Twister {
@@ -35,5 +35,28 @@ export class Twister {
   /** A number in [0, 1) of 24 bits. */
   uniform() {
     return (this.bits() & 0xffffff) / 16777216;
+  }
+
+  /**
+   * Normal numbers by the method of Box and Muller, in groups of 16 as torch has them; the last group is drawn anew where
+   * others end before it does. They agree with torch's to the rounding of its logarithms.
+   * @param {number} count  At least 16.
+   */
+  normals(count) {
+    const values = Float64Array.from({ length: count }, () => this.uniform());
+    const fill = (group) => {
+      for (let i = 0; i < 8; i++) {
+        const radius = Math.sqrt(-2 * Math.log(1 - group[i]));
+        const angle = 2 * Math.PI * group[i + 8];
+        [group[i], group[i + 8]] = [radius * Math.cos(angle), radius * Math.sin(angle)];
+      }
+    };
+    for (let at = 0; at + 16 <= count; at += 16) fill(values.subarray(at, at + 16));
+    if (count % 16) {
+      const last = values.subarray(count - 16);
+      last.forEach((_, i) => (last[i] = this.uniform()));
+      fill(last);
+    }
+    return values;
   }
 }

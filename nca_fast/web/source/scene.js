@@ -119,7 +119,9 @@ export class Scene {
     if (start === "cell") {
       const middle = Math.floor(height / 2) * width + Math.floor(width / 2);
       for (let c = alive; c < channels; c++) state[c * cells + middle] = 1;
-    } else if (start !== "zeros") {
+    } else if (start === "noise") {
+      state.set(new Twister(this.settings.seed).normals(state.length));
+    } else if (start === "image") {
       const draw = new Twister(this.settings.seed);
       for (let i = 0; i < state.length; i++) state[i] = draw.uniform() - 0.5;
     }
