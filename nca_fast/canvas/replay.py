@@ -129,6 +129,8 @@ def read_replay(path: Path) -> Replay:
         raise ValueError(f"{where} must name models and the weights of each, but has {len(models)} and {len(weights)}.")
     steps = field(page, "steps", int, where, 0, 2**32 - 1)
     rows = field(page, "strokes", list, where)
+    if page.get("grid", "square") != "square":
+        raise ValueError(f"{where} is of hexagons, on which strokes are drawn by the page alone: open it there.")
     return Replay(
         models=models,
         weights=weights,

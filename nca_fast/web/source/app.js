@@ -4,6 +4,7 @@ import { bindControls } from "./controls.js";
 import { find } from "./dom.js";
 import { openFragment } from "./files.js";
 import { Device } from "./gl.js";
+import { ROW, gridOf } from "./hexagons.js";
 import { animate } from "./loop.js";
 import { readModel } from "./model.js";
 import { Pace } from "./pace.js";
@@ -70,13 +71,13 @@ export class App {
   }
 
   firstSize(family) {
-    const { start, rules } = family.models[0];
+    const { start, rule, rules } = family.models[0];
     if (rules) return { height: rules.side, width: rules.side, seed: 0n };
     const box = find("stage").getBoundingClientRect();
     const most = Math.min(CELLS[start] * (box.width < 600 ? 0.5 : 1), (box.width * box.height) / 4);
     const side = Math.sqrt(most / Math.max(1, box.width * box.height));
     const cells = (pixels) => Math.max(16, Math.round((pixels * side) / 8) * 8);
-    return { height: cells(box.height), width: cells(box.width), seed: 0n };
+    return { height: cells(gridOf(rule) === "hex" ? box.height / ROW : box.height), width: cells(box.width), seed: 0n };
   }
 
   /** Brings a scene up. @param {Scene} scene */
@@ -105,10 +106,14 @@ export class App {
 
   /** Begins again; where the settings ask for another canvas, on another. */
   restart() {
-    const { family, settings } = this.scene;
-    const wanted = { ...settings, height: whole("height"), width: whole("width"), seed: BigInt(find("seed").value.replace(/\D/g, "") || 0) & (2n ** 64n - 1n), padding: find("edges").value };
-    if (wanted.height === settings.height && wanted.width === settings.width && wanted.padding === this.scene.world.rule.fields.padding) {
-      settings.seed = wanted.seed;
+    const { family, settings, grid, world } = this.scene;
+    const seed = BigInt(find("seed").value.replace(/\D/g, "") || 0) & (2n ** 64n - 1n);
+    const wanted = { ...settings, height: whole("height"), width: whole("width"), seed, padding: find("edges").value, grid: find("grid").value };
+    // The canvas keeps its shape where its cells get another.
+    if (wanted.grid !== grid && wanted.height === settings.height) wanted.height = Math.round(settings.height * (grid === "hex" ? ROW : 1 / ROW));
+    const same = wanted.height === settings.height && wanted.width === settings.width && wanted.grid === grid;
+    if (same && wanted.padding === world.rule.fields.padding) {
+      settings.seed = seed;
       this.scene.restart();
     } else this.replace(family, wanted);
     if (this.stopAt < Infinity) this.stopAt = this.scene.model.steps;

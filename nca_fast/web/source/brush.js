@@ -1,5 +1,6 @@
 // What a brush does to the cells of a world: a pass over the canvas for each stretch of a stroke.
 
+import hexagon from "./hexagon.glsl";
 import { Grid } from "./gl.js";
 import { HASH, frame, written } from "./glsl.js";
 
@@ -17,7 +18,7 @@ const NUMBERS = { erase: 0, noise: 1, plant: 2, paint: 3, speed: 4 };
 
 /** @param {import("./rule.js").Rule} rule @param {number} group */
 function strokeShader(rule, group) {
-  return `${HASH}${frame(group)}${written(rule)}
+  return `${HASH}${hexagon}${frame(group)}${written(rule)}
 uniform sampler2DArray state;
 uniform usampler2D keys;
 uniform int keyColumn;
@@ -29,13 +30,24 @@ uniform float radius;
 uniform float soft;
 uniform float value;
 uniform bool torus;
+uniform bool hexagons;
+
+vec2 placed(vec2 rowColumn) { return hexagons ? placeOf(rowColumn) : rowColumn.yx; }
 
 // How far a cell is from the stretch, the shorter way round on a torus.
 float distanceTo(ivec2 cell) {
-  vec2 there = vec2(cell.yx) + 0.5, along = to - from, middle = 0.5 * (from + to);
-  if (torus) there += vec2(size.yx) * round((middle - there) / vec2(size.yx));
-  float t = clamp(dot(there - from, along) / max(dot(along, along), 1e-12), 0.0, 1.0);
-  return distance(there, from + t * along);
+  vec2 there = vec2(cell.yx) + 0.5, middle = 0.5 * (from + to);
+  if (torus) there.x += float(size.y) * round((middle.x - there.x) / float(size.y));
+  vec2 place = placed(there), begin = placed(from), along = placed(to) - begin;
+  if (torus) place.x += float(size.x) * round((placed(middle).x - place.x) / float(size.x));
+  float t = clamp(dot(place - begin, along) / max(dot(along, along), 1e-12), 0.0, 1.0);
+  return distance(place, begin + t * along);
+}
+
+ivec2 touched() {
+  ivec2 beyond;
+  float far;
+  return hexagons ? hexagonAt(placeOf(to), beyond, far) : ivec2(floor(to.yx));
 }
 
 vec4 brushed(ivec2 cell, int quad, float w) {
@@ -53,7 +65,7 @@ vec4 brushed(ivec2 cell, int quad, float w) {
   if (tool == ${NUMBERS.plant}) {
     bvec4 lives = greaterThanEqual(channel, ivec4(${rule.fields.alive_channel || 0}));
     bvec4 real = lessThan(channel, ivec4(${rule.fields.channels}));
-    bool here = cell == around(ivec2(floor(to.yx)));
+    bool here = cell == around(touched());
     return mix(x, vec4(1.0), bvec4(vec4(lives) * vec4(real) * float(here)));
   }
   if (tool == ${NUMBERS.paint}) {
@@ -121,7 +133,8 @@ export function brush(world, stroke) {
     radius: stroke.radius,
     soft: stroke.soft,
     value: stroke.value || 0,
-    torus: world.rule.fields.padding === "circular",
+    torus: world.rule.fields.padding === "circular" || world.hexagons, // rows of hexagons go on at the other side
+    hexagons: world.hexagons,
   };
   world.pass(world.program(`stroke ${grid.group}`, () => strokeShader(world.rule, grid.group)), values, spare);
   world[of] = spare;

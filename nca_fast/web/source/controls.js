@@ -32,7 +32,7 @@ export function bindControls(app) {
   for (const id of ["radius", "soft", "slow"]) find(id).addEventListener("input", () => say(app));
   for (const id of ["angle", "align", "scale"]) find(id).addEventListener("input", () => app.turn());
   for (const id of ["other", "share", "turns"]) find(id).addEventListener("input", () => app.mix());
-  for (const id of ["width", "height", "seed", "edges"]) find(id).addEventListener("change", () => app.restart());
+  for (const id of ["width", "height", "grid", "seed", "edges"]) find(id).addEventListener("change", () => app.restart());
   find("zoom").addEventListener("input", (event) => {
     app.view.zoom = 2 ** Number(event.target.value);
     say(app);
@@ -52,8 +52,7 @@ export function bindControls(app) {
 function bindCanvas(app) {
   const size = () => app.screen.getBoundingClientRect();
   const rowColumn = (x, y) => {
-    const [column, row] = app.view.cell(x, y, size().width, size().height);
-    return /** @type {[number, number]} */ ([row, column]);
+    return app.scene.rowColumn(app.view.place(x, y, size().width, size().height));
   };
   listen(app.screen, {
     down: (x, y) => {
@@ -139,9 +138,9 @@ function pressed(app, event) {
   if (arrows[pressed]) {
     const [x, y] = arrows[pressed];
     const far = (event.shiftKey ? 8 : 40) / app.view.zoom;
-    const before = [app.view.middle[1], app.view.middle[0]];
+    const before = app.scene.rowColumn(app.view.middle);
     app.view.middle = [app.view.middle[0] + x * far, app.view.middle[1] + y * far];
-    if (event.shiftKey) app.touch(before, [app.view.middle[1], app.view.middle[0]]);
+    if (event.shiftKey) app.touch(before, app.scene.rowColumn(app.view.middle));
   } else if (/^[1-9]$/.test(pressed)) {
     const button = find("swatches").children[Number(pressed) - 1];
     if (button) button.click();

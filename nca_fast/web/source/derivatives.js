@@ -2,9 +2,9 @@
 
 const EXACT = 1e-6; // of a filter's largest tap: a sum below that is zero
 // Hexagonal filters lie in skewed coordinates, and are known by their taps.
-const HEX_X = [[0, -1, 1], [-2, 0, 2], [-1, 1, 0]];
-const HEX_Y = [[0, -2, -2], [0, 0, 0], [2, 2, 0]];
-const HEX_LAPLACIAN = [[0, 2, 2], [2, -12, 2], [2, 2, 0]];
+export const HEX_X = [[0, -1, 1], [-2, 0, 2], [-1, 1, 0]];
+export const HEX_Y = [[0, -2, -2], [0, 0, 0], [2, 2, 0]];
+export const HEX_LAPLACIAN = [[0, 2, 2], [2, -12, 2], [2, 2, 0]];
 
 /**
  * Tells filters apart, by number: pairs of first derivatives along x and y, laplacians, and what is neither, nor a value.

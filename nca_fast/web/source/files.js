@@ -136,8 +136,8 @@ function startReplay(app, replay) {
   const other = family.models.find((model, i) => checksum(model) !== replay.weights[i]);
   if (other) throw new Error(`The replay was made with other weights of ${other.name} than this page has: open it on the page where it was made.`);
   app.choose(family, 0);
-  app.scene.check(replay.events);
-  app.replace(family, { height: replay.height, width: replay.width, seed: BigInt(replay.seed), padding: replay.padding });
+  app.scene.check(replay.events, replay.grid);
+  app.replace(family, { height: replay.height, width: replay.width, seed: BigInt(replay.seed), padding: replay.padding, grid: replay.grid });
   app.scene.replay(replay.events, replay.layout);
   app.until = replay.steps;
   app.play(true);

@@ -76,6 +76,8 @@ export function showScene(app) {
   find("again").value = "0";
   find("width").value = String(settings.width);
   find("height").value = String(settings.height);
+  find("grid").value = app.scene.grid;
+  find("grid-row").hidden = !app.scene.movable;
   find("seed").value = String(settings.seed);
   find("edges").value = world.rule.fields.padding;
   const side = Math.min(settings.width, settings.height);

@@ -11,6 +11,7 @@ import { ALIGNMENTS, SCALES } from "./turning.js";
  * @property {number} height
  * @property {number} width
  * @property {string} seed  Decimal digits, because it has 64 bits.
+ * @property {import("./hexagons.js").GridName} [grid]  Shape of cells; without it that of the models.
  * @property {"circular"|"zero"|"reflect"|"replicate"} padding
  * @property {"mosaic"|number} layout  What grew where before the first stroke.
  * @property {number} steps  So many were taken.
@@ -28,6 +29,7 @@ export function replayOf(scene) {
     height: settings.height,
     width: settings.width,
     seed: String(settings.seed),
+    grid: scene.grid,
     padding: world.rule.fields.padding,
     layout: scene.layout,
     steps: world.step,
@@ -63,6 +65,7 @@ export function readReplay(text) {
   }
   if (!/^\d{1,20}$/.test(page.seed) || BigInt(page.seed) >= 2n ** 64n) throw wrong("have a seed below 2 to the 64");
   if (!["circular", "zero", "reflect", "replicate"].includes(page.padding)) throw wrong("name a padding");
+  if (page.grid !== undefined && !["square", "hex"].includes(page.grid)) throw wrong("name a grid");
   if (![page.models, page.weights, page.strokes].every(Array.isArray)) throw wrong("have models, their weights and strokes");
   if (page.layout !== "mosaic" && !whole(page.layout, 0, 1000)) throw wrong("have a layout");
   let last = 0;

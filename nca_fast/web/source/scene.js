@@ -1,6 +1,8 @@
 // A canvas with the models that live on it: how it begins, what was done to it, and when.
 
 import { brush, putCodes } from "./brush.js";
+import { ROW, gridOf, movedTo } from "./hexagons.js";
+import { shares } from "./mosaic.js";
 import { FIRST, mixed } from "./mixing.js";
 import { Twister } from "./noise.js";
 import { SCALES, STRAIGHT, alike, frames, stableShare } from "./turning.js";
@@ -13,6 +15,15 @@ export const CELLS = { zeros: 70000, noise: 70000, image: 50000, cell: 6000 };
  * @typedef {object} Material  What a brush can paint.
  * @property {string} name
  * @property {number} model  Number of the model in its family.
+ *
+ * @typedef {object} Settings
+ * @property {number} height
+ * @property {number} width
+ * @property {bigint} seed
+ * @property {string} [padding]  Another than the model's.
+ * @property {import("./hexagons.js").GridName} [grid]  Another than the model's.
+ * @property {import("./turning.js").Turning} [turning]
+ * @property {import("./mixing.js").Mix} [mix]
  *
  * @typedef {{tool: "turn"} & import("./turning.js").Turning} Turn  From here on cells are turned and scaled so.
  * @typedef {{tool: "mix"} & import("./mixing.js").Mix} Mixing  How the rules of a VAE run are mixed, from the first step on.
@@ -63,14 +74,18 @@ export class Scene {
   /**
    * @param {import("./gl.js").Device} device
    * @param {Family} family
-   * @param {{height: number, width: number, seed: bigint, padding?: string, turning?: import("./turning.js").Turning, mix?: import("./mixing.js").Mix}} settings
+   * @param {Settings} settings
    */
   constructor(device, family, settings) {
     Object.assign(this, { device, family, settings: { turning: STRAIGHT, mix: FIRST, ...settings } });
     this.model = family.models[0]; // they are alike in what the view asks for
-    const rule = settings.padding ? { ...this.model.rule, padding: settings.padding } : this.model.rule;
+    const fields = settings.grid ? movedTo(this.model.rule, settings.grid) : this.model.rule;
+    if (fields === null) throw new Error(`${this.model.name} has no stencils for cells of another shape.`);
+    const rule = settings.padding ? { ...fields, padding: settings.padding } : fields;
     const codes = Object.values(this.model.textures);
     this.world = new World(device, rule, family.models.map((model) => model.network), settings.height, settings.width, codes);
+    this.grid = gridOf(rule);
+    this.world.hexagons = this.grid === "hex" && this.model.start !== "image"; // a picture is one of squares
     /** @type {ImageData|null} The picture that is redrawn, of the canvas's size. */
     this.picture = null;
     this.setFrames();
@@ -80,6 +95,23 @@ export class Scene {
   /** Whether the canvas is a torus, so that it may be shown as going on beyond its edges. */
   get repeats() {
     return this.world.rule.fields.padding === "circular" && this.model.start !== "image" && this.model.start !== "cell";
+  }
+
+  /** Breadth and height of the canvas: in breadths of a square, or from a hexagon to the next. */
+  get extent() {
+    const { height, width, hexagons } = this.world;
+    return [width, hexagons ? height * ROW : height];
+  }
+
+  /** Whether cells may have the other shape. */
+  get movable() {
+    return this.model.start !== "image" && movedTo(this.model.rule, this.grid === "hex" ? "square" : "hex") !== null;
+  }
+
+  /** Row and column of a place, x and y from the upper left corner. @param {number[]} place @returns {[number, number]} */
+  rowColumn([x, y]) {
+    if (!this.world.hexagons) return [y, x];
+    return [y / ROW, x - 0.5 * (y / ROW) + 0.25];
   }
 
   /** Begins again with what is painted. */
@@ -106,7 +138,7 @@ export class Scene {
     this.layout = layout ?? this.layout ?? "mosaic";
     world.setRates(null);
     world.write(this.firstState());
-    if (world.shares) world.shares.write(shares(this.layout, this.family.materials.length, settings.height, settings.width));
+    if (world.shares) world.shares.write(shares(this.layout, this.family.materials.length, settings.height, settings.width, world.hexagons));
     putCodes(world);
   }
 
@@ -181,8 +213,9 @@ export class Scene {
     return this.world.rule.fields.residual ? SCALES[1] : 1;
   }
 
-  /** @param {Event[]} events @throws {Error} A sentence: this automaton does not do all of them. */
-  check(events) {
+  /** @param {Event[]} events @throws {Error} A sentence: this automaton does not do all of them, or not on that grid. */
+  check(events, grid = this.grid) {
+    if (movedTo(this.model.rule, grid) === null) throw new Error("The replay has cells of a shape for which this automaton has no stencils.");
     const { turns } = this.world.rule;
     if (events.some((event) => event.tool === "turn" && (!turns || event.scale > this.largestScale))) {
       throw new Error("The replay turns or scales an automaton that cannot be turned or scaled so.");
@@ -243,36 +276,4 @@ function spread(state, channels, cells) {
     }
     for (let c = 0; c < channels; c++) state[c * cells + i] = (state[c * cells + i] - low) / (high - low || 1);
   }
-}
-
-const SOFT = 6; // half of a border between textures of a mosaic, in cells
-
-/**
- * The share of each texture in every cell, [count, height, width], before anything is painted.
- *
- * "mosaic": patches around points of the R2 sequence on the torus, two for each texture, with soft borders. A number: that
- * texture alone.
- * @param {"mosaic"|number} layout
- */
-export function shares(layout, count, height, width) {
-  const cells = height * width;
-  const values = new Float32Array(count * cells);
-  if (layout !== "mosaic") return values.fill(1, layout * cells, (layout + 1) * cells);
-  const points = Array.from({ length: 2 * count }, (_, i) => [((0.31 + i * 0.5698402909980532) % 1) * height, ((0.23 + i * 0.7548776662466927) % 1) * width]);
-  for (let row = 0; row < height; row++) {
-    for (let column = 0; column < width; column++) {
-      let [best, next, mine, other] = [Infinity, Infinity, 0, 0];
-      points.forEach(([y, x], i) => {
-        const [dy, dx] = [Math.abs(row + 0.5 - y), Math.abs(column + 0.5 - x)];
-        const far = Math.hypot(Math.min(dy, height - dy), Math.min(dx, width - dx));
-        if (far < best) [best, mine, next, other] = [far, i % count, best, mine];
-        else if (far < next) [next, other] = [far, i % count];
-      });
-      const share = Math.min(1, 0.5 + (next - best) / (4 * SOFT));
-      const cell = row * width + column;
-      values[mine * cells + cell] += share;
-      values[other * cells + cell] += 1 - share;
-    }
-  }
-  return values;
 }

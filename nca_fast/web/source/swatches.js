@@ -1,5 +1,6 @@
 // Small pictures of what there is to paint, each grown here while nothing else is to be done.
 
+import { ROW, gridOf } from "./hexagons.js";
 import { FIRST } from "./mixing.js";
 import { landscape } from "./pictures.js";
 import { Scene } from "./scene.js";
@@ -32,9 +33,10 @@ export class Swatches {
     if (this.growing === null) {
       const next = this.waiting.shift();
       if (!next) return false;
-      const { rules } = next.family.models[0];
+      const { rule, rules } = next.family.models[0];
       const side = rules ? rules.side : SIDE;
-      const scene = new Scene(this.device, next.family, { height: side, width: side, seed: 0n, mix: { ...FIRST, from: next.number } });
+      const height = gridOf(rule) === "hex" ? Math.round(side / ROW) : side;
+      const scene = new Scene(this.device, next.family, { height, width: side, seed: 0n, mix: { ...FIRST, from: next.number } });
       if (scene.model.start === "image") scene.picture = landscape(SIDE, SIDE);
       scene.begin(next.number);
       this.growing = { scene, canvas: next.canvas };

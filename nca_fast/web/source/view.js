@@ -1,5 +1,6 @@
 // A world on the screen.
 
+import hexagon from "./hexagon.glsl";
 import viewShader from "./view.glsl";
 import { Target, Texture } from "./gl.js";
 
@@ -8,8 +9,8 @@ export class View {
   /** @param {import("./gl.js").Device} device */
   constructor(device) {
     this.device = device;
-    this.middle = [0, 0]; // column, row
-    this.zoom = 1;
+    this.middle = [0, 0]; // x, y of a place, as Scene.extent has them
+    this.zoom = 1; // pixels of the page for 1 of these
     this.smoothed = true;
     this.everyChannel = false;
     this.repeated = true;
@@ -18,9 +19,10 @@ export class View {
 
   /** Shows all of a canvas, filling the screen where it goes on beyond its edges. */
   fit(scene, width, height) {
-    const ratios = [width / scene.world.width, height / scene.world.height];
+    const [across, down] = scene.extent;
+    const ratios = [width / across, height / down];
     this.zoom = this.fills(scene) ? Math.max(...ratios) : Math.min(...ratios) * 0.94;
-    this.middle = [scene.world.width / 2, scene.world.height / 2];
+    this.middle = [across / 2, down / 2];
   }
 
   /** Whether the canvas goes on beyond its edges. */
@@ -28,16 +30,16 @@ export class View {
     return this.repeated && scene.repeats && !this.everyChannel;
   }
 
-  /** Column and row under a pixel. */
-  cell(x, y, width, height) {
+  /** The place under a pixel. */
+  place(x, y, width, height) {
     return [this.middle[0] + (x - width / 2) / this.zoom, this.middle[1] + (y - height / 2) / this.zoom];
   }
 
   /** Zooms so that what is under a pixel stays there. */
   zoomAt(factor, x, y, width, height) {
-    const before = this.cell(x, y, width, height);
+    const before = this.place(x, y, width, height);
     this.zoom = Math.min(Math.max(this.zoom * factor, 0.25), 128);
-    const after = this.cell(x, y, width, height);
+    const after = this.place(x, y, width, height);
     this.middle = this.middle.map((place, i) => place + before[i] - after[i]);
   }
 
@@ -50,10 +52,12 @@ export class View {
   draw(scene, target, how) {
     const { world, model } = scene;
     const { device } = this;
-    device.program(viewShader).draw(
+    device.program(hexagon + viewShader).draw(
       {
         state: world.state.texture,
         size: [world.width, world.height],
+        extent: scene.extent,
+        hexagons: world.hexagons,
         screen: [how.width, how.height],
         middle: how.middle,
         zoom: how.zoom,
@@ -75,12 +79,12 @@ export class View {
     this.draw(scene, null, { width, height, middle: this.middle, zoom: this.zoom * pixels, smoothed: this.smoothed });
   }
 
-  /** All cells of a canvas as pixels, `side` along each. @returns {ImageData} */
+  /** All cells of a canvas as pixels, `side` along each, or from one hexagon to the next. @returns {ImageData} */
   picture(scene, side) {
     const { gl } = this.device;
-    const [width, height] = [scene.world.width * side, scene.world.height * side];
+    const [width, height] = scene.extent.map((length) => Math.max(1, Math.round(length * side)));
     const target = new Target(new Texture(this.device, gl.RGBA8, width, height));
-    const middle = [scene.world.width / 2, scene.world.height / 2];
+    const middle = scene.extent.map((length) => length / 2);
     this.draw(scene, target, { width, height, middle, zoom: side, smoothed: false });
     const bytes = new Uint8ClampedArray(width * height * 4);
     gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, bytes);

@@ -26,6 +26,8 @@ export class World {
     this.networks = networks.length;
     /** Where the canvas lies in that of Python's formulas. */
     this.where = { seed: 0n, sample: 0, row: 0, column: 0, canvasHeight: 0 };
+    /** Whether cells are hexagons where they are brushed and looked at. */
+    this.hexagons = false;
     /** Number of the next step. */
     this.step = 0;
     this.state = new Grid(device, rule.quads, height, width);
