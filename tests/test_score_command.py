@@ -7,8 +7,11 @@ import torch
 
 import nca_fast
 from nca_fast import cli
+from nca_fast.commands import measure
 from nca_fast.commands.measure import as_learned, shrunk
 from nca_fast.media.images import load_image, save_image
+from nca_fast.scoring.score import score
+from nca_fast.systems.texture import TextureSources
 
 
 @pytest.fixture(autouse=True)
@@ -145,3 +148,22 @@ def test_originals_are_shrunk_as_by_the_training():
     assert as_learned(whole, 50, crop=100).shape == (3, 50, 100)
     assert as_learned(whole, 400).shape == (3, 100, 200)
     assert as_learned(whole, 50, crop=100, shrink=4).shape == (3, 25, 50)
+
+
+def test_a_training_says_how_good_its_picture_is(tmp_path, capsys, monkeypatch):
+    """A trial of some seconds does not; a training that goes on without naming its picture cannot."""
+    original = "skimage:brick"
+    tiny = "--image-size 32 --image-crop 128 --iterations 2 --pool-size 4 --batch-size 2 --steps-min 2 --steps-max 4"
+    words = f"--picture-steps 2 --threads 1 --no-video {tiny} --out {tmp_path / 'run'}".split()
+    assert cli.main(["texture", original, *words]) == 0
+    assert "score of" not in capsys.readouterr().out
+    monkeypatch.setattr(measure, "WORTH_MEASURING", 0)
+    words[words.index("--iterations") + 1] = "3"
+    assert cli.main(["texture", original, "--resume", "--json", *words]) == 0
+    page = json.loads(capsys.readouterr().out)
+    (said,) = (line for line in page["said"] if line.startswith("score of texture.png"))
+    picture = load_image(tmp_path / "run" / "texture.png")
+    wanted = score([picture], as_learned(load_image(original), 32, 128))
+    assert page["score"] == json.loads(json.dumps(wanted.as_json())) and said.endswith(wanted.lines()[0][6:])
+    assert measure.drawing_score(tmp_path / "run", TextureSources(), 99) is None
+    assert measure.drawing_score(tmp_path / "run", TextureSources(original, maps=("height=h.png",)), 99) is None

@@ -8,21 +8,23 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from nca_fast import checkpoint
+from nca_fast import checkpoint, processes
 from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.commands.models import open_model
 from nca_fast.fields import field
+from nca_fast.files import MODEL_FILE
 from nca_fast.hexagons import draws_hexagons, levelled
 from nca_fast.media.images import load_image
 from nca_fast.nca import NCA
 from nca_fast.pretrained import model_file
 from nca_fast.rendering.render import render
 from nca_fast.scoring.content import content_kept
-from nca_fast.scoring.score import Score, score
+from nca_fast.scoring.score import SMALLEST, Score, score
 from nca_fast.systems.swatches import named
 from nca_fast.training.run_folder import PICTURES_FILE
 
+WORTH_MEASURING = 30  # seconds of training
 _SIDES = {"texture": ("image_size", "image"), "style": ("style_size", "style")}  # settings and facts of the original
 
 
@@ -152,6 +154,31 @@ def _followed(source: Any, path: Path, texture: str | None = None) -> str:
         f"reference must be given, because no path that a model file names is followed. {path} names: {which}"
         f"--reference {shlex.quote(source)}"
     )
+
+
+def drawing_score(out: Path, sources: Any, seconds: float) -> Score | None:
+    """Measures the picture that a training of one texture has just drawn, in some 1.5 seconds of a core.
+
+    Args:
+        out: Folder of the run.
+        sources: What it learned, as its command line names it.
+        seconds: How long it trained: a run of less than half a minute is a trial, and is not measured.
+
+    Returns:
+        None too for several textures, maps, hexagons, a run that goes on without naming its picture, and pictures that
+        are too small.
+    """
+    picture = out / "texture.png"
+    if seconds < WORTH_MEASURING or getattr(sources, "image", None) is None or processes.rank() or not picture.exists():
+        return None
+    config = checkpoint.facts_of(out / MODEL_FILE).get("config", {})
+    if sources.more or sources.maps or config.get("grid") == "hex":
+        return None
+    original, drawn = load_image(sources.image), load_image(picture)
+    original = as_learned(original, config["image_size"], config["image_crop"])
+    if min(*original.shape[1:], *drawn.shape[1:]) < SMALLEST:
+        return None
+    return score([drawn], original)
 
 
 def as_learned(whole: Tensor, size: int, crop: int | None = None, shrink: float | None = None) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from nca_fast.canvas.journal import journal_path
 from nca_fast.commands import streams
 from nca_fast.devices import describe
+from nca_fast.scoring.score import Score
 from nca_fast.training import run_folder
 from nca_fast.training.session import TrainingResult
 
@@ -68,12 +69,16 @@ def finish(files: Sequence[Path], said: Sequence[str] = (), then: Sequence[str] 
     print("".join(f"{line}\n" for line in lines), end="")
 
 
-def finish_training(result: TrainingResult) -> None:
-    """Ends a training: how long and how fast it was, what it wrote, and what it has to say."""
+def finish_training(result: TrainingResult, score: Score | None = None) -> None:
+    """Ends a training: how long and how fast it was, what it wrote, how good that is, and what it has to say."""
     said = []
     if result.cell_steps_per_second:
         speed = result.cell_steps_per_second / 1e6
         said = [f"{result.iterations} iterations, {result.seconds:.0f} s, {speed:.1f} million cell-steps/s in training"]
     facts = {"iterations": result.iterations, "seconds": round(result.seconds, 3), "figures": result.figures}
     facts["runs_away"] = None if result.endured is None else result.endured.runaway is not None
+    if score is not None:
+        if score.total.says:
+            said.append(score.lines()[0].replace("score ", "score of texture.png ", 1))
+        facts["score"] = score.as_json()
     finish(result.files, [*said, *result.notes], result.then, **facts)

@@ -51,7 +51,12 @@ class Train:
         }
         with resume_training(system.name, self.out):
             result = run_training(system, self.sources, self.out, self.config, **how)
-        finish_training(result)
+        score = None
+        if system.name == "texture":
+            from nca_fast.commands.measure import drawing_score
+
+            score = drawing_score(self.out, self.sources, result.seconds)
+        finish_training(result, score)
         if result.endured is not None and result.endured.runaway is not None:
             raise FloatingPointError(
                 f"the automaton must last, but it {result.endured}, although the training went on. Train again with "
