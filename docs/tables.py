@@ -7,6 +7,7 @@ anew; tests/test_readme.py says which ones are no longer what they are made of.
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,12 @@ def shelf() -> list[str]:
     return _table(table)
 
 
+def words() -> list[str]:
+    """The words that the small CLIP model knows."""
+    known = (ROOT / "nca_fast/features/small_clip/words.txt").read_text(encoding="utf-8").split()
+    return textwrap.wrap(", ".join(sorted(known)), 120)
+
+
 def _million(rates: dict) -> str:
     return f"{rates['cell_steps_per_second'] / 1e6:.2f}"
 
@@ -153,7 +160,7 @@ def _answers(name: str) -> Callable[[], list[str]]:
 
 
 TABLES: dict[str, Callable[..., list[str]]] = {
-    **{table.__name__: table for table in (speed, rules, style_speed, population, vae_speed, canvas, shelf)},
+    **{table.__name__: table for table in (speed, rules, style_speed, population, vae_speed, canvas, shelf, words)},
     **{name: _answers(name) for name in ("fields", "presets", "gpus")},
 }
 

@@ -119,12 +119,12 @@ class ClipModel(nn.Module):
             words = self.tokenizer.pat.findall(self.tokenizer.clean_fn(text))
             unknown = [word for word in dict.fromkeys(words) if word not in self.vocabulary]
             if unknown:
-                near = {near for word in unknown for near in difflib.get_close_matches(word, self.vocabulary, 2)}
+                near = {near for word in unknown for near in difflib.get_close_matches(word, self.vocabulary, 2, 0.75)}
                 hint = f" (did you mean {', '.join(sorted(near))}?)" if near else ""
                 raise ValueError(
                     f"the small CLIP model must know every word of a prompt, but not {', '.join(map(repr, unknown))} "
                     f"in {text!r}{hint}. It knows: {' '.join(sorted(self.vocabulary))}. For all other words take a "
-                    "real CLIP model, for example model ViT-B-32-quickgelu with pretrained openai."
+                    "real CLIP model, for example --model ViT-B-32-quickgelu --pretrained openai."
                 )
         length = len(self.tokenizer.encode(text))
         longest = self.tokenizer.context_length - 2
