@@ -196,6 +196,17 @@ def test_gradcheck(name, plain):
     assert torch.autograd.gradcheck(value, [map.requires_grad_() for map in maps])
 
 
+def test_gradients_of_gaussian_w2_have_the_memory_order_of_the_maps():
+    """So that what comes before in the network works in one order; the numbers are the same in either."""
+    (target,), (map,) = maps_like([(5, 6, 7)], 1, 2), maps_like([(5, 6, 7)], 2, 1)
+    grads = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        leaf = map.contiguous(memory_format=layout).requires_grad_()
+        grads += torch.autograd.grad(GaussianW2([target])([leaf]), leaf)
+        assert grads[-1].is_contiguous(memory_format=layout)
+    torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)  # rounding of float64; worst seen 1e-14
+
+
 @pytest.mark.parametrize("name", STYLE_LOSSES)
 @pytest.mark.parametrize("extractor", [RandomVGG((8, 12, 16)), Patches(3, 3)], ids=["random", "patches"])
 def test_every_loss_works_on_every_extractor_down_to_one_colour(name, extractor):

@@ -237,11 +237,35 @@ class GaussianW2(_StyleLoss):
             yield total if self.plain else total / (channels * self._target("variance", index))
 
 
+class _Moments(torch.autograd.Function):
+    """Mean and covariance of a cloud; the gradient is one product, in the memory order of the cloud.
+
+    PyTorch's own takes two products, for it does not know that they are alike, and the sum over positions of what the
+    mean owes, which is 0; and it gives feature maps that are channels-last in memory gradients that are not, which
+    whatever comes before them then has to read and write in two orders at once.
+    """
+
+    @staticmethod
+    def forward(ctx, map):
+        mean = map.mean(dim=2)
+        centred = map - mean[:, :, None]
+        ctx.save_for_backward(centred)
+        return mean, torch.bmm(centred, centred.mT) / map.shape[2]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_mean, grad_covariance):
+        (centred,) = ctx.saved_tensors
+        share = 1 / centred.shape[2]
+        both = grad_covariance + grad_covariance.mT
+        if centred.stride(1) == 1:
+            return torch.baddbmm(grad_mean[:, None], centred.mT, both, beta=share, alpha=share).mT
+        return torch.baddbmm(grad_mean[:, :, None], both, centred, beta=share, alpha=share)
+
+
 def _mean_and_covariance(map: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """[B, C, n] -> [B, C], [B, C, C] (divided by n)."""
-    mean = map.mean(dim=2)
-    centred = map - mean[:, :, None]
-    return mean, torch.bmm(centred, centred.transpose(1, 2)) / map.shape[2]
+    return _Moments.apply(map)
 
 
 STYLE_LOSSES = {"ot": SlicedOT, "gram": Gram, "w2": GaussianW2}
