@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nca_fast.kernels.cpu import build
+from nca_fast.kernels.cpu import build, compiler
 from rollouts import random_weights, relative_error, values_and_gradients
 
 from nca_fast import Rule, backends, rollout
@@ -36,14 +36,14 @@ RULES = [
 
 
 def can_run(isa):
-    flags = Path("/proc/cpuinfo").read_text()
-    return {"x86-64": " sse2 ", "haswell": " avx2 "}[isa] in flags
+    needs = compiler.variants().get(isa)
+    return needs is not None and set(needs) <= set(compiler.cpu().get("flags", "").split())
 
 
-@pytest.mark.parametrize("isa", ["haswell", "x86-64"])
+@pytest.mark.parametrize("isa", ["haswell", "x86-64", "armv8-a"])
 @pytest.mark.parametrize("rule", RULES, ids=["texture", "style", "vae", "everything"])
 def test_every_instruction_set(isa, rule, monkeypatch, poisoned):
-    """AVX2 and plain SSE2 (which takes the code that any other CPU takes) against the float64 reference."""
+    """AVX2, plain SSE2 (which takes the code that any other CPU takes) and NEON against the float64 reference."""
     if not can_run(isa):
         pytest.skip(f"this CPU is no {isa}; the native build is tested in test_rollout")
     torch.manual_seed(1)

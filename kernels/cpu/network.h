@@ -15,7 +15,6 @@
 
 namespace nca_fast {
 
-constexpr int R = 6;       // outputs of a register block: R * V accumulators
 constexpr int CHUNK = 64;  // cells that run through the network together: their units stay in L1
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }

@@ -1,10 +1,13 @@
 // Vectors of VL floats by compiler vector types. Intrinsics only where the compiler cannot say it: packing the lanes that
-// fire (AVX-512 and AVX2), everything else is the same source on every CPU.
+// fire (AVX-512, AVX2 and NEON), everything else is the same source on every CPU.
 #pragma once
 
 #include <cstdint>
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
+#elif defined(__aarch64__) && defined(__ARM_NEON)
+#include <arm_neon.h>
+#define NCA_FAST_NEON
 #endif
 
 namespace nca_fast {
@@ -12,11 +15,13 @@ namespace nca_fast {
 #define NCA_FAST_APART __attribute__((noinline))  // of what few rules need: it would crowd the loops of all others
 
 #if defined(__AVX512F__)
-constexpr int VL = 16, V = 4;  // lanes of a vector, vectors of a register block: R * V + V + 1 registers of 32
+constexpr int VL = 16, V = 4, R = 6;  // lanes of a vector; vectors and outputs of a register block: R * V + V + 1 registers of 32
 #elif defined(__AVX2__)
-constexpr int VL = 8, V = 2;  // of 16
+constexpr int VL = 8, V = 2, R = 6;  // of 16
+#elif defined(NCA_FAST_NEON)
+constexpr int VL = 4, V = 4, R = 4;  // of 32, for the R weights take one each; 16 sums keep four FMA units busy, 12 would not
 #else
-constexpr int VL = 4, V = 2;
+constexpr int VL = 4, V = 2, R = 6;
 #endif
 
 typedef float vf __attribute__((vector_size(VL * 4)));
@@ -81,6 +86,10 @@ inline float sum_lanes(const float* sums) {
   return total;
 }
 
+#if defined(NCA_FAST_NEON)
+inline uint32_t bits_of(vi mask) { return vaddvq_u32(reinterpret_cast<uint32x4_t>(mask & vi{1, 2, 4, 8})); }
+#endif
+
 // One bit per lane: v <= limit.
 inline uint32_t lanes_at_most(vu v, uint32_t limit) {
 #if defined(__AVX512F__)
@@ -88,6 +97,9 @@ inline uint32_t lanes_at_most(vu v, uint32_t limit) {
 #elif defined(__AVX2__)
   const vi below = v <= limit;
   return uint32_t(_mm256_movemask_ps(reinterpret_cast<__m256>(below)));
+#elif defined(NCA_FAST_NEON)
+  const vi below = v <= limit;
+  return bits_of(below);
 #else
   uint32_t bits = 0;
   for (int i = 0; i < VL; ++i) bits |= uint32_t(v[i] <= limit) << i;
@@ -99,6 +111,9 @@ inline uint32_t lanes_at_most(vu v, uint32_t limit) {
 inline uint32_t lanes_above(vf v, float limit) {
 #if defined(__AVX512F__)
   return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(v), _mm512_set1_ps(limit), _CMP_GT_OQ);
+#elif defined(NCA_FAST_NEON)
+  const vi above = v > splat(limit);
+  return bits_of(above);
 #else
   const vi above = v > splat(limit);
   uint32_t bits = 0;
@@ -125,6 +140,23 @@ struct PackTable {  // for every set of lanes, the permutation that moves them t
 inline const PackTable pack_table;
 
 inline __m256i of_table(const int32_t* entry) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(entry)); }
+#elif defined(NCA_FAST_NEON)
+struct PackTable {  // the same, byte by byte; where there is nothing to move, a number that is no byte's
+  PackTable() {
+    for (int bits = 0; bits < 16; ++bits) {
+      for (int i = 0; i < 16; ++i) byte_of[bits][i] = place_of[bits][i] = 255;
+      for (int lane = 0, to = 0; lane < 4; ++lane)
+        if (bits >> lane & 1) {
+          for (int i = 0; i < 4; ++i) byte_of[bits][4 * to + i] = 4 * lane + i, place_of[bits][4 * lane + i] = 4 * to + i;
+          ++to;
+        }
+    }
+  }
+  alignas(16) uint8_t byte_of[16][16], place_of[16][16];
+};
+inline const PackTable pack_table;
+
+inline uint8x16_t bytes(vf v) { return reinterpret_cast<uint8x16_t>(v); }
 #endif
 
 // Stores the lanes `bits` of v at p, p + 1, ...; may write up to VL floats.
@@ -134,6 +166,8 @@ inline void append(float* p, vf v, uint32_t bits) {
   _mm512_storeu_ps(p, _mm512_maskz_compress_ps(__mmask16(bits), reinterpret_cast<__m512>(v)));
 #elif defined(__AVX2__)
   _mm256_storeu_ps(p, _mm256_permutevar8x32_ps(reinterpret_cast<__m256>(v), of_table(pack_table.lane_of[bits])));
+#elif defined(NCA_FAST_NEON)
+  vst1q_u8(reinterpret_cast<uint8_t*>(p), vqtbl1q_u8(bytes(v), vld1q_u8(pack_table.byte_of[bits])));
 #else
   for (; bits; bits &= bits - 1) *p++ = v[__builtin_ctz(bits)];
 #endif
@@ -146,6 +180,8 @@ inline vf expanded(const float* from, uint32_t bits) {
 #elif defined(__AVX2__)
   const __m256 placed = _mm256_permutevar8x32_ps(_mm256_loadu_ps(from), of_table(pack_table.place_of[bits]));
   return reinterpret_cast<vf>(_mm256_and_ps(placed, _mm256_castsi256_ps(of_table(pack_table.is_set[bits]))));
+#elif defined(NCA_FAST_NEON)
+  return reinterpret_cast<vf>(vqtbl1q_u8(bytes(load(from)), vld1q_u8(pack_table.place_of[bits])));
 #else
   vf v{};
   for (; bits; bits &= bits - 1) v[__builtin_ctz(bits)] = *from++;
@@ -161,6 +197,9 @@ inline vf with_expanded(vf v, const float* from, uint32_t bits) {
 #elif defined(__AVX2__)
   const __m256 sum = reinterpret_cast<__m256>(v + expanded(from, bits));  // not for all lanes: -0 stays so
   return reinterpret_cast<vf>(_mm256_blendv_ps(reinterpret_cast<__m256>(v), sum, _mm256_castsi256_ps(of_table(pack_table.is_set[bits]))));
+#elif defined(NCA_FAST_NEON)
+  // Of the other lanes nothing is moved, and -0, which was there, changes no number.
+  return v + reinterpret_cast<vf>(vqtbx1q_u8(bytes(splat(-0.f)), bytes(load(from)), vld1q_u8(pack_table.place_of[bits])));
 #else
   for (; bits; bits &= bits - 1) v[__builtin_ctz(bits)] += *from++;
   return v;
