@@ -2,7 +2,7 @@
 # make demo       learns a texture and draws it, in two to three minutes
 # make test       the test suite
 # make test-fast  the tests that take no trainings, kernels or processes: a minute
-# make lint       ruff, and mypy on what is offered to others
+# make lint       ruff, mypy on what is offered to others, and deno on the page
 # make docs       the site, build/site/index.html; a link that leads nowhere is an error
 # make wheel      the wheel and the source distribution, build/dist
 PYTHON ?= python3
@@ -30,6 +30,8 @@ lint: venv
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/deno lint --quiet --config nca_fast/web/deno.json nca_fast/web/source
+	.venv/bin/deno check --quiet --config nca_fast/web/deno.json nca_fast/web/source/app.js
 
 demo: venv
 	rm -rf demo

@@ -73,6 +73,7 @@ EXTRAS = {
         "hypothesis",
         "playwright",
         "websockets",
+        "deno",
         "ruff",
         "mypy",
         "pre-commit",

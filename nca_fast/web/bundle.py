@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("source")
-_IMPORT = re.compile(r'^import (?:\{[^}]*\}|(\w+)) from "\./([\w.]+)";\n', re.MULTILINE)
+_IMPORT = re.compile(r'^import (?:\{[^}]*\}|(\w+)) from "\./([\w.]+)"(?: with \{ type: "text" \})?;\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:class|function|const|let) )", re.MULTILINE)
 _TOP = re.compile(r"^(?:async )?(?:class|function\*?|const|let) (\w+)", re.MULTILINE)
 

@@ -28,8 +28,15 @@ export class App {
     this.scenes = new Map();
     this.still = matchMedia("(prefers-reduced-motion: reduce)").matches; // who asks for no motion starts it himself
     this.playing = false;
+    /** @type {import("./brush.js").Tool} */
     this.tool = "paint";
     this.number = 0; // of the material that is chosen
+    /** @type {((width: number, height: number) => ImageData)|null} A picture of the user's, of any size. */
+    this.source = null;
+    /** @type {import("./turning.js").Turning|null} What the controls show. */
+    this.turning = null;
+    /** @type {import("./mixing.js").Mix|null} What the controls show. */
+    this.mixing = null;
     /** @type {{last: [number, number], now: [number, number], fresh: boolean}|null} */
     this.held = null;
   }
@@ -90,7 +97,7 @@ export class App {
     this.play(!this.still);
   }
 
-  /** @param {string} tool */
+  /** @param {import("./brush.js").Tool} tool */
   pick(tool) {
     if (!find(`tool-${tool}`)) return;
     this.tool = tool;
@@ -138,7 +145,7 @@ export class App {
 
   resize() {
     const box = find("stage").getBoundingClientRect();
-    const pixels = Math.min(window.devicePixelRatio || 1, 2);
+    const pixels = Math.min(globalThis.devicePixelRatio || 1, 2);
     this.screen.width = Math.max(1, Math.round(box.width * pixels));
     this.screen.height = Math.max(1, Math.round(box.height * pixels));
     this.pixels = pixels;
@@ -160,6 +167,7 @@ export class App {
 
   /** @param {[number, number]} from  Row and column. @param {[number, number]} to */
   touch(from, to) {
+    /** @type {import("./brush.js").Stroke} */
     const stroke = { tool: this.tool, from, to, radius: Number(find("radius").value), soft: Number(find("soft").value) };
     if (this.tool === "paint") stroke.value = this.number;
     if (this.tool === "speed") stroke.value = Number(find("slow").value);

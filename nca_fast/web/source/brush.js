@@ -1,12 +1,13 @@
 // What a brush does to the cells of a world: a pass over the canvas for each stretch of a stroke.
 
-import hexagon from "./hexagon.glsl";
+import hexagon from "./hexagon.glsl" with { type: "text" };
 import { Grid } from "./gl.js";
 import { HASH, frame, written } from "./glsl.js";
 
 /**
+ * @typedef {"erase"|"noise"|"plant"|"paint"|"speed"} Tool
  * @typedef {object} Stroke  A straight stretch, in cells; places may lie outside of the canvas.
- * @property {"erase"|"noise"|"plant"|"paint"|"speed"} tool
+ * @property {Tool} tool
  * @property {[number, number]} from  Row and column.
  * @property {[number, number]} to
  * @property {number} radius

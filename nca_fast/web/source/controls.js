@@ -43,7 +43,7 @@ export function bindControls(app) {
     app.fit();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => app.paintGround());
-  window.addEventListener("hashchange", () => openFragment(app));
+  globalThis.addEventListener("hashchange", () => openFragment(app));
   bindCanvas(app);
   bindFiles(app);
   document.addEventListener("keydown", (event) => pressed(app, event));

@@ -7,13 +7,13 @@ export class Device {
    * @param {boolean} half  Whether to take half-precision states even where floats can be had.
    */
   constructor(canvas, half = false) {
-    const gl = canvas.getContext("webgl2", { antialias: false, alpha: false, powerPreference: "high-performance" });
+    const gl = /** @type {WebGL2RenderingContext|null} */ (canvas.getContext("webgl2", { antialias: false, alpha: false, powerPreference: "high-performance" }));
     if (!gl) throw new Error("This browser has no WebGL2, which the page computes with. Try a recent Firefox, Chrome or Safari.");
     const full = !half && gl.getExtension("EXT_color_buffer_float") !== null;
     if (!full && gl.getExtension("EXT_color_buffer_half_float") === null && gl.getExtension("EXT_color_buffer_float") === null) {
       throw new Error("This GPU cannot draw into textures of floating-point numbers, which the page computes with.");
     }
-    this.gl = /** @type {WebGL2RenderingContext} */ (gl);
+    this.gl = gl;
     this.half = !full;
     this.stateFormat = full ? gl.RGBA32F : gl.RGBA16F;
     this.attachments = Math.min(gl.getParameter(gl.MAX_DRAW_BUFFERS), gl.getParameter(gl.MAX_COLOR_ATTACHMENTS));
@@ -51,7 +51,11 @@ export class Texture {
    */
   constructor(device, format, width, height, layers = 0) {
     const gl = device.gl;
-    Object.assign(this, { device, format, width, height, layers });
+    this.device = device;
+    this.format = format;
+    this.width = width;
+    this.height = height;
+    this.layers = layers;
     this.target = layers ? gl.TEXTURE_2D_ARRAY : gl.TEXTURE_2D;
     this.handle = gl.createTexture();
     gl.bindTexture(this.target, this.handle);
@@ -90,7 +94,10 @@ export class Target {
    */
   constructor(texture, first = 0, count = 1) {
     const gl = texture.device.gl;
-    Object.assign(this, { texture, first, width: texture.width, height: texture.height });
+    this.texture = texture;
+    this.first = first;
+    this.width = texture.width;
+    this.height = texture.height;
     this.handle = gl.createFramebuffer();
     gl.bindFramebuffer(gl.FRAMEBUFFER, this.handle);
     for (let i = 0; i < count; i++) {
@@ -138,7 +145,10 @@ export class Grid {
     this.group = Math.ceil(quads / groups);
     this.texture = new Texture(device, device.stateFormat, width, height, groups * this.group);
     this.targets = Array.from({ length: groups }, (_, i) => new Target(this.texture, i * this.group, this.group));
-    Object.assign(this, { device, quads, height, width });
+    this.device = device;
+    this.quads = quads;
+    this.height = height;
+    this.width = width;
     this.clear();
   }
 
@@ -213,7 +223,7 @@ export class Program {
     const gl = device.gl;
     this.gl = gl;
     this.handle = gl.createProgram();
-    for (const [kind, text] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, HEAD + fragment]]) {
+    for (const { kind, text } of [{ kind: gl.VERTEX_SHADER, text: VERTEX }, { kind: gl.FRAGMENT_SHADER, text: HEAD + fragment }]) {
       const shader = gl.createShader(kind);
       gl.shaderSource(shader, text);
       gl.compileShader(shader);
@@ -230,7 +240,7 @@ export class Program {
     let unit = 0;
     for (let i = 0; i < gl.getProgramParameter(this.handle, gl.ACTIVE_UNIFORMS); i++) {
       const { name, type } = gl.getActiveUniform(this.handle, i);
-      const sampler = [gl.SAMPLER_2D, gl.SAMPLER_2D_ARRAY, gl.UNSIGNED_INT_SAMPLER_2D].includes(type);
+      const sampler = type === gl.SAMPLER_2D || type === gl.SAMPLER_2D_ARRAY || type === gl.UNSIGNED_INT_SAMPLER_2D;
       this.uniforms.set(name, { place: gl.getUniformLocation(this.handle, name), type, unit: sampler ? unit++ : -1 });
     }
   }
@@ -265,13 +275,13 @@ export class Program {
       gl.bindTexture(value.target, value.handle);
       gl.uniform1i(place, unit);
     } else if (type === gl.FLOAT) gl.uniform1f(place, value);
-    else if (type === gl.FLOAT_VEC2) gl.uniform2f(place, ...value);
-    else if (type === gl.FLOAT_VEC3) gl.uniform3f(place, ...value);
-    else if (type === gl.FLOAT_VEC4) gl.uniform4f(place, ...value);
+    else if (type === gl.FLOAT_VEC2) gl.uniform2fv(place, value);
+    else if (type === gl.FLOAT_VEC3) gl.uniform3fv(place, value);
+    else if (type === gl.FLOAT_VEC4) gl.uniform4fv(place, value);
     else if (type === gl.INT || type === gl.BOOL) gl.uniform1i(place, Number(value));
-    else if (type === gl.INT_VEC2) gl.uniform2i(place, ...value);
+    else if (type === gl.INT_VEC2) gl.uniform2iv(place, value);
     else if (type === gl.UNSIGNED_INT) gl.uniform1ui(place, value);
-    else if (type === gl.UNSIGNED_INT_VEC2) gl.uniform2ui(place, ...value);
+    else if (type === gl.UNSIGNED_INT_VEC2) gl.uniform2uiv(place, value);
     else throw new Error(`no uniforms of type ${type}`);
   }
 }

@@ -1,6 +1,6 @@
 // Words that the texts of shaders are made of.
 
-import hash from "./hash.glsl";
+import hash from "./hash.glsl" with { type: "text" };
 
 const NORMAL_UNIT = Math.fround(1 / (65536 * Math.sqrt(16 + 1 / 6)));
 export const HASH = `#define NORMAL_UNIT ${float(NORMAL_UNIT)}\n${hash}`;

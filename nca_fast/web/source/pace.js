@@ -68,7 +68,7 @@ export class Pace {
 
 /** A number in a few digits: 38, 2.5 M. @param {number} value */
 export function brief(value) {
-  for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e3]]) {
+  for (const { unit, size } of [{ unit: "G", size: 1e9 }, { unit: "M", size: 1e6 }, { unit: "k", size: 1e3 }]) {
     if (value >= size) return `${(value / size).toFixed(value >= 100 * size ? 0 : 1)} ${unit}`;
   }
   return value >= 10 ? value.toFixed(0) : value.toFixed(1);

@@ -67,7 +67,7 @@ export function showScene(app) {
   const { model, settings, family, world, largestScale } = app.scene;
   const living = model.start === "cell";
   const several = family.materials.length > 1;
-  showTools(app, [living ? "plant" : several ? "paint" : null, "erase", "noise", "speed"].filter(Boolean));
+  showTools(app, living ? ["plant", "erase", "noise", "speed"] : several ? ["paint", "erase", "noise", "speed"] : ["erase", "noise", "speed"]);
   find("fill").hidden = find("mosaic").hidden = !several || Boolean(model.rules);
   find("picture-section").hidden = model.start !== "image";
   find("turn-section").hidden = !world.rule.turns;
@@ -89,7 +89,7 @@ export function showScene(app) {
   showMixing(app);
 }
 
-/** @param {App} app @param {string[]} tools */
+/** @param {App} app @param {import("./brush.js").Tool[]} tools */
 function showTools(app, tools) {
   find("tools").replaceChildren(
     ...tools.map((tool) => {
@@ -103,7 +103,7 @@ function showTools(app, tools) {
   app.pick(tools.includes("paint") ? "paint" : "erase");
 }
 
-/** Marks a tool. @param {string} tool */
+/** Marks a tool. @param {import("./brush.js").Tool} tool */
 export function markTool(tool) {
   for (const button of find("tools").children) button.setAttribute("aria-checked", String(button.id === `tool-${tool}`));
   find("slow-row").hidden = tool !== "speed";

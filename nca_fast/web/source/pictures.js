@@ -31,14 +31,21 @@ export function landscape(width, height) {
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d");
   const sky = context.createLinearGradient(0, 0, 0, height);
-  for (const [place, color] of [[0, "#27508a"], [0.45, "#d98a6a"], [0.62, "#f7d9a0"]]) sky.addColorStop(place, color);
+  sky.addColorStop(0, "#27508a");
+  sky.addColorStop(0.45, "#d98a6a");
+  sky.addColorStop(0.62, "#f7d9a0");
   context.fillStyle = sky;
   context.fillRect(0, 0, width, height);
   context.fillStyle = "#fff3cf";
   context.beginPath();
   context.arc(0.66 * width, 0.42 * height, 0.1 * Math.min(width, height), 0, 7);
   context.fill();
-  [["#8a6f8e", 0.55, 0.1, 2.1], ["#4f6a72", 0.68, 0.08, 3.3], ["#2b4a3f", 0.82, 0.07, 4.7]].forEach(([color, base, rise, waves], i) => {
+  const hills = [
+    { color: "#8a6f8e", base: 0.55, rise: 0.1, waves: 2.1 },
+    { color: "#4f6a72", base: 0.68, rise: 0.08, waves: 3.3 },
+    { color: "#2b4a3f", base: 0.82, rise: 0.07, waves: 4.7 },
+  ];
+  hills.forEach(({ color, base, rise, waves }, i) => {
     context.fillStyle = color;
     context.beginPath();
     context.moveTo(0, height);

@@ -66,7 +66,7 @@ export function listen(element, hand) {
     else if (fingers.size === 1 && Math.hypot(now.x - before.x, now.y - before.y) > SLACK) begin(before);
     if (painting || panning || fingers.size > 1) fingers.set(event.pointerId, now);
   });
-  for (const name of ["pointerup", "pointercancel"]) {
+  for (const name of /** @type {const} */ (["pointerup", "pointercancel"])) {
     element.addEventListener(name, (event) => {
       const at = fingers.get(event.pointerId);
       if (name === "pointerup" && at && fingers.size === 1 && !painting && !panning && timer !== undefined) begin(at);

@@ -15,7 +15,7 @@ import { ALIGNMENTS, SCALES } from "./turning.js";
  * @property {"circular"|"zero"|"reflect"|"replicate"} padding
  * @property {"mosaic"|number} layout  What grew where before the first stroke.
  * @property {number} steps  So many were taken.
- * @property {(string|number)[][]} strokes  [tool, step, row, column, row, column, radius, soft, value],
+ * @property {(string|number|boolean)[][]} strokes  [tool, step, row, column, row, column, radius, soft, value],
  *   ["turn", step, angle, align, scale], or of a VAE run first of all ["mix", 0, from, to, share, turns]
  */
 

@@ -32,7 +32,10 @@ import { derivatives } from "./derivatives.js";
 
 export const LIMITS = { perceived: 1536, width: 1024 };
 
-/** Fields that files of earlier versions lack, with what they meant there. */
+/**
+ * Fields that files of earlier versions lack, with what they meant there.
+ * @type {Omit<RuleFields, "filters">}
+ */
 const DEFAULTS = {
   channels: 12,
   hidden: [96],
@@ -60,8 +63,7 @@ const DEFAULTS = {
 export class Rule {
   /** @param {Partial<RuleFields>} fields */
   constructor(fields) {
-    /** @type {RuleFields} */
-    const of = Object.assign({}, DEFAULTS, fields);
+    const of = /** @type {RuleFields} */ ({ ...DEFAULTS, ...fields });
     this.fields = of;
     this.quads = Math.ceil(of.channels / 4); // texels of a cell, four channels each
     this.stencils = of.filters.map((f) => f.taps.map((row) => row.map((tap) => Math.fround(f.scale * tap))));

@@ -20,7 +20,7 @@ export const CELLS = { zeros: 70000, noise: 70000, image: 50000, cell: 6000 };
  * @property {number} height
  * @property {number} width
  * @property {bigint} seed
- * @property {string} [padding]  Another than the model's.
+ * @property {import("./rule.js").RuleFields["padding"]} [padding]  Another than the model's.
  * @property {import("./hexagons.js").GridName} [grid]  Another than the model's.
  * @property {import("./turning.js").Turning} [turning]
  * @property {import("./mixing.js").Mix} [mix]
@@ -77,7 +77,9 @@ export class Scene {
    * @param {Settings} settings
    */
   constructor(device, family, settings) {
-    Object.assign(this, { device, family, settings: { turning: STRAIGHT, mix: FIRST, ...settings } });
+    this.device = device;
+    this.family = family;
+    this.settings = { turning: STRAIGHT, mix: FIRST, ...settings };
     this.model = family.models[0]; // they are alike in what the view asks for
     const fields = settings.grid ? movedTo(this.model.rule, settings.grid) : this.model.rule;
     if (fields === null) throw new Error(`${this.model.name} has no stencils for cells of another shape.`);
@@ -116,9 +118,9 @@ export class Scene {
 
   /** Begins again with what is painted. */
   restart() {
-    const painted = this.events.filter((event) => event.tool === "paint");
+    const done = this.events;
     this.begin();
-    for (const event of painted) this.apply({ ...event, step: 0 });
+    for (const event of done) if (event.tool === "paint") this.apply({ ...event, step: 0 });
   }
 
   /** Puts the first state in place, and `layout` in that of what is painted; null: the last one. */
@@ -133,7 +135,7 @@ export class Scene {
       this.events.push({ tool: "mix", step: 0, ...settings.mix });
       world.setTurns(mixed(this.model.rules.networks, settings.mix));
     }
-    /** @type {Event[]} Of a replay, those that are still to come. */
+    /** @type {Exclude<Event, Mixing>[]} Of a replay, those that are still to come. */
     this.due = [];
     this.layout = layout ?? this.layout ?? "mosaic";
     world.setRates(null);
@@ -173,7 +175,7 @@ export class Scene {
   /** Applies a stroke, and keeps it for a replay. @param {import("./brush.js").Stroke} stroke */
   stroke(stroke) {
     this.due = [];
-    this.apply({ ...stroke, from: stroke.from.map(rounded), to: stroke.to.map(rounded), step: this.world.step });
+    this.apply({ ...stroke, from: rounded(stroke.from), to: rounded(stroke.to), step: this.world.step });
   }
 
   /** Turns and scales cells from here on, and keeps that for a replay. @param {import("./turning.js").Turning} turning */
@@ -184,7 +186,7 @@ export class Scene {
     this.apply({ tool: "turn", step: this.world.step, ...turning });
   }
 
-  /** @param {Event} event */
+  /** @param {Exclude<Event, Mixing>} event */
   apply(event) {
     this.events.push(event);
     if (event.tool !== "turn") return brush(this.world, event);
@@ -261,9 +263,9 @@ export class Scene {
   }
 }
 
-/** Places are kept in sixteenths of a cell, so that a link says them exactly. @param {number} place */
-function rounded(place) {
-  return Math.round(place * 16) / 16;
+/** Places are kept in sixteenths of a cell, so that a link says them exactly. @param {[number, number]} place @returns {[number, number]} */
+function rounded([row, column]) {
+  return [Math.round(row * 16) / 16, Math.round(column * 16) / 16];
 }
 
 /** Scales noise to [0, 1] over the channels of each cell. */

@@ -1,7 +1,7 @@
 // The shaders of a rule. A pass draws a group of texels of every cell: channels 4 * (first + i) to 4 * (first + i) + 3.
 
-import activations from "./activations.glsl";
-import keys from "./keys.glsl";
+import activations from "./activations.glsl" with { type: "text" };
+import keys from "./keys.glsl" with { type: "text" };
 import { HASH, float, frame, lines, written } from "./glsl.js";
 import { networkText } from "./network.js";
 import { perception } from "./perception.js";

@@ -15,7 +15,8 @@ export class Swatches {
    * @param {import("./view.js").View} view
    */
   constructor(device, view) {
-    Object.assign(this, { device, view });
+    this.device = device;
+    this.view = view;
     /** @type {{family: import("./scene.js").Family, number: number, canvas: HTMLCanvasElement}[]} */
     this.waiting = [];
     /** @type {{scene: Scene, canvas: HTMLCanvasElement}|null} */

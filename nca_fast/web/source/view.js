@@ -1,7 +1,7 @@
 // A world on the screen.
 
-import hexagon from "./hexagon.glsl";
-import viewShader from "./view.glsl";
+import hexagon from "./hexagon.glsl" with { type: "text" };
+import viewShader from "./view.glsl" with { type: "text" };
 import { Target, Texture } from "./gl.js";
 
 /** Where on a canvas the screen looks, and how. */

@@ -1,8 +1,9 @@
 // A canvas of cells and the automata that run on it.
 
 import { Grid, Target, Texture } from "./gl.js";
+import { packed, weightLayout } from "./network.js";
 import { Rule, refusal } from "./rule.js";
-import { KEYS_SHADER, finishShader, noiseShader, packed, stepShader, weightLayout } from "./shaders.js";
+import { KEYS_SHADER, finishShader, noiseShader, stepShader } from "./shaders.js";
 
 /** Steps whose row keys are drawn at once. */
 const BLOCK = 32;
@@ -22,7 +23,10 @@ export class World {
     const reason = refusal(rule) || tooLarge(device, rule, networks.length, height, width);
     if (reason) throw new Error(reason);
     if (networks.length > 1 && rule.alive) throw new Error("automata with an alive mask must have a canvas of their own.");
-    Object.assign(this, { device, rule, height, width });
+    this.device = device;
+    this.rule = rule;
+    this.height = height;
+    this.width = width;
     this.networks = networks.length;
     /** Where the canvas lies in that of Python's formulas. */
     this.where = { seed: 0n, sample: 0, row: 0, column: 0, canvasHeight: 0 };
@@ -51,7 +55,7 @@ export class World {
     this.turns = [];
     networks.forEach((network, k) => this.setNetwork(k, network));
     this.keys = new Target(new Texture(device, gl.RGBA32UI, BLOCK, height));
-    /** @type {{seed: bigint, from: number}|null} What the table of keys holds. */
+    /** @type {{mark: string, from: number}|null} What the table of keys holds. */
     this.drawn = null;
     /** @type {Map<string, import("./gl.js").Program>} */
     this.programs = new Map();
