@@ -35,6 +35,11 @@ def shift(x, out, count, shift_by, BLOCK: tl.constexpr, SCALE: tl.constexpr = 2)
     tl.store(out + i, tl.load(x + i, mask=i < count) * SCALE + shift_by, mask=i < count)
 
 
+@triton.jit
+def clear(x, BLOCK: tl.constexpr):
+    tl.store(x + tl.arange(0, BLOCK), 0.0)
+
+
 def told(take, calls):
     """All that the launcher is given in these calls, with addresses in the place of tensors."""
     Launcher.noted = []
@@ -178,8 +183,9 @@ def a_refusal():
     x = torch.zeros(64)
 
     def step(a, b):
-        for count in (8, 7, 6):
-            launch(shift, (1,), a, b, count, 1, BLOCK=16, SCALE=3)
+        launch(shift, (1,), a, b, 8, 1, BLOCK=16, SCALE=3)
+        launch(clear, (1,), b, BLOCK=8)
+        launch(shift, (1,), a, b, 6, 1, BLOCK=16, SCALE=3)
 
     RepeatedStep(step)(x[:8], x[8:16])  # compiles
     cuda = FakeCuda(fails_at=4)
@@ -189,14 +195,14 @@ def a_refusal():
         try:
             repeated(x[16:24], x[24:32])
         except RuntimeError as error:
-            assert str(error) == "the kernel shift was not launched: words of 700 (status 700)."
+            assert str(error) == "the kernel clear was not launched: words of 700 (status 700)."
         else:
             raise AssertionError("it was not refused")
     assert len(cuda.noted) == 4
 
 
 def what_is_not_launched_from_c():
-    """Without a compiler, or a kernel with numbers that are not integers, each launch is made by Triton's launcher."""
+    """Without a compiler, with a number that is no integer, or one among the constants, Triton's launcher launches."""
     x = torch.zeros(64)
     calls = [(x[:8], x[8:16]), (x[16:24], x[24:])]
 
@@ -206,7 +212,10 @@ def what_is_not_launched_from_c():
     def broken(a, b):
         launch(shift, (1,), a, b, 8, 1.5, BLOCK=16, SCALE=3)
 
-    for step, library in ((whole, lambda: None), (broken, together.library)):
+    def named(a, b):
+        launch(shift, (1,), a, b, 8, shift_by=2, BLOCK=16, SCALE=3)
+
+    for step, library in ((whole, lambda: None), (broken, together.library), (named, together.library)):
         by_front_end, cuda = told(step, calls), FakeCuda()
         with (
             mock.patch.object(together, "driver", lambda address=cuda.address: (address, str)),
@@ -216,19 +225,26 @@ def what_is_not_launched_from_c():
 
 
 def another_triton():
-    """A function that launches with another signature, or none."""
+    """A function that launches with another signature, or none, or on something else."""
     x = torch.zeros(64)
     calls = [(x[:8], x[8:16]), (x[16:24], x[24:])]
 
     def step(a, b):
         launch(shift, (1,), a, b, 8, 1, BLOCK=16, SCALE=3)
 
-    compiled = triton.compiler.CompiledKernel
+    def whole(kernel, grid, stream):
+        return *grid, stream, kernel.function, kernel.packed_metadata
+
+    runtime = triton.knobs.runtime
+    compiled, hooks = triton.compiler.CompiledKernel, (runtime.launch_enter_hook, runtime.launch_exit_hook)
     others = (
         lambda self, grid: None,
         lambda self, grid: lambda *arguments: None,
         lambda self, grid: lambda *arguments, stream: self.run(grid, stream, *arguments),
         lambda self, grid: lambda *arguments, stream: self.run(*grid, stream, self.function, *arguments[:-2]),
+        lambda self, grid: lambda *a, stream: self.run(*grid, stream, 0, self.packed_metadata, None, *hooks, *a),
+        lambda self, grid: lambda *a, stream: self.run(*whole(self, grid, stream), None, *hooks, *a[::-1]),
+        lambda self, grid: lambda *a, stream: self.run(*whole(self, grid, stream), None, None, None, *a),
     )
     for other in others:
         module._known.clear()
@@ -268,6 +284,19 @@ def nothing_changing_is_kept():
     repeated(x)
     (kept,) = next(iter(repeated.of_kinds.values())).fixed
     assert kept is fixed
+
+
+def the_same_tensor_twice():
+    """A step on one tensor is of another kind than one on two, or on one that does not change."""
+    x, y, z = torch.zeros(3, 8)
+
+    def of_three(fixed):
+        return lambda a, b: [launch(shift, (1,), p, q, 8, 1, BLOCK=16, SCALE=3) for p, q in ((a, b), (b, fixed))]
+
+    calls = [(fixed, (a, b)) for fixed in (x, z) for a, b in ((x, x), (y, y), (x, y), (y, x))]
+    for fixed, call in [*calls, *calls[::-1]]:
+        step = of_three(fixed)
+        assert told(RepeatedStep(step, "of three", [fixed]), [call]) == told(step, [call])
 
 
 def named(cuda, names):
@@ -351,6 +380,10 @@ def what_is_kept_across_rollouts():
                 kept = run(place)
             del held
             assert kept == run.by_front_end(place) and len(kept) > 5
+    elsewhere = Run(*kinds[0])  # its scratch lies beside an address that is a multiple of 16
+    elsewhere.weights.scratch.kept["living"] = torch.zeros(16, dtype=torch.int8)[1:].view(1, 3, 5)
+    elsewhere(places[0])  # compiles
+    assert elsewhere(places[0]) == elsewhere.by_front_end(places[0])
 
 
 def what_is_kept_is_bounded_and_holds_no_memory():
@@ -371,12 +404,23 @@ def what_is_kept_is_bounded_and_holds_no_memory():
     assert len(laid_out._kept) == laid_out._MOST and laid_out.find(7) is kept and laid_out.find(8) is None
     laid_out.forget()
     assert laid_out.find(7) is None
+    known = len(module._known)
+    with mock.patch.object(module, "_MOST", known):
+        for n in range(3):
+            module.launch_alone(shift, (1,), torch.zeros(8), torch.zeros(8), 8, 100 + n, BLOCK=16, SCALE=3)
+    assert len(module._known) == known
 
 
 def numbers_beside_the_steps():
     """A launch beside the steps is what Triton's front end launches, whatever its numbers; compiled once."""
     table, place = torch.zeros(64, dtype=torch.int32), torch.zeros(6, dtype=torch.int32)
-    calls = [(place, *(word(v) for v in (seed, seed >> 32, n, 1, 2, 16))) for seed in (0, 1, 2**63 + 7) for n in (0, 5)]
+    places = place, torch.zeros(7, dtype=torch.int32)[1:]
+    calls = [
+        (place, *(word(v) for v in (seed, seed >> 32, n, 1, 2, 16)))
+        for seed in (0, 1, 2**63 + 7)
+        for n in (0, 5)
+        for place in places
+    ]
 
     def told_by(launch):
         return told(lambda *a: launch(write_place, (1,), *a), calls) + told(
@@ -385,8 +429,8 @@ def numbers_beside_the_steps():
         )
 
     want, known = told_by(module.launch), set(module._known)
-    assert told_by(module.launch_alone) == want and len({n[2] for n in want}) == 5
-    assert len(set(module._known) - known) <= 5
+    assert told_by(module.launch_alone) == want and len({n[2] for n in want}) == 6
+    assert len(set(module._known) - known) <= 6
     with mock.patch.object(module._Launch, "run", lambda self: 1 / 0):
         assert told_by(module.launch_alone) == want
 
@@ -395,6 +439,6 @@ if __name__ == "__main__":
     use_the_fake_driver()
     cases = (step_of_a_rule, ints_and_defaults, what_cannot_be_repeated, a_refusal, what_is_not_launched_from_c)
     kept = what_is_kept_across_rollouts, what_is_kept_is_bounded_and_holds_no_memory, numbers_beside_the_steps
-    for case in (*cases, another_triton, a_profiler, nothing_changing_is_kept, *kept):
+    for case in (*cases, another_triton, a_profiler, nothing_changing_is_kept, the_same_tensor_twice, *kept):
         case()
         print(case.__name__, flush=True)

@@ -20,7 +20,7 @@ def test_what_is_launched():
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_DEFAULT_FP_FUSION": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     result = fresh.run([ROOT / "tests" / "launches.py"], check=True, cwd=ROOT, env=environment)
-    assert len(result.stdout.split()) == 11
+    assert len(result.stdout.split()) == 12
 
 
 def test_the_interpreter_goes_through_the_front_end():
