@@ -239,6 +239,8 @@ def test_a_swatch_of_24_pixels_is_learned_and_used_again(tmp_path, capsys, monke
         ("--texture zoo:bark --soft -1", "soft must be at least 0"),
         ("--texture zoo:bark --out x.bmp", "must end in one of"),
         ("--texture zoo:bark --mask {small}", "mask must have the 20 x 24 pixels"),
+        ("--texture zoo:bark --memory lots", "memory must be a size such as 2GiB"),
+        ("--texture zoo:bark --memory 1kB", "memory must be at least"),
         ("--texture zoo:birch", "the zoo has"),
         ("--texture nofile.png", "nofile.png"),
         ("--model zoo:bark --texture moss", "must go with an automaton that knows several"),

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 import tyro
 
 from nca_fast import zoo
+from nca_fast.canvas.settings import CanvasConfig, MemoryOption
 from nca_fast.choices import BlendName
 from nca_fast.commands import streams
 from nca_fast.compute import ComputeConfig
@@ -66,12 +67,15 @@ class Fill:
     -texture."""
     seed: int = 0
     """Fixes all randomness: the same seed draws the same cells."""
+    memory: MemoryOption = None
+    """Memory that the canvas may take, such as 2GiB; what needs more is computed strip by strip. None: what is free."""
     compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
 
     main: ClassVar[tuple[str, ...]] = ("mask", "out", "texture", "soft", "blend", "light", "strength", "zoom", "seed")
 
     def check(self) -> None:
         """Raises ValueError for what cannot be done."""
+        CanvasConfig(memory=self.memory).check()
         if self.texture is None and self.model is None:
             raise ValueError("texture must be given: a picture to learn, a trained run, or zoo:NAME (nca-fast zoo).")
         for name in ("light", "strength"):
@@ -114,7 +118,7 @@ class Fill:
         model, names = self._trained or self._learned(), self.texture if self.model is not None else None
         nca = open_model(NCA, model, self.compute)
         steps = self.steps or max(STEPS, sensible_size(checkpoint.facts_of(model_file(model))).steps)
-        texture = grown(nca, area, self.zoom, steps, names, self.seed, **self.compute.how)
+        texture = grown(nca, area, self.zoom, steps, names, self.seed, self.memory, **self.compute.how)
         result = filled(photo, texture, area, self.blend, self.light, self.strength)
         opaque = None if alpha is None else (alpha * 255).round().byte().numpy()
         files = write_picture(self.out, height, width, [to_uint8(result)], opaque)

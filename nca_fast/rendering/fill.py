@@ -75,7 +75,9 @@ def read_area(mask: str | Path | Tensor, height: int, width: int, soft: int = 0)
     return Area(torch.where(cover < 1e-4, 0, cover))
 
 
-def grown(nca: NCA, area: Area, zoom: float, steps: int, texture: str | None, seed: int, **how) -> Tensor:
+def grown(
+    nca: NCA, area: Area, zoom: float, steps: int, texture: str | None, seed: int, memory: str | None = None, **how
+) -> Tensor:
     """Lets an automaton grow in the cells of an area, and nowhere else.
 
     Args:
@@ -85,6 +87,7 @@ def grown(nca: NCA, area: Area, zoom: float, steps: int, texture: str | None, se
         steps: Updates of every cell.
         texture: As `CanvasConfig.texture`.
         seed: Fixes all randomness.
+        memory: As `CanvasConfig.memory`.
         how: backend, precision.
 
     Returns:
@@ -104,9 +107,8 @@ def grown(nca: NCA, area: Area, zoom: float, steps: int, texture: str | None, se
     cells = F.interpolate(cells[None], (rows, columns))[0, 0] > 0
     cells = F.pad(cells.float(), (MARGIN,) * 4)
     alive = F.max_pool2d(cells[None], 2 * MARGIN + 1, 1, MARGIN)
-    scene = Scene(
-        nca, *cells.shape, steps, seed=seed, speed=alive.expand(3, -1, -1), config=CanvasConfig(texture=texture), **how
-    )
+    config = CanvasConfig(texture=texture, memory=memory)
+    scene = Scene(nca, *cells.shape, steps, seed=seed, speed=alive.expand(3, -1, -1), config=config, **how)
     drawn = nca.to_rgb(render(scene)).float().cpu()
     if zoom != 1:
         size = [round(side * zoom) for side in cells.shape]
