@@ -209,7 +209,7 @@ def resolved_config(system: Any, given: Any, saved: SavedRun | None, folder: Pat
         differences = ", ".join(f"{name} (was {getattr(stored, name)!r}, now {changed[name]!r})" for name in refused)
         raise ValueError(
             f"a resumed run must keep its settings, but these differ from those in {folder}: {differences}. "
-            "Leave them as they were, or begin in another folder."
+            f"Leave them as they were, or begin in another folder, from the same weights with --init {folder}."
         )
     if changed.get("minutes", 0) is None:
         del changed["minutes"]
