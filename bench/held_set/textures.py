@@ -45,7 +45,11 @@ def noise(random: np.random.Generator, period: float, width: float = 0.5) -> np.
 
 def voronoi(random: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Of each pixel of the torus the nearest of `count` points, and how much further the second is, in pixels."""
-    points = random.random((count, 2)) * SIDE
+    return cells(random.random((count, 2)) * SIDE)
+
+
+def cells(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each pixel of the torus the nearest of `points` [n, 2], and how much further the second is, in pixels."""
     y, x = grid()
     distances = np.hypot(wrapped(y[..., None] - points[:, 0]), wrapped(x[..., None] - points[:, 1]))
     nearest = np.sort(np.partition(distances, 1, axis=2)[..., :2], axis=2)
