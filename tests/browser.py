@@ -10,6 +10,7 @@ from nca_fast.web import models, page
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--no-sandbox", "--disable-dev-shm-usage", "--ignore-gpu-blocklist")
 SWIFTSHADER = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")  # one that films a test card
 
 
 @contextmanager
@@ -21,8 +22,8 @@ def browsers():
         pytest.skip(f"the page's tests need one of {', '.join(NAMES)}: apt-get install chromium")
     with playwright.sync_playwright() as started, ExitStack() as running:
 
-        def start(*, webgl: bool = True):
-            flags = FLAGS + (SWIFTSHADER if webgl else ("--disable-3d-apis",))
+        def start(*, webgl: bool = True, camera: bool = False):
+            flags = FLAGS + CAMERA * camera + (SWIFTSHADER if webgl else ("--disable-3d-apis",))
             browser = started.chromium.launch(executable_path=program, headless=True, args=list(flags))
             running.callback(browser.close)
             return browser

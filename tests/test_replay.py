@@ -18,6 +18,7 @@ from nca_fast.cli import main
 
 STROKES = [
     ["paint", 0, 3, 4, 3, 9, 4, 0.5, 1],
+    ["noise", 0, 9, 2, 9, 2, 3, 0.5, 0],
     ["erase", 2, 11, 5, 13, 15, 3, 0.5, 0],
     ["turn", 3, 75, "dipole", 1.25],
     ["noise", 3, -1, 14, -1, 14, 3, 0.5, 0],
@@ -132,9 +133,9 @@ def test_render_finds_models_goes_on_and_films(replay, ncas, tmp_path, capsys):
         ({"grid": "hex"}, "is of hexagons, on which strokes are drawn by the page alone"),
         ({"layout": "stripes"}, '(which may also be "mosaic")'),
         ({"layout": 2}, "must paint with the 2 textures that there are, but has 2"),
-        ({"steps": 6}, "stroke 6 of the replay"),
+        ({"steps": 6}, "stroke 7 of the replay"),
         ({"steps": 0, "strokes": [["erase", 0]]}, "must be a list of 7"),
-        ({"strokes": [STROKES[1], STROKES[0]]}, "must come at a step from 2, that of the one before, to 7"),
+        ({"strokes": [STROKES[2], STROKES[0]]}, "must come at a step from 2, that of the one before, to 7"),
         ({"strokes": [["burn", *STROKES[0][1:]]]}, "the tool of stroke 0 of the replay"),
         ({"strokes": [[]]}, "the tool of stroke 0 of the replay"),
         ({"strokes": ["erase"]}, "stroke 0 of the replay"),

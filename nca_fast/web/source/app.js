@@ -106,9 +106,7 @@ export class App {
 
   play(on) {
     this.playing = on;
-    const button = find("play");
-    button.setAttribute("aria-pressed", String(on));
-    button.setAttribute("aria-label", on ? "Pause" : "Play");
+    find("play").setAttribute("aria-pressed", String(on));
   }
 
   /** Begins again; where the settings ask for another canvas, on another. */
@@ -214,8 +212,8 @@ export class App {
   }
 
   theme() {
-    const dark = getComputedStyle(document.documentElement).colorScheme === "dark";
-    document.documentElement.dataset.theme = dark ? "light" : "dark";
+    const { dataset } = document.documentElement;
+    dataset.theme = dataset.theme === "dark" ? "light" : "dark";
     this.paintGround();
   }
 

@@ -42,7 +42,7 @@ export function bindControls(app) {
     app.view.everyChannel = event.target.checked;
     app.fit();
   });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => app.paintGround());
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", ({ matches }) => matches !== (document.documentElement.dataset.theme === "dark") && app.theme());
   globalThis.addEventListener("hashchange", () => openFragment(app));
   bindCanvas(app);
   bindFiles(app);
@@ -104,12 +104,24 @@ function bindFiles(app) {
   });
 }
 
+/** Chooses what lies beside a choice, as arrows do among radio buttons. @param {KeyboardEvent} event @param {Element} group */
+function chooseBeside(event, group) {
+  const buttons = [...group.querySelectorAll("[role=radio]")];
+  const step = event.key === "ArrowLeft" || event.key === "ArrowUp" ? -1 : 1;
+  const button = buttons[(buttons.indexOf(event.target) + step + buttons.length) % buttons.length];
+  button.click();
+  button.focus();
+  event.preventDefault();
+}
+
 /** @param {KeyboardEvent} event */
 function pressed(app, event) {
   const typed = event.target instanceof HTMLElement && event.target.matches("input, select, summary, textarea");
   if (typed || event.ctrlKey || event.metaKey || event.altKey) return;
   const pressed = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (pressed === " " && event.target instanceof HTMLButtonElement) return;
+  const group = event.target instanceof HTMLElement && event.target.closest("[role=radiogroup]");
+  if (group && pressed.startsWith("Arrow")) return chooseBeside(event, group);
   const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   const slide = (id, by) => {
     find(id).value = String(Number(find(id).value) + by);

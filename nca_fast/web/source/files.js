@@ -79,12 +79,12 @@ export async function toggleCamera(app) {
 
 export async function toggleRecording(app) {
   try {
-    if (app.recorder) {
-      download(await app.recorder.stop(), `${app.scene.model.name}.${app.recorder.type.includes("mp4") ? "mp4" : "webm"}`);
-      app.recorder = null;
-    } else app.recorder = new Recorder(app.screen);
-    find("webm").setAttribute("aria-pressed", String(Boolean(app.recorder)));
-    find("webm").textContent = app.recorder ? "Stop and save" : "Record WebM";
+    const { recorder } = app;
+    app.recorder = recorder ? null : new Recorder(app.screen);
+    app.shown = ""; // so that a page that stands still is drawn, too
+    find("webm").setAttribute("aria-pressed", String(!recorder));
+    find("webm").textContent = recorder ? "Record WebM" : "Stop and save";
+    if (recorder) download(await recorder.stop(), `${app.scene.model.name}.${recorder.type.includes("mp4") ? "mp4" : "webm"}`);
   } catch (error) {
     app.notice(error.message);
   }
@@ -144,6 +144,6 @@ function startReplay(app, replay) {
 }
 
 function replayText(app) {
-  if (app.scene.model.start === "image" && app.source) throw new Error("A replay does not hold the picture, so there is none of a canvas with a picture of yours.");
+  if (app.scene.model.start === "image" && (app.source || app.scene.filmed)) throw new Error("A replay does not hold the picture, so there is none of a canvas with a picture of yours.");
   return JSON.stringify(replayOf(app.scene));
 }

@@ -35,10 +35,14 @@ export class Recorder {
     this.recorder.start(1000);
   }
 
-  /** @returns {Promise<Blob>} */
+  /** @returns {Promise<Blob>} Rejected with a sentence where no frame came. */
   stop() {
-    return new Promise((resolve) => {
-      this.recorder.onstop = () => resolve(new Blob(this.parts, { type: this.type.split(";")[0] }));
+    return new Promise((resolve, reject) => {
+      this.recorder.onstop = () => {
+        const film = new Blob(this.parts, { type: this.type.split(";")[0] });
+        if (film.size) resolve(film);
+        else reject(new Error("Nothing was recorded: let the film run for a moment longer."));
+      };
       this.recorder.stop();
       this.stream.getTracks().forEach((track) => track.stop());
     });

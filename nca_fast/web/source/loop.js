@@ -78,7 +78,8 @@ function endRun(app) {
     app.until = undefined;
     app.play(false);
   } else if (whole("again") > 0) {
-    if (app.camera.stream) scene.picture = app.camera.frame(scene.world.width, scene.world.height) || scene.picture;
+    const seen = app.camera.stream && app.camera.frame(scene.world.width, scene.world.height);
+    if (seen) Object.assign(scene, { picture: seen, filmed: true });
     scene.begin();
   } else app.play(false);
 }

@@ -58,7 +58,7 @@ export function markMaterial(app) {
   const all = app.families.flatMap((family) => family.materials.map((_, number) => ({ family, number })));
   [...find("swatches").children].forEach((button, i) => {
     const chosen = app.scene && all[i].family === app.scene.family && all[i].number === app.number;
-    button.setAttribute("aria-checked", String(Boolean(chosen)));
+    check(button, Boolean(chosen));
   });
 }
 
@@ -103,9 +103,15 @@ function showTools(app, tools) {
   app.pick(tools.includes("paint") ? "paint" : "erase");
 }
 
+/** Checks one of several choices, of which the Tab key finds that which is chosen, and arrows the others. @param {HTMLElement} button @param {boolean} chosen */
+function check(button, chosen) {
+  button.setAttribute("aria-checked", String(chosen));
+  button.tabIndex = chosen ? 0 : -1;
+}
+
 /** Marks a tool. @param {import("./brush.js").Tool} tool */
 export function markTool(tool) {
-  for (const button of find("tools").children) button.setAttribute("aria-checked", String(button.id === `tool-${tool}`));
+  for (const button of find("tools").children) check(button, button.id === `tool-${tool}`);
   find("slow-row").hidden = tool !== "speed";
 }
 
@@ -144,6 +150,7 @@ export function showZoom(app) {
 export function say(app) {
   const show = (id, text) => {
     document.querySelector(`output[for="${id}"]`).textContent = text;
+    find(id).setAttribute("aria-valuetext", text);
   };
   show("radius", find("radius").value);
   show("soft", `${Math.round(100 * find("soft").value)} %`);
