@@ -130,7 +130,7 @@ def test_render_finds_models_goes_on_and_films(replay, ncas, tmp_path, capsys):
         ({"height": 0}, "'height' of the replay"),
         ({"seed": "-1"}, "must be decimal digits of a number below 2^64, but is '-1'"),
         ({"padding": "none"}, "'padding' of the replay"),
-        ({"grid": "hex"}, "is of hexagons, on which strokes are drawn by the page alone"),
+        ({"grid": "triangles"}, "'grid' of the replay"),
         ({"layout": "stripes"}, '(which may also be "mosaic")'),
         ({"layout": 2}, "must paint with the 2 textures that there are, but has 2"),
         ({"steps": 6}, "stroke 7 of the replay"),

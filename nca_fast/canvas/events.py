@@ -18,6 +18,7 @@ from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.canvas.strokes import Place, first_shares, painted, slowed_down, touch
 from nca_fast.canvas.turning import Turning
 from nca_fast.devices import moved
+from nca_fast.hexagons import draws_hexagons, on_grid
 from nca_fast.nca import NCA
 from nca_fast.reference import split
 from nca_fast.textures import all_codes
@@ -36,10 +37,10 @@ class Events:
     """
 
     def __init__(self, replay: Replay, ncas: Sequence[NCA], height: int, width: int):
-        first = ncas[0]
-        self.replay, self.ncas = replay.on(height, width), [_bounded(nca, replay.padding) for nca in ncas]
+        ncas = [_bounded(on_grid(nca, replay.grid), replay.padding) for nca in ncas]
+        self.replay, self.ncas, first = replay.on(height, width), ncas, ncas[0]
         self.enlarged = (height / replay.height * width / replay.width) ** 0.5
-        self.place = Place(height, width, replay.padding == "circular", replay.seed)
+        self.place = Place(height, width, replay.padding == "circular", replay.seed, draws_hexagons(first))
         self.codes = all_codes(first.textures) if first.textures else None
         self.count = len(first.textures) if first.textures else len(ncas)  # of what can be painted
         strokes = [event for event in self.replay.events if isinstance(event, Stroke)]
@@ -59,7 +60,7 @@ class Events:
         for stroke in strokes:
             self._strokes.setdefault(stroke.step, []).append(stroke)
         self._steps = sorted({event.step for event in replay.events})
-        begun = partial(first_shares, self.replay, self.count, enlarged=self.enlarged)
+        begun = partial(first_shares, replay.layout, self.count, place=self.place, enlarged=self.enlarged)
         self._shares = _Kept(painting, begun, partial(painted, place=self.place))
         self._speeds = _Kept(slowing, lambda rows: torch.ones(len(rows), width), partial(slowed_down, place=self.place))
         self._turned = lru_cache(maxsize=4)(lambda turn: Turning(_config(turn), height, width))

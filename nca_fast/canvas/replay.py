@@ -18,6 +18,7 @@ VERSION = 1
 LARGEST = 64 * 2**20  # bytes of a file
 Tool = Literal["erase", "noise", "plant", "paint", "speed"]
 Alignment = Literal["cartesian", "polar", "dipole"]
+Grid = Literal["square", "hex"]
 Padding = Literal["circular", "zero", "reflect", "replicate"]
 _SCALES = (0.5, 3.0)  # as in the page
 
@@ -68,6 +69,7 @@ class Replay:
         weights: Of each, what `checksum` makes of its weights.
         height, width: Of the canvas, in cells.
         seed: Of its start and all its fire masks.
+        grid: Shape of the cells; None: that of the models.
         padding: What lies beyond its edges.
         layout: What grew where at first: "mosaic", or the number of the texture that had it all.
         steps: So many were taken.
@@ -80,6 +82,7 @@ class Replay:
     height: int
     width: int
     seed: int
+    grid: Grid | None
     padding: Padding
     layout: Literal["mosaic"] | int
     steps: int
@@ -129,14 +132,13 @@ def read_replay(path: Path) -> Replay:
         raise ValueError(f"{where} must name models and the weights of each, but has {len(models)} and {len(weights)}.")
     steps = field(page, "steps", int, where, 0, 2**32 - 1)
     rows = field(page, "strokes", list, where)
-    if page.get("grid", "square") != "square":
-        raise ValueError(f"{where} is of hexagons, on which strokes are drawn by the page alone: open it there.")
     return Replay(
         models=models,
         weights=weights,
         height=field(page, "height", int, where, 1, 65536),
         width=field(page, "width", int, where, 1, 65536),
         seed=_seed(field(page, "seed", str, where), where),
+        grid=field({"grid": None} | page, "grid", Grid | None, where),
         padding=field(page, "padding", Padding, where),
         layout=_layout(page, where),
         steps=steps,

@@ -4,13 +4,15 @@ A stroke changes what it touches by a weight w from 0 to 1, which falls from 1 t
 of the page does (web/source/brush.js); each row has the same bits whatever rows are computed with it.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nca_fast.canvas.replay import Replay, Stroke
+from nca_fast.canvas.replay import Stroke
+from nca_fast.hexagons import ROW
 from nca_fast.normals import normal
 
 BLOCK = 2**18  # cells that are touched at once
@@ -22,12 +24,47 @@ _FIRST, _STEP = (0.31, 0.23), (0.5698402909980532, 0.7548776662466927)
 
 @dataclass(frozen=True)
 class Place:
-    """The canvas on which strokes are: its size, whether it is a torus, and the seed of its noise."""
+    """The canvas on which strokes are.
+
+    Args:
+        height, width: In cells.
+        torus: Whether opposite edges are neighbours.
+        seed: Of its noise.
+        hexagons: Whether its cells are hexagons, between whose places, see `nca_fast.hexagons`, distances are measured;
+            their rows go on at the other side whatever lies beyond the edges.
+    """
 
     height: int
     width: int
     torus: bool
     seed: int
+    hexagons: bool = False
+
+    def across(self, rows, columns):
+        """How far right places lie, whose rows and columns are given."""
+        return columns + rows / 2 - 0.25 if self.hexagons else columns
+
+    def down(self, rows):
+        """How far down places lie, whose rows are given."""
+        return rows * ROW if self.hexagons else rows
+
+    def nearest(self, places, middle, length):
+        """Places, on a torus the copies of theirs that are nearest to `middle`."""
+        return places + length * torch.round((middle - places) / length) if self.torus or self.hexagons else places
+
+    def cell(self, row, column):
+        """The row and column of the cell in which a place lies."""
+        if not self.hexagons:
+            return math.floor(row), math.floor(column)
+        row, column = row - 0.5, column - 0.5  # of three numbers that add up to 0, rounding changes one too much
+        numbers = (column, row, -column - row)
+        whole = [math.floor(number + 0.5) for number in numbers]
+        off = [abs(a - b) for a, b in zip(whole, numbers, strict=True)]
+        if off[0] > off[1] and off[0] > off[2]:
+            whole[0] = -whole[1] - whole[2]
+        elif off[1] > off[2]:
+            whole[1] = -whole[0] - whole[2]
+        return whole[1], whole[0]
 
 
 def touched(stroke: Stroke, rows: Tensor, place: Place) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -41,18 +78,20 @@ def touched(stroke: Stroke, rows: Tensor, place: Place) -> Iterator[tuple[Tensor
     Yields:
         Which of the rows, int64 [r, 1], and which columns, int64 [c]; and the weights, float32 [r, c].
     """
-    (top, left), (bottom, right) = stroke.start, stroke.end
-    down = _seen(rows, (top + bottom) / 2, place.height, place.torus)
-    across = _seen(torch.arange(place.width), (left + right) / 2, place.width, place.torus)
-    here = _within(down, top, bottom, stroke.radius)
-    columns = _within(across, left, right, stroke.radius)
-    if not len(here) or not len(columns):
-        return
+    middle = [(a + b) / 2 for a, b in zip(stroke.start, stroke.end, strict=True)]
+    top, bottom = place.down(stroke.start[0]), place.down(stroke.end[0])
+    left, right = place.across(*stroke.start), place.across(*stroke.end)
+    lines = place.nearest(rows.double() + 0.5, middle[0], place.height)
+    here = _within(place.down(lines), top, bottom, stroke.radius).nonzero().flatten()
     along, beside = bottom - top, right - left
     length = max(along * along + beside * beside, 1e-12)
-    x = across[columns]
-    for part in here.split(max(1, BLOCK // len(columns))):
-        y = down[part][:, None]
+    numbers = torch.arange(place.width).double() + 0.5
+    for part in here.split(max(1, BLOCK // place.width)):
+        y = place.down(lines[part])[:, None]
+        x = place.nearest(place.across(lines[part][:, None], numbers), place.across(*middle), place.width)
+        x = x.expand(len(part), -1)
+        columns = _within(x, left, right, stroke.radius).any(0).nonzero().flatten()
+        x = x[:, columns]
         t = (((y - top) * along + (x - left) * beside) / length).clamp(0, 1)
         far = ((y - top - t * along).square() + (x - left - t * beside).square()).sqrt()
         if stroke.soft > 0:
@@ -74,8 +113,8 @@ def touch(x: Tensor, stroke: Stroke, rows: Tensor, place: Place, frozen: int, al
         alive: First of the channels that are 1 in a cell that is planted.
     """
     if stroke.tool == "plant":
-        row, column = int(stroke.end[0] // 1) % place.height, int(stroke.end[1] // 1) % place.width
-        x[alive or 0 :, rows.to(x.device) == row, column] = 1
+        row, column = place.cell(*stroke.end)
+        x[alive or 0 :, rows.to(x.device) == row % place.height, column % place.width] = 1
         return
     for here, columns, weights in touched(stroke, rows, place):
         weights = weights.to(x.device)
@@ -112,23 +151,24 @@ def slowed_down(rates: Tensor, stroke: Stroke, rows: Tensor, place: Place) -> No
         rates[here, columns] = rates[here, columns] * (1 - weights) + torch.tensor(stroke.value) * weights
 
 
-def first_shares(replay: Replay, count: int, rows: Tensor, enlarged: float = 1.0) -> Tensor:
+def first_shares(layout: str | int, count: int, rows: Tensor, place: Place, enlarged: float = 1.0) -> Tensor:
     """Computes the share of each texture before anything is painted.
 
     Args:
-        replay: For its layout and the size of the canvas. "mosaic": patches around points of the R2 sequence on the
-            torus, two for each texture, with soft borders.
+        layout: "mosaic": patches around points of the R2 sequence on the torus, two for each texture, with soft
+            borders. A number: that texture alone.
         count: Textures.
         rows: Numbers of rows, int64 [R].
+        place: The canvas.
         enlarged: How many times as long as they were the sides of the canvas are: so many times as wide are borders.
 
     Returns:
         float32 [count, R, width]
     """
-    height, width = replay.height, replay.width
+    height, width = place.height, place.width
     shares = torch.zeros(count, len(rows), width)
-    if replay.layout != "mosaic":
-        shares[replay.layout] = 1
+    if layout != "mosaic":
+        shares[layout] = 1
         return shares
     across = torch.arange(width).double() + 0.5
     for begin in range(0, len(rows), max(1, BLOCK // width)):
@@ -137,8 +177,10 @@ def first_shares(replay: Replay, count: int, rows: Tensor, enlarged: float = 1.0
         mine, other = (torch.zeros(len(down), width, dtype=torch.int64) for _ in range(2))
         for number in range(2 * count):
             y, x = ((first + number * step) % 1 for first, step in zip(_FIRST, _STEP, strict=True))
-            dy, dx = (down - y * height).abs(), (across - x * width).abs()
-            far = (torch.minimum(dy, height - dy).square() + torch.minimum(dx, width - dx).square()).sqrt()
+            dy = down - y * height
+            dy = dy - height * torch.round(dy / height)
+            dx = across - x * width + (dy / 2 if place.hexagons else 0)
+            far = (place.down(dy).square() + (dx - width * torch.round(dx / width)).square()).sqrt()
             nearest, second = far < best, (far >= best) & (far < following)
             following = torch.where(nearest, best, torch.where(second, far, following))
             other = torch.where(nearest, mine, torch.where(second, number % count, other))
@@ -150,13 +192,6 @@ def first_shares(replay: Replay, count: int, rows: Tensor, enlarged: float = 1.0
     return shares
 
 
-def _seen(cells, middle, length, torus):
-    """Places of the middles of cells, on a torus of their copies that are nearest to `middle`. float64"""
-    places = cells.double() + 0.5
-    return places + length * torch.round((middle - places) / length) if torus else places
-
-
 def _within(places, start, end, radius):
-    """Numbers of places that a stroke from start to end can reach."""
-    low, high = min(start, end) - radius, max(start, end) + radius
-    return ((places >= low) & (places <= high)).nonzero().flatten()
+    """Which places a stroke from start to end can reach, along one axis."""
+    return (places >= min(start, end) - radius) & (places <= max(start, end) + radius)
