@@ -106,9 +106,10 @@ function bindFiles(app) {
 
 /** Chooses what lies beside a choice, as arrows do among radio buttons. @param {KeyboardEvent} event @param {Element} group */
 function chooseBeside(event, group) {
-  const buttons = [...group.querySelectorAll("[role=radio]")];
+  const buttons = /** @type {HTMLElement[]} */ ([...group.querySelectorAll("[role=radio]")]);
+  const at = buttons.findIndex((button) => button === event.target);
   const step = event.key === "ArrowLeft" || event.key === "ArrowUp" ? -1 : 1;
-  const button = buttons[(buttons.indexOf(event.target) + step + buttons.length) % buttons.length];
+  const button = buttons[(at + step + buttons.length) % buttons.length];
   button.click();
   button.focus();
   event.preventDefault();
