@@ -4,11 +4,12 @@
 # make test-fast  the tests that take no trainings, kernels or processes: a minute
 # make lint       ruff, mypy on what is offered to others, and deno on the page
 # make docs       the site, build/site/index.html; a link that leads nowhere is an error
+# make notebooks  runs the notebooks of examples/, some minutes, and keeps what they show
 # make wheel      the wheel and the source distribution, build/dist
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: venv demo test test-fast lint docs wheel
+.PHONY: venv demo test test-fast lint docs notebooks wheel
 
 venv: .venv/installed
 
@@ -39,6 +40,9 @@ demo: venv
 
 docs: venv
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet --site-dir build/site
+
+notebooks: venv
+	PATH="$(CURDIR)/.venv/bin:$$PATH" $(RUN) -m examples.notebooks
 
 wheel: venv
 	rm -rf build/dist

@@ -80,6 +80,7 @@ EXTRAS = {
     ],
 }
 EXTRAS["dev"] += EXTRAS["export"]  # its tests run what it writes
+EXTRAS["dev"] += ["nbclient", "ipykernel"]  # which run the notebooks of examples/
 
 setup(
     name="nca-fast",

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -152,7 +152,7 @@ class Descent:
         return value, dict(zip(reading.names, values, strict=True))
 
 
-def normalize_gradients(parameters: list[Tensor]) -> None:
+def normalize_gradients(parameters: Iterable[Tensor]) -> None:
     """Scales the gradient of each parameter tensor to unit length: g / (|g| + 1e-8)."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norms = torch._foreach_norm(gradients)
