@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from tqdm import TqdmWarning
 
 from nca_fast.choices import small_words
 from nca_fast.features.torchvision_compat import import_torchvision
@@ -51,7 +52,9 @@ class ClipModel(nn.Module):
     def __init__(self, model: str | None = None, pretrained: str | os.PathLike | None = None):
         super().__init__()
         import_torchvision()
-        import open_clip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TqdmWarning)  # it asks for ipywidgets in a notebook; bars of text will do
+            import open_clip
 
         self.vocabulary = None
         if model is None:

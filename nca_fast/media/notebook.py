@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nca_fast.media.images import enlarged, image_grid, to_uint8
 
-QUALITY = 90  # of JPEG: a notebook keeps what it shows, and PNG of a texture is four times as large
+QUALITY = 85  # of JPEG: a notebook keeps what it shows, and PNG of a texture is four times as large
 
 
 class Row:
