@@ -14,8 +14,8 @@ from nca_fast.systems.growing import errors, on_white
 from nca_fast.training.optimizers import Muon
 from nca_fast.training.pool import Pool
 
-iterations = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
-target = torch.nn.functional.pad(load_rgba(Path(__file__).with_name("ladybird.png"), 32), [6] * 4)  # RGBA, a margin
+iterations = int(sys.argv[1]) if len(sys.argv) > 1 else 1500
+target = torch.nn.functional.pad(load_rgba(Path(__file__).with_name("ladybird.png"), 24), [5] * 4)  # RGBA, a margin
 torch.manual_seed(0)
 generator = torch.Generator().manual_seed(0)
 nca = NCA.preset("growing")
@@ -27,7 +27,7 @@ schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.5
 for iteration in range(iterations):
     indices, x = pool.sample(3, generator)
     x[errors(x, target).argmax()] = cell[0]  # the worst begins afresh
-    shortest = 32 if iteration < 0.7 * iterations else 64  # short ones cost half; the long ones learn to stay
+    shortest = 32 if iteration < 0.6 * iterations else 64  # short ones cost half; the long ones learn to stay
     x = nca(x, steps=shortest + int(torch.randint(shortest // 2, (), generator=generator)))
     errors(x, target).sum().backward()
     optimizer.step()
@@ -36,4 +36,4 @@ for iteration in range(iterations):
     pool.write(indices, x)
 with torch.no_grad():
     grown = [nca.to_rgb(nca(cell, steps, seed=0))[0] for steps in (24, 48, 96, 768)]
-save_image(enlarged(image_grid([on_white(target), *grown], columns=5), 4), "own_loop.png")
+save_image(enlarged(image_grid([on_white(target), *grown], columns=5), 5), "own_loop.png")

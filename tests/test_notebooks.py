@@ -20,8 +20,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SHORT = {
     "clip": {"SIZE": 16, "POOL": 2, "STEPS": (2, 3), "ITERATIONS": 2},
     "image_manipulation": {"SIZE": 16, "POOL": 2, "STEPS": (2, 3), "ITERATIONS": 2},
-    "style": {"SIZE": 16, "POOL": 2, "STEPS": (2, 3), "ITERATIONS": 2},
-    "texture": {"SIZE": 16, "CANVAS": 16, "POOL": 2, "STEPS": (2, 3), "ITERATIONS": 2, "CROP": 64},
+    "style": {"SIZE": 16, "POOL": 2, "STEPS": (2, 3), "ITERATIONS": 2, "STROKES": 32},
+    "texture": {"SIZE": 16, "CANVAS": 16, "POOL": 2, "STEPS": (2, 3), "ITERATIONS": 2, "CROP": 64, "LARGE": 32},
     "vae": {"BATCH": 2, "ITERATIONS": 2},
 }
 SCRIPTS = {"own_loop": ("own_loop.png",), "population": ("population.png",), "film": ("map.png", "film.mp4")}

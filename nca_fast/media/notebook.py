@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nca_fast.media.images import enlarged, image_grid, to_uint8
 
-QUALITY = 85  # of JPEG: a notebook keeps what it shows, and PNG of a texture is four times as large
+QUALITY = 85  # of JPEG: a notebook keeps what it shows, and PNG of a texture is several times as large
 
 
 class Row:
@@ -38,5 +38,5 @@ class Row:
     def _repr_jpeg_(self) -> bytes:
         """Encodes them, for Jupyter."""
         file = io.BytesIO()
-        Image.fromarray(to_uint8(self.picture)).save(file, "JPEG", quality=QUALITY, subsampling=0)
+        Image.fromarray(to_uint8(self.picture)).save(file, "JPEG", quality=QUALITY)
         return file.getvalue()
