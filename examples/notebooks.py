@@ -1,6 +1,6 @@
 """Runs the notebooks from top to bottom, each in a kernel of its own, and keeps what they show.
 
-python -m examples.notebooks [NAME ...]        make notebooks; all five, some 6 CPU minutes
+python -m examples.notebooks [NAME ...]        make notebooks; all five, some 5 CPU minutes
 """
 
 import resource
