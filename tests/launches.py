@@ -312,17 +312,26 @@ def named(cuda, names):
 
 
 class Run:
-    """A rollout of a rule forward and backward on memory of its own."""
+    """A rollout of a rule forward and backward on memory of its own.
 
-    def __init__(self, rule, precision, shape, dtype, per_sample):
-        numbers = sum(o * (i + b) for o, i, b in rule.layers)
-        params = torch.randn(*([shape[0]] if per_sample else []), numbers)
+    Args:
+        of: () where all samples and steps share their weights and thresholds, or how many weights there are: by sample,
+            or by step and sample; then thresholds differ by step too.
+    """
+
+    def __init__(self, rule, precision, shape, dtype, of):
+        params = torch.randn(*of, sum(o * (i + b) for o, i, b in rule.layers))
         noise = torch.ones(1) if rule.state_noise or rule.update_noise else None
         self.rule, self.weights = rule.kernel_rule, pack_weights(params, rule.kernel_rule, precision, noise)
         self.fire, self.states = threshold(0.5), torch.zeros(4, *shape, 4, dtype=dtype)
+        if len(of) > 1:
+            self.fire = self.fire.expand(3, 1, 1, *shape[1:]).clone()
         self.grad = torch.zeros_like(self.states[0])
         self.buffer = steps.gradient_buffer(self.weights, self.grad)
-        self.tensors = [*self.weights.tensors, self.fire, *self.states.unbind(), self.grad, self.buffer]
+        self.tensors = [t for way in self.weights.ways for pair in way.weights.of_steps for t in pair]
+        self.tensors += self.fire.unbind() if self.fire.ndim else [self.fire]
+        self.tensors += [] if noise is None else [noise]
+        self.tensors += [*self.states.unbind(), self.grad, self.buffer]
 
     def by_front_end(self, place):
         """Runs it with each step through Triton's front end; returns what the driver would be told."""
@@ -357,12 +366,14 @@ def what_is_kept_across_rollouts():
     grows = Rule(channels=4, hidden=(8,), filters=("identity", "sobel_x"), alive_channel=3)
     wide = Rule(channels=4, hidden=(16,), filters=("sobel_x5",), state_noise=0.1)
     kinds = [
-        (grows, "fp16", (1, 3, 5), torch.float16, False),
-        (dataclasses.replace(grows, alive_threshold=0.5), "fp16", (1, 3, 5), torch.float16, False),
-        (grows, "fp16", (1, 3, 7), torch.float16, False),
-        (grows, "fp16", (3, 3, 5), torch.float32, True),
-        (wide, "fp32", (3, 6, 5), torch.float32, True),
-        (wide, "fp32", (3, 6, 5), torch.float32, False),
+        (grows, "fp16", (1, 3, 5), torch.float16, ()),
+        (dataclasses.replace(grows, alive_threshold=0.5), "fp16", (1, 3, 5), torch.float16, ()),
+        (grows, "fp16", (1, 3, 7), torch.float16, ()),
+        (grows, "fp16", (3, 3, 5), torch.float32, (3,)),
+        (wide, "fp32", (3, 6, 5), torch.float32, (3,)),
+        (wide, "fp32", (3, 6, 5), torch.float32, ()),
+        (wide, "fp32", (3, 6, 5), torch.float32, (2, 3)),
+        (grows, "fp16", (3, 3, 5), torch.float32, (2, 1)),
     ]
     places = Place(1, 0, 0, 0, 0, 2**32), Place(-5, 2**32 - 2, 3, 7, 9, 8)
     for kind in kinds:
@@ -389,7 +400,7 @@ def what_is_kept_across_rollouts():
 def what_is_kept_is_bounded_and_holds_no_memory():
     rule = Rule(channels=4, hidden=(8,), filters=("identity", "sobel_x"), alive_channel=3)
     laid_out.forget()
-    run = Run(rule, "fp16", (1, 3, 5), torch.float16, False)
+    run = Run(rule, "fp16", (1, 3, 5), torch.float16, ())
     run(Place(1, 0, 0, 0, 0, 2**32))
     of_rollout = map(weakref.ref, [*run.tensors, *run.weights.scratch.kept.values()])
     alive = [t for t in of_rollout if t() is not None]

@@ -73,14 +73,16 @@ class _Steps:
         self.block = min(64, steps, max(1, _KEY_ROWS // (x.shape[0] * x.shape[1])))
         self.keys, self.made = RowKeys(self.block, x, rule), None
         self.of_steps = self.keys.table.unbind()
-        # Or each step launches the same.
+        self.of_fire = fire.unbind() if fire.ndim > 2 else [fire]
+        # Or all steps launch on the same weights and thresholds.
         self.varies = fire.ndim > 2 or any(way.weights.by_step for way in weights.ways)
 
     def take(self, n):
         """Makes the n-th step the one under way, and returns its row keys, int32 [B, H, words]."""
         if self.varies:
-            self.number = self.place.first_step + n
-            self.weights.take(self.number)
+            number = self.place.first_step + n
+            self.weights.take(number)
+            self.fire = self.of_fire[number % len(self.of_fire)]
         if n // self.block != self.made:
             self.made = n // self.block
             self.keys.put(self.place.after(self.made * self.block))
@@ -89,16 +91,22 @@ class _Steps:
 
     def step(self, keys):
         """Returns what the step under way is told."""
-        fire = self.fire[self.number % len(self.fire)] if self.fire.ndim > 2 else self.fire
-        return Step(keys, fire, self.column)
+        return Step(keys, self.fire, self.column)
 
     def repeated(self, step, *more):
-        """Repeats the launches of a step, where all launch the same; more: tensors that it launches on beside its own
-        arguments, the weights, and the fire rates."""
-        if self.varies:
-            return step
-        what = step.__name__, self.weights.kind, self.column
-        return RepeatedStep(step, what, (*self.weights.tensors, self.fire, *more), self.weights.scratch)
+        """Repeats the launches of a step; more: tensors that it launches on beside its own arguments, the weights, and
+        the fire rates."""
+        what, scratch = (step.__name__, self.weights.kind, self.column), self.weights.scratch
+        if not self.varies:
+            return RepeatedStep(step, what, self._read() + more, scratch)
+        # What differs from step to step is an argument of each.
+        count = len(self._read())
+        repeated = RepeatedStep(lambda *tensors: step(*tensors[:-count]), what, more, scratch)
+        return lambda *tensors: repeated(*tensors, *self._read())
+
+    def _read(self):
+        """Lists what the step under way reads beside its own arguments."""
+        return *self.weights.tensors, self.fire
 
 
 def advance(x: Tensor, weights: RolloutWeights, fire: Tensor, rule, place, states: Tensor, every: int) -> None:

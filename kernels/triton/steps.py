@@ -60,7 +60,7 @@ class RolloutWeights:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """Those that steps read, where weights do not differ from step to step."""
+        """Those that the step under way reads."""
         packed = [t for way in self.ways for t in way.weights.now]
         return packed if self.noise is None else [*packed, self.noise]
 
@@ -80,8 +80,7 @@ class RolloutWeights:
     def take(self, number: int) -> None:
         """Takes those of a step, where they differ from step to step; number: of the step, from the start of life."""
         for way in self.ways:
-            if way.weights.by_step:
-                way.weights.entry = number % len(way.weights.matrices)
+            way.weights.take(number)
 
     @property
     def scaled(self) -> bool:
@@ -91,7 +90,7 @@ class RolloutWeights:
     @property
     def scale(self) -> Tensor:
         """A power of two, float32 []; not read where gradients are not scaled."""
-        biases = self.packed.biases
+        _, biases = self.packed.now
         return self.scratch("scale", biases, dtype=torch.float32) if self.scaled else biases
 
     def choose_scale(self, grad: Tensor) -> None:

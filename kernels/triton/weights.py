@@ -35,6 +35,7 @@ class PackedWeights:
 
     Attributes:
         entry: Which of those by step are those of the step under way.
+        now: The matrices and biases of the step under way.
     """
 
     def __init__(self, params: Tensor, packing, precision: str):
@@ -54,11 +55,14 @@ class PackedWeights:
         matrices = packed[..., : self.packing.weights].to(DTYPES[precision]).contiguous()
         self.matrices = _to_tf32(matrices) if precision == "tf32" else matrices
         self.biases = packed[..., self.packing.weights :].clone(memory_format=torch.contiguous_format)
+        pair = self.matrices, self.biases
+        self.of_steps = [*zip(*(t.unbind() for t in pair), strict=True)] if self.by_step else [pair]
+        self.now = self.of_steps[0]
 
-    @property
-    def now(self) -> tuple[Tensor, Tensor]:
-        """The matrices and biases of the step under way."""
-        return (self.matrices[self.entry], self.biases[self.entry]) if self.by_step else (self.matrices, self.biases)
+    def take(self, number: int) -> None:
+        """Takes those of a step; number: of the step, from the start of life."""
+        self.entry = number % len(self.of_steps)
+        self.now = self.of_steps[self.entry]
 
     @property
     def strides(self) -> tuple[int, int]:
