@@ -143,7 +143,7 @@ def test_render_finds_models_goes_on_and_films(replay, ncas, tmp_path, capsys):
         ({"strokes": [["turn", 1, 400, "polar", 1]]}, "must turn by 0 to 360 degrees"),
         ({"strokes": [["erase", 1, 0, 0, 0, 0, 0, 0.5, 0]]}, "a radius above 0"),
         ({"strokes": [["paint", 1, 0, 0, 0, 0, 3, 0.5, 0.5]]}, "must paint with the number of a texture"),
-        ({"strokes": [["speed", 1, 0, 0, 0, 0, 3, 0.5, 2]]}, "by a number from 0 to 1"),
+        ({"strokes": [["speed", 1, 0, 0, 0, 0, 3, 0.5, 3]]}, "by a number from 0 to 2"),
         ({"strokes": [["plant", 1, 0, 0, 0, 0, 3, 0.5, 0]]}, "has no alive channel"),
         ({"weights": ["00000000"] * 2}, "needs the model '0' whose weights have the checksum 00000000, but those of"),
         ({"models": ["a", "b"], "weights": ["00000000"] * 2}, "needs the model 'a', which was not given"),

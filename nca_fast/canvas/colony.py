@@ -175,7 +175,7 @@ class Colony:
 
         def take(number, x, spare, step, steps):
             rule, weights = run[number]
-            rate = None if speed is None else speed * rule.fire_rate
+            rate = None if speed is None else (speed * rule.fire_rate).clamp(max=1)
             return ops.advance(x, spare, weights, rule, steps, first_step=step, fire_rate=rate, **how)
 
         present = self._present(rows, x.device, first_step)

@@ -213,6 +213,6 @@ def _stroke(tool, step, rest, what):
         )
     if tool == "paint" and not (value.is_integer() and value >= 0):
         raise ValueError(f"{what} must paint with the number of a texture, but paints with {value:g}.")
-    if tool == "speed" and not 0 <= value <= 1:
-        raise ValueError(f"{what} must multiply the fire rate by a number from 0 to 1, but does so by {value:g}.")
+    if tool == "speed" and not 0 <= value <= 2:
+        raise ValueError(f"{what} must multiply the fire rate by a number from 0 to 2, but does so by {value:g}.")
     return Stroke(tool, step, numbers[:2], numbers[2:4], radius, soft, value)

@@ -128,7 +128,13 @@ export class App {
   /** Puts another canvas in the place of a family's. */
   replace(family, settings) {
     const { layout } = this.scenes.get(family) || {};
-    const scene = this.made(family, settings);
+    let scene;
+    try {
+      scene = this.made(family, settings);
+    } catch (error) {
+      if (this.scene) showScene(this); // what the controls asked for cannot be had
+      throw error;
+    }
     if (layout !== undefined) scene.begin(layout);
     if (this.scenes.has(family)) this.scenes.get(family).remove();
     this.scenes.set(family, scene);
@@ -197,6 +203,15 @@ export class App {
     this.stopAt = scene.model.steps;
     this.until = undefined;
     say(this);
+  }
+
+  /** Does something, or says why it cannot be done. @param {() => void} act */
+  attempt(act) {
+    try {
+      act();
+    } catch (error) {
+      this.notice(error.message);
+    }
   }
 
   notice(text) {

@@ -6,7 +6,7 @@ import { say, showZoom } from "./panel.js";
 import { listen } from "./pointer.js";
 
 export function bindControls(app) {
-  const click = (id, act) => find(id).addEventListener("click", act);
+  const click = (id, act) => find(id).addEventListener("click", () => app.attempt(act));
   click("play", () => app.play(!app.playing));
   click("restart", () => app.restart());
   click("once", () => app.once());
@@ -30,9 +30,9 @@ export function bindControls(app) {
     say(app);
   });
   for (const id of ["radius", "soft", "slow"]) find(id).addEventListener("input", () => say(app));
-  for (const id of ["angle", "align", "scale"]) find(id).addEventListener("input", () => app.turn());
-  for (const id of ["other", "share", "turns"]) find(id).addEventListener("input", () => app.mix());
-  for (const id of ["width", "height", "grid", "seed", "edges"]) find(id).addEventListener("change", () => app.restart());
+  for (const id of ["angle", "align", "scale"]) find(id).addEventListener("input", () => app.attempt(() => app.turn()));
+  for (const id of ["other", "share", "turns"]) find(id).addEventListener("input", () => app.attempt(() => app.mix()));
+  for (const id of ["width", "height", "grid", "seed", "edges"]) find(id).addEventListener("change", () => app.attempt(() => app.restart()));
   find("zoom").addEventListener("input", (event) => {
     app.view.zoom = 2 ** Number(event.target.value);
     say(app);
@@ -46,7 +46,7 @@ export function bindControls(app) {
   globalThis.addEventListener("hashchange", () => openFragment(app));
   bindCanvas(app);
   bindFiles(app);
-  document.addEventListener("keydown", (event) => pressed(app, event));
+  document.addEventListener("keydown", (event) => app.attempt(() => pressed(app, event)));
 }
 
 function bindCanvas(app) {

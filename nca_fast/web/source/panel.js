@@ -9,7 +9,7 @@ const TOOLS = {
   plant: { label: "Plant", key: "P", title: "Plant a living cell" },
   erase: { label: "Erase", key: "E", title: "Set cells to nothing; they grow again" },
   noise: { label: "Disturb", key: "N", title: "Fill cells with noise" },
-  speed: { label: "Slow", key: "S", title: "Let cells fire less often, or more" },
+  speed: { label: "Pace", key: "S", title: "Let cells fire less often, or more" },
 };
 const KEYS = [
   ["space", "play, pause"],
@@ -45,7 +45,7 @@ export function listMaterials(app) {
       picture.setAttribute("aria-hidden", "true");
       button.append(picture, Object.assign(document.createElement("span"), { textContent: name }));
       button.title = name;
-      button.onclick = () => app.choose(family, number);
+      button.onclick = () => app.attempt(() => app.choose(family, number));
       find("swatches").append(button);
       app.swatches.add(family, number, picture);
     });

@@ -1,7 +1,11 @@
 // What a cell perceives, as GLSL.
 
-import { float } from "./glsl.js";
+import { float, lines } from "./glsl.js";
 import { weightLayout } from "./network.js";
+
+/** So many texels are perceived by statements of their own, whose places in y[] are constants: arrays that are indexed by
+ * variables stay out of registers. More take a loop. */
+const WRITTEN_OUT = 64;
 
 /** What lies around a cell, through all filters: fills y[]. @param {import("./rule.js").Rule} rule */
 export function perception(rule, frames) {
@@ -53,6 +57,12 @@ export function perception(rule, frames) {
     y[${y * quads} + quad] = frame.y * n + frame.x * y[${y * quads} + quad];`),
     ...rule.derivatives.laplacians.map((f) => `y[${f * quads} + quad] *= dot(frame, frame);`),
   ];
+  const body = `    vec4 n;
+${lines(rule.perceptions, (f) => `    y[${f * quads} + quad] = vec4(0.0);`)}
+    ${[...taps, ...(frames ? turned : [])].join("\n    ")}${maximum}`;
+  const eachQuad = rule.perceptions * quads > WRITTEN_OUT
+    ? `  for (int quad = 0; quad < ${quads}; quad++) {\n${body}\n  }`
+    : lines(quads, (quad) => `  {\n    const int quad = ${quad};\n${body}\n  }`);
   return `
 ${frames ? "uniform sampler2DArray frames;" : ""}
 uniform sampler2DArray state;   // what is perceived
@@ -65,20 +75,10 @@ int place(int i, int n) { return ${place}; }
 void perceive(ivec2 cell) {
   ${frames ? "vec2 frame = texelFetch(frames, ivec3(cell, 0), 0).xy;" : ""}
   int columns[${side}], rows[${side}];
-  for (int i = 0; i < ${side}; i++) {
-    columns[i] = place(cell.x + i - ${reach}, size.x);
-    rows[i] = place(cell.y + i - ${reach}, size.y);
-  }
+${lines(side, (i) => `  columns[${i}] = place(cell.x + ${i - reach}, size.x);\n  rows[${i}] = place(cell.y + ${i - reach}, size.y);`)}
 ${of.padding === "zero" ? `  float weight[${side}], weightX[${side}];
-  for (int i = 0; i < ${side}; i++) {
-    weightX[i] = columns[i] == cell.x + i - ${reach} ? 1.0 : 0.0;
-    weight[i] = rows[i] == cell.y + i - ${reach} ? 1.0 : 0.0;
-  }` : ""}
-  for (int i = 0; i < ${rule.perceptions * quads}; i++) y[i] = vec4(0.0);
-  for (int quad = 0; quad < ${quads}; quad++) {
-    vec4 n;
-    ${[...taps, ...(frames ? turned : [])].join("\n    ")}${maximum}
-  }
+${lines(side, (i) => `  weightX[${i}] = float(columns[${i}] == cell.x + ${i - reach});\n  weight[${i}] = float(rows[${i}] == cell.y + ${i - reach});`)}` : ""}
+${eachQuad}
 }
 `;
 }

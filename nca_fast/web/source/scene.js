@@ -40,7 +40,7 @@ export class Family {
   /** Whether a model can live beside those that are here. @param {import("./model.js").Model} model */
   takes(model) {
     const first = this.models[0];
-    const alone = [first, model].some((of) => of.rules || of.rule.alive_channel !== null || of.start === "image" || Object.keys(of.textures).length > 0);
+    const alone = [first, model].some((of) => of.rules || of.rule.alive_channel !== null || of.start === "image" || of.rule.learned_filters > 0 || Object.keys(of.textures).length > 0);
     const same = (of) => JSON.stringify([of.rule, of.rgbChannel, of.start]);
     return !alone && same(first) === same(model);
   }

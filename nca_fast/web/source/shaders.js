@@ -145,7 +145,7 @@ void main() {
   ivec2 cell = ivec2(gl_FragCoord.xy);
   bool fired = ${fired.join(" && ")};
   bool lives = ${alive === "before" ? "alive(before, cell)" : "true"};
-  for (int i = 0; i < ${group}; i++) u[i] = vec4(0.0);
+  ${lines(group, (i) => `u[${i}] = vec4(0.0);`, " ")}
   if (fired) {
     perceive(cell);
     ${networks}

@@ -59,6 +59,10 @@ export class World {
     this.drawn = null;
     /** @type {Map<string, import("./gl.js").Program>} */
     this.programs = new Map();
+    if (gl.getError() === gl.OUT_OF_MEMORY) {
+      this.remove();
+      throw new Error(`This GPU has not enough memory for ${width} x ${height} cells of ${rule.fields.channels} channels.`);
+    }
   }
 
   /** @param {string} name @param {() => string} text */
