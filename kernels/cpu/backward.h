@@ -322,10 +322,10 @@ struct Backward {
     for (size_t p = 0; p < s.filters.profiles.size(); ++p) {
       const Profile& profile = s.filters.profiles[p];
       const vf grad = profile_grad(c, p, q);
-      if (profile.is_even)
-        for (int j = 0; j <= REACH; ++j) even[j] += profile.even[j] * grad;
-      if (profile.is_odd)
-        for (int j = 1; j <= REACH; ++j) odd[j] += profile.odd[j] * grad;
+      for_terms<REACH>(s.filters.terms[p], [&](auto evens, auto odds) NCA_FAST_WITHIN {
+        for (int j = 0; j < evens; ++j) even[j] += profile.even[j] * grad;
+        for (int j = 1; j <= odds; ++j) odd[j] += profile.odd[j] * grad;
+      });
     }
     for (int j = 0; j <= REACH; ++j) owed[REACH - j] = even[j] - odd[j], owed[REACH + j] = even[j] + odd[j];
   }

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "interface.h"
@@ -28,9 +29,32 @@ struct Correlation {
 // A vertical profile of a wide rule, over sums and differences of the rows above and below:
 //     even[0] x[0] + sum over j of even[j] (x[j] + x[-j]) + odd[j] (x[j] - x[-j])
 struct Profile {
-  bool is_even = false, is_odd = false;
+  enum class Terms { cell, near_even, even, near_odd, odd, all };  // those that are not 0: of the row itself, of its neighbours too, or more
+
+  Terms terms() const {
+    const auto any = [](const float* weights, int from, int to) { return std::any_of(weights + from, weights + to, [](float w) { return w != 0; }); };
+    const bool is_even = any(even, 0, FARTHEST + 1), is_odd = any(odd, 0, FARTHEST + 1);
+    if (is_even && is_odd) return Terms::all;
+    if (is_odd) return any(odd, 2, FARTHEST + 1) ? Terms::odd : Terms::near_odd;
+    return any(even, 2, FARTHEST + 1) ? Terms::even : any(even, 1, 2) ? Terms::near_even : Terms::cell;
+  }
+
   float even[FARTHEST + 1] = {}, odd[FARTHEST + 1] = {};
 };
+
+// visit(integral constants: how many even terms a profile of so many rows to either side has, and how many odd ones, from 1 on).
+template <int REACH, class Visit>
+NCA_FAST_WITHIN inline void for_terms(Profile::Terms terms, const Visit& visit) {
+  constexpr auto n = []<int N>() { return std::integral_constant<int, N>(); };
+  switch (terms) {
+    case Profile::Terms::cell: return visit(n.template operator()<1>(), n.template operator()<0>());
+    case Profile::Terms::near_even: return visit(n.template operator()<2>(), n.template operator()<0>());
+    case Profile::Terms::even: return visit(n.template operator()<REACH + 1>(), n.template operator()<0>());
+    case Profile::Terms::near_odd: return visit(n.template operator()<0>(), n.template operator()<1>());
+    case Profile::Terms::odd: return visit(n.template operator()<0>(), n.template operator()<REACH>());
+    case Profile::Terms::all: return visit(n.template operator()<REACH + 1>(), n.template operator()<REACH>());
+  }
+}
 
 struct Filters {
   explicit Filters(const Rule& rule) : reach(int(rule.size / 2)) {
@@ -42,6 +66,7 @@ struct Filters {
     }
     if (masks == std::vector<uint32_t>{CELL, DIFFERENCE_X, DIFFERENCE_Y}) known = Known::gradient;
     if (masks == std::vector<uint32_t>{CELL, DIFFERENCE_X, DIFFERENCE_Y, LAPLACIAN}) known = Known::gradient_and_laplacian;
+    for (const Correlation& filter : of) weights.insert(weights.end(), filter.weights, filter.weights + filter.count);
     uses.resize(reach > 1 ? profiles.size() : PROFILES);
     for (size_t f = 0; f < of.size(); ++f)
       for (int i = 0; i < of[f].count; ++i) uses[of[f].terms[i].profile].push_back({int64_t(f), of[f].terms[i].shift, of[f].weights[i]});
@@ -98,7 +123,7 @@ struct Filters {
       profile.even[j] = (column[reach + j] + column[reach - j]) / 2;
       profile.odd[j] = (column[reach + j] - column[reach - j]) / 2;
     }
-    for (int j = 0; j <= reach; ++j) profile.is_even |= profile.even[j] != 0, profile.is_odd |= profile.odd[j] != 0;
+    terms.push_back(profile.terms());
     add(of.back(), {int(profiles.size()) - 1, shift, 0}, 1.f);
   }
 
@@ -107,7 +132,9 @@ struct Filters {
   std::vector<uint32_t> masks;    // of 3x3, by filter: see narrow.h
   uint32_t slots_used = 0;        // all of them
   std::vector<Correlation> of;    // by filter
+  std::vector<float> weights;     // of all filters' terms
   std::vector<Profile> profiles;  // of wide filters
+  std::vector<Profile::Terms> terms;  // of those
   std::vector<std::vector<float>> columns;  // the profiles as columns of taps
   struct Use { int64_t filter; int shift; float weight; };
   std::vector<std::vector<Use>> uses;  // the terms of all filters, by profile

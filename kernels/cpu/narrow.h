@@ -50,8 +50,8 @@ struct Narrow {
 };
 
 // The sum of the slots in MASK, with their weights.
-template <uint32_t MASK>
-inline vf weighted(const vf* slots, const float* weights) {
+template <uint32_t MASK, class Weight>
+inline vf weighted(const vf* slots, const Weight* weights) {
   vf total{};
   bool is_first = true;
 #pragma GCC unroll 15

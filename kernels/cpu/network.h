@@ -41,7 +41,7 @@ struct Panel {
   }
 
   const float* data;
-  int in, blocks;
+  int in, out;
 };
 
 // A layer of a network that was packed: W and its transpose as panels, and the bias, zero-padded.
@@ -57,8 +57,8 @@ struct Layer {
   }
 
   Layer(const float* packed, int out, int in, bool has_bias)
-      : out(out), in(in), has_bias(has_bias), forward{packed, in, int(round_up(out, R)) / R},
-        backward{packed + Panel::size(out, in), out, int(round_up(in, R)) / R}, bias(packed + Panel::size(out, in) + Panel::size(in, out)) {}
+      : out(out), in(in), has_bias(has_bias), forward{packed, in, out},
+        backward{packed + Panel::size(out, in), out, in}, bias(packed + Panel::size(out, in) + Panel::size(in, out)) {}
 
   int out, in;
   bool has_bias;
@@ -122,30 +122,40 @@ constexpr int DEPTH = 96;  // the most inputs of a pass: those of a block of cel
 
 struct Pass { int begin, end; };  // the inputs that a product sums at once; the sums of those before lie in its outputs
 
+// visit(integral constant N, first row) for blocks of R rows, of which the last computes no more than two that are not asked for.
+template <class Visit>
+inline void for_blocks(int rows, const Visit& visit) {
+  int first = 0;
+  for (; first + R - 2 < rows; first += R) visit(std::integral_constant<int, R>(), first);
+  if (rows - first > 2) visit(std::integral_constant<int, 4>(), first);
+  else if (rows > first) visit(std::integral_constant<int, 2>(), first);
+}
+
 // out[o][p] = bias[o] + sum over k of W[o][k] in[k][p], for N vectors of cells p.
 template <int N, Then THEN, bool FIRST>
 void dense_vectors(const Panel& w, Pass pass, const float* bias, Cells<const float> in, const float* hidden, Cells<float> out) {
-  for (int b = 0; b < w.blocks; ++b) {
-    vf a[R][N];
-    float* const to = out.at + b * R * out.stride;
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < N; ++v) a[r][v] = FIRST ? bias ? splat(bias[b * R + r]) : splat(0.f) : load(to + r * out.stride + v * VL);
-    const float* panel = w.data + int64_t(b) * w.in * R;
+  for_blocks(w.out, [&](auto rows, int first) {
+    constexpr int ROWS = decltype(rows)::value;
+    vf a[ROWS][N];
+    float* const to = out.at + first * out.stride;
+    for (int r = 0; r < ROWS; ++r)
+      for (int v = 0; v < N; ++v) a[r][v] = FIRST ? bias ? splat(bias[first + r]) : splat(0.f) : load(to + r * out.stride + v * VL);
+    const float* panel = w.data + int64_t(first) * w.in;
     for (int k = pass.begin; k < pass.end; ++k) {
       vf y[N];
       for (int v = 0; v < N; ++v) y[v] = load(in.at + k * in.stride + v * VL);
-      for (int r = 0; r < R; ++r) {
+      for (int r = 0; r < ROWS; ++r) {
         const vf c = splat(panel[k * R + r]);
         for (int v = 0; v < N; ++v) a[r][v] += c * y[v];
       }
     }
-    for (int r = 0; r < R; ++r)
+    for (int r = 0; r < ROWS; ++r)
       for (int v = 0; v < N; ++v) {
         if (THEN == Then::relu) a[r][v] = relu(a[r][v]);
-        if (THEN == Then::gate) a[r][v] = relu_gate(load(hidden + (b * R + r) * CHUNK + v * VL), a[r][v]);
+        if (THEN == Then::gate) a[r][v] = relu_gate(load(hidden + (first + r) * CHUNK + v * VL), a[r][v]);
         store(to + r * out.stride + v * VL, a[r][v]);
       }
-  }
+  });
 }
 
 template <Then THEN, bool FIRST>
@@ -163,7 +173,7 @@ void dense_pass(const Panel& w, Pass pass, const float* bias, Cells<const float>
 
 template <Then THEN>
 void dense(const Panel& w, const float* bias, Cells<const float> in, const float* hidden, Cells<float> out, int cells) {
-  const int passes = w.blocks > 2 ? (w.in + DEPTH - 1) / DEPTH : 1;
+  const int passes = w.out > 2 * R ? (w.in + DEPTH - 1) / DEPTH : 1;
   if (passes == 1) return dense_pass<THEN, true>(w, {0, w.in}, bias, in, hidden, out, cells);
   const auto pass = [&](int i) { return Pass{int(int64_t(i) * w.in / passes), int(int64_t(i + 1) * w.in / passes)}; };
   dense_pass<Then::nothing, true>(w, pass(0), bias, in, nullptr, out, cells);
@@ -182,24 +192,25 @@ inline void transpose(Cells<const float> in, int rows, int cells, float* out) {
 // grad_w[o][k] += sum over cells p of grad[o][p] in[p][k], for N vectors of inputs k.
 template <int N>
 void outer_vectors(Cells<const float> grad, const float* in, int cells, int out, int stride, float* grad_w) {
-  for (int o = 0; o < out; o += R) {
-    vf a[R][N];
-    for (int r = 0; r < R; ++r)
+  for_blocks(out, [&](auto rows, int first) {
+    constexpr int ROWS = decltype(rows)::value;
+    vf a[ROWS][N];
+    for (int r = 0; r < ROWS; ++r)
       for (int v = 0; v < N; ++v) a[r][v] = splat(0.f);
     for (int p = 0; p < cells; ++p) {
       vf y[N];
       for (int v = 0; v < N; ++v) y[v] = load(in + p * WIDE + v * VL);
-      for (int r = 0; r < R; ++r) {
-        const vf g = splat(grad.at[(o + r) * grad.stride + p]);
+      for (int r = 0; r < ROWS; ++r) {
+        const vf g = splat(grad.at[(first + r) * grad.stride + p]);
         for (int v = 0; v < N; ++v) a[r][v] += g * y[v];
       }
     }
-    for (int r = 0; r < R; ++r)
+    for (int r = 0; r < ROWS; ++r)
       for (int v = 0; v < N; ++v) {
-        float* at = grad_w + int64_t(o + r) * stride + v * VL;
+        float* at = grad_w + int64_t(first + r) * stride + v * VL;
         store(at, load(at) + a[r][v]);
       }
-  }
+  });
 }
 
 // The same for all inputs, `in` as `transpose` leaves them and grad_w [out][stride].

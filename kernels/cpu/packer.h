@@ -32,6 +32,11 @@ struct Packer {
     // A filter of zeros has no terms: its rows stay so. What pads a vector or a register block is computed with, and what a
     // buffer happens to hold may be subnormal, which is slow.
     std::memset(y, 0, noise_row * S * sizeof(float));
+    for (const Correlation& filter : s.filters.of)
+      for (int i = 0; i < filter.count; ++i) {
+        const Correlation::Term& term = filter.terms[i];
+        starts.push_back(s.filters.reach == 1 ? term.slot * VL : term.profile * row_size + VL + term.shift);
+      }
   }
 
   // The tile that is to be packed: columns c0 to c1 of one sample.
@@ -100,17 +105,19 @@ struct Packer {
   template <uint32_t... MASKS>
   void perceive_known(int64_t c, const Blocks& batch) const {
     constexpr uint32_t ANY = (MASKS | ...);
-    const Correlation* const filters = s.filters.of.data();
+    constexpr int ALL = (__builtin_popcount(MASKS) + ...);
     const Narrow rows(around + s.reach, c * row_size);
     float* const packed = y + c * S;
     const int64_t next = s.C * S;
+    vf weights[ALL];  // in registers: what is stored might be them, as far as the compiler knows
+    for (int i = 0; i < ALL; ++i) weights[i] = splat(s.filters.weights[i]);
     for (const Block& block : batch) {
       vf slots[SLOTS];
       rows.fill<ANY>(block.offset, slots);
       float* to = packed + block.from;
       const uint32_t bits = block.bits;
-      int f = 0;
-      ((append(to, weighted<MASKS>(slots, filters[f++].weights), bits), to += next), ...);
+      const vf* weight = weights;
+      ((append(to, weighted<MASKS>(slots, weight), bits), to += next, weight += __builtin_popcount(MASKS)), ...);
     }
   }
 
@@ -121,38 +128,64 @@ struct Packer {
     vf* slots = reinterpret_cast<vf*>(static_cast<float*>(profiles));
     const uint32_t used = s.filters.slots_used;
     for (const Block& block : batch) rows.fill<(1u << SLOTS) - 1>(block.offset, slots, used), slots += SLOTS;
-    correlate_all(c, batch, [&](const Correlation::Term& term) { return profiles + term.slot * VL; }, [](int64_t, size_t i) { return int64_t(i) * SLOTS * VL; });
+    correlate_all(c, batch, [](int64_t, size_t i) { return int64_t(i) * SLOTS * VL; });
   }
 
-  // The profiles of channel c around the row, for columns from - VL to to + VL - 1 of the tile.
+  // The profiles of channel c around the row, for columns from - reach to to + reach - 1 of the tile, of which `from` is a
+  // multiple of VL, and `to` as well.
   void profile_columns(int64_t c, int64_t from, int64_t to) const {
     const float* const* near = around + s.reach - s.filters.reach;
+    const Span span = seen(from, to, s.filters.reach, [&](int64_t i) {
+      for (size_t p = 0; p < s.filters.profiles.size(); ++p) store(profiles + int64_t(p) * row_size + VL + i, vf{});
+    });
+    const auto columns = [&]<int REACH>(std::integral_constant<int, REACH>) {
+      int64_t i = span.from;
+      for (; VL == 16 && i + VL < span.to; i += 2 * VL) wide_columns<REACH, 2>(near, c * row_size, i);  // weights are loaded for two vectors
+      for (; i < span.to; i += VL) wide_columns<REACH, 1>(near, c * row_size, i);
+    };
     switch (s.filters.reach) {
-      case 2: return wide_columns<2>(near, c * row_size, from, to);
-      case 3: return wide_columns<3>(near, c * row_size, from, to);
-      default: return wide_columns<4>(near, c * row_size, from, to);
+      case 2: return columns(std::integral_constant<int, 2>());
+      case 3: return columns(std::integral_constant<int, 3>());
+      default: return columns(std::integral_constant<int, 4>());
     }
   }
 
-  template <int REACH>
-  void wide_columns(const float* const* near, int64_t channel, int64_t from, int64_t to) const {
-    for (int64_t i = from - VL; i <= to; i += VL) {
-      vf even[REACH + 1], odd[REACH + 1];
-      even[0] = load(near[REACH] + channel + i);
+  struct Span { int64_t from, to; };
+
+  // The columns that cells from `from` to `to` see, so many to either side, in whole vectors. Vectors beyond a canvas that
+  // ends in zeros are left out: nothing(column) is called for those.
+  template <class Nothing>
+  Span seen(int64_t from, int64_t to, int64_t reach, const Nothing& nothing) const {
+    const auto added = [&](int64_t at) {
+      if (!s.beyond(left + (at < from ? from - 1 : at), s.W)) return true;
+      nothing(at);
+      return false;
+    };
+    return {added(from - VL) ? from - VL : from, std::min(to, width) + reach > to && added(to) ? to + VL : to};
+  }
+
+  template <int REACH, int N>
+  void wide_columns(const float* const* near, int64_t channel, int64_t at) const {
+    vf even[REACH + 1][N], odd[REACH + 1][N];
+    for (int n = 0; n < N; ++n) {
+      const int64_t i = channel + at + n * VL;
+      even[0][n] = load(near[REACH] + i);
       for (int j = 1; j <= REACH; ++j) {
-        const vf above = load(near[REACH - j] + channel + i), below = load(near[REACH + j] + channel + i);
-        even[j] = below + above, odd[j] = below - above;
+        const vf above = load(near[REACH - j] + i), below = load(near[REACH + j] + i);
+        even[j][n] = below + above, odd[j][n] = below - above;
       }
-      float* out = profiles + VL + i;
-      for (const Profile& profile : s.filters.profiles) {
-        vf total{};
-        if (profile.is_even)
-          for (int j = 0; j <= REACH; ++j) total += profile.even[j] * even[j];
-        if (profile.is_odd)
-          for (int j = 1; j <= REACH; ++j) total += profile.odd[j] * odd[j];
-        store(out, total);
-        out += row_size;
-      }
+    }
+    float* out = profiles + VL + at;
+    for (size_t p = 0; p < s.filters.profiles.size(); ++p, out += row_size) {
+      const Profile& profile = s.filters.profiles[p];
+      for_terms<REACH>(s.filters.terms[p], [&](auto evens, auto odds) NCA_FAST_WITHIN {
+        vf total[N] = {};
+        for (int j = 0; j < evens; ++j)
+          for (int n = 0; n < N; ++n) total[n] += profile.even[j] * even[j][n];
+        for (int j = 1; j <= odds; ++j)
+          for (int n = 0; n < N; ++n) total[n] += profile.odd[j] * odd[j][n];
+        for (int n = 0; n < N; ++n) store(out + n * VL, total[n]);
+      });
     }
   }
 
@@ -160,7 +193,8 @@ struct Packer {
   void maximum(int64_t c, float* packed, const Blocks& batch) const {
     const int half = s.window / 2;
     const int first = s.circular ? -half : int(std::max<int64_t>(-half, -here)), last = s.circular ? half : int(std::min<int64_t>(half, s.H - 1 - here));
-    for (int64_t i = batch.front().offset - VL; i <= batch.back().offset + VL; i += VL) {
+    const Span span = seen(batch.front().offset, batch.back().offset + VL, half, [&](int64_t i) { store(highest + VL + i, splat(-std::numeric_limits<float>::infinity())); });
+    for (int64_t i = span.from; i < span.to; i += VL) {
       vf most = load(around[s.reach + first] + c * row_size + i);
       for (int j = first + 1; j <= last; ++j) most = larger(most, load(around[s.reach + j] + c * row_size + i));
       store(highest + VL + i, most + load(outside + VL + i));
@@ -211,38 +245,40 @@ struct Packer {
     }
     if (s.filters.reach == 1) return perceive_narrow(c, batch);
     profile_columns(c, from, to);
-    correlate_all(c, batch, [&](const Correlation::Term& term) { return profiles + term.profile * row_size + VL + term.shift; }, [](int64_t offset, size_t) { return offset; });
+    correlate_all(c, batch, [](int64_t offset, size_t) { return offset; });
   }
 
-  // Packs the filters of channel c as sums of what lies at start(term) + place(offset of the block, its number).
-  template <class Start, class Place>
-  void correlate_all(int64_t c, const Blocks& batch, const Start& start, const Place& place) const {
+  // Packs the filters of channel c as sums of what lies at the `starts` of their terms + place(offset of the block, its number).
+  template <class Place>
+  void correlate_all(int64_t c, const Blocks& batch, const Place& place) const {
+    const int64_t* start = starts.data();
     for (int64_t f = 0; f < s.F; ++f) {
       const Correlation& filter = s.filters.of[f];
       float* packed = y + (f * s.C + c) * S;
       switch (filter.count) {
         case 0: break;
-        case 1: correlate<1>(filter, packed, batch, start, place); break;
-        case 2: correlate<2>(filter, packed, batch, start, place); break;
-        case 3: correlate<3>(filter, packed, batch, start, place); break;
-        case 4: correlate<4>(filter, packed, batch, start, place); break;
-        case 5: correlate<5>(filter, packed, batch, start, place); break;
-        case 6: correlate<6>(filter, packed, batch, start, place); break;
-        case 7: correlate<7>(filter, packed, batch, start, place); break;
-        case 8: correlate<8>(filter, packed, batch, start, place); break;
-        default: correlate<9>(filter, packed, batch, start, place);
+        case 1: correlate<1>(filter, start, packed, batch, place); break;
+        case 2: correlate<2>(filter, start, packed, batch, place); break;
+        case 3: correlate<3>(filter, start, packed, batch, place); break;
+        case 4: correlate<4>(filter, start, packed, batch, place); break;
+        case 5: correlate<5>(filter, start, packed, batch, place); break;
+        case 6: correlate<6>(filter, start, packed, batch, place); break;
+        case 7: correlate<7>(filter, start, packed, batch, place); break;
+        case 8: correlate<8>(filter, start, packed, batch, place); break;
+        default: correlate<9>(filter, start, packed, batch, place);
       }
+      start += filter.count;
     }
   }
 
-  template <int N, class Start, class Place>
-  void correlate(const Correlation& filter, float* packed, const Blocks& batch, const Start& start, const Place& place) const {
+  template <int N, class Place>
+  void correlate(const Correlation& filter, const int64_t* start, float* packed, const Blocks& batch, const Place& place) const {
     vf weight[N];
     const float* from[N];
-    for (int i = 0; i < N; ++i) weight[i] = splat(filter.weights[i]), from[i] = start(filter.terms[i]);
-    for (size_t n = 0; n < batch.size(); ++n) {
-      const Block& block = batch[n];
-      const int64_t at = place(block.offset, n);
+    for (int i = 0; i < N; ++i) weight[i] = splat(filter.weights[i]), from[i] = profiles + start[i];
+    size_t n = 0;
+    for (const Block& block : batch) {
+      const int64_t at = place(block.offset, n++);
       vf total = weight[0] * load(from[0] + at);
       for (int i = 1; i < N; ++i) total += weight[i] * load(from[i] + at);
       append(packed + block.from, total, block.bits);
@@ -333,6 +369,7 @@ struct Packer {
   const int64_t depth;
   Buffer rows;      // those that a cell perceives, in turn: [depth][C][row_size], columns from VL on
   Buffer profiles;  // of one channel and row: of wide filters [profiles][row_size], of 3x3 [blocks][SLOTS][VL]
+  std::vector<int64_t> starts;  // in `profiles`, of all filters' terms
   Buffer highest;   // of one channel: by column, over the rows of the window; [row_size]
   Buffer outside;   // 0 on the canvas, -infinity where a cell of another tile or none is; [row_size]
   Buffer y;         // [inputs, then what is packed beside][S]

@@ -14,6 +14,8 @@ namespace nca_fast {
 
 #define NCA_FAST_APART __attribute__((noinline))  // of what few rules need: it would crowd the loops of all others
 
+#define NCA_FAST_WITHIN __attribute__((always_inline))  // of what shares registers with its caller
+
 #if defined(__AVX512F__)
 constexpr int VL = 16, V = 4, R = 6;  // lanes of a vector; vectors and outputs of a register block: R * V + V + 1 registers of 32
 #elif defined(__AVX2__)
@@ -32,7 +34,18 @@ typedef int32_t vi __attribute__((vector_size(VL * 4)));
 inline vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 inline void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
 inline vf splat(float v) { return v - vf{}; }  // one broadcast; v + 0 would be an addition too, for it makes 0 of -0
-inline vf relu(vf v) { return v < 0 ? vf{} : v; }  // NaN stays NaN, as in PyTorch: a run that diverged must show it
+
+// The larger of v and 0. NaN stays NaN, as in PyTorch: a run that diverged must show it. A maximum gives its second operand then.
+inline vf relu(vf v) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<vf>(_mm512_max_ps(_mm512_setzero_ps(), reinterpret_cast<__m512>(v)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<vf>(_mm256_max_ps(_mm256_setzero_ps(), reinterpret_cast<__m256>(v)));
+#else
+  return v < 0 ? vf{} : v;
+#endif
+}
+
 inline vf relu_gate(vf unit, vf grad) { return unit <= 0 ? vf{} : grad; }
 
 inline vu lane_numbers() {
@@ -71,7 +84,15 @@ inline void store_some(float* p, vf v, int64_t n) {
 inline void add_some(float* p, vf v, int64_t n) { store_some(p, load_some(p, n) + v, n); }
 
 // The larger one; NaN wins, as in PyTorch.
-inline vf larger(vf a, vf b) { return ((b > a) | (b != b)) ? b : a; }
+inline vf larger(vf a, vf b) {
+#if defined(__AVX512F__)
+  const __m512 most = reinterpret_cast<__m512>(a), more = reinterpret_cast<__m512>(b);
+  const __mmask16 is_number = _mm512_cmp_ps_mask(more, more, _CMP_ORD_Q);
+  return reinterpret_cast<vf>(_mm512_mask_max_ps(more, is_number, more, most));  // a maximum gives its second operand where either is NaN
+#else
+  return ((b > a) | (b != b)) ? b : a;
+#endif
+}
 
 // Adds n floats to VL partial sums; `sum_lanes` adds those up.
 inline void add_lanes(float* sums, const float* p, int n) {
