@@ -1,7 +1,7 @@
 """Where does the time of a training iteration go, and how long does one take beside other programs?
 
-    python -m bench.iteration              its parts, CPU milliseconds of one thread, at 48 x 48 and 64 x 64 cells
-    python -m bench.iteration --busy 3     whole iterations beside so many busy loops, by how threads wait for each other
+    python -m bench.iteration            its parts, CPU milliseconds of one thread, at 48 x 48 and 64 x 64 cells
+    python -m bench.iteration --busy 3   whole iterations beside so many busy loops, by how threads wait for each other
 
 It trains the texture of `nca-fast demo` (skimage:brick). Parts are CPU time, which other programs hardly change; whole
 iterations are wall time, in processes of their own, because how threads wait is read when PyTorch is loaded. Writes
@@ -96,7 +96,12 @@ def trained(side: int, threads: int, iterations: int) -> Parts:
             return step(self, *args)
 
     config = TextureConfig(
-        image_crop=256, image_size=64, canvas_size=side, iterations=iterations, preview_every=iterations, threads=threads
+        image_crop=256,
+        image_size=64,
+        canvas_size=side,
+        iterations=iterations,
+        preview_every=iterations,
+        threads=threads,
     )
     with (
         tempfile.TemporaryDirectory() as folder,
