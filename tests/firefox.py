@@ -22,16 +22,15 @@ PREFERENCES = (
 )
 
 
-class Tab:
-    """An empty page, with what the engine's tests ask of a playwright Page."""
+class Session:
+    """Commands over a socket, and their answers."""
 
     def __init__(self, socket):
         self._socket = socket
         self._number = 0
-        self._call("session.new", capabilities={})
-        self._context = self._call("browsingContext.create", type="tab")["context"]
+        self.call("session.new", capabilities={})
 
-    def _call(self, method, **params):
+    def call(self, method, **params):
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
         while True:
@@ -42,10 +41,23 @@ class Tab:
             raise RuntimeError(f"{method}: {answer['message']}")
         return answer["result"]
 
+
+class Tab:
+    """An empty page, with what the tests ask of a playwright Page."""
+
+    def __init__(self, session):
+        self._session = session
+        self._context = session.call("browsingContext.create", type="tab")["context"]
+
+    def another(self):
+        return Tab(self._session)
+
+    def goto(self, url):
+        self._session.call("browsingContext.navigate", context=self._context, url=url, wait="complete")
+
     def _run(self, expression):
-        found = self._call(
-            "script.evaluate", expression=expression, target={"context": self._context}, awaitPromise=True
-        )
+        target = {"context": self._context}
+        found = self._session.call("script.evaluate", expression=expression, target=target, awaitPromise=True)
         if found["type"] == "exception":
             raise RuntimeError(found["exceptionDetails"]["text"])
         return found["result"].get("value")
@@ -74,7 +86,7 @@ def firefox_tab():
             address = _said(process.stderr, STARTED).decode()
             Thread(target=process.stderr.read, daemon=True).start()  # what nobody reads would stop it
             with client.connect(f"{address}/session", max_size=None) as socket:
-                yield Tab(socket)
+                yield Tab(Session(socket))
 
 
 @contextmanager

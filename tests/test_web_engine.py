@@ -8,11 +8,11 @@ import torch
 from browser import browsers
 from firefox import firefox_tab
 
-from nca_fast import conformance
+from nca_fast import NCA, conformance, reference
 from nca_fast.derivatives import derivatives
 from nca_fast.filters import NAMES, Filter, named
 from nca_fast.reference import split
-from nca_fast.web import bundle
+from nca_fast.web import bundle, models, page
 
 VECTORS = {vector.name: vector for vector in conformance.load_all()}
 
@@ -44,9 +44,9 @@ window.answer = (question) => {
 
 def page_with(browser, script):
     """Opens an empty page with a script."""
-    page = browser.new_page()
-    page.add_script_tag(content=script)
-    return page
+    tab = browser.new_page()
+    tab.add_script_tag(content=script)
+    return tab
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +94,10 @@ def question(vector):
     }
 
 
-def error(page, vector):
+def error(tab, vector):
     """The largest error of a page's answer, as a share of its tolerance."""
     answer = vector.answers["y"]
-    found = page.evaluate("(question) => window.answer(question)", question(vector))
+    found = tab.evaluate("(question) => window.answer(question)", question(vector))
     found = torch.tensor(found, dtype=torch.float64).reshape(answer["shape"])
     return conformance.share(found, answer)
 
@@ -120,6 +120,24 @@ def test_a_wrong_shader_is_noticed(browser, name, right, wrong):
     script = bundle.bundled("world.js") + ANSWER
     assert right in script
     assert error(page_with(browser, script.replace(right, wrong)), VECTORS[name]) > 1
+
+
+@pytest.mark.parametrize("engine", ["firefox"], indirect=True)
+def test_the_page_opens_in_firefox(engine, tmp_path):
+    """And computes there what Python does. The largest error seen is 1e-7, of numbers up to 0.5."""
+    page.write_page(models.read(["zoo:bricks"]), "Automata", tmp_path / "page.html")
+    tab, nca = engine.another(), NCA.from_pretrained("zoo:bricks")
+    tab.goto((tmp_path / "page.html").as_uri())
+    size = "{ height: 24, width: 32, seed: 5n }"
+    found = tab.evaluate(
+        "() => { const { app } = window.nca; app.swatches.waiting = [];"
+        f"app.replace(app.scene.family, {size}); app.play(false); app.scene.advance(12);"
+        "return [document.getElementById('notice').textContent, ...app.scene.world.read()]; }"
+    )
+    with torch.no_grad():
+        exact = reference.rollout(torch.zeros(1, 12, 24, 32).double(), nca.weights, nca.rule, 12, seed=5)
+    assert found[0] == "" and exact.abs().max() > 0.05
+    assert (torch.tensor(found[1:]).view_as(exact).double() - exact).abs().max() < 1e-6
 
 
 def test_filters_are_told_apart_as_in_python(browser):
