@@ -27,7 +27,8 @@ from .steps import RolloutWeights, backward_step, forward_step
 SAVED_STEPS = 8
 _FREE_STEPS = 64
 # Bytes of the largest state that is replayed. At the 30 Gcell-steps/s predicted for an H200, C = 12 and float32, such a
-# step takes 12 us, a launch from Python some 30; and the copies of saved states would soon cost more than launches.
+# step takes 12 us. Launched from Python it takes 4 to 7 (bench/launch_cost.py), and the driver's 2 or so a launch: a
+# GPU waits for launches of smaller states alone, and copies of saved ones would soon cost more than these.
 LARGEST_STATE = 16 << 20
 # Likewise where no state is saved, so that nothing is copied but where a rollout begins and ends: a step takes 46 us.
 LARGEST_FREE_STATE = 64 << 20
