@@ -92,11 +92,11 @@ def test_fields_go_the_way_that_their_names_say():
 @pytest.mark.parametrize("window", [None, 3], ids=["single pass", "through memory"])
 def test_weights_and_rates_by_step(window, poisoned):
     """Of each sample and step; periods 2 and 3. Errors are those of test_fields_of_rules."""
-    rule = Rule(4, (5,), ("sobel_x",), output_bias=True, maximum_window=window)
+    rule = Rule(4, (5,), ("sobel_x",), frozen=1, output_bias=True, maximum_window=window)
     torch.manual_seed(3)
     (w, b), (w2, b2) = weights_of(rule, 2)
     weights = [(torch.stack([w, -w]), b.expand(3, 2, 5) * torch.arange(3, device=DEVICE)[:, None, None]), (w2[0], b2)]
-    x, rates = torch.randn(2, 4, 3, 6, device=DEVICE) * 0.5, torch.rand(2, 2, 4, 3, 6, device=DEVICE)
+    x, rates = torch.randn(2, 4, 3, 6, device=DEVICE) * 0.5, torch.rand(2, 2, 3, 3, 6, device=DEVICE)
     found = [
         values_and_gradients(rule, weights, x, x.cos(), 4, backend=b, dtype=d, first_step=3, fire_rate=rates)
         for b, d in (("reference", torch.float64), ("triton", torch.float32))
