@@ -370,9 +370,10 @@ def test_large_seeds_steps_and_origins():
     assert not torch.equal(rollout(x.double(), weights, rule, 3, backend="reference"), want)
 
 
-def test_a_state_that_blew_up_stays_where_it_is():
+@pytest.mark.parametrize("more", [{}, {"filters": ("identity",), "maximum_window": 3}], ids=["filters", "maximum"])
+def test_a_state_that_blew_up_stays_where_it_is(more):
     """Infinity and NaN reach the neighbours of a cell and no others; packed buffers carry nothing over."""
-    rule = Rule(fire_rate=0.7)
+    rule = Rule(fire_rate=0.7, **more)
     x = torch.randn(1, 12, 20, 40)
     x[0, 3, 10, 20], x[0, 5, 4, 36] = float("inf"), float("nan")
     weights = random_weights(rule)
