@@ -109,6 +109,15 @@ def test_damaged_facts_are_one_error_that_names_the_file(tmp_path, whole_run):
             train(tmp_path, [None], None, resume=True)
 
 
+def test_every_texture_brings_hidden_units():
+    alone = NCA.preset("texture")
+    assert for_textures(alone, ["a", "b", "c"]).rule.hidden == (alone.rule.hidden[0] + 24,)
+    for rule in (replace(alone.rule, hidden=()), replace(alone.rule, hidden=(6, 5))):
+        several = for_textures(NCA(rule), ["a", "b"])
+        assert several.rule.hidden == tuple(width + 16 for width in rule.hidden)
+        assert several(several.initial_state(1, 8, 8), 2, seed=0).shape == (1, rule.channels + 2, 8, 8)
+
+
 def test_every_state_is_judged_by_its_own_picture():
     nca = for_textures(NCA.preset("texture"), ["a", "b", "c"])
     targets = [colour(*c) for c in ((0.9, 0.2, 0.2), (0.2, 0.9, 0.2), (0.2, 0.2, 0.9))]

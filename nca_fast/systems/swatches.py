@@ -16,6 +16,8 @@ from nca_fast.training.capture import Captured
 from nca_fast.training.pool import Objective
 from nca_fast.training.run_folder import SavedRun
 
+WIDER = 8  # hidden units for each texture: with those of one alone eight are 22 % worse than eight automata
+
 
 @dataclass(frozen=True, eq=False)
 class Swatch:
@@ -97,7 +99,7 @@ def tensor_name(number: int) -> str:
 def for_textures(nca: NCA, names: Sequence[str]) -> NCA:
     """Makes an automaton with fresh weights like one of a single texture that knows several: before the channels of a
     cell lie those of a code, which only the cell itself reads. Neighbours would tell it where a border of two textures
-    is, which no training shows.
+    is, which no training shows. Hidden layers have `WIDER` units more for each texture.
 
     Raises:
         ValueError: The automaton has a use for frozen channels, or a cell that lives and dies.
@@ -110,7 +112,8 @@ def for_textures(nca: NCA, names: Sequence[str]) -> NCA:
             f"{rule.learned_filters} learned filters. The default, texture, has none."
         )
     count = len(next(iter(codes.values())))
-    rule = replace(rule, channels=rule.channels + count, frozen=count)
+    hidden = tuple(width + WIDER * len(codes) for width in rule.hidden)
+    rule = replace(rule, channels=rule.channels + count, frozen=count, hidden=hidden)
     several = NCA(rule, rgb_channel=nca.rgb_channel + count, start=nca.start, textures=codes)
     with torch.no_grad():
         # A filter that adds up to 0 sees nothing of a code that is the same everywhere; no training changes these.
