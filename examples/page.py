@@ -171,6 +171,7 @@ def phone(browser, runs, out):
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # threads that wait for each other at every blend take longer where others work, too
     folder, *names = sys.argv[1:] or ["runs"]
     runs, shots = Path(folder), {f.__name__: f for f in (textures, hexagons, style, growing, phone)}
     runs.mkdir(parents=True, exist_ok=True)
