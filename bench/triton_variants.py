@@ -71,6 +71,14 @@ def _fixed(name):
 VARIANTS |= {f"{name} fp16": (_fixed(name), "fp16", "fp32") for name in PUBLISHED}
 VARIANTS["studying growth fp16"] = (replace(_GROWING, fire_rate=0.8, fire_shared=()), "fp16", "fp32")
 VARIANTS["game-nca fp32"] = (PRESETS["game-nca"]["rule"], "fp32", "fp32")
+# Every cell with a frame of its own: both ways of the kernels, and filters whose neighbours fill the registers.
+_LARGE = ("identity", "sobel_x9", "sobel_y9", "sobel_x5", "sobel_y5", "laplacian")
+_FRAMED = {"texture": Rule(), "growing": _GROWING, "style": _STYLE}
+VARIANTS |= {f"{name} fp16, frames": (rule, "fp16", "fp32") for name, rule in _FRAMED.items()}
+VARIANTS |= {f"texture {precision}, frames": (Rule(), precision, "fp32") for precision in ("bf16", "tf32", "fp32")}
+VARIANTS["texture fp16, frames, fire rate map"] = (Rule(), "fp16", "fp32")
+VARIANTS["texture bf16, state bf16, frames"] = (Rule(), "bf16", "bf16")
+VARIANTS |= {f"large filters {p}, frames": (Rule(channels=16, filters=_LARGE), p, "fp32") for p in ("fp16", "fp32")}
 _ONE_TARGET = {f"{name} fp16" for name in PUBLISHED} | {"studying growth fp16", "game-nca fp32"}
 STATES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 POINTERS = {dtype: name for name, dtype in STATES.items()} | {torch.int8: "i8", torch.int32: "i32", torch.int64: "i64"}
@@ -177,7 +185,7 @@ def launches(name: str, direction: str, target: str) -> list[Launch]:
     from nca_fast.kernels.triton.through_memory import steps as through_memory
 
     found = []
-    rule, precision, state = VARIANTS[name]
+    (rule, precision, state), framed = VARIANTS[name], "frames" in name
     params = torch.zeros(sum(out * (inputs + has_bias) for out, inputs, has_bias in rule.layers))
     fire = threshold(torch.zeros(2, 2) if name.endswith("map") else rule.fire_rate)
     x = rollout.to_layout(torch.zeros(1, rule.channels, 2, 130, dtype=STATES[state]))
@@ -192,14 +200,15 @@ def launches(name: str, direction: str, target: str) -> list[Launch]:
         for module, kernels in (
             (single_pass, ("step_fwd", "step_bwd")),
             (perception, ("perception_fwd", "perception_bwd", "add_ring")),
-            (through_memory, ("network_fwd", "network_bwd", "network_weights")),
+            (through_memory, ("network_fwd", "network_bwd", "network_weights", "frames_bwd")),
             (alive, ("apply_alive_mask", "write_living", "read_living")),
             (noise, ("add_state_noise",)),
         ):
             recorders = {k: _Recorder(getattr(module, k), found, name in SHAPES) for k in kernels}
             stack.enter_context(mock.patch.multiple(module, **recorders))
         noisy = rule.state_noise or rule.update_noise
-        weights = rollout.pack_weights(params, rule.kernel_rule, precision, torch.ones(1) if noisy else None)
+        noise, field = torch.ones(1) if noisy else None, torch.ones(1, 2, *x.shape[1:3]) if framed else None
+        weights = rollout.pack_weights(params, rule.kernel_rule, precision, noise, field)
         keys = torch.empty(*x.shape[:2], 4 if noisy else 2, dtype=torch.int32)
         out, step = torch.empty_like(x), Step(keys, fire, 0)
         if direction == "forward":

@@ -89,7 +89,7 @@ class Step:
 
     def results(self, direction):
         """What a step gives, forward or backward."""
-        self.buffer.zero_()
+        self.buffer.sums.zero_()
         getattr(self, direction)()
         gradients = [self.kernels.reduce_gradients(self.buffer, self.weights)[0]] if direction == "backward" else []
         return [self.out.clone(), *gradients]

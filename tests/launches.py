@@ -319,10 +319,11 @@ class Run:
             or by step and sample; then thresholds differ by step too.
     """
 
-    def __init__(self, rule, precision, shape, dtype, of):
+    def __init__(self, rule, precision, shape, dtype, of, framed=False):
         params = torch.randn(*of, sum(o * (i + b) for o, i, b in rule.layers))
         noise = torch.ones(1) if rule.state_noise or rule.update_noise else None
-        self.rule, self.weights = rule.kernel_rule, pack_weights(params, rule.kernel_rule, precision, noise)
+        field = torch.ones(shape[0], 2, *shape[1:]) if framed else None
+        self.rule, self.weights = rule.kernel_rule, pack_weights(params, rule.kernel_rule, precision, noise, field)
         self.fire, self.states = threshold(0.5), torch.zeros(4, *shape, 4, dtype=dtype)
         if len(of) > 1:
             self.fire = self.fire.expand(3, 1, 1, *shape[1:]).clone()
@@ -330,8 +331,8 @@ class Run:
         self.buffer = steps.gradient_buffer(self.weights, self.grad)
         self.tensors = [t for way in self.weights.ways for pair in way.weights.of_steps for t in pair]
         self.tensors += self.fire.unbind() if self.fire.ndim else [self.fire]
-        self.tensors += [] if noise is None else [noise]
-        self.tensors += [*self.states.unbind(), self.grad, self.buffer]
+        self.tensors += [t for t in (noise, self.weights.frames and self.weights.frames.field) if t is not None]
+        self.tensors += [*self.states.unbind(), self.grad, *(t for t in self.buffer if t is not None)]
 
     def by_front_end(self, place):
         """Runs it with each step through Triton's front end; returns what the driver would be told."""
@@ -365,6 +366,7 @@ def what_is_kept_across_rollouts():
     whatever memory, from whatever seed and step. One that is not like it has launches of its own."""
     grows = Rule(channels=4, hidden=(8,), filters=("identity", "sobel_x"), alive_channel=3)
     wide = Rule(channels=4, hidden=(16,), filters=("sobel_x5",), state_noise=0.1)
+    turned = Rule(channels=4, hidden=(8,), filters=("sobel_x", "sobel_y"), update_activation="tanh")
     kinds = [
         (grows, "fp16", (1, 3, 5), torch.float16, ()),
         (dataclasses.replace(grows, alive_threshold=0.5), "fp16", (1, 3, 5), torch.float16, ()),
@@ -374,6 +376,8 @@ def what_is_kept_across_rollouts():
         (wide, "fp32", (3, 6, 5), torch.float32, ()),
         (wide, "fp32", (3, 6, 5), torch.float32, (2, 3)),
         (grows, "fp16", (3, 3, 5), torch.float32, (2, 1)),
+        (turned, "fp16", (3, 6, 5), torch.float32, ()),
+        (turned, "fp16", (3, 6, 5), torch.float32, (), True),
     ]
     places = Place(1, 0, 0, 0, 0, 2**32), Place(-5, 2**32 - 2, 3, 7, 9, 8)
     for kind in kinds:

@@ -7,7 +7,7 @@ import torch
 from rollouts import random_weights, relative_error
 
 import nca_fast
-from nca_fast import NCA, Rule, backends, ops, reference, rollout
+from nca_fast import NCA, Rule, ops, reference, rollout
 from nca_fast.derivatives import derivatives
 from nca_fast.filters import NAMES, named
 from nca_fast.frames import combined, dipole, frame, polar
@@ -195,12 +195,6 @@ def test_errors(changes, error, message):
     given = {"frame": QUARTER} | changes
     with pytest.raises(error, match=message):
         rollout(torch.zeros(2, 4, 5, 6), random_weights(rule), rule, 2, **given)
-
-
-def test_triton_says_that_it_has_none(monkeypatch):
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    sentence = backends.refusal("triton", Rule(), torch.zeros(1, 12, 4, 4), "fp32", ("frames",))
-    assert sentence == "the Triton kernels turn no perception by frames, but some are given."
 
 
 def test_the_field_of_the_example():

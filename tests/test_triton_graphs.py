@@ -74,6 +74,8 @@ def cheap_forward_step(x, out, weights, step):
     """Depends on all that `forward_step` is given; a step after another is not the same as the other after the one."""
     assert x.data_ptr() != out.data_ptr()  # a kernel would overwrite what its neighbours read
     one = weights.packed.matrices.float().sum(-1) + 3 * weights.packed.biases.sum(-1)  # of each sample
+    if weights.frames is not None:
+        one = one + weights.frames.field[:, 1].mean((1, 2))
     z = (step.keys.long().sum(-1, keepdim=True) + step.fire + step.column) % 1009  # [B, H, 1 or W]
     out.copy_(torch.sin(0.8 * x + 0.2 * x.roll(1, 2) + z[..., None] * 1e-3 + one.reshape(-1, 1, 1, 1)))
 
@@ -84,7 +86,8 @@ def cheap_backward_step(x, grad, grad_x, buffer, weights, scale, step, following
     if weights.packed.precision == "fp16":
         grad = (grad.float() * scale).half().float() / scale
     cheap_forward_step(x, grad_x, weights, step)
-    buffer.add_((grad_x * grad).sum())
+    for added in buffer if weights.frames is not None else buffer[:1]:
+        added.add_((grad_x * grad).sum())
     grad_x.copy_(0.5 * grad_x * grad + 0.5 * grad.roll(1, 2))
 
 
@@ -131,8 +134,9 @@ def poison(graphs):
     """Fills the memory of all frames with what a later rollout must not see."""
     for frame in graphs._frames.values():
         if frame is not None:
-            weights = frame.weights.packed
-            for t in (frame.states, frame.grads, frame.buffer, weights.matrices, weights.biases):
+            weights, turning = frame.weights.packed, frame.weights.frames or ()
+            given = (weights.matrices, weights.biases, *turning[:1])
+            for t in (frame.states, frame.grads, *(frame.buffer or ()), *given):
                 if t is not None:
                     t.fill_(float("nan"))
             for t in (frame.keys.table, frame.keys.place, frame.fire):
@@ -152,8 +156,10 @@ def forward(steps, seed, rule=RULE, shape=(1, 3, 5), batch=None, **options):
     weights, (B, H, W) = weights_of(rule, batch), shape
     x = torch.randn(B, rule.channels, H, W).to(DEVICE, options.pop("dtype", torch.float32)).requires_grad_()
     grad_y = torch.randn(x.shape).to(x) * 10.0 ** -(seed % 7)
+    frame = [(torch.rand(B, 2, H, W) + 0.5).to(DEVICE).requires_grad_()] if options.pop("frame", False) else []
+    options |= {"frame": field for field in frame}
     y = rollout(x, weights, rule, steps, seed=seed, backend="triton", **({"precision": "fp32"} | options))
-    return y, grad_y, [x] + [t for pair in weights for t in pair if t is not None]
+    return y, grad_y, [x] + [t for pair in [*weights, frame] for t in pair if t is not None]
 
 
 def results(*arguments, **options):
@@ -263,6 +269,7 @@ OPTIONS = {
     "a rule per sample": {"shape": (3, 3, 4), "batch": 3},
     "two hidden layers": {"rule": Rule(channels=4, hidden=(5, 6))},
     "an alive mask and a large filter": {"rule": WIDE},
+    "frames": {"rule": Rule(channels=4, hidden=(8,), filters=("sobel_x", "sobel_y")), "frame": True},
 }
 
 

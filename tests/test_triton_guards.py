@@ -63,9 +63,16 @@ def test_three_programs_for_all_strips(W, columns, monkeypatch):
         check(Rule(hidden=(16,)), (5, 2, W), 1, precision="fp16", factor=4)
 
 
-def test_a_map_and_a_rule_per_sample():
+def test_a_map_a_rule_per_sample_and_frames():
     with watched():
-        check(SMALL, (2, 5, 21), 1, per_sample=True, fire_rate=torch.rand(5, 21))
+        check(SMALL, (2, 5, 21), 1, per_sample=True, fire_rate=torch.rand(5, 21), frame=torch.rand(2, 2, 5, 21))
+
+
+@pytest.mark.parametrize("columns", [16], indirect=True)
+def test_frames_through_memory(columns):
+    with watched():
+        rule = Rule(channels=5, hidden=(9,), filters=("sobel_x5", "sobel_y5", "laplacian"), padding="reflect")
+        check(rule, (1, 5, 17), 1, frame=torch.rand(2, 5, 17))
 
 
 def test_the_watch_sees_what_lies_beside():
@@ -98,6 +105,7 @@ def test_addresses_above_2_31(shape, monkeypatch):
     from nca_fast.kernels.triton.fire import Step
     from nca_fast.kernels.triton.single_pass import plan
     from nca_fast.kernels.triton.single_pass import steps as single_pass
+    from nca_fast.kernels.triton.weights import Gradients
 
     rule, (B, H, W) = Rule(hidden=(16,)), shape
     params = torch.cat([torch.ones(out * inputs + out * bias) * 0.01 for out, inputs, bias in rule.layers])
@@ -112,6 +120,6 @@ def test_addresses_above_2_31(shape, monkeypatch):
     with watched(lambda count: [count - 1]) as watch:
         way.forward(x, out, Step(keys, fire, 0))
         assert watch.written["out"][1] == out.nbytes - 2
-        way.backward(x, grad, out, sums, torch.ones(()), Step(keys, fire, 0), False)
+        way.backward(x, grad, out, Gradients(sums, None), torch.ones(()), Step(keys, fire, 0), False)
         assert watch.written["grad_x"][1] == out.nbytes - 2
         assert watch.written["partial"][0] == (programs - 1) * packed * 4

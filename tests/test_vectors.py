@@ -28,18 +28,15 @@ def test_backends_on_the_cpu(name, backend):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_triton(name, monkeypatch):
-    """Worst seen in the interpreter: 0.38. There gradients are asked for once: test_triton has the others."""
+    """Worst seen in the interpreter: 0.38. There gradients are asked for twice: test_triton has the others."""
     pytest.importorskip("triton", reason="the Triton kernels need triton: pip install triton")
     from triton_rollouts import DEVICE, INTERPRETED, small_programs
 
     small_programs(monkeypatch)
     vector = VECTORS[name]
-    if INTERPRETED and name != "rollout_01_texture":
+    if INTERPRETED and name not in ("rollout_01_texture", "rollout_25_frames"):
         vector = replace(vector, gradients=False, answers={"y": vector.answers["y"]})
     outcome = conformance.check(vector, "triton", torch.device(DEVICE))
-    if vector.frames:
-        assert "turn no perception by frames" in outcome.trouble
-        return
     assert outcome.trouble is None and outcome.share <= 1, outcome
 
 

@@ -177,9 +177,10 @@ def mixed(rule, weights, x, grad_y, steps, **options):
     """`values_and_gradients` of float32 weights and a state of any type, of seed 0 unless one is given."""
     x = x.clone().requires_grad_()
     weights = [tuple(None if t is None else t.clone().requires_grad_() for t in pair) for pair in weights]
-    y = rollout(x, weights, rule, steps, **{"seed": 0} | options)
+    frame = {name: options[name].clone().requires_grad_() for name in options if name == "frame"}
+    y = rollout(x, weights, rule, steps, **{"seed": 0} | options | frame)
     y.backward(grad_y)
-    return [y.detach(), x.grad] + [t.grad for pair in weights for t in pair if t is not None]
+    return [y.detach(), x.grad] + [t.grad for pair in [*weights, frame.values()] for t in pair if t is not None]
 
 
 def bfloat16_factor(dtype):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..frames import gradient_of_frames
 from . import build
 from .library import Activation, Canvas, Rule
 
@@ -72,12 +73,8 @@ def gradient_buffer(weights: Weights, x: Tensor) -> Gradients:
 
 def reduce_gradients(buffer: Gradients, weights: Weights) -> tuple[Tensor, Tensor | None]:
     """Rounds the sums to the type of params; takes the gradients of scale and angle to those of frames (a, b)."""
-    params, field = buffer.params.to(weights.params.dtype), weights.field
-    if field is None:
-        return params, None
-    scale, angle = (buffer.turns.sum(0, keepdim=True) if len(field) == 1 else buffer.turns).unbind(1)
-    a, b = field.unbind(1)
-    return params, torch.stack([a * scale - b * angle, b * scale + a * angle], 1) / (a * a + b * b)[:, None]
+    params = buffer.params.to(weights.params.dtype)
+    return params, None if buffer.turns is None else gradient_of_frames(buffer.turns, weights.field)
 
 
 @lru_cache(maxsize=256)

@@ -21,6 +21,7 @@ from torch import Tensor
 from .fire import RowKeys, Step, word
 from .memory import in_the_common_pool
 from .steps import RolloutWeights, backward_step, forward_step
+from .weights import Gradients
 
 # Steps of the longest run whose states are kept, which lie in the frame, and of one that only goes on. The scale of
 # float16 gradients is chosen once per run of SAVED_STEPS, with graphs and without, so that the bits are the same.
@@ -87,7 +88,7 @@ class Frame:
     def nbytes(self) -> int:
         """Bytes of the memory that counts."""
         kept = self.weights.scratch.kept.values()
-        return sum(t.nbytes for t in (self.states, self.grads, self.buffer, *kept) if t is not None)
+        return sum(t.nbytes for t in (self.states, self.grads, *(self.buffer or ()), *kept) if t is not None)
 
     def take(self, weights: RolloutWeights, fire: Tensor, place) -> None:
         """Copies in what belongs to one rollout; it stays until another one does so."""
@@ -175,8 +176,8 @@ def _frame(x, weights, fire, rule, place, steps, largest=None):
     packed, column = weights.packed, word(place.column)
     if steps < _FEWEST_STEPS or x.nbytes > largest or not _replays(x) or packed.by_step or fire.ndim > 2:
         return None
-    noise = None if weights.noise is None else weights.noise.shape
-    kind = packed.precision, packed.per_sample, fire.ndim, noise, column
+    shapes = [None if t is None else t.shape for t in (weights.noise, weights.frames and weights.frames.field)]
+    kind = packed.precision, packed.per_sample, fire.ndim, *shapes, column
     key = x.device, _stream(x), x.shape, x.dtype, rule, *kind
     if key not in _frames:
         _frames[key] = None
@@ -225,7 +226,7 @@ def replayed_advance(x: Tensor, weights: RolloutWeights, fire: Tensor, rule, pla
 
 
 def replayed_backward(
-    states: Tensor, grad: Tensor, weights: RolloutWeights, fire: Tensor, rule, place, buffer: Tensor
+    states: Tensor, grad: Tensor, weights: RolloutWeights, fire: Tensor, rule, place, buffer: Gradients
 ) -> bool:
     """Does what `rollout.backward` does, the result always in grad; False likewise."""
     with _lock:
@@ -233,19 +234,23 @@ def replayed_backward(
         if frame is None:
             return False
         if frame.grads is None:
-            frame.grads, frame.buffer = grad.new_empty(2, *grad.shape), torch.empty_like(buffer)
+            frame.grads = grad.new_empty(2, *grad.shape)
+            frame.buffer = Gradients(*(None if t is None else torch.empty_like(t) for t in buffer))
             if not in_the_common_pool(frame.grads):
                 frame.grads = None
                 return False
         frame.take(weights, fire, place.after(len(states)))
         frame.grads[0].copy_(grad)
-        frame.buffer.copy_(buffer)
+        copied = [(mine, t) for mine, t in zip(frame.buffer, buffer, strict=True) if t is not None]
+        for mine, given in copied:
+            mine.copy_(given)
         looks_after = weights.alive is not None and weights.alive.looks_after
         for start, count in reversed(runs(len(states), SAVED_STEPS)):
             more = looks_after and start + count < len(states)
             frame.states[: count + more].copy_(states[start : start + count + more])
             frame.run(frame.backward_to if more else frame.backward, count)
         grad.copy_(frame.grads[0])
-        buffer.copy_(frame.buffer)
+        for mine, given in copied:
+            given.copy_(mine)
         _release(grad.device)
         return True

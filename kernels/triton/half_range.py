@@ -9,10 +9,15 @@ and where such a function has no bound (elu, gelu, silu) its rule takes "fp16" o
 What a product is given has the same bits as without, but for what float16 holds in fewer than 11 of them: there numbers
 are 2**14 times smaller than the largest that the unit is safe from.
 
+Frames, by which filters are multiplied, are themselves multiplied by 2**-r: the least r, 0 at least, with which |a| + |b|
+is at most 1 everywhere. Then no filter answers more than without frames, and weights are multiplied by 2**r more (first
+derivatives) or 2**2r (laplacians).
+
 Unscaled, a laplacian (24 times a value) overflowed from states of 2730 on, and a unit sooner. An infinite unit times a
 weight of zero is NaN, which spreads to the neighbours step by step.
 """
 
+import math
 from dataclasses import replace
 from functools import lru_cache
 
@@ -26,6 +31,7 @@ _LARGEST_UNIT = 15  # exponent of what units stay below; float16 would hold one 
 # Exponent of what the absolute weights of a unit in the last layer stay below in sum: the backward pass multiplies them
 # by gradients of up to 2. Where this and `_LARGEST_UNIT` are at odds, a step multiplies states by 2**13 or more.
 _LARGEST_SUM = 14
+_FARTHEST = 30  # the largest r: scales beyond 10**9 have no use
 _HOMOGENEOUS = ("relu", "identity", "leaky_relu")
 
 
@@ -34,7 +40,8 @@ def _halvings(stencils):
     """Counts how often each filter is halved."""
     found = []
     for stencil in stencils:
-        taps, k = sum(abs(tap) for row in stencil for tap in row), 0
+        # Exact, so that filters along x and y, which frames mix, are halved as often.
+        taps, k = math.fsum(abs(tap) for row in stencil for tap in row), 0
         while taps > 1.999 * 2**k:
             k += 1
         found.append(k)
@@ -52,12 +59,24 @@ def halved(rule):
 
 
 def _perceived(rule):
-    """Makes the exponents k of all numbers of perception, int32 [F * C], and their largest absolute values, float32."""
+    """Makes the exponents k of all numbers of perception, int32 [F * C], their largest absolute values, float32, and
+    the power in which frames multiply them, int32."""
     halvings = [*_halvings(rule.stencils), *([0] if rule.maximum_window else [])]
     taps = [sum(abs(tap) for row in stencil for tap in row) for stencil in rule.stencils]
     taps += [1.0] if rule.maximum_window else []
-    k = torch.tensor(halvings, dtype=torch.int32).repeat_interleave(rule.channels)
-    return k, torch.tensor(taps).repeat_interleave(rule.channels).mul_(STATE)
+    powers = [0] * len(taps)
+    for n in (n for pair in rule.derivatives.pairs for n in pair):
+        powers[n] = 1
+    for n in rule.derivatives.laplacians:
+        powers[n] = 2
+    k, powers = (torch.tensor(t, dtype=torch.int32).repeat_interleave(rule.channels) for t in (halvings, powers))
+    return k, torch.tensor(taps).repeat_interleave(rule.channels).mul_(STATE), powers
+
+
+def reach_of_frames(field: Tensor) -> tuple[Tensor, Tensor]:
+    """Computes r, int32 [], and the frames times 2**-r; field: [1 or B, 2, H, W]."""
+    r = _exponent(field.abs().sum(1).amax()).clamp_(0, _FARTHEST)
+    return r, field * _power(-r)
 
 
 def _exponent(x):
@@ -77,19 +96,23 @@ def _largest_result(name, parameter, largest):
     return largest * max(1.0, parameter) if name in _HOMOGENEOUS else largest + 1
 
 
-def weight_scales(params: Tensor, rule) -> Tensor:
+def weight_scales(params: Tensor, rule, reach: Tensor | None = None) -> Tensor:
     """Computes the powers of two by which weights and biases are multiplied, on their device. Like params.
 
     Args:
         params: All layers' weights [out, in] and biases in a row, float32 [P]; or, one rule per sample, [B, P].
         rule: As it was before `halved`.
+        reach: The r of frames, int32 []; None where there are none.
     """
     lead, at, layers = params.shape[:-1], 0, []
     for out, inputs, bias in rule.layers:
         end = at + out * inputs
         layers.append((params[..., at:end].reshape(*lead, out, inputs), params[..., end : end + out * bias]))
         at = end + out * bias
-    incoming, largest = kept_on(params.device, ("perceived", rule), lambda: _perceived(rule))
+    incoming, largest, powers = kept_on(params.device, ("perceived", rule), lambda: _perceived(rule))
+    if reach is not None:
+        more = reach * powers
+        incoming, largest = incoming + more, largest * _power(more)
     (last, _), scales = layers[-1], []
     for n, (weight, bias) in enumerate(layers):
         out, inputs = weight.shape[-2:]

@@ -28,8 +28,6 @@ def refusal(rule, x: Tensor, precision: str, uses: tuple[str, ...] = ()) -> str 
         return f"the Triton kernels take states on a GPU, but x is on {x.device.type}: use x.cuda()."
     if x.dtype == torch.float64:
         return "the Triton kernels take float32, bfloat16 and float16 states, but x is torch.float64: use x.float()."
-    if "frames" in uses:
-        return "the Triton kernels turn no perception by frames, but some are given."
     if rule.channels > 64:
         return f"the Triton kernels take at most 64 channels, but the rule has {rule.channels}."
     inputs = -(-rule.channels // 4) * 4 * (len(rule.stencils) + (rule.maximum_window is not None))
@@ -121,8 +119,12 @@ def bytes_per_cell(rule) -> int:
     return 4 * (4 + (rule.state_noise > 0)) * rule.channels + (rule.alive_channel is not None)
 
 
-def through_memory(rule, precision: str) -> tuple[bool, bool]:
-    """Says whether perception goes through memory, forward and backward: where registers do not hold a single pass."""
+def through_memory(rule, precision: str, framed: bool = False) -> tuple[bool, bool]:
+    """Says whether perception goes through memory, forward and backward: where registers do not hold a single pass.
+
+    Args:
+        framed: Whether there are frames, whose gradients hang on what cells perceived and on what it returns.
+    """
     wide = rule.maximum_window is not None or any(len(stencil) > 3 for stencil in rule.stencils)
     wide = wide or rule.channels > 32 or len(rule.stencils) > 8 or max(rule.hidden, default=129) > 128
     # Two rows of tiles in float32 do not fit into shared memory.
@@ -131,4 +133,6 @@ def through_memory(rule, precision: str) -> tuple[bool, bool]:
     # What the gradient needs is known only after all hidden units, or is what went into them.
     again = rule.clamp is not None or last != ("identity", 0, 1)
     again = again or any(divisor != 1 or name in ("gelu", "silu", "hardtanh") for name, _, divisor in hidden)
-    return wide, wide or again or len(rule.hidden) > 1 or rule.padding in ("reflect", "replicate")
+    again = again or len(rule.hidden) > 1 or rule.padding in ("reflect", "replicate")
+    much = rule.channels > 12 or len(set(rule.stencils)) > 4 or max(rule.hidden, default=0) > 96
+    return wide, wide or again or (framed and much)

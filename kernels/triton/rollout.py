@@ -21,6 +21,7 @@ from .steps import (
     reduce_gradients,
     sums_of_a_step,
 )
+from .weights import Gradients
 
 __all__ = [
     "advance",
@@ -48,9 +49,11 @@ def from_layout(state: Tensor, channels: int) -> Tensor:
     return state[..., :channels].permute(0, 3, 1, 2).contiguous()
 
 
-def pack_weights(params: Tensor, rule, precision: str, noise: Tensor | None = None) -> RolloutWeights:
+def pack_weights(
+    params: Tensor, rule, precision: str, noise: Tensor | None = None, field: Tensor | None = None
+) -> RolloutWeights:
     """Packs the weights for the way that the rule goes."""
-    return RolloutWeights(params, rule, precision, noise)
+    return RolloutWeights(params, rule, precision, noise, field)
 
 
 def _on_device(x):
@@ -131,7 +134,7 @@ def advance(x: Tensor, weights: RolloutWeights, fire: Tensor, rule, place, state
 
 
 def backward(
-    states: Tensor, grad: Tensor, weights: RolloutWeights, fire: Tensor, rule, place, buffer: Tensor
+    states: Tensor, grad: Tensor, weights: RolloutWeights, fire: Tensor, rule, place, buffer: Gradients
 ) -> Tensor:
     """Replays the steps back or launches them one by one."""
     if not len(states):
@@ -141,12 +144,13 @@ def backward(
             return grad
         steps, other = _Steps(grad, weights, fire, rule, place, len(states)), torch.empty_like(grad)
         by_step = weights.backward_way.weights.by_step
-        sums = sums_of_a_step(weights, grad) if by_step else buffer
+        of_step = buffer._replace(sums=sums_of_a_step(weights, grad)) if by_step else buffer
 
         def step_back(x, grad, grad_x, keys, following=None):
-            backward_step(x, grad, grad_x, sums, weights, weights.scale, steps.step(keys), following)
+            backward_step(x, grad, grad_x, of_step, weights, weights.scale, steps.step(keys), following)
 
-        step, states = steps.repeated(step_back, sums), states.unbind()
+        added = [t for t in of_step if t is not None]
+        step, states = steps.repeated(step_back, *added), states.unbind()
         choose_scale = steps.repeated(weights.choose_scale) if weights.scaled else lambda grad: None
         looks_after = weights.alive is not None and weights.alive.looks_after
         for start, count in reversed(runs(len(states), SAVED_STEPS)):
@@ -155,6 +159,6 @@ def backward(
                 following = states[n + 1 : n + 2] if looks_after else ()
                 step(states[n], grad, other, steps.take(n), *following)
                 if by_step:
-                    add_sums(buffer, sums, weights)
+                    add_sums(buffer, of_step.sums, weights)
                 grad, other = other, grad
         return grad

@@ -10,16 +10,18 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
+from ..frames import gradient_of_frames
 from .alive import AliveMask
 from .fire import Step
+from .frames import Frames, turns_of
 from .gradient_scale import choose_scale
-from .half_range import halved, weight_scales
+from .half_range import halved, reach_of_frames, weight_scales
 from .limits import through_memory
 from .memory import Scratch
 from .noise import StateNoise
 from .single_pass.steps import SinglePass
 from .through_memory.steps import ThroughMemory
-from .weights import PackedWeights
+from .weights import Gradients, PackedWeights
 
 
 class RolloutWeights:
@@ -31,20 +33,27 @@ class RolloutWeights:
         rule: What a kernel needs to know of the rule (`nca_fast.rule.KernelRule`).
         precision: What the matrix products multiply.
         noise: The factor of the rule's noise, float32 [1] or [B]; None where it has none.
+        field: Frames, float32 [1 or B, 2, H, W], or None.
     """
 
-    def __init__(self, params: Tensor, rule, precision: str, noise: Tensor | None = None):
-        self.made_of = params, rule, precision, noise
-        forward, backward = through_memory(rule, precision)
-        self.scales = None
+    def __init__(
+        self, params: Tensor, rule, precision: str, noise: Tensor | None = None, field: Tensor | None = None
+    ):
+        self.made_of = params, rule, precision, noise, field
+        forward, backward = through_memory(rule, precision, field is not None)
+        self.scales, reach = None, None
         if precision == "fp16":
-            self.scales = weight_scales(params, rule)
+            if field is not None:
+                reach, field = reach_of_frames(field)
+            self.scales = weight_scales(params, rule, reach)
             params, rule = params * self.scales, halved(rule)
+        self.frames = None if field is None else Frames(field, turns_of(rule, len(field) > 1))
         self.scratch, self.noise = Scratch(), noise
         self.alive = None if rule.alive_channel is None else AliveMask(rule, self.scratch)
         self.state_noise = StateNoise(rule, noise, self.scratch) if rule.state_noise else None
-        self.ways = [] if forward else [SinglePass(params, rule, precision, noise)]
-        self.ways += [ThroughMemory(params, rule, precision, self.scratch, noise)] if backward else []
+        self.ways = [] if forward else [SinglePass(params, rule, precision, noise, self.frames)]
+        if backward:
+            self.ways += [ThroughMemory(params, rule, precision, self.scratch, noise, self.frames)]
         self.forward_way, self.backward_way = self.ways[0], self.ways[-1]
 
     @property
@@ -55,19 +64,20 @@ class RolloutWeights:
     @cached_property
     def kind(self) -> object:
         """Stands for what the launches of a step hang on, beside the shapes of `tensors` and of the state."""
-        _, rule, precision, noise = self.made_of
-        return _kind(rule, precision, noise is not None, *map(type, self.ways))
+        _, rule, precision, noise, field = self.made_of
+        return _kind(rule, precision, noise is not None, field is not None, *map(type, self.ways))
 
     @property
     def tensors(self) -> list[Tensor]:
         """Those that the step under way reads."""
         packed = [t for way in self.ways for t in way.weights.now]
-        return packed if self.noise is None else [*packed, self.noise]
+        return [*packed, *(t for t in (self.noise, self.frames and self.frames.field) if t is not None)]
 
     def twin(self) -> "RolloutWeights":
         """Makes others of the same rule, in memory of their own."""
-        *made_of, noise = self.made_of
-        return RolloutWeights(*made_of, None if noise is None else noise.clone())
+        *made_of, noise, field = self.made_of
+        noise, field = (None if t is None else t.clone() for t in (noise, field))
+        return RolloutWeights(*made_of, noise, field)
 
     def copy_(self, other: "RolloutWeights") -> None:
         """Puts the weights of another rollout of the same rule in the place of these."""
@@ -76,6 +86,8 @@ class RolloutWeights:
             mine.weights.biases.copy_(others.weights.biases)
         if self.noise is not None:
             self.noise.copy_(other.noise)
+        if self.frames is not None:
+            self.frames.field.copy_(other.frames.field)
 
     def take(self, number: int) -> None:
         """Takes those of a step, where they differ from step to step; number: of the step, from the start of life."""
@@ -128,18 +140,18 @@ def backward_step(
     x: Tensor,
     grad: Tensor,
     grad_x: Tensor,
-    buffer: Tensor,
+    buffer: Gradients,
     weights: RolloutWeights,
     scale: Tensor,
     step: Step,
     following: Tensor | None = None,
 ) -> None:
-    """grad_x = the gradient of x, given grad, that of the state after the step; buffer += partial sums.
+    """grad_x = the gradient of x, given grad, that of the state after the step; buffer += those of weights and frames.
 
     Args:
         grad: Like x; it must not be grad_x.
         grad_x: Written. Like x.
-        buffer: Added to: partial sums from `gradient_buffer`.
+        buffer: Added to: from `gradient_buffer`.
         scale: For "fp16" the power of two that takes grad to about 1, float32; else not read.
         following: The state after the step, which holds the alive mask (alive.py), so that no step is taken to know it.
         The others as in `forward_step`.
@@ -157,35 +169,38 @@ def backward_step(
     weights.backward_way.backward(s, grad, grad_x, buffer, scale, step, kept)
 
 
-def gradient_buffer(weights: RolloutWeights, x: Tensor) -> Tensor:
-    """Makes partial sums of the gradient of the packed weights, zero: float32 [sums, packed].
-
-    Where weights differ from step to step, sums of their own: [T, B or 1, packed].
-    """
-    packed = weights.backward_way.weights
+def gradient_buffer(weights: RolloutWeights, x: Tensor) -> Gradients:
+    """Makes zeros."""
+    packed, turns = weights.backward_way.weights, None
+    if weights.frames is not None:
+        turns = torch.zeros(len(x), 2, *x.shape[1:3], dtype=torch.float32, device=x.device)
     if packed.by_step:
-        return torch.zeros(*packed.matrices.shape[:2], packed.packing.packed, dtype=torch.float32, device=x.device)
-    return weights.backward_way.gradient_buffer(x)
+        shape = *packed.matrices.shape[:2], packed.packing.packed
+        return Gradients(torch.zeros(*shape, dtype=torch.float32, device=x.device), turns)
+    return Gradients(weights.backward_way.sums(x), turns)
 
 
 def sums_of_a_step(weights: RolloutWeights, x: Tensor) -> Tensor:
     """Gives partial sums for a step whose weights are its own; to be added to its entry by `add_sums`."""
-    made = weights.backward_way.gradient_buffer(x)
+    made = weights.backward_way.sums(x)
     return weights.scratch("sums of a step", x, *made.shape, dtype=torch.float32)
 
 
-def add_sums(buffer: Tensor, sums: Tensor, weights: RolloutWeights) -> None:
+def add_sums(buffer: Gradients, sums: Tensor, weights: RolloutWeights) -> None:
     """Adds the partial sums of the step under way to its entry of the buffer, and makes them zero."""
-    entry = buffer[weights.backward_way.weights.entry]
+    entry = buffer.sums[weights.backward_way.weights.entry]
     entry += sums.view(len(entry), -1, sums.shape[1]).sum(1)
     sums.zero_()
 
 
-def reduce_gradients(buffer: Tensor, weights: RolloutWeights) -> tuple[Tensor, None]:
-    """Sums the gradient of params, float32, from the partial sums; those of a sample lie together. Frames have none."""
-    packed = weights.backward_way.weights
+def reduce_gradients(buffer: Gradients, weights: RolloutWeights) -> tuple[Tensor, Tensor | None]:
+    """Sums the gradient of params, float32, from the partial sums, those of a sample lying together; and makes that of
+    frames."""
+    packed, sums = weights.backward_way.weights, buffer.sums
     if packed.per_sample and not packed.by_step:
-        buffer = buffer.view(len(packed.matrices), -1, buffer.shape[1])
-    summed = buffer if packed.by_step else buffer.sum(-2, dtype=torch.float64).float()
+        sums = sums.view(len(packed.matrices), -1, sums.shape[1])
+    summed = sums if packed.by_step else sums.sum(-2, dtype=torch.float64).float()
     grad = summed[..., packed.index]
-    return grad if weights.scales is None else grad * weights.scales, None
+    grad = grad if weights.scales is None else grad * weights.scales
+    *_, field = weights.made_of
+    return grad, None if buffer.turns is None else gradient_of_frames(buffer.turns, field)

@@ -2,6 +2,8 @@
 (single_pass/packing.py) or that of the way through memory (through_memory/packing.py).
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -68,3 +70,17 @@ class PackedWeights:
     def strides(self) -> tuple[int, int]:
         """Numbers from one sample's matrices and biases to the next sample's."""
         return (self.matrices.shape[-1], self.biases.shape[-1]) if self.per_sample else (0, 0)
+
+
+class Gradients(NamedTuple):
+    """What the steps of a rollout add up.
+
+    Args:
+        sums: Partial sums of the gradient of the packed weights, float32 [sums, packed]; where weights differ from step
+            to step, [T, B or 1, packed].
+        turns: Gradients of the logarithm of each frame's scale and of its angle, float32 [B, 2, H, W]; None where there
+            are no frames.
+    """
+
+    sums: Tensor
+    turns: Tensor | None

@@ -28,6 +28,7 @@ import triton
 import triton.language as tl
 
 from ..fire import channel_fires, fires, rates_of
+from ..frames import add_turns, field_of, frame_at, turn_gradients, turned_back
 from ..products import (
     add_back,
     add_bias,
@@ -69,6 +70,8 @@ def step_bwd(
     keys,
     fire,
     living,
+    frames,
+    turns,
     weights,
     biases,
     weights_stride,
@@ -99,6 +102,7 @@ def step_bwd(
     LIVING: tl.constexpr,
     LANES: tl.constexpr,
     ONE_COLUMN: tl.constexpr,
+    TURNS: tl.constexpr,
     WORDS: tl.constexpr,
     MAP: tl.constexpr,
     SCALED: tl.constexpr,
@@ -119,6 +123,7 @@ def step_bwd(
         x, grad, grad_x: [B, H, W, C], C a multiple of 4.
         partial: Partial sums, float32, [programs, packed weights and biases], or more.
         scale: With SCALED, one float32 power of two by which grad is multiplied before it is rounded to DOT.
+        turns: With TURNS and GRAD_X, added to: the gradients of frames, see frames.py. float32 [B, 2, H, W].
         R: Rows of a band.
         columns: Strips of a sample.
         bands_down: Bands of a strip.
@@ -207,6 +212,8 @@ def step_bwd(
         fire_of = fire
         if MAP >= 2:
             fire_of = fire + rates_of(sample, cells, WRITTEN, MAP)
+        if len(TURNS) > 0:
+            field = field_of(frames, sample, cells, TURNS)
 
         # Unfinished rows of grad_x: P, T, Z over the rows read so far, for the row above the next and for the next.
         done = ()
@@ -248,10 +255,13 @@ def step_bwd(
             below = profiles(
                 x_of, row + 1, H, stride, left, centre, right, left_there, there, right_there, C, PADDING, NARROW
             )
-            seen = filter_responses(above, here, below, TERMS, DOT)
+            at = wrapped(row, H).to(tl.int64)  # without a torus, rows outside are masked below
+            frame = ()
+            if len(TURNS) > 0:
+                frame = frame_at(field, at * W + cell, cells)
+            seen = filter_responses(above, here, below, frame, TERMS, TURNS, DOT)
             y = to_matrices(seen, own, False, DOT, PRODUCT)
 
-            at = wrapped(row, H).to(tl.int64)  # without a torus, rows outside are masked below
             if BY_CHANNEL:
                 m = lane >= 0
             else:
@@ -329,6 +339,14 @@ def step_bwd(
             # Row r of grad_y reaches grad_x through the filters' upper row at r - 1, middle at r, lower at r + 1.
             if GRAD_X:
                 q = from_matrices(grad_y, GROUPS, TERMS, C)
+                if len(TURNS) > 0:
+                    by_scale = tl.zeros((BW,), tl.float32)
+                    by_angle = tl.zeros((BW,), tl.float32)
+                    for k in tl.static_range(GROUPS):
+                        by_scale, by_angle = turn_gradients(seen[k], q, by_scale, by_angle, TURNS, k * FP)
+                    turns_of = turns + sample * 2 * cells
+                    add_turns(turns_of, at * W + cell, cells, by_scale, by_angle, down, mine)
+                    q = turned_back(q, frame[0], frame[1], TURNS, FP)
                 to = grad_x_of + (row - 1).to(tl.int64) * stride
                 new_done = ()
                 new_begun = ()

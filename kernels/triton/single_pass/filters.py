@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from ..cells import source
+from ..frames import turned
 
 
 @triton.jit
@@ -155,28 +156,39 @@ def combination(above, here, below, k: tl.constexpr, TERMS: tl.constexpr, f: tl.
 
 
 @triton.jit
-def group_responses(above, here, below, k: tl.constexpr, TERMS: tl.constexpr, DOT: tl.constexpr):
+def group_responses(
+    above, here, below, frame, k: tl.constexpr, TERMS: tl.constexpr, TURNS: tl.constexpr, DOT: tl.constexpr
+):
     """Applies the filters to group k, [cells, 8 or 4] each; see `filter_responses`."""
+    seen = ()
+    for f in tl.static_range(len(TERMS)):
+        if len(TERMS[f]) > 0:
+            seen = seen + (combination(above, here, below, k, TERMS, f),)
+    if len(TURNS) > 0:
+        seen = turned(seen, frame[0], frame[1], TURNS)
     y = ()
     for f in tl.static_range(len(TERMS)):
         if len(TERMS[f]) > 0:
-            y = y + (combination(above, here, below, k, TERMS, f).to(DOT),)
+            y = y + (seen[f].to(DOT),)
         else:
             y = y + (tl.full(here[3 * k].shape, 1.0, DOT),)
     return y
 
 
 @triton.jit
-def filter_responses(above, here, below, TERMS: tl.constexpr, DOT: tl.constexpr):
+def filter_responses(
+    above, here, below, frame, TERMS: tl.constexpr, TURNS: tl.constexpr, DOT: tl.constexpr
+):
     """Computes the perception of every cell: for every group of channels FP tensors [cells, 8 or 4].
 
     Args:
         above, here, below: Profiles of the rows.
+        frame: With TURNS (frames.py), the cells' (a, b), [cells, 1] each.
         TERMS: For each of FP filters (a power of two), see `combination`; filters without terms are 1.
     """
     y = ()
     for k in tl.static_range(len(here) // 3):
-        y = y + (group_responses(above, here, below, k, TERMS, DOT),)
+        y = y + (group_responses(above, here, below, frame, k, TERMS, TURNS, DOT),)
     return y
 
 

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from ..fire import channel_fires, fires, normal_numbers, rates_of
+from ..frames import field_of, frame_at
 from ..products import layer, load_bias, load_layer
 from ..update import updated
 from .filters import filter_responses, group_channels, group_pointers, next_columns, offsets, profiles
@@ -26,6 +27,7 @@ def step_fwd(
     fire,
     living,
     noise,
+    frames,
     weights,
     biases,
     weights_stride,
@@ -56,6 +58,7 @@ def step_fwd(
     LANES: tl.constexpr,
     ONE_COLUMN: tl.constexpr,
     NOISE: tl.constexpr,
+    TURNS: tl.constexpr,
     WORDS: tl.constexpr,
     MAP: tl.constexpr,
     DOT: tl.constexpr,
@@ -72,6 +75,7 @@ def step_fwd(
         fire: Threshold of the hash, int64: one number, or with MAP [H, W] or more.
         living: With LIVING, who lives, int8 [B, H, W].
         noise: With NOISE, its factor, float32 [1] or [B].
+        frames: With TURNS (frames.py), float32 [1 or B, 2, H, W].
         weights: W1 [UNITS1, inputs], W2 [UNITS2, UNITS1] if UNITS2 > 0, W [outputs, last hidden], in a row; padded and
             ordered as single_pass/operands.py says.
         biases: b1, b2, b likewise, float32.
@@ -125,6 +129,8 @@ def step_fwd(
         fire += rates_of(sample, cells, WRITTEN, MAP)
     if len(NOISE) > 0:
         factor = tl.load(noise + sample * NOISE[1])
+    if len(TURNS) > 0:
+        field = field_of(frames, sample.to(tl.int64), cells, TURNS)
 
     weights += sample.to(tl.int64) * weights_stride
     biases += sample.to(tl.int64) * biases_stride
@@ -149,12 +155,15 @@ def step_fwd(
             above = profiles(x, row - 1, H, stride, left, centre, right, left_there, there, right_there, C, PADDING)
             here = profiles(x, row, H, stride, left, centre, right, left_there, there, right_there, C, PADDING)
         below = profiles(x, row + 1, H, stride, left, centre, right, left_there, there, right_there, C, PADDING)
-        y = to_matrices(filter_responses(above, here, below, TERMS, DOT), there, False, DOT, PRODUCT)
+        at = row.to(tl.int64) * W + cell
+        frame = ()
+        if len(TURNS) > 0:
+            frame = frame_at(field, at, cells)
+        y = to_matrices(filter_responses(above, here, below, frame, TERMS, TURNS, DOT), there, False, DOT, PRODUCT)
         h = layer(y, w1, b1, BIAS1, FUNCTIONS[0], DOT, PRODUCT)
         if UNITS2 > 0:
             h = layer(h, w2, b2, BIAS2, FUNCTIONS[1], DOT, PRODUCT)
         u = output_groups(layer(h, w, b, OUT_BIAS, (), DOT, PRODUCT)[0], GROUPS, C)
-        at = row.to(tl.int64) * W + cell
         if not BY_CHANNEL:
             limit = tl.load(fire + row.to(tl.int64) * W + cell) if MAP else below_threshold
             m = fires(fire_column, keys, limit)[:, None]

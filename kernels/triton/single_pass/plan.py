@@ -76,6 +76,10 @@ _APART = {
 }
 
 
+# Launches with frames, for products of 16 bits and the rules that come here with them (`limits.through_memory`).
+_FRAMED = Pass(True, False, False, True, NARROW=True), Pass(False, True, True, True)
+
+
 class Bands(NamedTuple):
     """How the bands of all strips are dealt out, see `step_bwd`."""
 
@@ -116,16 +120,20 @@ def forward_tile(weights: PackedWeights, B: int, H: int, W: int) -> Tile:
     return Tile(columns, rows, warps, carried)
 
 
-def passes(weights: PackedWeights, per_cell: bool, W: int) -> tuple[Pass, ...]:
+def passes(weights: PackedWeights, per_cell: bool, W: int, framed: bool = False) -> tuple[Pass, ...]:
     """Lists the launches of one backward step: as few as do it without spilling.
 
     Args:
         per_cell: Whether the fire rate is a map.
         W: Columns of the canvas.
+        framed: Whether there are frames.
     """
     found = capability(weights.matrices.device)
     columns, circular = COLUMNS[weights.precision], weights.packing.constants["PADDING"] == "circular"
-    launches = _launches(weights, per_cell, found, W if circular and W in (columns, 2 * columns) else 0)
+    if framed and weights.matrices.element_size() == 2:
+        launches = _FRAMED
+    else:
+        launches = _launches(weights, per_cell, found, W if circular and W in (columns, 2 * columns) else 0)
     if circular and 2 * columns == W and len(launches) == 1 and found and found[0] in _WIDE_RING:
         warps, carried = _WIDE_RING[found[0]]
         return (launches[0]._replace(columns=W, RING=True, CARRIED=carried, warps=warps),)
@@ -234,7 +242,7 @@ def _touched(bands, bands_down):
     return bands // bands_down if bands % bands_down == 0 else (bands - 2) // bands_down + 2
 
 
-def backward_plan(weights: PackedWeights, B: int, H: int, W: int, per_cell: bool):
+def backward_plan(weights: PackedWeights, B: int, H: int, W: int, per_cell: bool, framed: bool = False):
     """Plans one backward step.
 
     Returns:
@@ -248,7 +256,7 @@ def backward_plan(weights: PackedWeights, B: int, H: int, W: int, per_cell: bool
     for kind in (False, True):
         dealt[kind] = [
             (p, deal(rules, B // rules * -(-W // p.written), H, places(device, weights.precision, p), several))
-            for p in passes(weights, kind, W)
+            for p in passes(weights, kind, W, framed)
         ]
     sums = max(bands.programs for kind in dealt.values() for _, bands in kind)
     if rules > 1:  # each has as many programs as sums, some of them without a band

@@ -5,10 +5,11 @@ import triton
 from torch import Tensor
 
 from ..fire import Step
+from ..frames import Frames
 from ..launch import launch
 from ..products import chunks, product_constants
 from ..update import living_after, living_before, noise_constant, update_constants
-from ..weights import PackedWeights
+from ..weights import Gradients, PackedWeights
 from . import plan
 from .backward import step_bwd
 from .forward import step_fwd
@@ -20,18 +21,22 @@ class SinglePass:
 
     Args:
         params, rule, precision, noise: As in `RolloutWeights` (steps.py).
+        frames: Of the rollout.
     """
 
-    def __init__(self, params: Tensor, rule, precision: str, noise: Tensor | None = None):
+    def __init__(
+        self, params: Tensor, rule, precision: str, noise: Tensor | None = None, frames: Frames | None = None
+    ):
         self.weights = PackedWeights(params, packing(rule), precision)
         self.noise, self.rule = noise, rule
+        self.field, self.turns = (frames.field, frames.turns) if frames else (None, ())
         self._plans = {}
 
     def _constants(self, step, living):
         """Lists what both kernels are compiled for; living: see update.py."""
         weights = self.weights
         constants = weights.packing.constants | update_constants(self.rule, living)
-        draws = {"NOISE": noise_constant(self.rule.update_noise, self.noise), "WORDS": step.words, "MAP": step.by}
+        draws = {"NOISE": noise_constant(self.rule.update_noise, self.noise), "WORDS": step.words, "MAP": step.by, "TURNS": self.turns}
         return constants | draws | product_constants(weights.precision)
 
     def _unroll(self):
@@ -81,26 +86,25 @@ class SinglePass:
         constants = self._constants(step, living_before(self.rule)) | {"UNROLL": self._unroll()}
         constants |= {"BW": tile.columns, "CARRIED": tile.CARRIED, "num_warps": tile.warps}
         noise = self.noise if self.rule.update_noise else None
-        self._launch(step_fwd, programs, (x, out), step, (noise,), (tile.rows,), **constants)
+        self._launch(step_fwd, programs, (x, out), step, (noise, self.field), (tile.rows,), **constants)
         return False
 
     def _backward_plan(self, x, per_cell):
         """Lists (pass, how bands are dealt out) of one backward step, and counts partial sums of weight gradients."""
         key = x.shape, per_cell
         if key not in self._plans:
-            self._plans[key] = plan.backward_plan(self.weights, *x.shape[:3], per_cell)
+            self._plans[key] = plan.backward_plan(self.weights, *x.shape[:3], per_cell, self.field is not None)
         return self._plans[key]
 
-    def gradient_buffer(self, x: Tensor) -> Tensor:
+    def sums(self, x: Tensor) -> Tensor:
         """Makes partial sums of the gradient of the packed weights, zero: float32 [programs, packed]."""
         _, sums = self._backward_plan(x, False)
         return torch.zeros(sums, self.weights.packing.packed, dtype=torch.float32, device=x.device)
 
-    def backward(self, x, grad, grad_x, buffer, scale, step: Step, kept: bool) -> None:
-        """grad_x = the gradient of x, buffer += partial sums; the arguments as in `backward_step`.
+    def backward(self, x, grad, grad_x, buffer: Gradients, scale, step: Step, kept: bool) -> None:
+        """grad_x = the gradient of x; the arguments as in `backward_step`.
 
         Args:
-            buffer: From `gradient_buffer`.
             kept: What `forward` returned.
         """
         B, H, W, _ = x.shape
@@ -116,5 +120,5 @@ class SinglePass:
             constants["CARRIED"] = p.CARRIED and not constants["LANES"]
             constants["HIDDEN1"] = chunks(constants["UNITS1"], p.chunk)
             constants |= {"BW": p.columns, "SEVERAL": dealt.several, "num_warps": p.warps}
-            tensors, programs = (x, grad, grad_x, buffer, scale), rules * dealt.programs
-            self._launch(step_bwd, programs, tensors, step, (), numbers, **constants)
+            tensors, programs = (x, grad, grad_x, buffer.sums, scale), rules * dealt.programs
+            self._launch(step_bwd, programs, tensors, step, (self.field, buffer.turns), numbers, **constants)

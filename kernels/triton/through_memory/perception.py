@@ -6,6 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..frames import Frames
 from ..launch import launch
 from ..memory import Scratch
 from ..products import COMPILER
@@ -32,10 +33,12 @@ class Rows(NamedTuple):
 
 
 class Perception:
-    """The filters and local maxima of a rule; scratch: of the rollout."""
+    """The filters and local maxima of a rule; scratch, frames: of the rollout."""
 
-    def __init__(self, packing: LayerPacking, scratch: Scratch):
+    def __init__(self, packing: LayerPacking, scratch: Scratch, frames: Frames | None):
         self.constants, self.filters, self.scratch = packing.perception, packing.filters, scratch
+        self.constants = self.constants | {"TURNS": frames.turns if frames else ()}
+        self.field = frames.field if frames else None
         self.maximum, self._launches = self.constants["MAXIMUM"] > 0, {}
 
     def _launch(self, width, rows, carried, numbers=4):
@@ -68,6 +71,7 @@ class Perception:
             x,
             y,
             y if winners is None else winners,
+            self.field,
             rows.first_sample,
             rows.first,
             rows.count,
@@ -98,6 +102,7 @@ class Perception:
             grad_y,
             grad_y if winners is None else winners,
             to,
+            self.field,
             grad_y if scale is None else scale,
             H,
             W,

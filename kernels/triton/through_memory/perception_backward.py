@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from ..cells import beside, own_cells, own_columns, row_here, source
+from ..frames import field_of, frame_at, turn
 from ..single_pass.filters import both
 from .filters import mirrored, neighbours, profile
 
@@ -55,11 +56,21 @@ def add_won(totals, won, g, MAXIMUM: tl.constexpr, j: tl.constexpr):
 
 
 @triton.jit
+def each_turned_back(v, partner, frame, KIND: tl.constexpr):
+    """Turns back what each of a row of neighbours returns to a filter; frame: their (a, b)."""
+    back = ()
+    for j in tl.static_range(len(v)):
+        back = back + (turn(v[j], partner[j], frame[j][0], -frame[j][1], KIND),)
+    return back
+
+
+@triton.jit
 def perception_bwd(
     grad,
     grad_y,
     winners,
     grad_x,
+    frames,
     scale,
     H,
     W,
@@ -74,6 +85,7 @@ def perception_bwd(
     WEIGHTS: tl.constexpr,
     USED: tl.constexpr,
     MAXIMUM: tl.constexpr,
+    TURNS: tl.constexpr,
     PADDING: tl.constexpr,
     SCALED: tl.constexpr,
     BM: tl.constexpr,
@@ -84,6 +96,7 @@ def perception_bwd(
         grad: Gradient that reaches the state straight, not by way of perception. [B, H, W, C].
         grad_y: Gradient of the perception, times `scale` with SCALED. [B, H, W, K].
         winners: See `perception_fwd`. Read with MAXIMUM.
+        frames: With TURNS, see `perception_fwd`; grad_y is that of what they turned.
         grad_x: Written. [B, H, W, C]; with reflection and replication float32 [B, H + 2 REACH, W + 2 REACH, C], and
             without grad.
         USED: See `RowProfiles`.
@@ -109,6 +122,7 @@ def perception_bwd(
     columns = ()
     offsets = ()
     won_offsets = ()
+    seers = ()
     for j in tl.static_range(2 * REACH + 1):
         if RING > 0:
             seer = source(column + (REACH - j - RING), W, "replicate")  # one that is there, and masked where it is not
@@ -117,6 +131,10 @@ def perception_bwd(
         columns = columns + (column + (REACH - j - RING),)
         offsets = offsets + ((seer * K)[:, None] + c,)
         won_offsets = won_offsets + ((seer * C)[:, None] + c,)
+        seers = seers + (seer,)
+    cells = (tl.zeros((), tl.int64) + H) * W
+    if len(TURNS) > 0:
+        field = field_of(frames, sample, cells, TURNS)
 
     carried = ()
     for _ in tl.static_range(2 * REACH):
@@ -133,8 +151,16 @@ def perception_bwd(
         line = grad_y + at.to(tl.int64) * (W * K)
         here = row_here(columns, in_rows, W)
         totals = carried + (tl.zeros((BM, GROUP), tl.float32),)
+        frame = ()
+        if len(TURNS) > 0:
+            for j in tl.static_range(2 * REACH + 1):
+                frame = frame + (frame_at(field, at.to(tl.int64) * W + seers[j], cells),)
         for f in tl.static_range(FILTERS):
-            sums, differences = mirrored(neighbours(line + f * C, offsets, here, not CIRCULAR))
+            returned = neighbours(line + f * C, offsets, here, not CIRCULAR)
+            if len(TURNS) > 0:
+                partner = neighbours(line + TURNS[1][f][1] * C, offsets, here, not CIRCULAR)
+                returned = each_turned_back(returned, partner, frame, TURNS[1][f][0])
+            sums, differences = mirrored(returned)
             for i in tl.static_range(len(USED[f])):
                 q = profile(sums, differences, EVEN, ODD, USED[f][i])
                 totals = add_returned(totals, q, PROFILES, WEIGHTS, f, USED[f][i])

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from ..cells import own_columns, row_here, seen_beside
+from ..frames import field_of, frame_at, turn
 from ..single_pass.filters import both
 from .filters import mirrored, neighbours, profile, slide
 
@@ -34,6 +35,7 @@ def perception_fwd(
     x,
     y,
     winners,
+    frames,
     first_sample,
     first_row,
     rows,
@@ -50,6 +52,7 @@ def perception_fwd(
     WEIGHTS: tl.constexpr,
     BEGIN: tl.constexpr,
     MAXIMUM: tl.constexpr,
+    TURNS: tl.constexpr,
     WINNERS: tl.constexpr,
     PADDING: tl.constexpr,
     BM: tl.constexpr,
@@ -61,6 +64,7 @@ def perception_fwd(
         y: Perception of the range, [cells, K]. Columns after the last kind are left alone.
         winners: With WINNERS, which neighbour is the maximum: its number in the window, the first of several;
             int8 [B, H, W, C].
+        frames: With TURNS (frames.py), which turn the filters, float32 [1 or B, 2, H, W].
         program_rows: Rows of a program.
         GROUP: Channels of a program, a power of two that divides C.
         REACH, EVEN, ODD, PROFILES, WEIGHTS, BEGIN: The filters, see `RowProfiles`; there may be none.
@@ -78,6 +82,9 @@ def perception_fwd(
     y += (range_sample * rows - first_row) * W * K
     to = (column * K)[:, None] + c
     own = (column * C)[:, None] + c
+    cells = (tl.zeros((), tl.int64) + H) * W
+    if len(TURNS) > 0:
+        field = field_of(frames, sample, cells, TURNS)
     columns = ()
     offsets = ()
     for j in tl.static_range(2 * REACH + 1):
@@ -108,13 +115,22 @@ def perception_fwd(
         profiles = ()
         for p in tl.static_range(len(EVEN)):
             profiles = profiles + (profile(sums, differences, EVEN, ODD, p),)
+        frame = ()
+        if len(TURNS) > 0:
+            for f in tl.static_range(FILTERS):  # of the row whose sums it finishes; the same for both of a pair
+                done = tl.minimum(tl.maximum(row - len(WEIGHTS[f]) // 2, 0), H - 1)
+                frame = frame + (frame_at(field, done.to(tl.int64) * W + column, cells),)
         kept = ()
         for f in tl.static_range(FILTERS):
             seen = slide(carried, profiles, PROFILES, WEIGHTS, BEGIN, f)
             done = row - len(seen) // 2
+            answer = seen[0]
+            if len(TURNS) > 0:
+                other = slide(carried, profiles, PROFILES, WEIGHTS, BEGIN, TURNS[1][f][1])[0]
+                answer = turn(answer, other, frame[f][0], frame[f][1], TURNS[1][f][0])
             tl.store(
                 y + done.to(tl.int64) * (W * K) + to + f * C,
-                seen[0].to(y.dtype.element_ty),
+                answer.to(y.dtype.element_ty),
                 mask=both(there, (done >= first) & (done < end)),
             )
             for i in tl.static_range(1, len(seen)):

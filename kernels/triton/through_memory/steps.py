@@ -17,12 +17,13 @@ import triton
 from torch import Tensor
 
 from ..fire import Step
+from ..frames import Frames, frames_bwd
 from ..launch import launch
 from ..memory import Scratch
-from ..products import DTYPES, product_constants
+from ..products import COMPILER, DTYPES, product_constants
 from ..single_pass import plan
 from ..update import living_after, living_before, noise_constant, update_constants
-from ..weights import PackedWeights
+from ..weights import Gradients, PackedWeights
 from .network_backward import network_bwd
 from .network_forward import network_fwd
 from .packing import layer_packing
@@ -31,6 +32,7 @@ from .weight_gradients import network_weights
 
 _SCRATCH = 128 << 20  # bytes, for a range of cells
 _PROGRAMS = 1024  # of the sums of weight gradients
+_NUMBERS = 1024  # of a filter, in a program of the gradients of frames
 # Cells of one program of the network, and units of the last hidden layer that it works off at a time, at most. Its
 # gradient takes half as many of wide perception where matrix units take weights from registers: it would spill.
 CELLS = {"fp32": 32, "tf32": 32, "fp16": 64, "bf16": 64}
@@ -43,13 +45,22 @@ class ThroughMemory:
 
     Args:
         params, rule, precision, noise: As in `RolloutWeights` (steps.py).
-        scratch: Of the rollout.
+        scratch, frames: Of the rollout.
     """
 
-    def __init__(self, params: Tensor, rule, precision: str, scratch: Scratch, noise: Tensor | None = None):
+    def __init__(
+        self,
+        params: Tensor,
+        rule,
+        precision: str,
+        scratch: Scratch,
+        noise: Tensor | None = None,
+        frames: Frames | None = None,
+    ):
         packing = layer_packing(rule)
         self.weights, self.rule, self.noise = PackedWeights(params, packing, precision), rule, noise
-        self.perception, self.network, self.scratch = Perception(packing, scratch), packing.network, scratch
+        self.perception, self.network = Perception(packing, scratch, frames), packing.network
+        self.scratch, self.frames = scratch, frames
         self.product = product_constants(precision)
         self.cells = CELLS[precision]
         self.units = math.gcd(UNITS[precision], self.network["UNITS"] or 16)
@@ -135,7 +146,7 @@ class ThroughMemory:
             self._network_forward(x, y, out, step, part, options)
         return len(ranges) == 1
 
-    def gradient_buffer(self, x: Tensor) -> Tensor:
+    def sums(self, x: Tensor) -> Tensor:
         """Makes partial sums of the gradient of the packed weights, zero: float32 [rules * parts, packed]."""
         rules, parts = self._parts(x)
         return torch.zeros(rules * parts, self.weights.packing.packed, dtype=torch.float32, device=x.device)
@@ -155,11 +166,10 @@ class ThroughMemory:
         blocks = triton.cdiv(B * H * W // rules, self.cells)
         return rules, max(1, min(blocks, _PROGRAMS // (tiles * rules)))
 
-    def backward(self, x, grad, grad_x, buffer, scale, step: Step, kept: bool) -> None:
-        """grad_x = the gradient of x, buffer += partial sums; the arguments as in `backward_step`.
+    def backward(self, x, grad, grad_x, buffer: Gradients, scale, step: Step, kept: bool) -> None:
+        """grad_x = the gradient of x; the arguments as in `backward_step`.
 
         Args:
-            buffer: From `gradient_buffer`.
             kept: What `forward` with `keep` returned for the same x, or False.
         """
         ranges, winners, c = self._ranges(x), self._winners(x), self.network
@@ -184,7 +194,9 @@ class ThroughMemory:
             if not kept:
                 self.perception.forward(x, y, winners, part)
             self._network_backward(grad, x, straight, y, between, grad_y, scale, step, part, options)
-            self._weight_gradients(x, buffer, scale, part, layers)
+            self._weight_gradients(x, buffer.sums, scale, part, layers)
+            if self.frames:
+                self._frame_gradients(x, y, grad_y, buffer.turns, scale, part)
         straight, scale = grad if straight is None else straight, scale if self.weights.precision == "fp16" else None
         self.perception.backward(straight, grad_y, winners, grad_x, scale)
 
@@ -218,6 +230,31 @@ class ThroughMemory:
             scale,
             *self._network_arguments(grad, step, part),
             **options,
+        )
+
+    def _frame_gradients(self, x, y, grad_y, turns, scale, part):
+        _, H, W, C = x.shape
+        columns, scaled = triton.next_power_of_2(C), self.weights.precision == "fp16"
+        cells = max(1, _NUMBERS // columns)
+        launch(
+            frames_bwd,
+            self._network_grid(x, part, cells),
+            y,
+            grad_y,
+            turns,
+            scale,
+            part.first_sample,
+            part.first * W,
+            part.count * W,
+            H,
+            W,
+            C=C,
+            K=self.network["K"],
+            TURNS=self.frames.turns,
+            SCALED=scaled,
+            COLUMNS=columns,
+            BM=cells,
+            **COMPILER,
         )
 
     def _layers(self, x, y, between):
