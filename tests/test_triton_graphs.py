@@ -435,7 +435,7 @@ def test_threads_do_not_meet_in_a_frame(graphs, monkeypatch):
         def __init__(self, number):
             self.packed = SimpleNamespace(number=torch.full((), number), precision="fp32")
             self.packed.per_sample = self.packed.by_step = False
-            self.scratch, self.noise = SimpleNamespace(kept={}), None
+            self.scratch, self.noise, self.frames = SimpleNamespace(kept={}), None, None
 
         def twin(self):
             return Weights(self.packed.number.item())
