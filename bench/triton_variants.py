@@ -80,6 +80,7 @@ VARIANTS["texture fp16, frames, fire rate map"] = (Rule(), "fp16", "fp32")
 VARIANTS["texture bf16, state bf16, frames"] = (Rule(), "bf16", "bf16")
 VARIANTS |= {f"large filters {p}, frames": (Rule(channels=16, filters=_LARGE), p, "fp32") for p in ("fp16", "fp32")}
 _ONE_TARGET = {f"{name} fp16" for name in PUBLISHED} | {"studying growth fp16", "game-nca fp32"}
+_ONE_TARGET |= {n for n in VARIANTS if "frames" in n and n not in ("texture fp16, frames", "growing fp16, frames")}
 STATES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 POINTERS = {dtype: name for name, dtype in STATES.items()} | {torch.int8: "i8", torch.int32: "i32", torch.int64: "i64"}
 TARGETS = {
@@ -93,7 +94,7 @@ TARGETS = {
 }
 # Of the GPUs for which canvases are cut: H200, A100, B200, MI300X, RTX 3090, 4090 and 5090.
 MULTIPROCESSORS = dict(zip(TARGETS, (132, 108, 148, 304, 82, 128, 170), strict=True))
-# Of consumer cards the named automata in the precision that is the default there.
+# Of consumer cards the named automata in the precision that is the default there, and frames.
 _CONSUMER = ("sm_86", "sm_89", "sm_120")
 _PRESETS = ("texture", "clip", "growing", "style", "style-two-filters", "vae-mnist", "vae-cifar", "vae-face")
 
@@ -101,7 +102,7 @@ _PRESETS = ("texture", "clip", "growing", "style", "style-two-filters", "vae-mni
 def variants_of(target: str) -> list[str]:
     """Names of the variants that are compiled for a target."""
     if target in _CONSUMER:
-        return [*(f"{name} fp16" for name in _PRESETS), *SHAPES]
+        return [*(f"{name} fp16" for name in _PRESETS), "texture fp16, frames", *SHAPES]
     return [name for name in VARIANTS if target == "sm_90" or name not in _ONE_TARGET]
 
 

@@ -30,14 +30,14 @@ DISTILL = ("sobel_y", "laplacian", "identity", "sobel_x")
 TWICE = ("sobel_x", "sobel_y/2", "sobel_x/2", "sobel_y")
 MEMORY = ("sobel_y5/8", "laplacian", "sobel_x5/8")
 CASES = {  # (rule, shape, shape of the frames, options)
-    "single pass, strips": (Rule(9, (8,), DISTILL, frozen=1, padding="zero"), (2, 4, 18), (2, 4, 18), {}),
+    "single pass, strips": (Rule(9, (8,), DISTILL, frozen=1, padding="zero"), (2, 4, 18), (2, 4, 18), {"steps": 1}),
     "single pass, a ring": (Rule(5, (8,), TWICE), (2, 3, 16), (3, 16), {"precision": "fp16", "factor": 4}),
-    "backward through memory": (Rule(4, (5, 6), DISTILL, padding="replicate"), (2, 4, 9), (2, 4, 9), {}),
+    "backward through memory": (Rule(4, (5, 6), DISTILL, padding="replicate"), (2, 4, 9), (2, 4, 9), {"steps": 1}),
     "forward too": (
         Rule(5, (7,), MEMORY, maximum_window=3, padding="reflect", alive_channel=3, clamp=(-0.6, 0.7), fire_shared=()),
         (2, 3, 5),
         (3, 5),
-        {},
+        {"steps": 1},
     ),
     "forward too, float16": (Rule(4, (7,), MEMORY), (2, 4, 9), (2, 4, 9), {"precision": "fp16", "factor": 4}),
 }

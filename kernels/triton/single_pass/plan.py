@@ -76,10 +76,6 @@ _APART = {
 }
 
 
-# Launches with frames, for products of 16 bits and the rules that come here with them (`limits.through_memory`).
-_FRAMED = Pass(True, False, False, True, NARROW=True), Pass(False, True, True, True)
-
-
 class Bands(NamedTuple):
     """How the bands of all strips are dealt out, see `step_bwd`."""
 
@@ -131,7 +127,7 @@ def passes(weights: PackedWeights, per_cell: bool, W: int, framed: bool = False)
     found = capability(weights.matrices.device)
     columns, circular = COLUMNS[weights.precision], weights.packing.constants["PADDING"] == "circular"
     if framed and weights.matrices.element_size() == 2:
-        launches = _FRAMED
+        launches = _launches_of_frames(found, per_cell)
     else:
         launches = _launches(weights, per_cell, found, W if circular and W in (columns, 2 * columns) else 0)
     if circular and 2 * columns == W and len(launches) == 1 and found and found[0] in _WIDE_RING:
@@ -187,6 +183,15 @@ def _launches_of_few(found, ring):
     if architecture == 10 and wide:
         return grad_x._replace(columns=ring, chunk=32), weights._replace(NARROW=False)
     return (Pass(True, True, True, False, NARROW=architecture == 8),)
+
+
+def _launches_of_frames(found, per_cell):
+    """Lists the launches with frames, for the rules that come here with them (`limits.through_memory`)."""
+    architecture = found[0] if found else None
+    grad_x, weights = Pass(True, False, False, True, NARROW=True), Pass(False, True, True, True)
+    if architecture == 12:
+        return grad_x._replace(CARRIED=not per_cell), weights._replace(columns=32)
+    return grad_x, weights._replace(NARROW=architecture == 8 and found != (8, 0))
 
 
 def places(device: torch.device, precision: str, launch: Pass) -> int:
