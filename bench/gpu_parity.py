@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+import nca_fast
 from bench.harness import RESULTS, Rows
 from nca_fast import Rule, rollout
 from nca_fast.presets import PRESETS
@@ -36,6 +37,11 @@ RULES = {
     "growing": PRESETS["growing"]["rule"],
     "vae-mnist": PRESETS["vae-mnist"]["rule"],
 }
+FRAMED = {
+    "texture, frames": Rule(),
+    "sobel_x7, frames": Rule(filters=("identity", "sobel_x7", "sobel_y7", "laplacian")),
+}
+RULES |= FRAMED  # every cell with a frame of its own
 SHAPES = [(4, 128, 128), (2, 257, 509), (1, 337, 1023)]  # the latter ragged in both directions
 PRECISIONS = [("fp32", torch.float32), ("tf32", torch.float32), ("fp16", torch.float32), ("fp16", torch.float16)]
 PRECISIONS += [("bf16", torch.float32), ("bf16", torch.bfloat16)]
@@ -59,13 +65,14 @@ def weights_of(rule: Rule, scale: float) -> list:
 
 
 def gradients(rule, weights, x, grad_y, dtype, steps, **options) -> list[torch.Tensor]:
-    """[y, grad_x, grad_W1, ...] of one rollout; weights are float32 at least."""
+    """[y, grad_x, grad_W1, ..., that of a frame if there is one] of one rollout; weights are float32 at least."""
     x = x.to(dtype, copy=True).requires_grad_()
     of = torch.float64 if dtype == torch.float64 else torch.float32
+    frame = {name: options[name].to(of, copy=True).requires_grad_() for name in options if name == "frame"}
     weights = [tuple(None if t is None else t.to(of, copy=True).requires_grad_() for t in pair) for pair in weights]
-    y = rollout(x, weights, rule, steps, seed=5, origin=(3, 2**31 - 9), **options)
+    y = rollout(x, weights, rule, steps, seed=5, origin=(3, 2**31 - 9), **options | frame)
     y.backward(grad_y.to(dtype))
-    return [y.detach(), x.grad] + [t.grad for pair in weights for t in pair if t is not None]
+    return [y.detach(), x.grad] + [t.grad for pair in [*weights, frame.values()] for t in pair if t is not None]
 
 
 def errors(got, exact) -> list[float]:
@@ -101,14 +108,16 @@ def check(name: str, shape: tuple[int, int, int], precision: str, dtype: torch.d
     """One row of the result."""
     rule = RULES[name]
     x, weights = states_and_weights(rule, shape, dtype)
-    grad_y = torch.randn_like(x)
-    fused, *again = (
-        gradients(rule, weights, x, grad_y, dtype, steps, backend="triton", precision=precision) for _ in range(4)
-    )
+    grad_y, fields = torch.randn_like(x), {}
+    if name in FRAMED:
+        angle, scale = (torch.rand(shape, device=device()) for _ in range(2))
+        fields = {"frame": nca_fast.frame(6.3 * angle, 0.5 + scale)}
+    how = {"backend": "triton", "precision": precision} | fields
+    fused, *again = (gradients(rule, weights, x, grad_y, dtype, steps, **how) for _ in range(4))
     same = all(torch.equal(a, b) for run in again for a, b in zip(fused, run, strict=True))
     del again
     with _turn:
-        one_step = {"backend": "reference", "checkpoint_every": 1}  # the memory of one
+        one_step = {"backend": "reference", "checkpoint_every": 1} | fields  # the memory of one
         exact = gradients(rule, weights, x, grad_y, torch.float64, steps, **one_step)
         plain = gradients(rule, weights, x, grad_y, dtype, steps, precision=precision, **one_step)
         errors_plain, errors_fused = errors(plain, exact), errors(fused, exact)
@@ -151,7 +160,7 @@ def job(kind: str, name: str, precision: str, dtype: torch.dtype, shape: tuple[i
 def jobs_of(smoke: bool):
     """(kind, rule, precision, dtype, shape, steps) of all rows, what matters most first."""
     if smoke:
-        for name in ("texture", "growing"):
+        for name in ("texture", "growing", "texture, frames"):
             yield "check", name, "fp16", torch.float32, (1, 3, 5), 2
         yield "long", "texture", "fp16", torch.float32, (1, 4, 4), 2
         return

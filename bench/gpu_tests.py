@@ -18,7 +18,7 @@ from pathlib import Path
 from bench.harness import RESULTS, Rows
 
 ROOT = Path(__file__).parents[1]
-FILES = ("tests/test_triton_graphs.py", "tests/test_triton.py", "tests/test_triton_memory.py")
+FILES = tuple(f"tests/test_triton{name}.py" for name in ("_graphs", "", "_memory", "_frames"))
 # Ragged tiles of both ways, several bands, a rule per sample, and graphs.
 MEMCHECK = (
     "tests/test_triton.py::test_shapes[(1, 9, 20)-zero]",

@@ -5,12 +5,14 @@ python -m bench.mutants_triton memory     of the kernels that keep perception in
 python -m bench.mutants_triton fields     of what else rules may ask for; mutants_triton_fields.json
 python -m bench.mutants_triton guards     what no result shows; mutants_triton_guards.json; some minutes
 python -m bench.mutants_triton launches   of repeated launches and scales; mutants_triton_launches.json; some minutes
+python -m bench.mutants_triton frames     of frames; mutants_triton_frames.json
 With --missed only those that the result file has not as caught. The others take an hour or more.
 
 The kernels run in Triton's interpreter: what only the compiled kernels do (inline PTX) is out of its sight.
 """
 
 from bench.mutants import hunt, parser
+from bench.mutants_frames import FRAME_MUTANTS
 
 FORWARD, BACKWARD, HOST, FIRE = (
     "triton/single_pass/forward.py",
@@ -219,7 +221,7 @@ GUARD_MUTANTS = [
     (HALF, "while taps > 1.999 * 2**k", "while taps > 64 * 2**k"),
     (HALF, "(_exponent(largest) - _LARGEST_UNIT)", "(_exponent(largest) - 40)"),
     (HALF, "room = _LARGEST_SUM -", "room = 60 -"),
-    (STEPS, "return grad if weights.scales is None else grad * weights.scales", "return grad"),
+    (STEPS, "grad = grad if weights.scales is None else grad * weights.scales", "grad = grad"),
 ]
 
 LAUNCH, LAID_OUT, TOGETHER = "triton/launch.py", "triton/laid_out.py", "triton/together.py"
@@ -268,7 +270,8 @@ LAUNCH_MUTANTS = [
 
 if __name__ == "__main__":
     options = parser(__doc__)
-    options.add_argument("which", nargs="?", choices=("pass", "memory", "fields", "guards", "launches"), default="pass")
+    which = ("pass", "memory", "fields", "guards", "launches", "frames")
+    options.add_argument("which", nargs="?", choices=which, default="pass")
     options = options.parse_args()
     if options.which == "memory":
         tests = ["tests/test_triton_memory.py", "-k", "not presets"]
@@ -282,4 +285,7 @@ if __name__ == "__main__":
     if options.which == "launches":
         tests = ["tests/test_triton_launch.py", "tests/test_triton_graphs.py", "-k", "launched or gradient"]
         hunt(LAUNCH_MUTANTS, tests, "mutants_triton_launches.json", options.missed)
+    if options.which == "frames":
+        tests = ["tests/test_triton_frames.py", "tests/test_triton_graphs.py", "-k", "test_triton_frames or frames"]
+        hunt(FRAME_MUTANTS, tests, "mutants_triton_frames.json", options.missed)
     hunt(MUTANTS, ["tests/test_triton.py", "-k", "not compiled"], "mutants_triton.json", options.missed)

@@ -18,8 +18,8 @@ def random_weights(rule: Rule, batch: int | None = None):
 
 
 def values_and_gradients(rule, weights, x, grad_y, steps, *, backend, dtype, **options):
-    """[y, grad_x or None, grad_W1, grad_b1, ...], the last that of a frame if there is one, of one rollout computed in a
-    dtype, of seed 0 unless one is given."""
+    """[y, grad_x or None, grad_W1, grad_b1, ...], the last that of a frame if there is one, of one rollout computed in
+    a dtype, of seed 0 unless one is given."""
     x = x.to(dtype, copy=True).requires_grad_()
     frame = {name: options[name].to(dtype, copy=True).requires_grad_() for name in options if name == "frame"}
     weights = [tuple(None if t is None else t.to(dtype, copy=True).requires_grad_() for t in pair) for pair in weights]

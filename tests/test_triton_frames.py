@@ -104,4 +104,3 @@ def test_float16_products_of_large_scales(filters):
         for b, d, p in (("reference", torch.float64, None), ("triton", torch.float32, "fp16"))
     )
     assert all(relative_error(g, e) < 2**-9 for g, e in zip(got, exact, strict=True))  # worst seen X
-

@@ -156,8 +156,8 @@ def forward(steps, seed, rule=RULE, shape=(1, 3, 5), batch=None, **options):
     weights, (B, H, W) = weights_of(rule, batch), shape
     x = torch.randn(B, rule.channels, H, W).to(DEVICE, options.pop("dtype", torch.float32)).requires_grad_()
     grad_y = torch.randn(x.shape).to(x) * 10.0 ** -(seed % 7)
-    frame = [(torch.rand(B, 2, H, W) + 0.5).to(DEVICE).requires_grad_()] if options.pop("frame", False) else []
-    options |= {"frame": field for field in frame}
+    frame = [(torch.rand(B, 2, H, W) + 0.5).to(DEVICE).requires_grad_()] if options.pop("framed", False) else []
+    options |= dict(zip(("frame",), frame, strict=False))
     y = rollout(x, weights, rule, steps, seed=seed, backend="triton", **({"precision": "fp32"} | options))
     return y, grad_y, [x] + [t for pair in [*weights, frame] for t in pair if t is not None]
 
@@ -269,7 +269,7 @@ OPTIONS = {
     "a rule per sample": {"shape": (3, 3, 4), "batch": 3},
     "two hidden layers": {"rule": Rule(channels=4, hidden=(5, 6))},
     "an alive mask and a large filter": {"rule": WIDE},
-    "frames": {"rule": Rule(channels=4, hidden=(8,), filters=("sobel_x", "sobel_y")), "frame": True},
+    "frames": {"rule": Rule(channels=4, hidden=(8,), filters=("sobel_x", "sobel_y")), "framed": True},
 }
 
 

@@ -3,9 +3,10 @@
     a g_x - b g_y,    b g_x + a g_y,    (a^2 + b^2) l
 
 for a pair of filters along x and y and a laplacian. Gradients go back by the same with (a, -b). Those of a frame are
-kept as those of the logarithm of its scale and of its angle, for which what a cell perceived is enough, turned as it is:
+kept as those of the logarithm of its scale and of its angle, for which it is enough to know what a cell perceived,
+turned, and its gradient:
 
-    sum of grad_x y_x + grad_y y_y, 2 grad_l y_l        sum of grad_y y_x - grad_x y_y
+    sum of (grad_x y_x + grad_y y_y) and 2 grad_l y_l        sum of (grad_y y_x - grad_x y_y)
 
 over channels and filters. In kernels TURNS is () where there are no frames, else (whether samples have fields of their
 own, for each filter what it is: (1, filter along y), (-1, filter along x), (2, itself) of a laplacian, (0, itself)).

@@ -9,9 +9,9 @@ and where such a function has no bound (elu, gelu, silu) its rule takes "fp16" o
 What a product is given has the same bits as without, but for what float16 holds in fewer than 11 of them: there numbers
 are 2**14 times smaller than the largest that the unit is safe from.
 
-Frames, by which filters are multiplied, are themselves multiplied by 2**-r: the least r, 0 at least, with which |a| + |b|
-is at most 1 everywhere. Then no filter answers more than without frames, and weights are multiplied by 2**r more (first
-derivatives) or 2**2r (laplacians).
+Frames, by which filters are multiplied, are themselves multiplied by 2**-r: the least r, 0 at least, with which
+|a| + |b| is at most 1 everywhere. Then no filter answers more than without frames, and weights are multiplied by 2**r
+more (first derivatives) or 2**2r (laplacians).
 
 Unscaled, a laplacian (24 times a value) overflowed from states of 2730 on, and a unit sooner. An infinite unit times a
 weight of zero is NaN, which spreads to the neighbours step by step.

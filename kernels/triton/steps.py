@@ -36,9 +36,7 @@ class RolloutWeights:
         field: Frames, float32 [1 or B, 2, H, W], or None.
     """
 
-    def __init__(
-        self, params: Tensor, rule, precision: str, noise: Tensor | None = None, field: Tensor | None = None
-    ):
+    def __init__(self, params: Tensor, rule, precision: str, noise: Tensor | None = None, field: Tensor | None = None):
         self.made_of = params, rule, precision, noise, field
         forward, backward = through_memory(rule, precision, field is not None)
         self.scales, reach = None, None

@@ -176,9 +176,7 @@ def group_responses(
 
 
 @triton.jit
-def filter_responses(
-    above, here, below, frame, TERMS: tl.constexpr, TURNS: tl.constexpr, DOT: tl.constexpr
-):
+def filter_responses(above, here, below, frame, TERMS: tl.constexpr, TURNS: tl.constexpr, DOT: tl.constexpr):
     """Computes the perception of every cell: for every group of channels FP tensors [cells, 8 or 4].
 
     Args:

@@ -24,9 +24,7 @@ class SinglePass:
         frames: Of the rollout.
     """
 
-    def __init__(
-        self, params: Tensor, rule, precision: str, noise: Tensor | None = None, frames: Frames | None = None
-    ):
+    def __init__(self, params: Tensor, rule, precision: str, noise: Tensor | None = None, frames: Frames | None = None):
         self.weights = PackedWeights(params, packing(rule), precision)
         self.noise, self.rule = noise, rule
         self.field, self.turns = (frames.field, frames.turns) if frames else (None, ())
@@ -36,8 +34,8 @@ class SinglePass:
         """Lists what both kernels are compiled for; living: see update.py."""
         weights = self.weights
         constants = weights.packing.constants | update_constants(self.rule, living)
-        draws = {"NOISE": noise_constant(self.rule.update_noise, self.noise), "WORDS": step.words, "MAP": step.by, "TURNS": self.turns}
-        return constants | draws | product_constants(weights.precision)
+        draws = {"NOISE": noise_constant(self.rule.update_noise, self.noise), "WORDS": step.words, "MAP": step.by}
+        return constants | draws | {"TURNS": self.turns} | product_constants(weights.precision)
 
     def _unroll(self):
         """Chooses rows per turn of the forward loop: as many as there are registers for."""
