@@ -88,7 +88,9 @@ class Perception:
         """grad_x = grad + what perception returns; see `perception_bwd`. scale: None where there is none."""
         B, H, W, _ = grad.shape
         # With four numbers of 16 bits the compiler for the A100 and its like keeps to 128 registers, and spills.
-        numbers = 2 if grad.element_size() == 2 and weights_in_registers(grad.device) else 4
+        few = grad.element_size() == 2 and weights_in_registers(grad.device)
+        # The frames of nine neighbours take the registers that hold four numbers of each.
+        numbers = 2 if few or (self.field is not None and self.filters.reach > 3) else 4
         c, to = self.constants, grad_x
         ring = self.filters.reach if c["PADDING"] in ("reflect", "replicate") else 0
         if ring:
