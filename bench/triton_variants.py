@@ -78,7 +78,7 @@ VARIANTS |= {f"{name} fp16, frames": (rule, "fp16", "fp32") for name, rule in _F
 VARIANTS |= {f"texture {precision}, frames": (Rule(), precision, "fp32") for precision in ("bf16", "tf32", "fp32")}
 VARIANTS["texture fp16, frames, fire rate map"] = (Rule(), "fp16", "fp32")
 VARIANTS["texture bf16, state bf16, frames"] = (Rule(), "bf16", "bf16")
-VARIANTS |= {f"large filters {p}, frames": (Rule(channels=16, filters=_LARGE), p, "fp32") for p in ("fp16", "fp32")}
+VARIANTS["large filters fp16, frames"] = (Rule(channels=16, filters=_LARGE), "fp16", "fp32")
 _ONE_TARGET = {f"{name} fp16" for name in PUBLISHED} | {"studying growth fp16", "game-nca fp32"}
 _ONE_TARGET |= {n for n in VARIANTS if "frames" in n and n not in ("texture fp16, frames", "growing fp16, frames")}
 STATES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
