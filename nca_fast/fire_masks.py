@@ -36,7 +36,13 @@ PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
 COLUMN_STEP = 0x9E3779B9
 MIX_1, MIX_2 = 0x21F0AAAD, 0x735A2D97
 _ROWS = 1 << 16  # whose keys are drawn at once: 512 KiB per word
-_CELLS = 1 << 17  # that are hashed at once: 512 KiB, which stay in the second-level cache of a CPU or a GPU
+_CELLS = 1 << 17  # that are hashed at once: 512 KiB, which stay in the second-level cache of a CPU
+_CELLS_ON_GPU = 1 << 19  # there a launch costs more than 2 MiB that leave a cache
+
+
+def _at_once(device: torch.device | None) -> int:
+    """How many cells are hashed at once on a device; None is the CPU."""
+    return _CELLS if device is None or torch.device(device).type == "cpu" else _CELLS_ON_GPU
 
 
 def _multiply(constant, word):
@@ -161,7 +167,8 @@ def fire_masks(
     columns = signed((origin[1] + torch.arange(width, device=device)) * COLUMN_STEP)
     rows = ((origin[0] + torch.arange(height, device=device)) % (canvas_height or 2**32)).expand(batch, height)
     samples = (first_sample + torch.arange(batch, device=device))[:, None].expand(batch, height)
-    many, few = (max(1, most // n) for most, n in ((_ROWS, batch * height), (_CELLS, batch * height * width)))
+    many = max(1, _ROWS // (batch * height))
+    few = max(1, _at_once(columns.device) // (batch * height * width))
     for start in range(0, steps, many):
         numbers = first_step + torch.arange(start, min(start + many, steps), device=device)
         numbers = numbers[:, None, None].expand(-1, batch, height)
@@ -247,7 +254,7 @@ def _fires(columns, k0, k1, below):
     shape = (*k0.shape[:-1], columns.shape[0])
     if not isinstance(below, Tensor) and below in (0, 2**32):
         return torch.full(shape, below > 0, device=columns.device)
-    height, rows = shape[-2], max(1, _CELLS * shape[-2] // math.prod(shape))
+    height, rows = shape[-2], max(1, _at_once(columns.device) * shape[-2] // math.prod(shape))
     blocks = []
     for i in range(0, height, rows):
         z = mixed(columns + k0[..., i : i + rows, :])

@@ -103,11 +103,16 @@ def test_masks_of_many_steps_are_those_of_each(rate, rows, cells, monkeypatch):
     where = (rate, (2**32 - 3, 2), 1, 11)
     want = [fire_mask(2**64 - 5, 2**32 - 9 + n, 2, 7, 9, *where) for n in range(6)]
     monkeypatch.setattr(fire_masks, "_ROWS", rows)
-    monkeypatch.setattr(fire_masks, "_CELLS", cells)
+    monkeypatch.setattr(fire_masks, "_at_once", lambda device: cells)
     found = list(fire_masks.fire_masks(2**64 - 5, 2**32 - 9, 6, 2, 7, 9, *where))
     assert len(found) == 6 and all(
         torch.equal(a, b) and a.dtype == torch.bool for a, b in zip(found, want, strict=True)
     )
+
+
+def test_a_gpu_hashes_more_at_once():
+    cpu, gpu = (fire_masks._at_once(torch.device(kind)) for kind in ("cpu", "cuda"))
+    assert fire_masks._at_once(None) == cpu < gpu
 
 
 def test_map_equals_number_where_it_is_constant():
