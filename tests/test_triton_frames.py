@@ -81,7 +81,7 @@ def test_parts_of_a_canvas_have_the_bits_of_the_whole(filters):
 
 
 def test_weights_by_step(poisoned):
-    """Worst seen 3e-7."""
+    """Worst seen 1e-7."""
     rule = Rule(4, (5,), ("sobel_x", "sobel_y"))
     torch.manual_seed(3)
     weights = [tuple(None if t is None else torch.stack([t, -t])[:, None] for t in p) for p in weights_of(rule)]
@@ -103,4 +103,4 @@ def test_float16_products_of_large_scales(filters):
         values_and_gradients(rule, weights, x, x.cos(), 1, backend=b, dtype=d, frame=far, precision=p)
         for b, d, p in (("reference", torch.float64, None), ("triton", torch.float32, "fp16"))
     )
-    assert all(relative_error(g, e) < 2**-9 for g, e in zip(got, exact, strict=True))  # worst seen X
+    assert all(relative_error(g, e) < 2**-9 for g, e in zip(got, exact, strict=True))  # worst seen 6e-4
