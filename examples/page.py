@@ -138,7 +138,7 @@ def hexagons(browser, runs, out):
 def style(browser, runs, out):
     shot = Shot(browser, ["zoo:night", "zoo:etching"], "Redrawn")
     shot.tab.set_input_files("#file", COFFEE)
-    shot.tab.wait_for_function("window.nca.app.source")
+    shot.tab.wait_for_function("() => Boolean(window.nca.app.source)")
     size = shot.do("() => { const { world } = window.nca.app.scene; return [world.height, world.width]; }")
     text = shot.do("() => Array.from(window.nca.app.scene.picture.data, (v) => String.fromCharCode(v)).join('')")
     image = torch.tensor(list(text.encode("latin-1"))).view(*size, 4)[..., :3].permute(2, 0, 1) / 255
