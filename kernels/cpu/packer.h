@@ -11,6 +11,8 @@
 
 namespace nca_fast {
 
+constexpr int64_t LINE = 16;  // floats of a line of the cache
+
 struct Block {       // up to VL neighbouring cells, of which those in `bits` lie at packed places `from`, from + 1, ...
   int64_t offset;    // of its first cell, as a column of the tile
   uint32_t bits;
@@ -26,7 +28,7 @@ struct Packer {
   // channels are packed too.
   Packer(const Step& s, int64_t columns, int64_t cells, int64_t wait, bool keeps_old)
       : s(s), noise_row(round_up(round_up(s.inputs(), VL), R)), fires_row(noise_row + (s.update_noise > 0 ? s.written() : 0)),
-        old_row(fires_row + (s.by_channel ? s.written() : 0)), end_row(old_row + (keeps_old ? s.written() : 0)), row_size(round_up(columns, VL) + 2 * VL), S(round_up(cells, VL) + VL), depth(2 * s.reach + 1 + wait), rows(depth * s.C * row_size),
+        old_row(fires_row + (s.by_channel ? s.written() : 0)), end_row(old_row + (keeps_old ? s.written() : 0)), row_size(round_up(columns, VL) + 2 * VL), S(odd_lines(cells + VL)), depth(2 * s.reach + 1 + wait), rows(depth * s.C * row_size),
         profiles(s.filters.reach == 1 ? SLOTS * row_size : s.filters.uses.size() * row_size), highest(s.window ? row_size : 0), outside(s.window ? row_size : 0),
         y(end_row * S), frames(s.frames ? 2 * S : 0), each(s.by_channel ? s.written() : 0) {
     // A filter of zeros has no terms: its rows stay so. What pads a vector or a register block is computed with, and what a
@@ -38,6 +40,9 @@ struct Packer {
         starts.push_back(s.filters.reach == 1 ? term.slot * VL : term.profile * row_size + VL + term.shift);
       }
   }
+
+  // Rows of so many floats, in whole lines of the cache, of an odd number: even ones of many rows would share few cache sets.
+  static int64_t odd_lines(int64_t floats) { return ((floats + LINE - 1) / LINE | 1) * LINE; }
 
   // The tile that is to be packed: columns c0 to c1 of one sample.
   void begin(int64_t sample_number, int64_t c0, int64_t c1) {
