@@ -136,7 +136,7 @@ class SigmoidGate(System):
     def __init__(self, C=7):
         super().__init__()
         self.conv, (self.d1, self.d2) = nn.Conv2d(C + 1, 14, 3, padding=1), network(14, 12, C + 1)
-        self.rule = Rule(C + 1, (14, 12), shifts(3), 1.0, padding="zero", frozen=1, output_bias=True, residual=False)
+        self.rule = Rule(C + 1, (14, 12), shifts(3), padding="zero", frozen=1, output_bias=True)
 
     def theirs(self, x, draws):
         for _ in range(self.steps):
@@ -149,11 +149,11 @@ class SigmoidGate(System):
         w, b = one(self.d2)
         first = self.conv.weight.permute(0, 2, 3, 1).flatten(1), self.conv.bias
 
-        def gated(x, u, n):
-            gate = (x[:, :1] > 0.1) * torch.sigmoid(x[:, -1:])
-            return torch.cat([x[:, :1], x[:, 1:] + u[:, 1:] * gate], 1)
+        def gated(x, y, n):
+            return torch.lerp(x, y, torch.sigmoid(x[:, -1:]))
 
-        return self.roll(x, [first, one(self.d1), (w[1:], b[1:])], after=gated)
+        ink = (x[:, :1] > 0.1).to(x)[None]  # frozen, so that it says who fires
+        return self.roll(x, [first, one(self.d1), (w[1:], b[1:])], fire_rate=ink, after=gated)
 
 
 class Isotropic(System):
