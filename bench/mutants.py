@@ -103,8 +103,8 @@ MUTANTS = [
 ]
 
 
-def survives(file: str, old: str, new: str, tests: list[str]) -> bool:
-    """Whether the tests pass with the mistake in kernels/FILE."""
+def caught_by(file: str, old: str, new: str, tests: list[str]) -> str | None:
+    """The first test that fails with the mistake in kernels/FILE, or "a crash"; None where all pass."""
     root = Path(__file__).parents[1]
     with tempfile.TemporaryDirectory() as folder:
         for part in ("nca_fast", "kernels", "tests", "bench"):
@@ -116,11 +116,15 @@ def survives(file: str, old: str, new: str, tests: list[str]) -> bool:
             raise ValueError(f"{file} must hold {old!r}, but does not: bring the list of mutants up to date.")
         source.write_text(text.replace(old, new, 1))
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-        environment = os.environ | {"XDG_CACHE_HOME": folder, "PYTHONPATH": folder}
+        environment = (
+            os.environ | {"PYTHONPATH": folder} | ({} if file.startswith("../") else {"XDG_CACHE_HOME": folder})
+        )
         result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         if "did not compile" in result.stdout or result.returncode not in (0, 1, -6, -11):  # a crash is caught too
             raise RuntimeError(f"mutant {new!r} did not run: {result.stdout[-800:]}")
-        return result.returncode == 0
+        if result.returncode == 0:
+            return None
+        return next((line.split()[1] for line in result.stdout.splitlines() if line.startswith("FAILED ")), "a crash")
 
 
 def hunt(mutants: list[tuple[str, str, str]], tests: list[str], result_file: str, only_missed: bool) -> None:
@@ -132,18 +136,19 @@ def hunt(mutants: list[tuple[str, str, str]], tests: list[str], result_file: str
     if only_missed:
         rows = json.loads(file.read_text())["mutants"] if file.exists() else []
         earlier = {(row["file"], row["old"], row["new"]): row for row in rows if row["caught"]}
-    if not survives(mutants[0][0], "\n", "\n", tests):
+    if caught_by(mutants[0][0], "\n", "\n", tests):
         sys.exit("the tests fail without any mistake planted")
     facts, found = header(), {mutant: earlier[mutant] for mutant in mutants if mutant in earlier}
     for mutant in mutants:
         if mutant in found:
             continue
-        caught = not survives(*mutant, tests)
+        by = caught_by(*mutant, tests)
         found[mutant] = dict(zip(("file", "old", "new"), mutant, strict=True)) | {
-            "caught": caught,
+            "caught": by is not None,
+            "by": by,
             "commit": facts["commit"],
         }
-        print(f"{'caught' if caught else 'passed'}  {mutant[0]}: {mutant[1]!r} -> {mutant[2]!r}", flush=True)
+        print(f"{'caught' if by else 'passed'}  {mutant[0]}: {mutant[1]!r} -> {mutant[2]!r}", flush=True)
         rows = [found[mutant] for mutant in mutants if mutant in found]
         write_result(file, {"header": facts, "unchanged_passes": True, "mutants": rows})
     missed = [row for row in found.values() if not row["caught"]]

@@ -359,12 +359,14 @@ def test_a_linear_unit_has_a_gradient_at_zero():
 
 @pytest.mark.parametrize("backend", WITH_TRITON)
 def test_a_clamp_passes_gradient_at_its_bounds(backend):
-    """A cell at the bound that does not fire is there each step, and must go on learning; beyond there is none."""
-    rule = Rule(2, (3,), fire_rate=0.0, clamp=(-0.5, 1.0), frozen=0)
-    x = torch.tensor([-0.6, -0.5, 0.0, 1.0, 1.5]).expand(1, 2, 3, 5).clone().requires_grad_()
-    y = rollout(x, random_weights(rule), rule, 3, backend=backend)
-    assert torch.equal(y[0, 0, 0], torch.tensor([-0.5, -0.5, 0.0, 1.0, 1.0]))
-    assert torch.autograd.grad(y.sum(), x)[0][0, 0, 0].tolist() == [0, 1, 1, 1, 0]
+    """A cell at the bound that does not fire, or whose update is 0, must go on learning; beyond there is none."""
+    for fire_rate in (0.0, 1.0):
+        rule = Rule(2, (3,), fire_rate=fire_rate, clamp=(-0.5, 1.0), frozen=0)
+        x = torch.tensor([-0.6, -0.5, 0.0, 1.0, 1.5]).expand(1, 2, 3, 5).clone().requires_grad_()
+        weights = [(w * (1 - fire_rate), b if b is None else b * 0) for w, b in random_weights(rule)]
+        y = rollout(x, weights, rule, 3, backend=backend)
+        assert torch.equal(y[0, 0, 0], torch.tensor([-0.5, -0.5, 0.0, 1.0, 1.0]))
+        assert torch.autograd.grad(y.sum(), x)[0][0, 0, 0].tolist() == [0, 1, 1, 1, 0]
 
 
 @pytest.mark.parametrize("backend", WITH_TRITON)
