@@ -124,7 +124,8 @@ def caught_by(file: str, old: str, new: str, tests: list[str]) -> str | None:
             raise RuntimeError(f"mutant {new!r} did not run: {result.stdout[-800:]}")
         if result.returncode == 0:
             return None
-        return next((line.split()[1] for line in result.stdout.splitlines() if line.startswith("FAILED ")), "a crash")
+        failed = [line[7:].split(" - ")[0] for line in result.stdout.splitlines() if line.startswith("FAILED ")]
+        return failed[0] if failed else "a crash"
 
 
 def hunt(mutants: list[tuple[str, str, str]], tests: list[str], result_file: str, only_missed: bool) -> None:

@@ -127,8 +127,8 @@ MISTAKES = [
     (
         12,
         "../tests/published_distill.py",
-        "new * (nca_fast.alive(x, self.one_rule) & nca_fast.alive(new, self.one_rule))",
-        "new * nca_fast.alive(x, self.one_rule)",
+        "new * (was & nca_fast.alive(new, self.one_rule))",
+        "new * was",
         "published.AdversarialGrowing",
     ),
     (

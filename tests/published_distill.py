@@ -238,9 +238,10 @@ class AdversarialGrowing(System):
 
         def mixed(x, u, n):
             x, results = x[:, :C], []
+            was = nca_fast.alive(x, self.one_rule)
             for part, mask in zip(u.split(C, 1), self.masks(x, n), strict=True):
                 new = x + part * mask
-                results.append(new * (nca_fast.alive(x, self.one_rule) & nca_fast.alive(new, self.one_rule)))
+                results.append(new * (was & nca_fast.alive(new, self.one_rule)))
             return (results[0] * (1 - self.map) + results[1] * self.map).repeat(1, 2, 1, 1)
 
         own = torch.cat([filterwise(one(w)[0], 3).unflatten(1, (3, C)) for w in (a1, b1)])  # [40, 3, C]
