@@ -1,7 +1,10 @@
 """The command line: what it writes, what it prints, and one line for every mistake."""
 
 import re
+import shlex
 import warnings
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ import nca_fast
 from nca_fast import checkpoint, cli
 from nca_fast.canvas.colony import Colony
 from nca_fast.commands import report
+from nca_fast.commands.again import again
 from nca_fast.commands.parser import COMMANDS, joined, parse
 from nca_fast.media.images import load_image, save_image
 from nca_fast.rendering import picture as rendering
@@ -176,6 +180,23 @@ def test_render_knows_what_suits_a_model(tmp_path, made, options, size):
     exact = f"--height {height // zoom} --width {width // zoom} --steps {steps} --zoom {zoom}"
     assert run(f"render {{0}} {exact} --out {{1}}", model, tmp_path / "y.png") == 0
     assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()
+
+
+def test_what_is_proposed_keeps_what_was_typed(tmp_path, capsys):
+    typed = ["render", "zoo:scales", "--grid=hex", "--zoom", "2", "--size", "8", "--steps", "3", "--save_state"]
+    typed += [str(tmp_path / "last.safetensors"), "--resumable", "--out", str(tmp_path / "first one.png")]
+    assert cli.main(typed) == 0
+    lines = capsys.readouterr().out.rpartition("next: ")[2].splitlines()
+    typed = parse(typed)
+    kept = replace(typed, save_state=None, config=replace(typed.config, resumable=False))
+    larger = replace(kept, size=None, height=8, width=16, seed=1, out=Path("large.png"))
+    assert [parse(shlex.split(line)[1:]) for line in lines] == [larger, replace(kept, out=Path("film.mp4"))]
+
+
+def test_again_leaves_out_all_values_of_an_option():
+    command = "nca-fast render 'a b' --texture-to x y --soft 3 --texture_to=z w --height 4 --resume --width 4"
+    spelled = again(command, COMMANDS["render"], texture_to=None, height=9, resume=None)
+    assert spelled == "nca-fast render 'a b' --soft 3 --width 4 --height 9"
 
 
 @pytest.mark.parametrize(("options", "frames"), [("", 33), ("--steps-per-frame 8", 5)])

@@ -1,6 +1,5 @@
 """The command that lets an automaton redraw pictures."""
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -9,6 +8,7 @@ import tyro
 
 from nca_fast.canvas.settings import CanvasConfig, MemoryOption
 from nca_fast.commands import streams
+from nca_fast.commands.again import again
 from nca_fast.commands.models import model_shares
 from nca_fast.commands.numbers import check_positive
 from nca_fast.compute import ComputeConfig
@@ -99,8 +99,11 @@ class Apply:
         shown = ("strength", "preserve_color", "max_size", "seed", "steps_per_frame", "fps", "memory")
         how = self.compute.how | {name: getattr(self, name) for name in shown}
         written, unread = apply(nca, self.image, self.out, steps, progress=streams.shows_progress(), **how)
-        again = f"nca-fast apply {shlex.quote(self.model)} {shlex.quote(self.image)}"
-        then = [f"{again} --strength 0.5 --out weaker.png", f"{again} --steps {2 * steps} --out longer.mp4"]
+        of_films = dict.fromkeys(("steps_per_frame", "fps"))
+        then = [
+            again(command, type(self), **of_films, strength=self.strength / 2, out="weaker.png"),
+            again(command, type(self), steps=2 * steps, out="longer.mp4"),
+        ]
         finish(written, then=[] if Path(self.image).is_dir() else then)
         if unread:
             raise ValueError(

@@ -1,6 +1,5 @@
 """The command that puts a texture into an area of a picture."""
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -11,6 +10,7 @@ from nca_fast import zoo
 from nca_fast.canvas.settings import CanvasConfig, MemoryOption
 from nca_fast.choices import BlendName
 from nca_fast.commands import streams
+from nca_fast.commands.again import again
 from nca_fast.compute import ComputeConfig
 from nca_fast.media.endings import PICTURES
 from nca_fast.media.sources import SKIMAGE, check_picture_source
@@ -122,9 +122,8 @@ class Fill:
         result = filled(photo, texture, area, self.blend, self.light, self.strength)
         opaque = None if alpha is None else (alpha * 255).round().byte().numpy()
         files = write_picture(self.out, height, width, [to_uint8(result)], opaque)
-        words = [self.photo, "--mask", self.mask, "--texture", str(model), "--seed", str(self.seed + 1)]
-        again = f"nca-fast fill {shlex.join(words)} --out other.png"
-        finish(files, then=[again] if self.model is None else [])
+        learned = {} if self._trained else {"minutes": None, "keep": None, "texture": model}
+        finish(files, then=[again(command, type(self), **learned, seed=self.seed + 1, out="other.png")])
 
     @property
     def _trained(self) -> str | None:

@@ -12,6 +12,7 @@ from nca_fast.canvas.replay import Replay, read_replay
 from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.choices import GridName
 from nca_fast.commands import streams
+from nca_fast.commands.again import again
 from nca_fast.commands.numbers import check_positive
 from nca_fast.commands.replayed import check_config, replayed_models
 from nca_fast.compute import ComputeConfig
@@ -166,9 +167,9 @@ class Render:
         first, *others = self._given if replay is None else replayed_models(replay, self._given)
         nca, how = open_model(NCA, first, self.compute, *others), self.compute.how
         if nca.start == "image" and self.config.start is None:
-            again = f"nca-fast apply {shlex.quote(str(first))} PICTURE --out {shlex.quote(str(self.out))}"
-            again = "" if replay else f"{again}, or "
-            raise ValueError(f"{first} must get a picture, which it redraws: {again}--start PICTURE.")
+            apply = f"nca-fast apply {shlex.quote(str(first))} PICTURE --out {shlex.quote(str(self.out))}"
+            apply = "" if replay else f"{apply}, or "
+            raise ValueError(f"{first} must get a picture, which it redraws: {apply}--start PICTURE.")
         nca = self._moved(nca)
         height, width, steps, zoom = self._size(first, replay, draws_hexagons(nca))
         same = {"seed": self.seed, "config": self.config, "name": model_name(first)}
@@ -194,17 +195,29 @@ class Render:
                 command, kept = command.replace("nca-fast", torchrun, 1), band_path(self.out)
             with resume_rendering(command, kept):
                 files = picture(scene, self.out, resume=self.resume, shared=True, **same)
-        again, larger = f"nca-fast render {shlex.quote(str(first))} --seed {self.seed + 1}", f"--height {height}"
-        if replay is not None:
-            words = [str(word) for word in ([self.model] if self.model else []) + ["--replay", self.replay]]
-            again = f"nca-fast render {shlex.join(words)}" + "".join(f" --graft {g}" for g in self.config.graft)
-            larger = f"--height {2 * height}"
-        finish(files, then=[f"{again} {larger} --width {2 * width} --out large.png", f"{again} --out film.mp4"])
+        finish(files, then=self._next(command, height, width, zoom))
 
     @property
     def _given(self) -> list[Path]:
         """Models that the command line names."""
         return [*([] if self.model is None else [self.model]), *self.config.graft]
+
+    def _next(self, command: str, height: int, width: int, zoom: int) -> list[str]:
+        """Proposes a larger canvas with other cells, and after a picture a film."""
+        from nca_fast import processes
+
+        once = dict.fromkeys(("resume", "resumable", "save_state"))
+        larger: dict[str, object] = once | dict.fromkeys(("texture_to", "steps_per_frame", "fps"))
+        if self.replay is None:
+            larger["seed"] = self.seed + 1
+        if self.config.start_file is None:  # which is as large as it is
+            rows = height if self.replay is None else 2 * height
+            larger |= {"size": None, "height": rows, "width": 2 * width}
+            larger |= {"zoom": zoom} if zoom != 1 else {}
+        then = [again(command, type(self), **larger, out="large.png")]
+        if self.out.suffix.lower() not in FILMS and processes.count() == 1:
+            then.append(again(command, type(self), **once, out="film.mp4"))
+        return then
 
     def _moved(self, nca: "NCA") -> "NCA":
         """Puts the automaton onto the grid that was asked for."""
