@@ -9,6 +9,7 @@ from test_web_page import READ, STEP
 
 from nca_fast import reference
 from nca_fast.cli import main
+from nca_fast.media.images import save_image
 from nca_fast.presets import PRESETS
 from nca_fast.systems.vae.architecture import Architecture
 from nca_fast.systems.vae.model import VAENCA
@@ -125,10 +126,18 @@ def test_choosing_a_code_grows_it(tab):
     assert tab.get_attribute("#swatches button:nth-child(5)", "aria-checked") == "true"
 
 
-def test_without_its_pictures_there_are_samples(run, tmp_path, monkeypatch):
+def test_no_folder_that_a_model_names_is_opened_but_one_that_is_asked_for(run, tmp_path, monkeypatch):
     from nca_fast.web import models
 
-    run.save_pretrained(tmp_path / "lost", {"dataset": str(tmp_path / "nowhere")})
-    with pytest.warns(UserWarning, match="samples from the prior"):
-        (model,) = models.read([str(tmp_path / "lost")])
-    assert b"Sample 8" in model.file and b"nowhere" not in model.file
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for number in range(60):
+        save_image(torch.rand(3, 8, 8), tmp_path / "mine" / f"{number}.png")
+    for number, named in enumerate((str(tmp_path / "mine"), "mine", "../mine", ["mine"], None)):
+        run.save_pretrained(tmp_path / str(number), {"dataset": named})
+        with pytest.warns(UserWarning, match="samples from its prior.*--dataset"):
+            (model,) = models.read([str(number)])
+        assert b"Sample 8" in model.file and b"mine" not in model.file
+    (model,) = models.read(["0"], "mine")
+    assert b"No. " in model.file and b"Sample" not in model.file and b"mine" not in model.file
+    assert main(["web", "0", "--dataset", "nowhere", "--out", "page.html"]) == 2

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from nca_fast.media.sources import check_data_set
 from nca_fast.pretrained import check_model
 
 
@@ -25,6 +26,9 @@ class Web:
     """The page (.html). An existing file is replaced."""
     title: str = "Automata"
     """Heading of the page."""
+    dataset: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
+    """For VAE runs: digits, faces, or the folder of the pictures whose rules the page gets. None: the bundled set that
+    the model learned; of another one samples, since no path in a model file is followed."""
 
     def check(self) -> None:
         """Raises ValueError or OSError for a page of another ending, or a model that is not there."""
@@ -32,6 +36,8 @@ class Web:
             raise ValueError(f"out must end in .html, but got {str(self.out)!r}.")
         for model in self.models:
             check_model(model)
+        if self.dataset is not None:
+            check_data_set(self.dataset)
 
     def run(self, command: str) -> None:
         """Writes the page."""
@@ -41,5 +47,5 @@ class Web:
         from nca_fast.web.page import write_page
 
         check_writable(self.out.parent)
-        write_page(read(list(self.models)), self.title, self.out)
+        write_page(read(list(self.models), self.dataset), self.title, self.out)
         finish([self.out], said=["Open it in a browser: it needs no server and no network."])

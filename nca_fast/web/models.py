@@ -47,11 +47,12 @@ def refusal(nca: NCA) -> str | None:
     return None
 
 
-def read(models: list[str]) -> list[Model]:
+def read(models: list[str], dataset: str | None = None) -> list[Model]:
     """Reads models.
 
     Args:
         models: As `NCA.from_pretrained` takes them, or VAE-NCAs. At least one.
+        dataset: As in `rules_file`, for VAE-NCAs.
 
     Raises:
         OSError, ValueError: There is no such model, or it is none that the page can run.
@@ -59,13 +60,13 @@ def read(models: list[str]) -> list[Model]:
     if not models:
         raise ValueError("models must be at least one, but got none.")
     names = names_of([model_name(model) for model in models])
-    return [_read(model, name) for model, name in zip(models, names, strict=True)]
+    return [_read(model, name, dataset) for model, name in zip(models, names, strict=True)]
 
 
-def _read(model, name):
+def _read(model, name, dataset):
     path = model_file(model)
     if is_vae(path):
-        return Model(name, rules_file(path))
+        return Model(name, rules_file(path, dataset))
     nca = NCA.from_pretrained(path)
     if reason := refusal(nca):
         raise ValueError(f"{model}: {reason}")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nca_fast import checkpoint
 from nca_fast.media.datasets import load_pictures
+from nca_fast.media.sources import DATA_SETS
 from nca_fast.nca import NCA
 from nca_fast.systems.vae.model import VAENCA
 
@@ -27,11 +28,13 @@ def is_vae(path: Path) -> bool:
     return "vae" in checkpoint.load_metadata(path)
 
 
-def rules_file(path: Path) -> bytes:
+def rules_file(path: Path, dataset: str | None = None) -> bytes:
     """Makes safetensors of the rules of some codes, along the first axis of each tensor.
 
     Args:
-        path: A VAE-NCA. Codes are those of test pictures of its data set; where that is not there any more, samples.
+        path: A VAE-NCA.
+        dataset: Of whose test pictures the codes are, as in `load_pictures`. None: of the bundled set that the model
+            learned; where it names another one, which may be anybody's folder, codes are samples from the prior.
 
     Raises:
         OSError, ValueError: The file cannot be read.
@@ -39,7 +42,7 @@ def rules_file(path: Path) -> bytes:
     vae = VAENCA.from_pretrained(path)
     size = 4 * sum(outputs * inputs + outputs for outputs, inputs, _ in vae.rule.layers)
     count = max(LEAST, min(MOST, ROOM // size))
-    codes, names = _codes(vae, path, count)
+    codes, names = _codes(vae, path, dataset, count)
     with torch.no_grad():
         layers = vae.weights(codes)
     shown = NCA(vae.rule, rgb_channel=0, start="cell")  # for the facts that all models of the page have
@@ -53,13 +56,14 @@ def rules_file(path: Path) -> bytes:
     return save(tensors, metadata={"format": "pt", checkpoint.HEADER_KEY: json.dumps(facts)})
 
 
-def _codes(vae: VAENCA, path: Path, count: int) -> tuple[Tensor, list[str]]:
+def _codes(vae: VAENCA, path: Path, dataset: str | None, count: int) -> tuple[Tensor, list[str]]:
     """Codes [count, latent] and what they are called."""
-    a = vae.architecture
-    dataset = checkpoint.load_metadata(path).get("provenance", {}).get("dataset")
-    pictures = _pictures(dataset, a.size, a.grey)
-    if pictures is None or len(pictures) < count:
-        samples = torch.randn(count, a.latent, generator=torch.Generator().manual_seed(0))
+    architecture = vae.architecture
+    if dataset is None:
+        dataset = _learned(path)
+    pictures = () if dataset is None else load_pictures(dataset, architecture.size, architecture.grey).test[:LOOKED_AT]
+    if len(pictures) < count:
+        samples = torch.randn(count, architecture.latent, generator=torch.Generator().manual_seed(0))
         return samples, [f"Sample {number + 1}" for number in range(count)]
     with torch.no_grad():
         codes = vae.encode(pictures)[0]
@@ -67,15 +71,18 @@ def _codes(vae: VAENCA, path: Path, count: int) -> tuple[Tensor, list[str]]:
     return codes[chosen], [f"No. {number}" for number in chosen]
 
 
-def _pictures(dataset, size, grey):
-    """Test pictures of a data set; None where it is not there."""
-    if not isinstance(dataset, str):
-        return None
-    try:
-        return load_pictures(dataset, size, grey).test[:LOOKED_AT]
-    except (OSError, ValueError, ImportError):
-        warnings.warn(f"the data set {dataset} is not there: the page gets samples from the prior.", stacklevel=2)
-        return None
+def _learned(path: Path) -> str | None:
+    """The bundled set that a model learned; None, and a warning, where it names another one: its paths are no paths."""
+    provenance = checkpoint.load_metadata(path).get("provenance")
+    dataset = provenance.get("dataset") if isinstance(provenance, dict) else None
+    if dataset in DATA_SETS:
+        return dataset
+    warnings.warn(
+        "this model learned no bundled data set: the page gets samples from its prior. Name the folder of the pictures "
+        "by --dataset, and it gets rules of those.",
+        stacklevel=2,
+    )
+    return None
 
 
 def spread(codes: Tensor, count: int) -> list[int]:
