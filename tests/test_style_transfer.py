@@ -609,8 +609,8 @@ def test_a_broken_file_in_a_folder_is_named_and_the_others_are_done(tmp_path, pi
     [
         ("--out x.bmp", "out must end in one of"),
         ("--out x.png --steps 0", "steps must be at least 1, but got 0"),
-        ("--out x.png --max-size 0", "max_size must be at least 1, but got 0"),
-        ("--out x.png --fps 10", "steps_per_frame and fps must go with a film"),
+        ("--out x.png --max-size 0", "--max-size must be at least 1, but got 0"),
+        ("--out x.png --fps 10", "--steps-per-frame and fps must go with a film"),
         ("--out x.png --seed -1", "seed must be at least 0, but got -1"),
     ],
 )
