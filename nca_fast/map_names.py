@@ -1,7 +1,8 @@
 """The maps of a surface that there are, by name; read before torch is loaded."""
 
-import difflib
 from collections.abc import Sequence
+
+from nca_fast.suggestions import closest, did_you_mean
 
 NORMAL, HEIGHT = "normal", "height"
 # By name the number of channels of a map; None: 1 for one that is grey, else 3.
@@ -12,8 +13,8 @@ NAMES: dict[str, int | None] = {NORMAL: 3, HEIGHT: 1, **dict.fromkeys(_GREY, 1),
 def check_name(name: str) -> None:
     """Raises ValueError for a name that no map has."""
     if name not in NAMES:
-        near = difflib.get_close_matches(str(name), NAMES, 1)
-        meant = f" Did you mean {near[0]!r}?" if near else ""
+        near = closest(str(name), NAMES)
+        meant = did_you_mean(near and repr(near))
         raise ValueError(f"a map must be one of {', '.join(NAMES)}, but got {name!r}.{meant}")
 
 

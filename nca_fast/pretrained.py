@@ -5,8 +5,10 @@ from pathlib import Path
 
 from nca_fast import zoo
 from nca_fast.files import MODEL_FILE
+from nca_fast.suggestions import closest, closest_path, did_you_mean
 
 HUB = "hf:"
+_NAMED = 8  # runs of a folder that an error lists
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -48,7 +50,24 @@ def check_model(model: str | Path) -> None:
     if not str(model).startswith(HUB):
         path = model_file(model)
         if not path.exists():
-            raise FileNotFoundError(f"model file {path} must exist, but there is none. Check the path.")
+            raise FileNotFoundError(_missing(Path(model), path))
+
+
+def _missing(model: Path, file: Path) -> str:
+    """Says that a model is not there, and what may have been meant."""
+    if model.is_dir():
+        runs = sorted(str(folder) for folder in model.iterdir() if _is_run(folder))
+        more = ", ..." if len(runs) > _NAMED else ""
+        held = f"the runs {', '.join(runs[:_NAMED])}{more}: name one" if runs else "none, and no runs"
+        return f"folder {model} must be that of a run, with {MODEL_FILE}, but it holds {held}."
+    near = closest(str(model), zoo.names())
+    beside = closest_path(model, lambda path: _is_run(path) or path.suffix == file.suffix == ".safetensors")
+    meant = did_you_mean(beside, near and f"{zoo.PREFIX}{near}")
+    return f"model file {file} must exist, but there is none.{meant or ' Check the path.'}"
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / MODEL_FILE).is_file()
 
 
 def hub_name(name: str) -> str:

@@ -7,7 +7,6 @@ Source: Pajouheshgar et al., "Multi-texture synthesis through signal responsive 
 2407.05991), whose codes are the n bits of a number and not one channel for each texture.
 """
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nca_fast.files import MODEL_FILE
+from nca_fast.suggestions import closest, did_you_mean
 
 MOST = 8  # textures of an automaton
 _UNFIT = re.compile(r"[^\w.-]+")  # what has a meaning of its own where textures are named
@@ -154,8 +154,8 @@ def parse_shares(text: str, textures: Codes) -> dict[str, float]:
 
 def _known(name: str, textures: Codes) -> None:
     if name not in textures:
-        near = difflib.get_close_matches(name, textures, 1)
-        meant = f" Did you mean {near[0]!r}?" if near else ""
+        near = closest(name, textures)
+        meant = did_you_mean(near and repr(near))
         raise ValueError(f"texture must be one of {', '.join(textures)}, but got {name!r}.{meant}")
 
 

@@ -29,7 +29,7 @@ ROOMS = (
     ("derivatives",),
     ("filters", "activations", "fire_masks", "normals"),
     ("processes", "files", "fields", "control_groups", "waiting", "integers", "choices", "sizes", "map_names"),
-    ("interrupts",),
+    ("interrupts", "suggestions"),
     ("kernels",),
 )
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -10,7 +10,7 @@ import nca_fast
 from nca_fast import checkpoint, model_card, zoo
 from nca_fast.cli import main
 from nca_fast.media.images import load_image, save_image
-from nca_fast.pretrained import model_file
+from nca_fast.pretrained import check_model, model_file
 
 
 def run_cli(*arguments):
@@ -52,6 +52,18 @@ def test_commands_take_automata_of_the_zoo(shelf, tmp_path, capsys):
     assert run_cli("apply", "zoo:ink", tmp_path / "photo.png", "--out", out) == 0  # knows its steps
     graft = ("--graft", "zoo:bricks", "--map", tmp_path / "photo.png")
     assert run_cli("render", "zoo:bark", *graft, "--height", 8, "--width", 8, "--steps", 2, "--out", out) == 0
+
+
+def test_a_mistyped_folder_gets_a_suggestion(tmp_path):
+    for name in ("brick", "grass"):
+        nca_fast.NCA.preset("texture").save_pretrained(tmp_path / "runs" / name)
+    (tmp_path / "runs" / "bric").mkdir()  # no run
+    with pytest.raises(FileNotFoundError, match=f"there is none. Did you mean {tmp_path}/runs/brick[?]$"):
+        check_model(tmp_path / "runs" / "brik")
+    with pytest.raises(FileNotFoundError, match=f"the runs {tmp_path}/runs/brick, {tmp_path}/runs/grass: name one.$"):
+        check_model(tmp_path / "runs")
+    with pytest.raises(FileNotFoundError, match="holds none, and no runs.$"):
+        check_model(tmp_path / "runs" / "bric")
 
 
 def test_the_list_the_card_and_the_pictures(shelf, tmp_path, capsys):

@@ -55,6 +55,18 @@ ANSWERS = [
             "vae fuse digits:0 digits:1 --model nowhere/none",
         )
     ),
+    *(
+        (f"fill skimage:cell --out x.png {options}".split(), 2, said)
+        for options, said in (
+            (
+                "--texture zoo:gravel --mask no.png",
+                "mask must be an existing file or 'skimage:NAME', but there is no 'no.p",
+            ),
+            ("--mask skimage:cell --texture gravel", "no 'gravel'. Did you mean zoo:gravel or skimage:gravel?\n"),
+        )
+    ),
+    (["info", "brick"], 2, "model file brick must exist, but there is none. Did you mean zoo:bricks?\n"),
+    (["info", "zoo:nothing"], 2, "but got 'nothing'.\n"),  # and not etching
     (["info", "nowhere/none"], 2, "model file nowhere/none must exist"),
     (["texture", "a.png", "--out", "x", "--pool-size", "0"], 2, "--pool-size must be at least 1, but got 0"),
     (["texture", "pool_size/lr_gamma", "--out", "x"], 2, "there is no 'pool_size/lr_gamma'"),  # as it was typed

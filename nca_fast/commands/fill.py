@@ -91,10 +91,11 @@ class Fill:
             raise ValueError(f"minutes must be above 0 and finite, but got {self.minutes}.")
         if self.out.suffix.lower() not in PICTURES:
             raise ValueError(f"out must end in one of {', '.join(PICTURES)}, but got {str(self.out)!r}.")
-        for picture in (self.photo, self.mask):
-            check_picture_source(picture)
+        check_picture_source(self.photo, what="photo")
+        check_picture_source(self.mask, what="mask")
         if self._trained is None:
-            check_picture_source(self.texture)
+            ready = [f"{zoo.PREFIX}{name}" for name in zoo.names()]
+            check_picture_source(self.texture, what="texture", others=ready)
         else:
             check_model(self._trained)
 

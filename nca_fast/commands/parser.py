@@ -7,7 +7,6 @@ answer to a mistyped option must not wait for torch (tests/test_start.py).
 
 import argparse
 import contextlib
-import difflib
 import inspect
 import io
 import os
@@ -38,6 +37,7 @@ from nca_fast.commands.train import TRAIN, Train
 from nca_fast.commands.vae import VaeFuse, VaeOutpaint, VaeRepair
 from nca_fast.commands.web import Web
 from nca_fast.commands.zoo import Zoo
+from nca_fast.suggestions import closest, did_you_mean
 from nca_fast.systems import TASKS
 
 DESCRIPTION = f"""nca-fast {nca_fast.__version__}: fast neural cellular automata.
@@ -176,8 +176,7 @@ def _check_options(name: str, command: type, words: Sequence[str]) -> None:
 
 def _meant(word: str, known: Iterable[str], listed_by: str) -> str:
     """Suggests the known word that is most like one, or where all are listed if none is."""
-    near = difflib.get_close_matches(word, list(known), 1)
-    return f"Did you mean {near[0]}?" if near else f"All there are: {listed_by}"
+    return did_you_mean(closest(word, known)).lstrip() or f"All there are: {listed_by}"
 
 
 def _begun_with(name: str, arguments: Sequence[str]) -> Train | None:

@@ -81,9 +81,9 @@ class ScoreCommand:
                     f"{', '.join(given)} must go with a run, but {self.what!r} is a picture: leave it out."
                 )
 
-        for name in (self.reference, self.content, *([] if self.is_run else [self.what])):
-            if name is not None:
-                check_picture_source(name)
+        for option in ("reference", "content", *([] if self.is_run else ["what"])):
+            if getattr(self, option) is not None:
+                check_picture_source(getattr(self, option), what="the picture" if option == "what" else option)
         if self.is_run:
             check_model(self.what)
 

@@ -1,7 +1,9 @@
 """What stands for pictures on a command line: a file, "skimage:NAME", a data set; looked at before torch is loaded."""
 
-import difflib
 import os
+from collections.abc import Sequence
+
+from nca_fast.suggestions import closest, closest_path, did_you_mean
 
 SKIMAGE = "skimage:"
 # The pictures inside scikit-image's wheel; its other names would start a download.
@@ -13,12 +15,16 @@ SKIMAGE_PICTURES = (
 DATA_SETS = ("digits", "faces")  # that come with packages
 
 
-def check_picture_source(name: str, folders: bool = False) -> None:
+def check_picture_source(
+    name: str, folders: bool = False, what: str = "the picture", others: Sequence[str] = ()
+) -> None:
     """Refuses what stands for no picture.
 
     Args:
         name: Of a file, or "skimage:NAME".
         folders: Whether a folder of pictures will do.
+        what: How errors call it: the option that it is the value of.
+        others: What else may be named here, such as "zoo:gravel", and meant by "gravel".
 
     Raises:
         ValueError: There is no such file, or no such picture of scikit-image, or it is a folder.
@@ -26,13 +32,17 @@ def check_picture_source(name: str, folders: bool = False) -> None:
     if name.startswith(SKIMAGE):
         bare = name.removeprefix(SKIMAGE)
         if bare not in SKIMAGE_PICTURES:
-            near = difflib.get_close_matches(bare, SKIMAGE_PICTURES, 1)
-            meant = f" Did you mean {SKIMAGE}{near[0]}?" if near else ""
+            near = closest(bare, SKIMAGE_PICTURES)
+            meant = did_you_mean(near and f"{SKIMAGE}{near}")
             raise ValueError(f"skimage:NAME must be one of {', '.join(SKIMAGE_PICTURES)}; but got {bare!r}.{meant}")
     elif not os.path.exists(name):
-        raise ValueError(f"the picture must be an existing file or 'skimage:NAME', but there is no {name!r}.")
+        known = [*others, *(f"{SKIMAGE}{picture}" for picture in SKIMAGE_PICTURES)]
+        near = closest(name, [one.partition(":")[2] for one in known])
+        named = [one for one in known if one.partition(":")[2] == near]
+        meant = did_you_mean(closest_path(name, lambda path: folders or path.is_file()), *named)
+        raise ValueError(f"{what} must be an existing file or 'skimage:NAME', but there is no {name!r}.{meant}")
     elif os.path.isdir(name) and not folders:
-        raise ValueError(f"the picture must be a file, but {name!r} is a folder.")
+        raise ValueError(f"{what} must be a file, but {name!r} is a folder.")
 
 
 def check_data_set(name: str) -> None:

@@ -193,7 +193,7 @@ class ClipSources:
     def check(self) -> None:
         """Raises ValueError for a picture that is not there."""
         for name in self.content:
-            check_picture_source(name, folders=True)
+            check_picture_source(name, folders=True, what="content")
 
 
 HELP = f"""Learn to grow what a sentence says, or to change pictures until they fit it.

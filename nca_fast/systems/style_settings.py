@@ -163,9 +163,9 @@ class StyleSources:
     def check(self) -> None:
         """Raises ValueError for a picture that is not there."""
         if self.style is not None:
-            check_picture_source(self.style)
+            check_picture_source(self.style, what="style")
         for name in self.content:
-            check_picture_source(name, folders=True)
+            check_picture_source(name, folders=True, what="content")
 
 
 HELP = """Learn to redraw any picture in the style of one.

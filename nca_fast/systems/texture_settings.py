@@ -88,9 +88,11 @@ class TextureSources:
 
     def check(self) -> None:
         """Raises ValueError for a picture or map that is not there."""
-        for name in (self.image, *self.more, *parse_maps(self.maps).values()):
+        for name in (self.image, *self.more):
             if name is not None:
                 check_picture_source(name)
+        for name in parse_maps(self.maps).values():
+            check_picture_source(name, what="a map")
 
 
 HELP = """Learn a texture from one picture, and draw and film what was learned.

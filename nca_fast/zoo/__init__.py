@@ -3,10 +3,11 @@
 Each is a model file, whose provenance holds its card, and a picture of what it draws, of the same name.
 """
 
-import difflib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+from nca_fast.suggestions import closest, did_you_mean
 
 PREFIX = "zoo:"
 FOLDER = Path(__file__).parent
@@ -69,8 +70,8 @@ def file(name: str) -> Path:
     """
     bare = name.removeprefix(PREFIX)
     if bare not in names():
-        near = difflib.get_close_matches(bare, names(), 1)
-        meant = f" Did you mean {PREFIX}{near[0]}?" if near else ""
+        near = closest(bare, names())
+        meant = did_you_mean(near and f"{PREFIX}{near}")
         raise ValueError(f"the zoo has {', '.join(names())}; but got {bare!r}.{meant}")
     return FOLDER / f"{bare}.safetensors"
 
