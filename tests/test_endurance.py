@@ -186,4 +186,5 @@ def test_what_never_lasts_is_said_and_is_an_error(tmp_path, picture, monkeypatch
     assert len(seen) == ROUNDS + 1
     said = capsys.readouterr()
     assert "the automaton must last, but it runs away within 64 steps on 512 x 512 cells" in said.err
-    assert "texture.png" in said.out and (tmp_path / "run" / "model.safetensors").exists()
+    assert "Train again longer (it had 27 of the usual 2000 iterations), or with another --seed." in said.err
+    assert "next:" not in said.out and "texture.png" in said.out and (tmp_path / "run" / "model.safetensors").exists()

@@ -20,6 +20,7 @@ from nca_fast.commands.options import options
 from nca_fast.commands.parser import COMMANDS, joined, parse
 from nca_fast.losses import clip, content, style
 from nca_fast.media import endings, film, formats, images
+from nca_fast.systems import TASKS
 from nca_fast.systems.vae.architecture import ARCHITECTURES
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +69,10 @@ ANSWERS = [
     (["info", "brick"], 2, "model file brick must exist, but there is none. Did you mean zoo:bricks?\n"),
     (["info", "zoo:nothing"], 2, "but got 'nothing'.\n"),  # and not etching
     (["info", "nowhere/none"], 2, "model file nowhere/none must exist"),
+    *(
+        ([name, "--out", "x", "--iterations=5", "--minutes", "1"], 2, "iterations must be left out where minutes say")
+        for name in TASKS
+    ),
     (["texture", "a.png", "--out", "x", "--pool-size", "0"], 2, "--pool-size must be at least 1, but got 0"),
     (["texture", "pool_size/lr_gamma", "--out", "x"], 2, "there is no 'pool_size/lr_gamma'"),  # as it was typed
     (["push", "nowhere/none", "hf:a/b"], 2, "model file nowhere/none must exist"),

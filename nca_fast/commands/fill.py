@@ -148,6 +148,6 @@ class Fill:
         options = {"resume": True, "say": streams.say_above, "progress": streams.shows_progress()}
         with resume_training(Texture.name, out):
             result = run_training(Texture, TextureSources(self.texture), out, config, **options)
-        if result.endured is not None and result.endured.runaway is not None:
+        if result.runs_away:
             streams.say_above(f"the automaton {result.endured}: take another --seed, or more --minutes.")
         return str(out)

@@ -180,13 +180,23 @@ def _meant(word: str, known: Iterable[str], listed_by: str) -> str:
 
 
 def _begun_with(name: str, arguments: Sequence[str]) -> Train | None:
-    """The defaults of the options that are not typed: those of the run to resume, or of a recipe."""
+    """The defaults of the options that are not typed: those of the run to resume, or of a recipe.
+
+    Raises ValueError for what must not be typed together.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--recipe")
+    parser.add_argument("--iterations")
+    parser.add_argument("--minutes")
     known, _ = parser.parse_known_args(arguments)
     make, task = TRAIN[name], TASKS[name]
+    if known.iterations is not None and known.minutes is not None:
+        raise ValueError(
+            f"iterations must be left out where minutes say how long to train, but got {known.iterations} and "
+            f"{known.minutes}."
+        )
     if known.resume and known.recipe is not None:
         raise ValueError(f"recipe must be left out with --resume, because the run has its settings: {known.recipe!r}.")
     if not known.resume:

@@ -70,15 +70,16 @@ def finish(files: Sequence[Path], said: Sequence[str] = (), then: Sequence[str] 
 
 
 def finish_training(result: TrainingResult, score: Score | None = None) -> None:
-    """Ends a training: how long and how fast it was, what it wrote, how good that is, and what it has to say."""
+    """Ends a training: how long and how fast it was, what it wrote, how good that is, and what it has to say; what may
+    come next, unless its automaton runs away."""
     said = []
     if result.cell_steps_per_second:
         speed = result.cell_steps_per_second / 1e6
         said = [f"{result.iterations} iterations, {result.seconds:.0f} s, {speed:.1f} million cell-steps/s in training"]
     facts = {"iterations": result.iterations, "seconds": round(result.seconds, 3), "figures": result.figures}
-    facts["runs_away"] = None if result.endured is None else result.endured.runaway is not None
+    facts["runs_away"] = None if result.endured is None else result.runs_away
     if score is not None:
         if score.total.says:
             said.append(score.lines()[0].replace("score ", "score of texture.png ", 1))
         facts["score"] = score.as_json()
-    finish(result.files, [*said, *result.notes], result.then, **facts)
+    finish(result.files, [*said, *result.notes], () if result.runs_away else result.then, **facts)

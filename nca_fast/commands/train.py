@@ -57,10 +57,13 @@ class Train:
 
             score = drawing_score(self.out, self.sources, result.seconds)
         finish_training(result, score)
-        if result.endured is not None and result.endured.runaway is not None:
+        if result.runs_away:
+            usual = self.task.Config().iterations
+            again = f"with {system.remedy}, longer, or with another --seed"
+            if result.iterations < usual:
+                again = f"longer (it had {result.iterations} of the usual {usual} iterations), or with another --seed"
             raise FloatingPointError(
-                f"the automaton must last, but it {result.endured}, although the training went on. Train again with "
-                f"{system.remedy}, longer, or with another seed."
+                f"the automaton must last, but it {result.endured}, although the training went on. Train again {again}."
             )
 
 

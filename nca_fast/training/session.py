@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shlex
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -52,6 +53,11 @@ class TrainingResult:
     figures: dict[str, float]
     notes: tuple[str, ...]
     then: tuple[str, ...]
+
+    @property
+    def runs_away(self) -> bool:
+        """Whether the model was seen not to last."""
+        return self.endured is not None and self.endured.runaway is not None
 
 
 def run_training(
@@ -204,7 +210,8 @@ def _films_left_out(work: System, out: Path) -> list[str]:
     if work.config.video_steps is not None or any(missing_encoder(name) for name in names):
         return []
     return [
-        f"{name} is left out, because it takes long beside such a training: --resume --video-steps 500 makes it"
+        f"{name} is left out, because it takes long beside such a training; nca-fast {work.name} --out "
+        f"{shlex.quote(str(out))} --resume --video-steps 500 makes it"
         for name in names
     ]
 
