@@ -66,6 +66,36 @@ def test_strips_have_the_bits_of_the_whole(replay, ncas, tmp_path, plan):
         assert torch.equal(canvas.state(), whole(replay, ncas))
 
 
+@pytest.mark.parametrize("tool", ["erase", "noise", "plant", "paint", "speed"])
+@pytest.mark.parametrize("padding", ["circular", "zero"])
+def test_what_a_stroke_misses_is_left_alone(tool, padding, tmp_path):
+    """A small stroke, and one that lies off the canvas where nothing lies beyond its edges: strips, and bands."""
+    torch.manual_seed(4)
+    rule = Rule(channels=5, hidden=(8,), padding=padding, alive_channel=3 if tool == "plant" else None)
+    ncas, plan = [NCA(rule, init_gain=0.5) for _ in range(2)], Plan(4, 1, 2 if tool == "plant" else 1, True, False)
+    value = int(tool == "paint")
+    here, off = ([tool, 1, row, 3, row, 5, 1.2, 0.5, value] for row in (5, -9))
+    states = []
+    for number, strokes in enumerate([[], [off], [off, here]]):
+        path = tmp_path / f"{number}.json"
+        path.write_text(page(*ncas, padding=padding, steps=3, layout=0, strokes=strokes))
+        replay = read_replay(path)
+        states.append(whole(replay, ncas, steps=3))
+        with Canvas(scene(replay, ncas, steps=3), path=path.with_suffix(".png"), plan=plan) as cut:
+            cut.go()
+            assert torch.equal(cut.state(), states[-1])
+        events, x, every = Events(replay, ncas, 12, 16), torch.ones(5, 12, 16), torch.arange(12)
+        shares, speeds, touched = events.shares(every, 1).clone(), events.speeds(every, 1), x.clone()
+        events.touch(touched, every, 1)
+        for rows in torch.roll(every, 2).split([5, 3, 4]):
+            part = x[:, rows]
+            events.touch(part, rows, 1)
+            assert torch.equal(part, touched[:, rows]) and torch.equal(events.shares(rows, 1), shares[:, rows])
+            assert speeds is None or torch.equal(events.speeds(rows, 1), speeds[rows])
+    assert torch.equal(states[0], states[1]) == (padding == "zero" and tool != "plant")
+    assert not torch.equal(states[1], states[2])
+
+
 def test_a_run_goes_on_with_its_own_replay_alone(replay, ncas, tmp_path):
     path, plan = tmp_path / "a.png", Plan(5, 3, 3, False, False)
     with pytest.raises(KeyboardInterrupt), Canvas(scene(replay, ncas), path=path, plan=plan, resume=False) as canvas:
@@ -98,6 +128,17 @@ def test_strokes_grow_with_the_canvas(replay):
     everything = Stroke("paint", 0, (6.0, 8.0), (6.0, 8.0), 28.0, 0.0, 1.0)
     (reaching,) = replay.__class__(**vars(replay) | {"events": (everything,)}).on(12, 4096).events
     assert (weights_of(reaching, 12, 4096) == 1).all()
+
+
+def test_rows_of_hexagons_alone_have_the_weights_of_all():
+    """Columns lean there: in each row others are touched."""
+    stroke, place = Stroke("erase", 0, (2.0, 15.0), (30.0, 1.0), 2.5, 0.5, 1.0), Place(32, 24, True, 0, hexagons=True)
+    found = [torch.zeros(32, 24) for _ in range(2)]
+    for parts, weights in zip(([32], [1] * 32), found, strict=True):
+        for part in torch.arange(32).split(parts):
+            for rows, columns, values in touched(stroke, part, place):
+                weights[part[rows], columns] = values
+    assert torch.equal(*found) and (found[0].amax(1) > 0).sum() == 32
 
 
 def weights_of(stroke, height, width):

@@ -83,15 +83,19 @@ def touched(stroke: Stroke, rows: Tensor, place: Place) -> Iterator[tuple[Tensor
     left, right = place.across(*stroke.start), place.across(*stroke.end)
     lines = place.nearest(rows.double() + 0.5, middle[0], place.height)
     here = _within(place.down(lines), top, bottom, stroke.radius).nonzero().flatten()
+    if not len(here):
+        return
+    first, last = lines[here].aminmax()
+    lean = float(last - first) / 4 + 1 if place.hexagons else 0.0  # of a column, to either side of its middle
+    about = place.across((first + last) / 2, torch.arange(place.width).double() + 0.5)
+    about = place.nearest(about, place.across(*middle), place.width)
+    columns = _within(about, left, right, stroke.radius + lean).nonzero().flatten()
     along, beside = bottom - top, right - left
     length = max(along * along + beside * beside, 1e-12)
-    numbers = torch.arange(place.width).double() + 0.5
-    for part in here.split(max(1, BLOCK // place.width)):
+    for part in here.split(max(1, BLOCK // max(1, len(columns)))):
         y = place.down(lines[part])[:, None]
-        x = place.nearest(place.across(lines[part][:, None], numbers), place.across(*middle), place.width)
-        x = x.expand(len(part), -1)
-        columns = _within(x, left, right, stroke.radius).any(0).nonzero().flatten()
-        x = x[:, columns]
+        x = place.across(lines[part][:, None], columns.double() + 0.5)
+        x = place.nearest(x, place.across(*middle), place.width)
         t = (((y - top) * along + (x - left) * beside) / length).clamp(0, 1)
         far = ((y - top - t * along).square() + (x - left - t * beside).square()).sqrt()
         if stroke.soft > 0:
