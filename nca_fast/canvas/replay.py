@@ -179,7 +179,9 @@ def _events(rows: list[Any], steps: int, where: str) -> Iterable[Stroke | Turn]:
     last = 0
     for number, row in enumerate(rows):
         what = f"stroke {number} of {where}"
-        tool, step, *rest = typed(list, row, what) if len(row) > 1 else (None, 0)
+        if len(typed(list, row, what)) < 2:
+            raise ValueError(f"{what} must be a list of a tool, a step and what it does, but is {row!s:.60}.")
+        tool, step, *rest = row
         if tool == "mix":
             raise ValueError(f"{where} is of a VAE run, whose mixed rules are on its page alone: open it there.")
         tool = typed(Literal[(*get_args(Tool), "turn")], tool, f"the tool of {what}")
