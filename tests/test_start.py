@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,14 @@ ANSWERS = [
         2,
         "render has no option --qqq. All there are: nca-fast render --help-all\n",
     ),
+    (
+        ["render", "m", "--out", "x", "--grid", "hexx"],
+        2,
+        "grid must be one of square, hex, but got 'hexx'. Did you mean hex?",
+    ),
+    (["render", "m", "--out", "x.png", "--grid=None"], 2, "model file m must exist"),
+    (["web", "zoo:bricks", "--out", "page.htm"], 2, "out must end in .html, but got 'page.htm'"),
+    (["clip", "--help"], 0, "nca-fast clip [PROMPT [...]] --out DIR [options]"),
     (["texture", "nothing.png", "--out", "x"], 2, "there is no 'nothing.png'"),
     (["texture", "skimage:gras", "--out", "x"], 2, "but got 'gras'. Did you mean skimage:grass?\n"),
     (["style", "skimage:grass", "--content", "nowhere", "--out", "x"], 2, "there is no 'nowhere'"),
@@ -154,7 +163,11 @@ def test_every_option_has_help(name, monkeypatch):
         assert option.text.endswith((".", ")", "...", '"', ":")) or len(option.text) > 20, option
         assert not option.flags or option.flags[0] in everything
     few = command_help(name, COMMANDS[name], False)
-    shown = [line for line in few.splitlines() if line.startswith("  --")]
+    examples, _, listed = few.partition("\nOptions:")
+    for flag in {flag for option in options(COMMANDS[name]) for flag in option.flags}:
+        if re.search(rf"(fast|-m nca_fast) {name} .*{flag}(?![\w-])", examples):
+            assert re.search(rf"^  .*{flag}(?![\w-])", listed, re.MULTILINE), f"an example has {flag}"
+    shown = [line for line in few.partition("\nAlso in the examples:")[0].splitlines() if line.startswith("  --")]
     assert len(shown) <= 12, "more than --help should show: give the command a main"
 
 

@@ -35,9 +35,9 @@ class Apply:
     """
 
     model: Annotated[Positional[str], tyro.conf.arg(metavar="MODEL[:SHARE,MODEL:SHARE ...]")]
-    """model.safetensors of a training, or its folder. Several that were trained with one preset, each with a share,
-    redraw together: every step changes the colours by the weighted mean of what each would do. Only the ratios of the
-    shares count."""
+    """model.safetensors of a training, its folder, zoo:NAME or hf:USER/NAME. Several that were trained with one preset,
+    each with a share, redraw together: every step changes the colours by the weighted mean of what each would do. Only
+    the ratios of the shares count."""
     image: Annotated[Positional[str], tyro.conf.arg(metavar="IMAGE_OR_FOLDER")]
     """Picture to redraw, skimage:NAME, or a folder of pictures."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE_OR_FOLDER")]

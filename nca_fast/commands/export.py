@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from nca_fast.nca import NCA
 
 MOST = 2**31 - 1  # of steps, and of a size, which engines hold in 32 bits
+HELD = {
+    "json": "In it: rule, layers (weight [outputs][inputs], bias), kernels of learned filters, start, shown_steps.",
+    "onnx": "Inputs: state [batch, channels, height, width]; seed and first_step, where it draws. Output: new_state.",
+}
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,9 @@ class Export:
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """model.safetensors of a training, its folder, or zoo:NAME."""
+    """model.safetensors of a training, its folder, zoo:NAME or hf:USER/NAME."""
     to: Literal["json", "onnx"]
-    """What is written; docs/export.md has the fields of the one and the inputs of the other."""
+    """What is written: rule and weights as one JSON object, or steps as an ONNX model."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """The file (.json or .onnx). An existing file is replaced."""
     steps: int | None = None
@@ -70,7 +74,7 @@ class Export:
         content = self._json(nca, path) if self.to == "json" else self._onnx(nca)
         with atomic_path(self.out) as temporary:
             temporary.write_bytes(content)
-        finish([self.out], said=["What is in it: docs/export.md."])
+        finish([self.out], said=[HELD[self.to]])
 
     def _json(self, nca: "NCA", path: Path) -> bytes:
         from nca_fast.export.pages import encoded

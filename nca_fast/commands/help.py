@@ -1,6 +1,7 @@
 """Help: what a command does, with examples, its options, and the list of commands, on terminals of any width."""
 
 import inspect
+import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -15,20 +16,33 @@ object at its end), and --debug (an error shows where in Python it came from).""
 
 
 def command_help(name: str, command: type, everything: bool) -> str:
-    """Writes the help of a command: what it does, and its options; unless it is to be everything, the main ones."""
+    """Writes the help of a command: what it does, and its options; unless it is to be everything, the main ones, and
+    briefly those that its examples have."""
     known = options(command)
     main = [o for o in known if o.required or o.name in getattr(command, "main", ())]
     main = [o for o in known if not o.flags and o not in main] + main if main else known
     order = {word: place for place, word in enumerate(getattr(command, "main", ()))}
     main.sort(key=lambda o: (bool(o.flags), order.get(o.name, -1)))
     others = [o for o in known if o not in main]
+    shown = [] if everything else [o for o in others if set(o.flags) & _in_examples(name, command)]
+    others = [o for o in others if o not in shown]
     lines = [_usage(name, known), "", *_wrapped(inspect.cleandoc(command.__doc__)), "", *_listed("Options", main)]
+    if shown:
+        brief = [(_typed(option), f"{option.text.partition('. ')[0].rstrip('.')}.") for option in shown]
+        lines += ["", *_wrapped("Also in the examples:"), *_columns(brief, _NAMES)]
     if everything:
         for group in dict.fromkeys(o.group for o in others):
             lines += ["", *_listed(group or "More options", [o for o in others if o.group == group])]
     elif others:
-        lines += ["", *_wrapped(f"{len(others)} more options: nca-fast {name} --help-all")]
+        lines += ["", *_wrapped(f"{len(others)} more option{'s' * (len(others) > 1)}: nca-fast {name} --help-all")]
     return "\n".join([*lines, "", *_wrapped(" ".join(_EVERYWHERE.split()))])
+
+
+def _in_examples(name: str, command: type) -> set[str]:
+    """Finds the options that are typed in the examples of a command's help."""
+    typed = re.compile(rf"(nca-fast|-m nca_fast) {name} .*")
+    lines = [found[0] for line in command.__doc__.splitlines() if (found := typed.search(line))]
+    return {word for line in lines for word in re.findall(r" (--[a-z-]+)", line)}
 
 
 def overview(title: str, commands: Mapping[str, type]) -> str:
@@ -41,7 +55,9 @@ def overview(title: str, commands: Mapping[str, type]) -> str:
 
 def _usage(name: str, known: list[Option]) -> str:
     words = [
-        option.value if option.required else f"[{option.value.strip('[]')}]" for option in known if not option.flags
+        option.value if option.required or option.value.startswith("[") else f"[{option.value}]"
+        for option in known
+        if not option.flags
     ]
     words += [f"{option.flags[0]} {option.value}" for option in known if option.flags and option.required]
     return f"nca-fast {' '.join([name, *words])} [options]"

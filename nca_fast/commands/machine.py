@@ -23,7 +23,7 @@ class Info:
     """
 
     model: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[MODEL]")] = None
-    """Folder or model.safetensors of a training, or zoo:NAME. None: this machine."""
+    """model.safetensors of a training, its folder, zoo:NAME or hf:USER/NAME. None: this machine."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print JSON, for programs."""
 

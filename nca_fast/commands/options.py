@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -36,6 +37,11 @@ class Option:
     default: Any
     text: str
     group: str
+
+    @property
+    def choices(self) -> list[str]:
+        """Among what it chooses; nothing where anything may be typed."""
+        return self.value[1:-1].split(",") if re.fullmatch(r"{[^{}]*}", self.value) else []
 
 
 def options(command: type, own: str = "") -> list[Option]:

@@ -27,7 +27,7 @@ from nca_fast.commands.export import Export
 from nca_fast.commands.fill import Fill
 from nca_fast.commands.machine import Check, Info
 from nca_fast.commands.numbers import numbers
-from nca_fast.commands.options import options
+from nca_fast.commands.options import Option, options
 from nca_fast.commands.profile import Profile
 from nca_fast.commands.push import Push
 from nca_fast.commands.render import Render
@@ -165,13 +165,25 @@ def _parsed(name: str, command: type, words: Sequence[str], default: Any = None)
 
 
 def _check_options(name: str, command: type, words: Sequence[str]) -> None:
-    """Raises ValueError for an option that the command has not, with the one that is most like it."""
-    known = [flag for option in options(command) for flag in option.flags]
-    for word in words:
-        flag = word.partition("=")[0].replace("_", "-")
+    """Raises ValueError for an option that the command has not, with the one that is most like it, and for a value that
+    is none of those among which an option chooses."""
+    known = {flag: option for option in options(command) for flag in option.flags}
+    for word, after in zip(words, [*words[1:], None], strict=True):
+        flag, equals, value = word.partition("=")
+        flag = flag.replace("_", "-")
         if flag.startswith("--") and len(flag) > 2 and flag not in known:
             typed = word.partition("=")[0]
             raise ValueError(f"{name} has no option {typed}. {_meant(flag, known, f'nca-fast {name} --help-all')}")
+        if flag in known and known[flag].choices:
+            _check_choice(known[flag], value if equals else after)
+
+
+def _check_choice(option: Option, typed: str | None) -> None:
+    """Raises ValueError for what is none of the choices of an option."""
+    allowed = [*option.choices, *(["None"] if option.default is None else [])]  # tyro's word for what is not given
+    if typed is not None and typed not in allowed:
+        meant = did_you_mean(closest(typed, option.choices))
+        raise ValueError(f"{option.name} must be one of {', '.join(option.choices)}, but got {typed!r}.{meant}")
 
 
 def _meant(word: str, known: Iterable[str], listed_by: str) -> str:

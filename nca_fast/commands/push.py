@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -32,6 +32,8 @@ class Push:
     private: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Make a repository that others cannot see."""
     compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
+
+    main: ClassVar[tuple[str, ...]] = ("license", "private")
 
     def check(self) -> None:
         """Raises ValueError or OSError for a model that is not there, or a name that is none."""

@@ -73,7 +73,8 @@ class Render:
     """Picture of the last step (.png, .tif, .dzi, a pyramid that browsers open, of any size; .jpg, .webp, held in
     memory), or film (.mp4 .gif). An existing file is replaced."""
     model: Annotated[Positional[Path | None], tyro.conf.arg(metavar="MODEL")] = None
-    """model.safetensors of a training, or its folder. It may be left out with --replay, where it is one of the zoo."""
+    """model.safetensors of a training, its folder, zoo:NAME or hf:USER/NAME. It may be left out with --replay, where it
+    is one of the zoo."""
     replay: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Replay (.json) that a page has saved: the same strokes before the same steps, with the same fire masks. It says
     models, canvas, seed and steps; more --steps go on. On a canvas of another --height and --width places, radii and
@@ -111,7 +112,7 @@ class Render:
     config: Annotated[CanvasConfig, tyro.conf.arg(name="")] = field(default_factory=CanvasConfig)
 
     main: ClassVar[tuple[str, ...]] = (
-        *("out", "height", "width", "steps", "zoom", "seed"),
+        *("out", "size", "height", "width", "steps", "zoom", "seed"),
         *("texture", "paint", "start", "memory", "resume"),
     )
 

@@ -37,7 +37,8 @@ class ScoreCommand:
     """
 
     what: Annotated[Positional[str], tyro.conf.arg(metavar="RUN|PICTURE")]
-    """Folder or model.safetensors of a texture or style training, which is drawn and measured; or a picture."""
+    """A texture or style training, which is drawn and measured: its folder, its model.safetensors, zoo:NAME or
+    hf:USER/NAME; or a picture."""
     reference: Annotated[str | None, tyro.conf.arg(metavar="PICTURE")] = None
     """The original: a file or skimage:NAME, all of it. None: what the run learned from, where it is skimage:NAME."""
     texture: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None

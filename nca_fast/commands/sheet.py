@@ -30,7 +30,7 @@ class Sheet:
     """
 
     model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
-    """model.safetensors of a training on several pictures, or its folder."""
+    """model.safetensors of a training on several pictures, its folder, or hf:USER/NAME."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """Picture (.png .jpg .webp). An existing file is replaced."""
     side: int = 96

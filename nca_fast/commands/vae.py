@@ -21,7 +21,7 @@ class Drawing:
     """What all these commands have."""
 
     model: Path
-    """model.safetensors of a training, or its folder."""
+    """model.safetensors of a training, its folder, or hf:USER/NAME."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """Picture (.png .jpg .webp) to write."""
     seed: int = 0

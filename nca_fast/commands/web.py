@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -21,7 +21,7 @@ class Web:
     """
 
     models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL [MODEL ...]")]
-    """model.safetensors of trainings, their folders, or zoo:NAME. Those of one rule share a canvas."""
+    """model.safetensors of trainings, their folders, zoo:NAME or hf:USER/NAME. Those of one rule share a canvas."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """The page (.html). An existing file is replaced."""
     title: str = "Automata"
@@ -30,9 +30,11 @@ class Web:
     """For VAE runs: digits, faces, or the folder of the pictures whose rules the page gets. None: the bundled set that
     the model learned; of another one samples, since no path in a model file is followed."""
 
+    main: ClassVar[tuple[str, ...]] = ("out", "title")
+
     def check(self) -> None:
         """Raises ValueError or OSError for a page of another ending, or a model that is not there."""
-        if self.out.suffix.lower() not in (".html", ".htm"):
+        if self.out.suffix.lower() != ".html":
             raise ValueError(f"out must end in .html, but got {str(self.out)!r}.")
         for model in self.models:
             check_model(model)
