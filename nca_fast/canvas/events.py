@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nca_fast.canvas.replay import Replay, Stroke, Turn, checksum
 from nca_fast.canvas.settings import CanvasConfig
-from nca_fast.canvas.strokes import Place, first_shares, painted, slowed_down, touch
+from nca_fast.canvas.strokes import Place, first_shares, meets, painted, reaches, slowed_down, touch
 from nca_fast.canvas.turning import Turning
 from nca_fast.devices import moved
 from nca_fast.hexagons import draws_hexagons, on_grid
@@ -61,8 +61,8 @@ class Events:
             self._strokes.setdefault(stroke.step, []).append(stroke)
         self._steps = sorted({event.step for event in replay.events})
         begun = partial(first_shares, replay.layout, self.count, place=self.place, enlarged=self.enlarged)
-        self._shares = _Kept(painting, begun, partial(painted, place=self.place))
-        self._speeds = _Kept(slowing, lambda rows: torch.ones(len(rows), width), partial(slowed_down, place=self.place))
+        self._shares = _Kept(painting, self.place, begun, painted)
+        self._speeds = _Kept(slowing, self.place, lambda rows: torch.ones(len(rows), width), slowed_down)
         self._turned = lru_cache(maxsize=4)(lambda turn: Turning(_config(turn), height, width))
 
     def stretches(self, first: int, last: int) -> Iterator[tuple[int, int]]:
@@ -118,12 +118,14 @@ class _Kept:
 
     Args:
         strokes: In the order of their steps.
+        place: The canvas.
         begin: Makes it, of numbers of rows.
         change: Changes it by a stroke, on rows.
     """
 
-    def __init__(self, strokes, begin, change):
-        self.strokes, self.begin, self.change = strokes, begin, change
+    def __init__(self, strokes, place, begin, change):
+        self.strokes, self.place, self.begin, self.change = strokes, place, begin, change
+        self._reaches = reaches(strokes, place)
         self._rows, self._values, self._done = torch.empty(0, dtype=torch.int64), torch.empty(0), 0
 
     def due(self, step):
@@ -135,9 +137,11 @@ class _Kept:
         due = self.due(step)
         if self._done > due or not torch.equal(self._rows, rows):
             self._rows, self._values, self._done = rows.clone(), self.begin(rows=rows), 0
-        for stroke in self.strokes[self._done : due]:
-            self.change(self._values, stroke, rows)
-        self._done = due
+        if self._done < due:
+            met = meets(self._reaches[self._done : due], rows, self.place).nonzero().flatten().tolist()
+            for number in met:
+                self.change(self._values, self.strokes[self._done + number], rows, self.place)
+            self._done = due
         return self._values
 
 

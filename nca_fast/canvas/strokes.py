@@ -5,7 +5,7 @@ of the page does (web/source/brush.js); each row has the same bits whatever rows
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -103,6 +103,31 @@ def touched(stroke: Stroke, rows: Tensor, place: Place) -> Iterator[tuple[Tensor
         else:
             weights = (far < stroke.radius).double()
         yield part[:, None], columns, weights.float()
+
+
+def reaches(strokes: Sequence[Stroke], place: Place) -> Tensor:
+    """Finds between which rows strokes lie: the row in the middle, and how far from it at most. float64 [n, 2]"""
+    ends = torch.tensor([(*(s.start[0], s.end[0]), s.radius) for s in strokes], dtype=torch.float64).reshape(-1, 3)
+    first, last, radius = ends.unbind(1)
+    return torch.stack([(first + last) / 2, (first - last).abs() / 2 + radius / place.down(1)], 1)
+
+
+def meets(reaches: Tensor, rows: Tensor, place: Place) -> Tensor:
+    """Tells which strokes can change any of some rows, for all of them at once.
+
+    Args:
+        reaches: What the function of this name finds. [n, 2]
+        rows: Numbers of rows of the canvas, int64 [R]; a stretch of the torus, or those between are taken for them.
+        place: The canvas.
+
+    Returns:
+        bool [n]; false where `touched` yields nothing
+    """
+    middle, reach = reaches.unbind(1)
+    length = float(((rows - rows[0]) % place.height).max()) + 1
+    off = middle - (float(rows[0]) + length / 2)
+    off = off - place.height * torch.round(off / place.height)  # rows go on at the other side, or might
+    return off.abs() <= reach + length / 2
 
 
 def touch(x: Tensor, stroke: Stroke, rows: Tensor, place: Place, frozen: int, alive: int | None) -> None:
