@@ -9,9 +9,10 @@ from PIL import Image
 
 import nca_fast
 from nca_fast import cli
+from nca_fast.commands.fill import Fill
 from nca_fast.media.images import load_straight, save_image
 from nca_fast.media.linear_light import luminance, to_linear, to_srgb
-from nca_fast.rendering.fill import MARGIN, Area, filled, grown, light_of, read_area
+from nca_fast.rendering.fill import MARGIN, Area, filled, grown, is_unlike, light_of, read_area
 from nca_fast.rendering.membrane import membrane
 from nca_fast.systems import texture_settings
 from nca_fast.systems.texture import Texture
@@ -205,6 +206,29 @@ def test_the_command_fills_and_keeps_what_is_transparent(nca, tmp_path, capsys):
     assert "out.png" in capsys.readouterr().out
 
 
+def test_a_texture_is_unlike_its_swatch_by_its_mean_or_its_spread_in_the_area_alone():
+    area, swatch = Area(square(edge=3)), 0.2 + 0.3 * random_picture(30, 40)
+    drawn = 0.2 + 0.3 * random_picture(20, 24, seed=1)
+    cases = {0.05: False, -0.05: False, 0.25: True, -0.2: True}
+    assert {shift: is_unlike((drawn + shift)[:, 2:-2, 2:-2], area, swatch) for shift in cases} == cases
+    for times, unlike in ((0.1, True), (0.6, False), (1.5, False), (3.5, True)):
+        assert is_unlike((0.35 + times * (drawn - 0.35))[:, 2:-2, 2:-2], area, swatch) == unlike
+    beside = torch.where(square(edge=3) > 0, drawn, 1.0)[:, 2:-2, 2:-2]
+    assert not is_unlike(beside, area, swatch)
+    assert not is_unlike(grey(0.5)[:, 2:-2, 2:-2], area, grey(0.51))
+
+
+def test_a_swatch_that_was_not_learned_is_said(tmp_path, monkeypatch, nca):
+    for name, image in (("photo", grey(0.5)), ("mask", square().expand(3, -1, -1)), ("swatch", grey(0.9))):
+        save_image(image, tmp_path / f"{name}.png")
+    words = [tmp_path / "photo.png", "--mask", tmp_path / "mask.png", "--out", tmp_path / "out.png", "--steps", "2"]
+    words += ["--texture", tmp_path / "swatch.png", "--minutes", "0.25"]
+    nca.save_pretrained(tmp_path / "learned")
+    monkeypatch.setattr(Fill, "_learned", lambda self: str(tmp_path / "learned"))
+    with pytest.warns(UserWarning, match="out.png is far from the swatch's colours: train longer, --minutes 0.5.$"):
+        assert run(*words) == 0
+
+
 def test_a_swatch_of_24_pixels_is_learned_and_used_again(tmp_path, capsys, monkeypatch):
     tiny = {"canvas_size": 16, "pool_size": 2, "steps_min": 2, "steps_max": 3, "picture_steps": 2}
     monkeypatch.setattr(texture_settings, "TextureConfig", partial(Texture.Config, **tiny))
@@ -216,6 +240,7 @@ def test_a_swatch_of_24_pixels_is_learned_and_used_again(tmp_path, capsys, monke
     assert run(*words) == 0
     said = capsys.readouterr().out
     assert f"--texture {tmp_path / 'out-texture'} --seed 1 --out other.png" in said
+    assert f"{tmp_path / 'out-texture' / 'model.safetensors'}  " in said
     first = (tmp_path / "out.png").read_bytes()
     log = (tmp_path / "out-texture" / "log.jsonl").read_text()
     assert run(*words) == 0 and (tmp_path / "out-texture" / "log.jsonl").read_text() == log

@@ -1,5 +1,6 @@
 """The command that puts a texture into an area of a picture."""
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -106,9 +107,9 @@ class Fill:
         from nca_fast.commands.report import finish
         from nca_fast.files import check_writable
         from nca_fast.media.formats import check_picture, write_picture
-        from nca_fast.media.images import load_straight, to_uint8
+        from nca_fast.media.images import load_image, load_straight, to_uint8
         from nca_fast.nca import NCA
-        from nca_fast.rendering.fill import filled, grown, read_area
+        from nca_fast.rendering.fill import filled, grown, is_unlike, read_area
         from nca_fast.rendering.size import sensible_size
 
         photo, alpha = load_straight(self.photo)
@@ -123,7 +124,15 @@ class Fill:
         result = filled(photo, texture, area, self.blend, self.light, self.strength)
         opaque = None if alpha is None else (alpha * 255).round().byte().numpy()
         files = write_picture(self.out, height, width, [to_uint8(result)], opaque)
-        learned = {} if self._trained else {"minutes": None, "keep": None, "texture": model}
+        learned: dict[str, object] = {}
+        if self._trained is None:
+            files, learned = [*files, model_file(model)], {"minutes": None, "keep": None, "texture": model}
+            if is_unlike(texture, area, load_image(self.texture)):
+                warnings.warn(
+                    f"the texture in {self.out.name} is far from the swatch's colours: train longer, --minutes "
+                    f"{2 * self.minutes:g}.",
+                    stacklevel=2,
+                )
         finish(files, then=[again(command, type(self), **learned, seed=self.seed + 1, out="other.png")])
 
     @property
