@@ -163,8 +163,11 @@ def weights_of(stroke, height, width):
     return found
 
 
-def test_render_finds_models_goes_on_and_films(replay, ncas, tmp_path, capsys):
-    """Models in any order, by their weights; a film ends where the picture is; more steps are those that follow."""
+def test_render_finds_models_goes_on_and_films(replay, ncas, tmp_path, capsys, monkeypatch):
+    """Models in any order, by their weights; a film ends where the picture is; more steps are those that follow. The
+    replay, which may have a million strokes, is read once."""
+    reads = []
+    monkeypatch.setattr("nca_fast.commands.render.read_replay", lambda path: reads.append(path) or read_replay(path))
     for number, nca in enumerate(ncas):
         nca.save_pretrained(tmp_path / str(number))
     words = ["render", str(tmp_path / "1"), "--graft", str(tmp_path / "0"), "--replay", str(tmp_path / "replay.json")]
@@ -175,6 +178,7 @@ def test_render_finds_models_goes_on_and_films(replay, ncas, tmp_path, capsys):
     said = capsys.readouterr()
     assert f"{tmp_path / 'replay.json'} --backend reference --steps 9 --height 48 --width 48 --out large" in said.out
     assert torch.equal(load_file(tmp_path / "a.safetensors")["state"], whole(replay, ncas, 24, 24, 9)[0])
+    assert reads == [tmp_path / "replay.json"] * 2
 
 
 @pytest.mark.parametrize(
@@ -198,6 +202,12 @@ def test_render_finds_models_goes_on_and_films(replay, ncas, tmp_path, capsys):
         ({"strokes": [None]}, "r.json must be a list, but is null"),
         ({"strokes": [{}]}, "r.json must be a list, but is {}"),
         ({"strokes": [7]}, "r.json must be a list, but is 7"),
+        ({"strokes": [[["erase"], *STROKES[0][1:]]]}, "the tool of stroke 0 of the replay"),
+        ({"strokes": [["erase", True, 0, 0, 0, 0, 3, 0.5, 0]]}, "the step of stroke 0 of the replay"),
+        ({"strokes": [["erase", 1, 0, 0, 0, 0, 3, 0.5, False]]}, "stroke 0 of the replay"),
+        ({"strokes": [["erase", 1, 0, 0, 0, "0", 3, 0.5, 0]]}, "must be a finite number, but is"),
+        ({"strokes": [["erase", 1, 0, 0, 0, -(2**24) - 1, 3, 0.5, 0]]}, "must have places within 16777216 cells"),
+        ({"strokes": [["erase", 1, 0, 0, 0, 10**400, 3, 0.5, 0]]}, "must be a finite number, but is 1000"),
         ({"strokes": [["turn", 1, 30, "spiral", 1]]}, "must be one of cartesian, polar, dipole"),
         ({"strokes": [["turn", 1, 400, "polar", 1]]}, "must turn by 0 to 360 degrees"),
         ({"strokes": [["erase", 1, 0, 0, 0, 0, 0, 0.5, 0]]}, "a radius above 0"),

@@ -20,7 +20,9 @@ Tool = Literal["erase", "noise", "plant", "paint", "speed"]
 Alignment = Literal["cartesian", "polar", "dipole"]
 Grid = Literal["square", "hex"]
 Padding = Literal["circular", "zero", "reflect", "replicate"]
+_TOOLS = (*get_args(Tool), "turn")
 _SCALES = (0.5, 3.0)  # as in the page
+_FAR = 2**24  # cells: how far away a place may be, and so the largest number of a stroke
 
 
 @dataclass(frozen=True)
@@ -176,16 +178,19 @@ def _layout(page, where):
 
 
 def _events(rows: list[Any], steps: int, where: str) -> Iterable[Stroke | Turn]:
-    last = 0
+    last = 0  # below, `typed` takes its time, which a million strokes have not: it is asked for its sentences alone
     for number, row in enumerate(rows):
         what = f"stroke {number} of {where}"
-        if len(typed(list, row, what)) < 2:
+        if type(row) is not list or len(row) < 2:
+            typed(list, row, what)
             raise ValueError(f"{what} must be a list of a tool, a step and what it does, but is {row!s:.60}.")
         tool, step, *rest = row
         if tool == "mix":
             raise ValueError(f"{where} is of a VAE run, whose mixed rules are on its page alone: open it there.")
-        tool = typed(Literal[(*get_args(Tool), "turn")], tool, f"the tool of {what}")
-        step = typed(int, step, f"the step of {what}")
+        if tool not in _TOOLS:
+            typed(Literal[_TOOLS], tool, f"the tool of {what}")
+        if type(step) is not int:
+            typed(int, step, f"the step of {what}")
         if not last <= step <= steps:
             raise ValueError(
                 f"{what} must come at a step from {last}, that of the one before, to {steps}, the last, but comes at "
@@ -206,11 +211,12 @@ def _turn(step, rest, what):
 
 
 def _stroke(tool, step, rest, what):
-    numbers = typed(tuple[(float,) * 7], rest, what)
+    plain = len(rest) == 7 and set(map(type, rest)) <= {int, float} and max(rest) <= _FAR and min(rest) >= -_FAR
+    numbers = tuple(map(float, rest)) if plain else typed(tuple[(float,) * 7], rest, what)
     radius, soft, value = numbers[4:]
-    if max(map(abs, numbers)) > 2**24 or radius <= 0 or not 0 <= soft <= 1:
+    if not plain or radius <= 0 or not 0 <= soft <= 1:
         raise ValueError(
-            f"{what} must have places within {2**24} cells, a radius above 0 and a softness from 0 to 1, but has "
+            f"{what} must have places within {_FAR} cells, a radius above 0 and a softness from 0 to 1, but has "
             f"{', '.join(f'{n:g}' for n in numbers)}."
         )
     if tool == "paint" and not (value.is_integer() and value >= 0):

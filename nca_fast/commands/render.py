@@ -3,6 +3,7 @@
 import re
 import shlex
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -144,7 +145,7 @@ class Render:
             given = [name for name in ("grid", "seed") if getattr(self, name) != getattr(type(self), name)]
             if given:
                 raise ValueError(f"{' and '.join(given)} must be left out with a replay, which has its own.")
-            read_replay(self.replay)
+            _ = self._replayed
 
     def run(self, command: str) -> None:
         """Renders, and says what was written."""
@@ -164,7 +165,7 @@ class Render:
 
         if self.out.suffix.lower() in FILMS and processes.count() > 1:
             raise ValueError(f"a film must be made by one process, but torchrun started {processes.count()}.")
-        replay = None if self.replay is None else read_replay(self.replay)
+        replay = self._replayed
         first, *others = self._given if replay is None else replayed_models(replay, self._given)
         nca, how = open_model(NCA, first, self.compute, *others), self.compute.how
         if nca.start == "image" and self.config.start is None:
@@ -197,6 +198,11 @@ class Render:
             with resume_rendering(command, kept):
                 files = picture(scene, self.out, resume=self.resume, shared=True, **same)
         finish(files, then=self._next(command, height, width, zoom))
+
+    @cached_property
+    def _replayed(self) -> Replay | None:
+        """The replay that is done again, read once."""
+        return None if self.replay is None else read_replay(self.replay)
 
     @property
     def _given(self) -> list[Path]:
