@@ -6,6 +6,7 @@ plan = as_dataclass(Plan, page["plan"], "plan of journal wall.png.journal")
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -32,13 +33,16 @@ def parsed(text: str | bytes, where: str) -> Any:
     except RecursionError:
         raise ValueError(f"{where} must be JSON, but is nested too deeply to be read.") from None
     except ValueError as error:  # of its grammar, its bytes, or an integer of thousands of digits
+        if "int_max_str_digits" in str(error):
+            most = sys.get_int_max_str_digits()
+            raise ValueError(f"{where} must have integers of at most {most} digits, but has a longer one.") from None
         raise ValueError(f"{where} must be JSON, but is not: {error}.") from None
 
 
 def _finite(text):
     """Refuses NaN and Infinity, which Python's JSON has and JSON has not, and numbers that are as large."""
     if not math.isfinite(float(text)):
-        raise ValueError(f"{text} is no finite number")
+        raise ValueError(f"{text[:60]} is no finite number")
     return float(text)
 
 
@@ -63,7 +67,8 @@ def field(
         ValueError: The field is missing, or of another type, or out of its range.
     """
     if name not in values:
-        raise ValueError(f"{where} must have the field {name!r}, but has {', '.join(map(repr, values)) or 'none'}.")
+        has = ", ".join(map(repr, values)) or "none"
+        raise ValueError(f"{where} must have the field {name!r}, but has {has[:500]}.")
     value = typed(kind, values[name], f"{name!r} of {where}")
     if (low is not None and value < low) or (high is not None and value > high):
         bound = f"at least {low}" if high is None else f"from {low} to {high}"
@@ -87,7 +92,8 @@ def as_dataclass(cls: type[Kind], values: Any, where: str, *, complete: bool = T
     known = {f.name: f.default is not MISSING or f.default_factory is not MISSING for f in fields(cls)}
     unknown = sorted(values.keys() - known)
     if unknown:
-        raise ValueError(f"{where} must have the fields {', '.join(known)} alone, but has {', '.join(unknown)}.")
+        has = ", ".join(unknown)[:500]
+        raise ValueError(f"{where} must have the fields {', '.join(known)} alone, but has {has}.")
     wanted = [name for name, free in known.items() if complete or not free or name in values]
     values = {name: field(values, name, hints[name], where) for name in wanted}
     try:

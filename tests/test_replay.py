@@ -216,6 +216,8 @@ def test_render_finds_models_goes_on_and_films(replay, ncas, tmp_path, capsys, m
         ({"strokes": [["plant", 1, 0, 0, 0, 0, 3, 0.5, 0]]}, "has no alive channel"),
         ({"weights": ["00000000"] * 2}, "needs the model '0' whose weights have the checksum 00000000, but those of"),
         ({"models": ["a", "b"], "weights": ["00000000"] * 2}, "needs the model 'a', which was not given"),
+        ({"models": ["a" * 10**5, "b"], "weights": ["0"] * 2}, f"needs the model '{'a' * 60}', which was not given"),
+        ({"weights": ["0" * 10**5] * 2}, f"have the checksum {'0' * 60}, but those of"),
     ],
 )
 def test_what_is_no_replay_is_refused(fields, said, ncas, tmp_path, capsys):
@@ -225,13 +227,16 @@ def test_what_is_no_replay_is_refused(fields, said, ncas, tmp_path, capsys):
     words = ["render", str(tmp_path / "0"), "--graft", str(tmp_path / "1"), "--replay", str(tmp_path / "r.json")]
     assert main([*words, "--out", str(tmp_path / "a.png")]) == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1 and not (tmp_path / "a.png").exists()
+    assert said in error and error.count("\n") == 1 and len(error) < 1000 and not (tmp_path / "a.png").exists()
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--replay nowhere.json", "nowhere.json"),
+        ("--replay nowhere.json", "error: the replay nowhere.json must be a file that a page saved (nca-fast web)"),
+        ("--replay {0}", "must be a file that a page saved (nca-fast web), but is a folder"),
+        ("--replay {0}/long.json", "must have integers of at most 4300 digits, but has a longer one"),
+        ("--replay {0}/lost.json", "must have the field 'models', but has 'nca_fast', 'mmm"),
         ("--replay {0}/cut.json", "must be JSON, but is not"),
         ("", "model must be given, unless there is a replay"),
         ("--replay {0}/r.json --seed 3", "seed must be left out with a replay"),
@@ -245,5 +250,8 @@ def test_what_does_not_go_with_a_replay_is_refused(words, said, ncas, tmp_path, 
         nca.save_pretrained(tmp_path / str(number))
     (tmp_path / "r.json").write_text(page(*ncas))
     (tmp_path / "cut.json").write_text(page(*ncas)[:-9])
+    (tmp_path / "long.json").write_text(page(*ncas).replace("12", "1" * 5000, 1))
+    (tmp_path / "lost.json").write_text(json.dumps({"nca_fast": 1, "m" * 10**5: 7}))
     assert main(["render", *words.format(tmp_path).split(), "--out", str(tmp_path / "a.png")]) == 2
-    assert said in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and len(error) < 1000

@@ -120,6 +120,10 @@ def read_replay(path: Path) -> Replay:
         ValueError: It is no replay, one of another version, or a damaged one: a sentence.
     """
     where = f"the replay {path}"
+    if not path.exists():
+        raise FileNotFoundError(f"{where} must be a file that a page saved (nca-fast web), but there is none.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{where} must be a file that a page saved (nca-fast web), but is a folder.")
     if path.stat().st_size > LARGEST:
         raise ValueError(f"{where} must have at most {LARGEST} bytes, but has {path.stat().st_size}.")
     page = parsed_object(path.read_bytes(), where)

@@ -11,6 +11,8 @@ from nca_fast.media.endings import PICTURES
 
 # What a replay leaves open of a canvas, beside a picture to start from.
 FREE = ("memory", "resumable", "state_dtype", "steps_per_pass", "start", "graft")
+_LONGEST = 60  # letters of what a replay says, in errors
+_MOST = 16  # models that they name
 
 
 def check_config(config: CanvasConfig) -> None:
@@ -54,14 +56,14 @@ def replayed_models(replay: Replay, given: Sequence[Path]) -> list[Path]:
         found.append(match)
     others = [str(model) for model in given if model not in found]
     if others:
-        raise ValueError(
-            f"models must be those of {replay.where}, {', '.join(replay.models)}, but got {', '.join(others)}, too."
-        )
+        names = ", ".join(name[:_LONGEST] for name in replay.models[:_MOST])
+        raise ValueError(f"models must be those of {replay.where}, {names}, but got {', '.join(others)}, too.")
     return found
 
 
 def _missing(name, wanted, named, checksum):
     """Says which model is not there, or that it has other weights."""
+    name, wanted = name[:_LONGEST], wanted[:_LONGEST]
     remedy = "Give it as MODEL, further ones with --graft."
     if named is None:
         return f"needs the model {name!r}, which was not given and is not in the zoo. {remedy}"
