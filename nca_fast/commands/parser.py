@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import inspect
 import io
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -168,7 +169,7 @@ def _check_options(name: str, command: type, words: Sequence[str]) -> None:
     """Raises ValueError for an option that the command has not, with the one that is most like it, and for a value that
     is none of those among which an option chooses."""
     known = {flag: option for option in options(command) for flag in option.flags}
-    for word, after in zip(words, [*words[1:], None], strict=True):
+    for word, after in itertools.zip_longest(words, words[1:]):
         flag, equals, value = word.partition("=")
         flag = flag.replace("_", "-")
         if flag.startswith("--") and len(flag) > 2 and flag not in known:
