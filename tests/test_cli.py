@@ -5,6 +5,7 @@ import shlex
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -427,3 +428,28 @@ def test_ctrl_c_in_rendering_leaves_no_file(tmp_path, model, capsys, monkeypatch
     assert run("render {0} --height 8 --width 8 --steps 40 --out {1}", model, tmp_path / name) == 130
     assert capsys.readouterr().err.endswith("nca-fast: interrupted\n")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_the_demo_proposes_after_its_picture_is_a_rendering(tmp_path, monkeypatch):
+    from nca_fast.commands import demo
+
+    typed = []
+    monkeypatch.setattr(demo.Demo, "_training", lambda self: SimpleNamespace(run=lambda command: None))
+    monkeypatch.setattr(demo.Profile, "run", lambda self, command: None)
+    monkeypatch.setattr(demo.Render, "run", lambda self, command: typed.append(command))
+    assert cli.main(["demo", "--out", str(tmp_path / "a b")]) == 0
+    assert typed == [
+        shlex.join(
+            [
+                "nca-fast",
+                "render",
+                str(tmp_path / "a b"),
+                "--height",
+                "512",
+                "--width",
+                "1024",
+                "--out",
+                str(tmp_path / "a b" / "wide.png"),
+            ]
+        )
+    ]

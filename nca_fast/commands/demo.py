@@ -1,6 +1,7 @@
 """The command that shows in two minutes what nca_fast does: it learns a texture, draws it, and measures the speed."""
 
 import importlib.util
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -43,8 +44,9 @@ class Demo:
         print(f"1. learning from {self._picture()}: nca-fast texture ... --minutes {self.minutes:g}", flush=True)
         self._training().run(command)
         wide = self.out / "wide.png"
-        print(f"\n2. drawing it: nca-fast render {self.out} --height 512 --width 1024 --out {wide}", flush=True)
-        Render(model=self.out, out=wide, height=512, width=1024, compute=self.compute).run(command)
+        words = ["nca-fast", "render", str(self.out), "--height", "512", "--width", "1024", "--out", str(wide)]
+        print(f"\n2. drawing it: {shlex.join(words)}", flush=True)
+        Render(model=self.out, out=wide, height=512, width=1024, compute=self.compute).run(shlex.join(words))
         for backward in (False, True):
             work = Profile(size=96, steps=16, backward=backward, against="eager", repeats=3, compute=self.compute)
             flags = " --backward" * backward
