@@ -166,10 +166,14 @@ class TestCompilers:
                 said.append(file.read())
 
         said = []
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off for pytest
         thread = threading.Thread(target=interrupt)
         thread.start()
-        with pytest.raises(KeyboardInterrupt):
-            build.load()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                build.load()
+        finally:
+            signal.signal(signal.SIGINT, before)
         thread.join()
         assert said == [""] and not list(cache.iterdir())
 
