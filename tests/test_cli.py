@@ -438,18 +438,5 @@ def test_what_the_demo_proposes_after_its_picture_is_a_rendering(tmp_path, monke
     monkeypatch.setattr(demo.Profile, "run", lambda self, command: None)
     monkeypatch.setattr(demo.Render, "run", lambda self, command: typed.append(command))
     assert cli.main(["demo", "--out", str(tmp_path / "a b")]) == 0
-    assert typed == [
-        shlex.join(
-            [
-                "nca-fast",
-                "render",
-                str(tmp_path / "a b"),
-                "--height",
-                "512",
-                "--width",
-                "1024",
-                "--out",
-                str(tmp_path / "a b" / "wide.png"),
-            ]
-        )
-    ]
+    run, size = tmp_path / "a b", ["--height", "512", "--width", "1024"]
+    assert typed == [shlex.join(["nca-fast", "render", str(run), *size, "--out", str(run / "wide.png")])]

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from nca_fast.choices import GridName
 from nca_fast.fields import field, parsed_object, typed
 
 VERSION = 1
 LARGEST = 64 * 2**20  # bytes of a file
 Tool = Literal["erase", "noise", "plant", "paint", "speed"]
 Alignment = Literal["cartesian", "polar", "dipole"]
-Grid = Literal["square", "hex"]
 Padding = Literal["circular", "zero", "reflect", "replicate"]
 _TOOLS = (*get_args(Tool), "turn")
 _SCALES = (0.5, 3.0)  # as in the page
@@ -84,7 +84,7 @@ class Replay:
     height: int
     width: int
     seed: int
-    grid: Grid | None
+    grid: GridName | None
     padding: Padding
     layout: Literal["mosaic"] | int
     steps: int
@@ -144,7 +144,7 @@ def read_replay(path: Path) -> Replay:
         height=field(page, "height", int, where, 1, 65536),
         width=field(page, "width", int, where, 1, 65536),
         seed=_seed(field(page, "seed", str, where), where),
-        grid=field({"grid": None} | page, "grid", Grid | None, where),
+        grid=field({"grid": None} | page, "grid", GridName | None, where),
         padding=field(page, "padding", Padding, where),
         layout=_layout(page, where),
         steps=steps,

@@ -73,8 +73,7 @@ def _codes(vae: VAENCA, path: Path, dataset: str | None, count: int) -> tuple[Te
 
 def _learned(path: Path) -> str | None:
     """The bundled set that a model learned; None, and a warning, where it names another one: its paths are no paths."""
-    provenance = checkpoint.load_metadata(path).get("provenance")
-    dataset = provenance.get("dataset") if isinstance(provenance, dict) else None
+    dataset = checkpoint.load_metadata(path).get("provenance", {}).get("dataset")
     if dataset in DATA_SETS:
         return dataset
     warnings.warn(
