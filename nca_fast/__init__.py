@@ -11,13 +11,13 @@ from nca_fast.waiting import wait_briefly
 
 if TYPE_CHECKING:
     from nca_fast import convert, filters, frames, reference
+    from nca_fast.convolutions import alive
     from nca_fast.filters import Filter
     from nca_fast.fire_masks import fire_mask
     from nca_fast.frames import frame
     from nca_fast.nca import NCA
     from nca_fast.normals import normal
     from nca_fast.ops import rollout
-    from nca_fast.reference import alive
     from nca_fast.rule import Rule
 
 __version__ = "0.1.0"
@@ -41,7 +41,7 @@ _HOMES = {
     "NCA": "nca",
     "Filter": "filters",
     "Rule": "rule",
-    "alive": "reference",
+    "alive": "convolutions",
     "fire_mask": "fire_masks",
     "frame": "frames",
     "normal": "normals",

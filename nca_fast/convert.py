@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from nca_fast import layouts
+from nca_fast.convolutions import alive
 from nca_fast.filters import named
 from nca_fast.nca import NCA
-from nca_fast.reference import alive
 
 _FILTERS = ("identity", "sobel_x", "sobel_y", "laplacian")
 

@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nca_fast.frames import as_field, turned
-from nca_fast.reference import alive, bytes_per_cell, computed, extended, of_step, rounded, run, split
+from nca_fast.reference import bytes_per_cell, computed, extended, of_step, rounded, run, split
 from nca_fast.rule import Rule
 
-__all__ = ["bytes_per_cell", "rollout"]
+__all__ = ["alive", "bytes_per_cell", "rollout"]
 
 
 class _Continued(torch.autograd.Function):
@@ -81,6 +81,34 @@ def _local_maximum(x, window, padding):
     if padding != "circular":
         return F.max_pool2d(x, window, stride=1, padding=reach)
     return F.max_pool2d(_padded(x, reach, padding), window, stride=1)
+
+
+def alive(x: Tensor, rule: Rule) -> Tensor:
+    """Says which cells are alive: those whose alive channel exceeds the threshold somewhere in the 3x3 around them.
+
+    On a CPU the largest of three rows, then of three columns: pooling takes 3 to 18 times as long there.
+
+    Args:
+        x: A state. [B, C, H, W]
+        rule: One with an `alive_channel`.
+
+    Returns:
+        bool, [B, 1, H, W].
+
+    Raises:
+        ValueError: The rule has no alive channel.
+    """
+    if rule.alive_channel is None:
+        raise ValueError("alive needs a rule with an alive_channel, but got None.")
+    alpha = x.detach()[:, rule.alive_channel, None]  # who is alive has no gradient
+    if alpha.device.type != "cpu":
+        return _local_maximum(alpha, 3, "circular" if rule.alive_circular else "zero") > rule.alive_threshold
+    near = _padded(alpha, 1, "circular") if rule.alive_circular else F.pad(alpha, (1,) * 4, value=-torch.inf)
+    for axis in (-2, -1):
+        size = near.shape[axis] - 2
+        first, middle, last = (near.narrow(axis, i, size) for i in range(3))
+        near = torch.maximum(torch.maximum(first, middle), last)
+    return near > rule.alive_threshold
 
 
 def _stencils(rule, kernels, x):

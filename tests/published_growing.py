@@ -3,6 +3,8 @@
 Each is written from its authors' formulas; sizes are small, and clamps and blurs small enough to bite.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from published import GROWING, TEXTURE, System, depthwise, depthwise_kernels, filterwise, network, one, pool
@@ -379,9 +381,10 @@ class Bitcoin(System):
     def ours(self, x):
         (w, b), (w2, b2), C = one(self.w1), one(self.w2), x.shape[1]
         W1 = F.pad(w.unflatten(1, (3, C)), [C, 0]).flatten(1)
+        living = Rule(2 * C, alive_channel=C + 3, alive_threshold=(8 - math.log(9)) / 20, padding="zero")
 
         def kept(x, new, n):
-            return torch.cat([new[:, C:], new[:, C:] * self.living(x[:, C:])], 1)
+            return torch.cat([new[:, C:], new[:, C:] * nca_fast.alive(x, living)], 1)
 
         weights = [(W1, b), (2 * w2, 2 * b2)]
         return self.roll(x.repeat(1, 2, 1, 1), weights, after=kept, at=range(1, self.steps + 1))[:, :, :C]
@@ -406,4 +409,9 @@ class SelfHealing(System):
 
     def ours(self, x):
         w, b = one(self.w1)
-        return self.roll(x, [(filterwise(w, 3), b), one(self.w2)], after=lambda x, new, n: self.masked(new))
+        living = Rule(1, alive_channel=0, padding="zero")
+
+        def masked(x, new, n):
+            return new * nca_fast.alive(new.detach()[:, :3].abs().amax(1, keepdim=True), living)
+
+        return self.roll(x, [(filterwise(w, 3), b), one(self.w2)], after=masked)

@@ -446,6 +446,12 @@ def test_alive_says_who_lives():
     assert nca_fast.alive(x, torus).sum() == 9 and nca_fast.alive(x, cut).sum() == 4
     with pytest.raises(ValueError, match="alive needs a rule with an alive_channel"):
         nca_fast.alive(x, Rule(2, (3,)))
+    generator = torch.Generator().manual_seed(1)
+    for size in [(1, 1), (1, 2), (2, 5), (6, 7)]:
+        x = torch.randn(3, 2, *size, generator=generator)
+        x[1, 1, -1, -1] = torch.nan
+        for rule in (torus, cut):
+            assert torch.equal(nca_fast.alive(x, rule), nca_fast.reference.alive(x, rule))
 
 
 @pytest.mark.parametrize("mode", ["both", "before", "after", "update"])
