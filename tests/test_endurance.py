@@ -155,6 +155,21 @@ def test_a_training_goes_on_until_its_automaton_lasts(tmp_path, picture, monkeyp
     assert train_texture(LONG, picture, tmp_path, resume=True, progress=False).iterations == 23 and seen == [23]
 
 
+def test_what_goes_on_beyond_its_minutes_keeps_their_last_settings(tmp_path, picture, monkeypatch):
+    """A training by the clock may end after few of the iterations that it would have otherwise."""
+    tried(monkeypatch, [64, None])
+    asked, call = [], system.PoolStep.__call__
+
+    def heard(self, iteration, planned, descend):
+        asked.append((iteration, planned))
+        return call(self, iteration, planned, descend)
+
+    monkeypatch.setattr(system.PoolStep, "__call__", heard)
+    train_texture(replace(LONG, iterations=10**6, minutes=0.001), picture, tmp_path, progress=False)
+    planned = [plan for _, plan in asked]
+    assert planned == sorted(planned) and planned[-1] == 10**6 > asked[-1][0]
+
+
 def test_a_training_that_is_killed_in_such_a_round_goes_on_to_the_same_bits(tmp_path, picture, monkeypatch):
     tried(monkeypatch, [64, None])
     train_texture(replace(LONG, iterations=40), picture, tmp_path / "whole", progress=False)

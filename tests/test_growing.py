@@ -24,10 +24,9 @@ CONFIG = GrowingConfig(
     batch_size=3,
     damage=1,
     early_iterations=2,
-    early_steps_min=1,
-    early_steps_max=1,
-    steps_min=2,
-    steps_max=4,
+    early_size=4,
+    steps_min=9,
+    steps_max=10,
     lr_milestones=(2,),
     checkpoint_every=1,
     preview_every=2,
@@ -105,7 +104,8 @@ def test_an_interrupted_run_ends_as_one_that_was_left_alone(picture, tmp_path):
     whole = train_growing(CONFIG, picture, tmp_path / "whole", progress=False)
     assert all(path.exists() for path in whole.files)
     assert [line["iteration"] for line in logged(tmp_path / "whole")] == [1, 2, 3, 4]
-    assert [line["steps"] == 1 for line in logged(tmp_path / "whole")] == [True, True, False, False]  # short, then long
+    steps = [line["steps"] for line in logged(tmp_path / "whole")]
+    assert 4 <= steps[0] <= 6 <= steps[1] <= 9 <= min(steps[2:])  # as long as the picture is wide, and longer
     train_growing(replace(CONFIG, iterations=2), picture, tmp_path / "parts", progress=False)
     train_growing(CONFIG, None, tmp_path / "parts", resume=True, progress=False)
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
@@ -127,7 +127,7 @@ def test_regrowth_is_measured(picture):
 def test_command(tmp_path, capsys):
     image, out = str(Path(__file__).parents[1] / "examples" / "ladybird.png"), str(tmp_path / "run")
     short = "--image-size 8 --image-margin 2 --iterations 2 --pool-size 4 --batch-size 2 --damage 1 --video-steps 4"
-    short += " --early-iterations 2 --early-steps-min 2 --early-steps-max 4 --learning-rate 1e-4"
+    short += " --early-iterations 2 --steps-min 2 --steps-max 8 --learning-rate 1e-4"
     assert cli.main(["grow", image, "--out", out, *short.split(), "--threads", "1"]) == 0
     printed = capsys.readouterr().out
     assert "regrowth.png" in printed and "growing.mp4" in printed
@@ -154,13 +154,46 @@ def test_what_a_number_of_iterations_gives(iterations, said, picture, tmp_path):
     assert work.forecast(iterations)[0].startswith(said)
 
 
-def test_a_run_begins_with_short_rollouts_and_ends_in_fine_steps():
-    config = GrowingConfig(iterations=1000, learning_rate=2e-3).resolved()
-    assert (config.steps_at(699), config.steps_at(700)) == ((32, 48), (64, 96))
+def test_a_run_begins_with_a_small_picture_and_ends_in_fine_steps():
+    config = GrowingConfig(image_size=40, iterations=1000, learning_rate=2e-3).resolved()
+    sizes = [config.size_at(n) for n in range(1000)]
+    assert (sizes[0], sizes[100], sizes[299], sizes[500], sizes[999]) == (20, 20, 30, 40, 40)
+    assert sizes == sorted(sizes) and set(sizes) == set(range(20, 41, 2))  # a pixel more on each side
+    assert [config.steps_at(n) for n in (0, 699, 700)] == [(20, 30), (40, 60), (64, 96)]
     assert [config.rate_at(n) for n in (0, 399, 400, 999)] == [2e-3, 2e-3, 1e-3, 2e-3 / 32]
     longer = replace(config, iterations=2000).resolved()  # a longer run keeps what was planned
-    assert longer.steps_at(700) == (64, 96) and longer.rate_at(400) == 1e-3
+    assert longer.steps_at(700) == (64, 96) and longer.rate_at(400) == 1e-3 and longer.size_at(299) == 30
     assert GrowingConfig(iterations=1).resolved().lr_milestones == (1,)
+    assert GrowingConfig(image_size=90).resolved().steps_at(2000) == (64, 96)  # never longer than the later ones
+    plain = GrowingConfig(early_iterations=0).resolved()
+    assert (plain.size_at(0), plain.steps_at(0)) == (32, (64, 96))
+
+
+def test_a_smaller_picture_stays_in_the_middle(picture):
+    target = torch.nn.functional.pad(picture, [2] * 4)
+    small = growing.smaller(target, 0.5)
+    assert small.shape == target.shape and torch.equal(growing.smaller(target, 1.0), target)
+    torch.testing.assert_close(small, small.flip(1, 2), rtol=0, atol=1e-6)  # symmetric, as the picture is; seen: 6e-8
+    ratio = small[3].sum() / target[3].sum()
+    assert ratio.item() == pytest.approx(0.25, rel=0.02)  # an area; seen: 2e-7
+    assert (small[:3] <= small[3:] + 1e-6).all()  # colours stay multiplied by alpha
+
+
+def test_what_is_learned_grows(picture, tmp_path, monkeypatch):
+    seen, prepare = [], Growing.prepare
+
+    def prepared(self, planned):
+        place = self.learned.data_ptr()
+        prepare(self, planned)
+        states = torch.nn.functional.pad(self.learned, (0, 0, 0, 0, 0, 12))[None]
+        assert self.objective()(states, None)["mse"] == 0 and self.learned.data_ptr() == place
+        seen.append((planned, self.learned[3].sum().item()))
+
+    monkeypatch.setattr(Growing, "prepare", prepared)
+    train_growing(CONFIG, picture, tmp_path, progress=False)
+    (_, small), (_, larger), *late = seen
+    assert small == pytest.approx(4, rel=0.02) and 4.1 < larger < 15.9  # a quarter of the area at first; seen: 2e-7
+    assert late == [(2, 16.0), (3, 16.0)]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +201,8 @@ def test_a_run_begins_with_short_rollouts_and_ends_in_fine_steps():
     [
         ({"damage": 3}, "damage must be below batch_size=3, but got 3"),
         ({"image_size": 0}, "image_size must be at least 1"),
-        ({"early_steps_min": 2}, "early_steps_min must be at most early_steps_max=1, but got 2"),
+        ({"early_size": 9}, "early_size must be at most image_size=8, but got 9"),
+        ({"early_size": 0}, "early_size must be at least 1"),
         ({"video_steps": -1}, "video_steps must be at least 0"),
     ],
 )

@@ -11,6 +11,7 @@ from nca_fast.training.settings import PoolConfig
 from nca_fast.training.task import Task
 
 FILMED = 512  # steps of a film that nobody asked for
+GROWTH = (1 / 7, 5 / 7)  # shares of the early iterations between which the picture grows
 MILESTONES = (40, 65, 80, 90, 95)  # percent of a run at which the learning rate is lowered
 
 
@@ -18,8 +19,8 @@ MILESTONES = (40, 65, 80, 90, 95)  # percent of a run at which the learning rate
 class GrowingConfig(PoolConfig):
     """Settings of a growing automaton's training.
 
-    The recipe of the Distill notebook with a smaller canvas, pool and batch, and short rollouts first: its 8,000
-    iterations of 8 states out of 1,024, three of them damaged, are for a GPU.
+    The recipe of the Distill notebook with a smaller canvas, pool and batch, and a smaller picture and short rollouts
+    first: its 8,000 iterations of 8 states out of 1,024, three of them damaged, are for a GPU.
     """
 
     image_size: int = 32
@@ -49,12 +50,11 @@ class GrowingConfig(PoolConfig):
     """After every so many iterations the first state of the batch starts afresh too. 0: never; the worst does in each
     iteration."""
     early_iterations: int | None = None
-    """So many iterations are short: they cost half, and a picture that must be there soon is learned sooner; in the
-    others it learns to stay. None: seven tenths of the run. 0: none, as in the notebook."""
-    early_steps_min: int = 32
-    """Shortest rollout of an early iteration. A picture grows by less than a cell a step."""
-    early_steps_max: int = 48
-    """Longest rollout of an early iteration."""
+    """So many iterations are short, as many steps as the picture is pixels wide to half more, and begin with a smaller
+    picture; in the others it learns to stay. None: seven tenths of the run. 0: none, as in the notebook."""
+    early_size: int | None = None
+    """Pixels of the longer side in the first seventh of the early iterations. It grows to --image-size until five
+    sevenths of them are done: what is small is learned soon, and then enlarged bit by bit. None: half of --image-size."""
     steps_min: int = 64
     """Shortest rollout of an iteration."""
     steps_max: int = 96
@@ -67,27 +67,37 @@ class GrowingConfig(PoolConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_least(image_size=1, image_margin=0, damage=0, video_steps=0, early_iterations=0, early_steps_min=1)
-        if self.early_steps_min > self.early_steps_max:
-            raise ValueError(
-                f"early_steps_min must be at most early_steps_max={self.early_steps_max}, but got "
-                f"{self.early_steps_min}."
-            )
+        self.check_least(image_size=1, image_margin=0, damage=0, video_steps=0, early_iterations=0, early_size=1)
+        if self.early_size is not None and self.early_size > self.image_size:
+            raise ValueError(f"early_size must be at most image_size={self.image_size}, but got {self.early_size}.")
         if self.damage >= self.batch_size:
             raise ValueError(f"damage must be below batch_size={self.batch_size}, but got {self.damage}.")
 
     def resolved(self) -> "GrowingConfig":
-        """As `RunConfig.resolved`, with a number of early iterations, and milestones that end a run in fine steps."""
+        """As `RunConfig.resolved`, with a number of early iterations and their smallest picture, and milestones that
+        end a run in fine steps."""
         early = self.iterations * 7 // 10 if self.early_iterations is None else self.early_iterations
+        size = (self.image_size + 1) // 2 if self.early_size is None else self.early_size
         milestones = self.lr_milestones
         if milestones is None:
             milestones = tuple(sorted({max(1, self.iterations * percent // 100) for percent in MILESTONES}))
-        return replace(self, early_iterations=early, lr_milestones=milestones)
+        return replace(self, early_iterations=early, early_size=size, lr_milestones=milestones)
+
+    def size_at(self, iteration: int) -> int:
+        """Pixels of the longer side that an iteration learns, of resolved settings. They grow by two, one on each side,
+        so that the middle stays where it is."""
+        if iteration >= self.early_iterations:
+            return self.image_size
+        first, last = GROWTH
+        share = (iteration / self.early_iterations - first) / (last - first)
+        missing = (self.image_size - self.early_size) * (1 - min(1, max(0, share)))
+        return self.image_size - 2 * round(missing / 2)
 
     def steps_at(self, iteration: int) -> tuple[int, int]:
         """The shortest and the longest rollout of an iteration, in steps, of resolved settings."""
         if iteration < self.early_iterations:
-            return self.early_steps_min, self.early_steps_max
+            size = self.size_at(iteration)
+            return min(size, self.steps_min), min(size * 3 // 2, self.steps_max)
         return self.steps_min, self.steps_max
 
 

@@ -131,11 +131,14 @@ class Plan:
         rate: Planned iteration -> learning rate.
         limit: Seconds that all iterations of the run shall take, or None. Then the share of this time that is gone says
             how far the plan has come, however many iterations were done in it.
+        beyond: Of a run that goes on beyond the end of an earlier plan, the iterations of that: all have the settings of
+            its end.
     """
 
     iterations: int
     rate: Callable[[int], float]
     limit: float | None = None
+    beyond: int = 0
 
     def planned(self, iteration: int, seconds: float) -> int:
         """The iteration of the plan whose settings an iteration takes; `iterations` when it is over."""
@@ -204,8 +207,9 @@ def train(
     with deferred_interrupt() as interrupted:
         planned = plan.planned(run.iteration, run.seconds)
         while planned < plan.iterations and not processes.any_true(interrupted.is_set()):
-            descent.begin(run.iteration, plan.rate(planned))
-            work = step(run.iteration, planned, descent)
+            settled = max(planned, plan.beyond)
+            descent.begin(run.iteration, plan.rate(settled))
+            work = step(run.iteration, settled, descent)
             run.iteration += 1
             run.seconds += spent.lap()
             planned = plan.planned(run.iteration, run.seconds)

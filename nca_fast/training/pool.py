@@ -96,6 +96,7 @@ class PoolStep:
         state_limit: A sample whose state went beyond this in any value starts afresh. Left in the pool, it would grow
             until the loss overflows, and would turn the weights in a senseless direction each time that it is drawn.
         disturb: Probability that a state is disturbed before its rollout (see `disturbance`).
+        prepare: (planned iteration) makes ready for it, before anything else: what is learned may change on the way.
         augment: (the batch as it came from the pool, generator) -> the states that the rollout starts from. None:
             these.
         bptt_steps, backend, precision: As in `nca_fast.rollout`.
@@ -112,6 +113,7 @@ class PoolStep:
     reseed_every: int = 0
     state_limit: float = math.inf
     disturb: float = 0.0
+    prepare: Callable[[int], None] | None = None
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
     bptt_steps: int | None = None
     backend: str | None = None
@@ -120,6 +122,8 @@ class PoolStep:
 
     def __call__(self, iteration: int, planned: int, descend: Descent) -> Work:
         """Does an iteration; see `loop.train`."""
+        if self.prepare is not None:
+            self.prepare(planned)
         share = processes.share(self.batch_size)
         draw = derived_generator(self.seed, "pool", iteration)
         shortest, longest = self.steps(planned)

@@ -297,7 +297,7 @@ def _train(
             moments = [strip, Checkpoints(save, config.checkpoint_every, config.checkpoint_seconds)]
         while True:
             if rounds:
-                plan = Plan(until, lambda iteration: config.rate_at(max(iteration, config.iterations)))
+                plan = Plan(until, config.rate_at, beyond=config.iterations)
             saved_at, watch = run.iteration, Stopwatch()
             try:
                 complete = train(

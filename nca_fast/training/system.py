@@ -169,6 +169,7 @@ class PoolSystem(ABC):
     def objective(self) -> Objective:
         """Makes the losses of a batch of states, on the device: (states, generator) -> named scalar losses."""
 
+    prepare: Callable[[int], None] | None = None
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
     restart: Callable[[Tensor, int], Tensor] | None = None
 
@@ -197,6 +198,7 @@ class PoolSystem(ABC):
             reseed_every=config.reseed_every,
             state_limit=config.state_limit,
             disturb=config.disturb,
+            prepare=self.prepare,
             augment=self.augment,
             restart=self.restart,
             bptt_steps=config.bptt_steps,
