@@ -54,7 +54,7 @@ class GrowingConfig(PoolConfig):
     picture; in the others it learns to stay. None: seven tenths of the run. 0: none, as in the notebook."""
     early_size: int | None = None
     """Pixels of the longer side in the first seventh of the early iterations. It grows to --image-size until five
-    sevenths of them are done: what is small is learned soon, and then enlarged bit by bit. None: half of --image-size."""
+    sevenths of them are done: what is small is learned soon, and then enlarged bit by bit. None: half of it."""
     steps_min: int = 64
     """Shortest rollout of an iteration."""
     steps_max: int = 96

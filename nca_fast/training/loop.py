@@ -131,8 +131,7 @@ class Plan:
         rate: Planned iteration -> learning rate.
         limit: Seconds that all iterations of the run shall take, or None. Then the share of this time that is gone says
             how far the plan has come, however many iterations were done in it.
-        beyond: Of a run that goes on beyond the end of an earlier plan, the iterations of that: all have the settings of
-            its end.
+        beyond: Iterations of an earlier plan, beyond whose end a run goes on: all then have the settings of that end.
     """
 
     iterations: int
