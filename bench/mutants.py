@@ -79,6 +79,17 @@ MUTANTS = [
     ("cpu/backward.h", "of_scale += 2.f * g", "of_scale += g"),
     ("cpu/backward.h", "((sample * 2 + i) * s.H + row)", "(i * s.H + row)"),
     ("cpu/backward.h", "store(grad + place(f, c), square * g)", "store(grad + place(f, c), g)"),
+    # Channels that no unit looks at.
+    ("cpu/backward.h", "(in_order ? k : columns[k])", "k"),
+    ("cpu/backward.h", "if (c < s.C && s.sees(c)) place_channel", "if (c < s.C) place_channel"),
+    ("cpu/backward.h", "if (c > 0 && s.sees(c - 1)) spread_channel", "if (c > 0) spread_channel"),
+    ("cpu/network.h", "Rows{maps * all + c - before, C - all}", "Rows{all + c - before, C - all}"),
+    ("cpu/network.h", "n < networks && left", "n < 1 && left"),
+    (
+        "cpu/rollout.cpp",
+        "if (seen[k % seen.size()] != 0)",
+        "if (k < int64_t(seen.size()) || seen[k % seen.size()] != 0)",
+    ),
     # Larger filters, local maxima, the alive mask, one rule per sample.
     ("cpu/backward.h", "std::memset(dense_y, 0, 2 * (s.F + s.L + 1) * row_size * sizeof(float));", ""),
     ("cpu/filters.h", "same = same && std::abs(column[i] - weight * known[i]) <= limit;", "same = same || i;"),
@@ -167,7 +178,7 @@ if __name__ == "__main__":
     options = parser(__doc__).parse_args()
     hunt(
         MUTANTS,
-        ["tests/test_chain.py", "tests/test_rollout.py", "tests/test_frames.py"],
+        ["tests/test_chain.py", "tests/test_rollout.py", "tests/test_frames.py", "tests/test_rollout_cpu.py"],
         "mutants_cpu.json",
         options.missed,
     )

@@ -44,8 +44,8 @@ def check(
     return _checked_numbers(x.shape[0], **numbers)
 
 
-def check_ways(at: range | None, after, after_inputs, steps: int) -> None:
-    """Checks what `ops.rollout` is told to give back and to do between its steps.
+def check_ways(at: range | None, after, after_inputs, steps: int, height: int, canvas_height: int | None) -> None:
+    """Checks what `ops.rollout` is told to give back and to do between its steps, on x of so many rows.
 
     Raises:
         TypeError, ValueError: name, rule and value of the first that does not hold.
@@ -57,6 +57,11 @@ def check_ways(at: range | None, after, after_inputs, steps: int) -> None:
             raise ValueError(f"at must be a rising range within 1 to {steps}, the steps, but got {at}.")
     if after is not None and not callable(after):
         raise TypeError(f"after must be a function (x, y, n, *after_inputs) -> state, or None, but got {after!r:.60}.")
+    if after is not None and canvas_height is not None and canvas_height > height:
+        raise ValueError(
+            f"after must be None where x is a strip, {height} rows of canvas_height={canvas_height}, because nobody "
+            "knows how far the function looks, and so which rows of the strip would be wrong: run the whole canvas."
+        )
     if isinstance(after_inputs, Tensor) or not all(isinstance(t, Tensor) for t in after_inputs):
         raise TypeError(f"after_inputs must be a list of tensors, but got {after_inputs!r:.60}.")
     if after is None and len(after_inputs):

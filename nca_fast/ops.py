@@ -101,7 +101,8 @@ def rollout(
             each at a step of its own.) Saved states serve as checkpoints.
         after: What is done between the steps: after(x, y, n, *after_inputs) -> state, where step n has led from state x
             to y, tensors [B, C, H, W], which it leaves as they are. What it computes is kept for the gradient, as
-            PyTorch would; with checkpoint_every it runs again in the backward pass, so it may draw nothing there but by
+            PyTorch would. Refused where x is a strip of a larger canvas (canvas_height), for nobody knows how far it
+            looks. With checkpoint_every it runs again in the backward pass, so it may draw nothing there but by
             `nca_fast.fire_mask` and `nca_fast.normal`. Of what it takes from elsewhere only after_inputs get gradients.
             torch.compile breaks the graph there.
         after_inputs: Tensors that `after` is given and whose gradients are wanted.
@@ -134,7 +135,7 @@ def rollout(
     saved = {"checkpoint_every": checkpoint_every, "bptt_steps": bptt_steps}
     where = arguments.check(x, weights, rule, fire_rate, noise, frame, steps=steps, **where, **saved)
     steps, saved = where.pop("steps"), {name: where.pop(name) for name in saved}
-    arguments.check_ways(at, after, after_inputs, steps)
+    arguments.check_ways(at, after, after_inputs, steps, x.shape[2], canvas_height)
     backend, precision = backends.choose(backend, rule, x, precision, _uses(weights, rule, fire_rate, frame))
     if backend in backends.PLAIN:
         ways = {"at": at, "after": after, "after_inputs": after_inputs}
@@ -176,6 +177,7 @@ def advance(
     canvas_height: int | None = None,
     fire_rate: Tensor | None = None,
     frame: Tensor | None = None,
+    after: None = None,
     backend: str | None = None,
     precision: str | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -186,6 +188,7 @@ def advance(
     Args:
         x: The state; overwritten, but by a single step. [B, C, H, W], contiguous.
         spare: A buffer like x; overwritten.
+        after: None; a function is refused.
         The others as in `rollout`.
 
     Returns:
@@ -194,6 +197,11 @@ def advance(
     Raises:
         TypeError, ValueError: As `rollout`; or spare is not a buffer like x.
     """
+    if after is not None:
+        raise ValueError(
+            "after must be None in advance, and so on canvases, in strips and in several processes, because nobody "
+            "knows how far a function between the steps looks, and so how many rows it needs around a strip: use rollout."
+        )
     if spare.shape != x.shape or spare.dtype != x.dtype or not (spare.is_contiguous() and x.is_contiguous()):
         raise ValueError(f"spare must be a buffer like x, {list(x.shape)}, but got {list(spare.shape)}.")
     where = {"seed": seed, "first_step": first_step, "origin": origin, "canvas_height": canvas_height}

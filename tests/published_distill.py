@@ -308,7 +308,7 @@ class MNNCA(System):
 
         def gated(x, u, n):
             gate = torch.sigmoid(x[:, 3:4])
-            return (x[:, :C] + u[:, :C] * gate + u[:, C:] * (1 - gate)).repeat(1, 2, 1, 1)
+            return (x[:, :C] + torch.lerp(u[:, C:], u[:, :C], gate)).repeat(1, 2, 1, 1)
 
         return self.roll(x.repeat(1, 2, 1, 1), [(W1, torch.cat(bias)), (torch.block_diag(*W2), None)], after=gated)[
             :, :C

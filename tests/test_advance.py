@@ -56,6 +56,10 @@ def test_what_rollout_refuses_is_refused(nca):
         ({"steps": 0}, "steps must be from 1"),
         ({"seed": -1}, "seed must be from 0"),
         ({"fire_rate": torch.rand(3, 4)}, "fire_rate must have shape"),
+        ({"after": lambda x, y, n: y}, "after must be None in advance, and so on canvases, .* use rollout"),
     ):
         with pytest.raises(ValueError, match=message):
             advance(x, torch.empty_like(x), nca.weights, nca.rule, **({"steps": 2} | options))
+    with pytest.raises(ValueError, match="after must be None where x is a strip, 4 rows of canvas_height=9"):
+        nca(x, 2, seed=0, canvas_height=9, after=lambda x, y, n: y)
+    assert torch.equal(nca(x, 2, seed=0, canvas_height=4, after=lambda x, y, n: y), nca(x, 2, seed=0))

@@ -11,6 +11,7 @@ import torch
 from nca_fast.kernels.cpu import build, compiler
 from rollouts import random_weights, relative_error, values_and_gradients
 
+import nca_fast
 from nca_fast import Rule, backends, rollout
 from nca_fast.ops import advance
 
@@ -165,3 +166,36 @@ def test_float64_is_served_by_convolutions_with_one_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rollout(x, WEIGHTS, RULE, 2)
+
+
+UNSEEN = {
+    "known filters": Rule(5, (9,), state_noise=0.1),
+    "frames": Rule(5, (9,)),
+    "any narrow filters": Rule(6, (9, 7), ("scharr_x", "identity"), frozen=2, padding="zero", output_bias=True),
+    "wide filters and maxima": Rule(
+        5, (9,), ("sobel_x5", "sobel_y7"), maximum_window=5, padding="zero", alive_channel=1
+    ),
+    "learned filters": Rule(5, (20,), ("identity",), learned_filters=4, padding="reflect", update_noise=0.1),
+    "no hidden layer": Rule(4, (), output_bias=True, clamp=(-1, 1), residual=False),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_channels_that_no_unit_looks_at(name, poisoned):
+    """What is multiplied by zeros is left out; the zeros have gradients all the same. Worst seen as in test_rollout."""
+    rule = UNSEEN[name]
+    torch.manual_seed(4)
+    x = torch.randn(2, rule.channels, 9, 37) * 0.5
+    weights = random_weights(rule, 2)
+    first = weights[bool(rule.learned_filters)][0].unflatten(-1, (-1, rule.channels))
+    first[..., [0, 3]] = 0
+    first[0, ..., 2], first[1, ..., 1] = 0, 0  # each is seen in one sample
+    options = {"frame": nca_fast.frame(torch.rand(2, 9, 37) * 6, 1.1)} if name == "frames" else {}
+    exact, plain, fused = (
+        values_and_gradients(rule, weights, x, x, 3, backend=backend, dtype=dtype, **options)
+        for backend, dtype in (("reference", torch.float64), ("reference", torch.float32), ("cpu", torch.float32))
+    )
+    for e, p, f in zip(exact, plain, fused, strict=True):
+        assert relative_error(f, e) <= max(2 * relative_error(p, e), 5e-7)
+    of_zeros = fused[2 + bool(rule.learned_filters)].unflatten(-1, (-1, rule.channels))[..., [0, 3]]
+    assert (of_zeros != 0).all()

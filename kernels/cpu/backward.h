@@ -22,6 +22,8 @@ struct Partial {
       std::fill_n(static_cast<float*>(*bias.back()), layer.out * VL, 0.f);
     }
     std::fill_n(static_cast<float*>(taps), taps_size(), 0.f);
+    for (int64_t f = 0; f < s.maps(); ++f)
+      for (int64_t c = 0; c < s.C; ++c) columns.push_back(s.row(f, c));
   }
 
   int64_t taps_size() const { return s.L * s.C * TAPS * VL; }
@@ -45,8 +47,9 @@ struct Partial {
     std::fill_n(static_cast<float*>(taps), taps_size(), 0.f);
     for (size_t i = 0; i < s.shape().size(); ++i) {
       const Layer& layer = s.shape()[i];
+      const bool in_order = i || s.seen_inputs == layer.in;
       for (int64_t o = 0; o < layer.out; ++o)
-        for (int64_t k = 0; k < layer.in; ++k) *at++ += (*weight[i])[o * round_up(layer.in, VL) + k];
+        for (int64_t k = 0; k < layer.in; ++k) *at++ += (*weight[i])[o * round_up(layer.in, VL) + (in_order ? k : columns[k])];
       for (int64_t o = 0; layer.has_bias && o < layer.out; ++o) *at++ += sum_lanes(*bias[i] + o * VL);
       std::fill_n(static_cast<float*>(*weight[i]), weight_size(layer), 0.f);
       std::fill_n(static_cast<float*>(*bias[i]), layer.out * VL, 0.f);
@@ -67,6 +70,7 @@ struct Partial {
   double* const grad_params;
   std::vector<Total> totals;
   std::vector<std::unique_ptr<Buffer>> weight, bias;  // [out to R][in to VL], [out][VL]: of the last chunks
+  std::vector<int64_t> columns;                       // of the first layer's weight, by map and channel
   Buffer taps;                                        // [C][L][TAPS][VL], likewise
   int chunks = 0;
   std::vector<Row> outside;
@@ -84,7 +88,7 @@ struct Backward {
   // `alive`: the mask of the step, or null.
   // `grad_frames`: added to, see `turn_back`, [B][2][H][W]; null where there are no frames.
   Backward(const Step& s, Partial& partial, int64_t columns, int64_t group_rows, const Alive* alive, float* grad_frames)
-      : s(s), grad_frames(grad_frames), partial(partial), group_rows(group_rows), alive(alive), packer(s, columns, group_rows * round_up(columns, VL), s.L ? group_rows - 1 : 0, s.clamps),
+      : s(s), grad_frames(grad_frames), partial(partial), group_rows(group_rows), alive(alive), packer(s, columns, group_rows * round_up(columns, VL), s.L ? group_rows - 1 : 0, s.clamps, true),
         turned(s.frames ? 2 * packer.S : 0), units(unit_buffers(s, CHUNK)), inputs(s.shape().size()), grads(unit_buffers(s, packer.S)), kept(gates() ? s.written() * packer.S : 0), row_size(round_up(columns, VL) + 3 * MARGIN),
         dense_y(2 * (s.F + s.L + 1) * row_size), grad_y(round_up(s.inputs(), R) * packer.S), transposed(CHUNK * widest_input()),
         winner(s.window ? group_rows * s.C * row_size : 0) {
@@ -135,13 +139,14 @@ struct Backward {
   // leaves those of the logarithm of their scale and of their angle in `turned`: the answers y are the turned ones, and
   //     d (y_x, y_y) / d log scale = (y_x, y_y),   d l / d log scale = 2 l,   d (y_x, y_y) / d angle = (-y_y, y_x)
   NCA_FAST_APART void turn_back(int p, int cells) const {
-    const auto place = [&](int64_t f, int64_t c) { return (f * s.C + c) * packer.S; };
+    const auto place = [&](int64_t f, int64_t c) { return s.row(f, c) * packer.S; };
     for (int q = p; q < p + cells; q += VL) {
       const vf a = load(packer.frames + q), b = load(packer.frames + packer.S + q), square = a * a + b * b;
       const float* const y = packer.y + q;
       float* const grad = grad_y + q;
       vf of_scale{}, of_angle{};
       for (int64_t c = 0; c < s.C; ++c) {
+        if (!s.sees(c)) continue;  // no gradient of its perception
         for (const Step::Pair& pair : s.pairs) {
           const int64_t x = place(pair.x, c), along_y = place(pair.y, c);
           const vf right = load(grad + x), down = load(grad + along_y), y_x = load(y + x), y_y = load(y + along_y);
@@ -335,9 +340,9 @@ struct Backward {
   NCA_FAST_APART void add_taps(int64_t begin, int64_t end, int64_t width) {
     const int64_t per_row = (width + VL - 1) / VL;
     for (int64_t c = 0; c < s.C; ++c)
-      for_learned(s.L, [&](auto count, int64_t f) {
+      if (s.sees(c)) for_learned(s.L, [&](auto count, int64_t f) {
         constexpr int N = decltype(count)::value;
-        const float* const from = grad_y + ((s.F + f) * s.C + c) * packer.S;
+        const float* const from = grad_y + s.row(s.F + f, c) * packer.S;
         const Block* block = blocks.data();
         vf sums[N][TAPS] = {};
         for (int64_t row = begin; row < end; ++row) {
@@ -346,7 +351,7 @@ struct Backward {
           for (const Block* const last = block + per_row; block < last; ++block) {
             if (!block->bits) continue;
             vf grad[N];
-            for (int n = 0; n < N; ++n) grad[n] = expanded(from + n * s.C * packer.S + block->from, block->bits);
+            for (int n = 0; n < N; ++n) grad[n] = expanded(from + n * s.rows[c].apart * packer.S + block->from, block->bits);
             for (int k = 0; k < TAPS; ++k) {
               const vf seen = load_some(rows.tap(k) + block->offset, width - block->offset);  // beside the tile there may be anything
               for (int n = 0; n < N; ++n) sums[n][k] += grad[n] * seen;
@@ -413,15 +418,15 @@ struct Backward {
     if (std::none_of(begin, end, [](const Block& block) { return block.bits; })) return;
     // What lies in packed cells is put in place one channel ahead: its loads would wait for stores that are under way.
     for (int64_t c = 0; c <= s.C; ++c) {
-      if (c < s.C) place_channel(c, begin, end);
-      if (c > 0) spread_channel(sample, c - 1, in_group, around, c0, c1);
+      if (c < s.C && s.sees(c)) place_channel(c, begin, end);
+      if (c > 0 && s.sees(c - 1)) spread_channel(sample, c - 1, in_group, around, c0, c1);
     }
   }
 
   // Puts the gradients of a channel's filters and maximum where their cells are.
   void place_channel(int64_t c, const Block* begin, const Block* end) const {
     for (int64_t f = 0; f < s.maps(); ++f) {
-      const float* from = grad_y + (f * s.C + c) * packer.S;
+      const float* from = grad_y + s.row(f, c) * packer.S;
       float* to = placed(c, f);
       for (const Block* block = begin; block < end; ++block) store(to + block->offset, expanded(from + block->from, block->bits));
       if (whole_row()) continue_row(to, s.reach);

@@ -42,7 +42,7 @@ constexpr int64_t SEGMENT = 128;  // columns that are packed before they run thr
 struct Stage {
   // For tiles of at most `columns`. `cells`: the only ones to update; null for all.
   Stage(const Step& step, int64_t columns, const Bits* cells, const Units& units)
-      : s(step), wait(2 + 4 * CHUNK / columns), packer(s, columns, CHUNK + std::min(round_up(columns, VL), SEGMENT), wait, false), units(units),
+      : s(step), wait(2 + 4 * CHUNK / columns), packer(s, columns, CHUNK + std::min(round_up(columns, VL), SEGMENT), wait, false, false), units(units),
         capacity(round_up((wait + 1) * columns + CHUNK, VL) + V * VL + VL), u(round_up(s.written() * (s.by_channel ? 2 : 1), R) * capacity + V * VL),
         blocks_of_row(round_up(columns, VL) / VL), blocks(wait * blocks_of_row), ends(wait) {
     packer.cells = cells;

@@ -44,21 +44,23 @@ struct Panel {
   int in, out;
 };
 
-// A layer of a network that was packed: W and its transpose as panels, and the bias, zero-padded.
+// A layer of a network that was packed: W and its transpose as panels, and the bias, zero-padded. The panels of a first
+// layer hold the columns of `seen` inputs alone, which come first in what is packed; see `channels_seen`.
 struct Layer {
   static int64_t size(int out, int in) { return Panel::size(out, in) + Panel::size(in, out) + round_up(out, R); }
 
-  static void pack(const float* weight, const float* bias_or_null, int out, int in, float* packed) {
-    Panel::pack(weight, out, in, false, packed);
-    Panel::pack(weight, in, out, true, packed + Panel::size(out, in));
+  // weight [out][seen]
+  static void pack(const float* weight, const float* bias_or_null, int out, int in, int seen, float* packed) {
+    Panel::pack(weight, out, seen, false, packed);
+    Panel::pack(weight, seen, out, true, packed + Panel::size(out, in));
     float* bias = packed + Panel::size(out, in) + Panel::size(in, out);
     std::fill_n(bias, round_up(out, R), 0.f);
     if (bias_or_null) std::copy_n(bias_or_null, out, bias);
   }
 
-  Layer(const float* packed, int out, int in, bool has_bias)
-      : out(out), in(in), has_bias(has_bias), forward{packed, in, out},
-        backward{packed + Panel::size(out, in), out, in}, bias(packed + Panel::size(out, in) + Panel::size(in, out)) {}
+  Layer(const float* packed, int out, int in, int seen, bool has_bias)
+      : out(out), in(in), has_bias(has_bias), forward{packed, seen, out},
+        backward{packed + Panel::size(out, in), out, seen}, bias(packed + Panel::size(out, in) + Panel::size(in, out)) {}
 
   int out, in;
   bool has_bias;
@@ -88,15 +90,20 @@ void for_layers(const Rule& rule, const Visit& visit) {
   for (const int64_t* at = rule.shapes; at < rule.shapes + 3 * rule.layers; at += 3) visit(at[0], at[1], at[2]);
 }
 
-// The taps of all learned filters.
-inline int64_t tap_count(const Rule& rule) {
+inline int64_t channel_count(const Rule& rule) {
   int64_t written = 0;
   for_layers(rule, [&](int64_t out, int64_t, int64_t) { written = out; });
-  return rule.learned * (rule.frozen + written) * TAPS;
+  return rule.frozen + written;
 }
 
+// The taps of all learned filters.
+inline int64_t tap_count(const Rule& rule) { return rule.learned * channel_count(rule) * TAPS; }
+
+// What a cell perceives of every channel: by the filters, the learned ones, and the local maximum.
+inline int64_t map_count(const Rule& rule) { return rule.filters + rule.learned + (rule.window > 0); }
+
 inline int64_t packed_size(const Rule& rule) {
-  int64_t size = tap_count(rule);
+  int64_t size = tap_count(rule) + channel_count(rule);
   for_layers(rule, [&](int64_t out, int64_t in, int64_t) { size += Layer::size(out, in); });
   return size;
 }
@@ -105,6 +112,35 @@ inline int64_t parameter_count(const Rule& rule) {
   int64_t count = tap_count(rule);
   for_layers(rule, [&](int64_t out, int64_t in, int64_t has_bias) { count += out * (in + has_bias); });
   return count;
+}
+
+// 1 for every channel that a unit of any network looks at, else 0: products with columns of zeros are left out, but for the
+// gradients of these. (What such a channel holds does not matter, even infinity.) Where none is looked at, all are.
+inline std::vector<float> channels_seen(const Rule& rule, const float* params, int64_t networks) {
+  const int64_t C = channel_count(rule), maps = map_count(rule), out = rule.shapes[0];
+  std::vector<float> seen(C, 0.f);
+  int64_t left = C;
+  for (int64_t n = 0; n < networks && left; ++n) {
+    const float* at = params + n * parameter_count(rule) + tap_count(rule);
+    for (const float* const end = at + out * maps * C; at < end && left; at += C)
+      for (int64_t c = 0; c < C; ++c)
+        if (at[c] != 0 && seen[c] == 0) seen[c] = 1, --left;
+  }
+  if (left == C) seen.assign(C, 1.f);
+  return seen;
+}
+
+// The rows of what is packed of a channel, map after map: first, first + apart, ... Those that are seen come first.
+struct Rows { int64_t first, apart; };
+
+inline std::vector<Rows> rows_of_channels(const float* seen, int64_t C, int64_t maps) {
+  const int64_t all = std::count(seen, seen + C, 1.f);
+  std::vector<Rows> rows(C);
+  for (int64_t c = 0, before = 0; c < C; ++c) {
+    rows[c] = seen[c] != 0 ? Rows{before, all} : Rows{maps * all + c - before, C - all};
+    before += seen[c] != 0;
+  }
+  return rows;
 }
 
 // Numbers of packed cells: row k, cell p is at[k * stride + p].

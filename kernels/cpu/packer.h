@@ -25,9 +25,9 @@ using Blocks = std::vector<Block>;
 // canvas of a torus, whose rows and columns then come again.
 struct Packer {
   // Room for `cells` packed cells, and for rows that `wait` behind those that a cell perceives; with `keeps_old`, written
-  // channels are packed too.
-  Packer(const Step& s, int64_t columns, int64_t cells, int64_t wait, bool keeps_old)
-      : s(s), noise_row(round_up(round_up(s.inputs(), VL), R)), fires_row(noise_row + (s.update_noise > 0 ? s.written() : 0)),
+  // channels are packed too; with `all`, the perception of channels that no unit looks at.
+  Packer(const Step& s, int64_t columns, int64_t cells, int64_t wait, bool keeps_old, bool all)
+      : s(s), all(all), noise_row(round_up(round_up(s.inputs(), VL), R)), fires_row(noise_row + (s.update_noise > 0 ? s.written() : 0)),
         old_row(fires_row + (s.by_channel ? s.written() : 0)), end_row(old_row + (keeps_old ? s.written() : 0)), row_size(round_up(columns, VL) + 2 * VL), S(odd_lines(cells + VL)), depth(2 * s.reach + 1 + wait), rows(depth * s.C * row_size),
         profiles(s.filters.reach == 1 ? SLOTS * row_size : s.filters.uses.size() * row_size), highest(s.window ? row_size : 0), outside(s.window ? row_size : 0),
         y(end_row * S), frames(s.frames ? 2 * S : 0), each(s.by_channel ? s.written() : 0) {
@@ -112,8 +112,8 @@ struct Packer {
     constexpr uint32_t ANY = (MASKS | ...);
     constexpr int ALL = (__builtin_popcount(MASKS) + ...);
     const Narrow rows(around + s.reach, c * row_size);
-    float* const packed = y + c * S;
-    const int64_t next = s.C * S;
+    float* const packed = y + s.row(0, c) * S;
+    const int64_t next = s.rows[c].apart * S;
     vf weights[ALL];  // in registers: what is stored might be them, as far as the compiler knows
     for (int i = 0; i < ALL; ++i) weights[i] = splat(s.filters.weights[i]);
     for (const Block& block : batch) {
@@ -215,9 +215,10 @@ struct Packer {
   void perceive(const Blocks& batch) const {
     const int64_t from = batch.front().offset, to = batch.back().offset + VL;
     for (int64_t c = 0; c < s.C; ++c) {
+      if (!all && !s.sees(c)) continue;
       if (s.F) perceive_filters(c, from, to, batch);
       if (s.L) perceive_learned(c, batch);
-      if (s.window) maximum(c, y + ((s.F + s.L) * s.C + c) * S, batch);
+      if (s.window) maximum(c, y + s.row(s.F + s.L, c) * S, batch);
     }
   }
 
@@ -227,7 +228,7 @@ struct Packer {
       constexpr int N = decltype(count)::value;
       const Narrow rows(around + s.reach, c * row_size);
       const float* const taps = s.network(sample).taps + (c * s.L + f) * TAPS;
-      float* const packed = y + ((s.F + f) * s.C + c) * S;
+      float* const packed = y + s.row(s.F + f, c) * S;
       vf weights[N][TAPS];
       for (int n = 0; n < N; ++n)
         for (int k = 0; k < TAPS; ++k) weights[n][k] = splat(taps[n * TAPS + k]);
@@ -237,7 +238,7 @@ struct Packer {
           const vf seen = load(rows.tap(k) + block.offset);
           for (int n = 0; n < N; ++n) total[n] += weights[n][k] * seen;
         }
-        for (int n = 0; n < N; ++n) append(packed + n * s.C * S + block.from, total[n], block.bits);
+        for (int n = 0; n < N; ++n) append(packed + n * s.rows[c].apart * S + block.from, total[n], block.bits);
       }
     });
   }
@@ -259,7 +260,7 @@ struct Packer {
     const int64_t* start = starts.data();
     for (int64_t f = 0; f < s.F; ++f) {
       const Correlation& filter = s.filters.of[f];
-      float* packed = y + (f * s.C + c) * S;
+      float* packed = y + s.row(f, c) * S;
       switch (filter.count) {
         case 0: break;
         case 1: correlate<1>(filter, start, packed, batch, place); break;
@@ -295,10 +296,11 @@ struct Packer {
   NCA_FAST_APART void turn(const Blocks& blocks, int first) const {
     for (int64_t i = 0; i < 2; ++i)
       for (const Block& block : blocks) append(frames + i * S + block.from, frame_component(i, block.offset), block.bits);
-    const auto answers = [&](int64_t f, int64_t c) { return y + (f * s.C + c) * S; };
+    const auto answers = [&](int64_t f, int64_t c) { return y + s.row(f, c) * S; };
     for (int p = first; p < count; p += VL) {
       const vf a = load(frames + p), b = load(frames + S + p), square = a * a + b * b;
       for (int64_t c = 0; c < s.C; ++c) {
+        if (!all && !s.sees(c)) continue;
         for (const Step::Pair& pair : s.pairs) {
           float *const x = answers(pair.x, c) + p, *const along_y = answers(pair.y, c) + p;
           const vf right = load(x), down = load(along_y);
@@ -363,11 +365,13 @@ struct Packer {
   // Forgets the first `cells` packed cells and moves the others to the front.
   void drain(int cells) {
     count -= cells;
-    for (int64_t k = 0; k < end_row; k = k + 1 == s.inputs() ? noise_row : k + 1)
+    const int64_t used = all ? s.inputs() : s.seen_inputs;
+    for (int64_t k = 0; k < end_row; k = k + 1 == used ? noise_row : k + 1)
       for (int p = 0; p < count; p += VL) store(y + k * S + p, load(y + k * S + cells + p));
   }
 
   const Step& s;
+  const bool all;
   const int64_t noise_row, fires_row, old_row, end_row;  // of y: what is packed beside the inputs, a row for each written channel
   const int64_t row_size;
   const int64_t S;  // stride of packed cells; a store may overshoot by a vector

@@ -49,6 +49,10 @@ void prefer_large_pages(const float* memory, int64_t size) {
 
 // The weights of every rule, params [rules][parameters], in the order in which the network reads them.
 void pack(const Rule& rule, const float* params, int64_t rules, float* networks) {
+  const std::vector<float> seen = channels_seen(rule, params, rules);
+  std::vector<int64_t> columns;  // that are not all zero
+  for (int64_t k = 0; k < rule.shapes[1]; ++k)
+    if (seen[k % seen.size()] != 0) columns.push_back(k);
   parallel_for(rules, [&](int64_t n) {
     const float* from = params + n * parameter_count(rule);
     float* to = networks + n * packed_size(rule);
@@ -56,10 +60,20 @@ void pack(const Rule& rule, const float* params, int64_t rules, float* networks)
     for (int64_t c = 0; c < channels; ++c)  // [learned][channels] -> [channels][learned]
       for (int64_t f = 0; f < rule.learned; ++f, to += TAPS) std::copy_n(from + (f * channels + c) * TAPS, TAPS, to);
     from += tap_count(rule);
+    const float* const first = to;
     for_layers(rule, [&](int64_t out, int64_t in, int64_t has_bias) {
-      Layer::pack(from, has_bias ? from + out * in : nullptr, out, in, to);
+      const float* const bias = has_bias ? from + out * in : nullptr;
+      if (to == first && int64_t(columns.size()) < in) {
+        std::vector<float> weight;
+        for (int64_t o = 0; o < out; ++o)
+          for (const int64_t k : columns) weight.push_back(from[o * in + k]);
+        Layer::pack(weight.data(), bias, out, in, columns.size(), to);
+      } else {
+        Layer::pack(from, bias, out, in, in, to);
+      }
       from += out * (in + has_bias), to += Layer::size(out, in);
     });
+    std::copy(seen.begin(), seen.end(), to);
   });
 }
 

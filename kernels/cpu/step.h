@@ -34,12 +34,16 @@ struct Step {
     for (int64_t i = 0; i < rule.pair_count; ++i) pairs.push_back({rule.pairs[2 * i], rule.pairs[2 * i + 1]});
     const float* at = canvas.networks;
     auto all = std::make_shared<std::vector<Network>>(periods * rules);
+    const float* const seen = at + packed_size(rule) - C;  // the same for every network
+    rows = rows_of_channels(seen, C, maps());
+    seen_inputs = std::count(seen, seen + C, 1.f) * maps();
     for (Network& one : *all) {
       one.taps = at, at += tap_count(rule);
       for_layers(rule, [&](int64_t out, int64_t in, int64_t has_bias) {
-        one.emplace_back(at, out, in, has_bias);
+        one.emplace_back(at, out, in, one.empty() ? seen_inputs : in, has_bias);
         at += Layer::size(out, in);
       });
+      at += C;
     }
     networks = all;
   }
@@ -48,6 +52,8 @@ struct Step {
   int64_t first_network() const { return step % periods * rules; }  // of this step
   const Network& network(int64_t sample) const { return (*networks)[first_network() + (rules > 1 ? sample : 0)]; }
   int inputs() const { return shape().front().in; }
+  int64_t row(int64_t map, int64_t c) const { return rows[c].first + map * rows[c].apart; }  // of what is packed
+  bool sees(int64_t c) const { return rows[c].first < seen_inputs; }  // whether any unit looks at a channel
   int64_t plane() const { return H * W; }
   int64_t written() const { return C - frozen; }
   int64_t maps() const { return F + L + (window > 0); }  // that a cell perceives of every channel
@@ -108,6 +114,8 @@ struct Step {
   int reach;     // rows to either side that a cell perceives
   int64_t tile;  // columns of a tile
   int64_t parameters, periods, rules;
+  std::vector<Rows> rows;
+  int64_t seen_inputs;
   std::shared_ptr<const std::vector<Network>> networks;  // [periods][rules]; copies of a step share them
   std::vector<Applied> activations;
 };
