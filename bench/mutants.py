@@ -81,7 +81,6 @@ MUTANTS = [
     ("cpu/backward.h", "store(grad + place(f, c), square * g)", "store(grad + place(f, c), g)"),
     # Channels that no unit looks at.
     ("cpu/backward.h", "(in_order ? k : columns[k])", "k"),
-    ("cpu/backward.h", "if (c < s.C && s.sees(c)) place_channel", "if (c < s.C) place_channel"),
     ("cpu/backward.h", "if (c > 0 && s.sees(c - 1)) spread_channel", "if (c > 0) spread_channel"),
     ("cpu/network.h", "Rows{maps * all + c - before, C - all}", "Rows{all + c - before, C - all}"),
     ("cpu/network.h", "n < networks && left", "n < 1 && left"),

@@ -200,7 +200,7 @@ def advance(
     if after is not None:
         raise ValueError(
             "after must be None in advance, and so on canvases, in strips and in several processes, because nobody "
-            "knows how far a function between the steps looks, and so how many rows it needs around a strip: use rollout."
+            "knows how far a function between the steps looks, so how many rows it needs around a strip: use rollout."
         )
     if spare.shape != x.shape or spare.dtype != x.dtype or not (spare.is_contiguous() and x.is_contiguous()):
         raise ValueError(f"spare must be a buffer like x, {list(x.shape)}, but got {list(spare.shape)}.")
