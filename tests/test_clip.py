@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nca_fast import cli
+from nca_fast import cli, prompts
+from nca_fast.choices import small_words
 from nca_fast.features.clip import SMALL_CLIP, ClipModel
 from nca_fast.features.torchvision_compat import import_torchvision
 from nca_fast.losses import clip as losses
@@ -50,8 +51,8 @@ def test_small_model_is_small_and_complete():
 
 
 def test_every_word_of_the_small_model_is_one_token(small):
-    assert len(small.vocabulary) >= 300
-    assert all(len(small.tokenizer.encode(word)) == 1 for word in small.vocabulary)
+    assert len(small_words()) >= 300
+    assert all(len(small.tokenizer.encode(word)) == 1 for word in small_words())
 
 
 def test_small_model_tells_patterns_apart(small):
@@ -73,6 +74,13 @@ def test_small_model_tells_patterns_apart(small):
 def test_unknown_words_are_named(small):
     with pytest.raises(ValueError, match=r"not 'cat', 'strips' in 'a red cat with strips' \(did you mean .*stripes"):
         small.encode_text(["a red cat with strips"])
+
+
+@pytest.mark.parametrize(
+    "text", ["The cat's 12 &amp;amp; dots, it_is ~~ don\u00e2\u0080\u0099t", "", " RED\n", "e\u0301 \u00bd"]
+)
+def test_words_are_those_of_the_tokenizer(small, text):
+    assert prompts.words(text) == small.tokenizer.pat.findall(small.tokenizer.clean_fn(text))
 
 
 @pytest.mark.parametrize("text", ["", "  "])
@@ -273,13 +281,13 @@ def test_a_command_trains_with_a_named_model(weights_file, tmp_path):
     ],
 )
 def test_parse_prompt(prompt, text, weight):
-    assert losses.parse_prompt(prompt) == (text, weight)
+    assert prompts.parse_prompt(prompt) == (text, weight)
 
 
 @pytest.mark.parametrize("prompt", ["", ":2", "  :1"])
 def test_parse_prompt_without_text(prompt):
     with pytest.raises(ValueError, match="a prompt must be text, or text:weight"):
-        losses.parse_prompt(prompt)
+        prompts.parse_prompt(prompt)
 
 
 def test_distances_are_their_formulas():

@@ -11,6 +11,7 @@ from bench import clip_prompts
 from bench.harness import RESULTS
 from bench.small_clip import captions as patterns
 from bench.small_clip import drawings, zero_shot
+from nca_fast.choices import small_words
 from nca_fast.features.clip import SMALL_CLIP, ClipModel
 
 
@@ -41,8 +42,8 @@ def test_captions_hold_only_known_words_and_are_short_enough(small):
     small.encode_text([patterns.caption(what, draw, complete=index % 2 == 0) for index, what in enumerate(chosen)])
 
 
-def test_vocabulary_of_the_model_is_that_of_the_captions(small):
-    assert sorted(small.vocabulary) == patterns.vocabulary()
+def test_vocabulary_of_the_model_is_that_of_the_captions():
+    assert sorted(small_words()) == patterns.vocabulary()
 
 
 def test_pictures_are_decided_by_their_generator():

@@ -28,8 +28,8 @@ ROOMS = (
     ("reference", "convolutions", "folding", "frames", "rule", "kernel_rule", "arguments"),
     ("derivatives",),
     ("filters", "activations", "fire_masks", "normals"),
-    ("processes", "files", "fields", "control_groups", "waiting", "integers", "choices", "sizes", "map_names"),
-    ("interrupts", "suggestions"),
+    ("processes", "files", "fields", "control_groups", "waiting", "integers", "prompts", "sizes", "map_names"),
+    ("interrupts", "suggestions", "choices"),
     ("kernels",),
 )
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

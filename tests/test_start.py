@@ -54,6 +54,13 @@ ANSWERS = [
     (["texture", "nothing.png", "--out", "x"], 2, "there is no 'nothing.png'"),
     (["texture", "skimage:gras", "--out", "x"], 2, "but got 'gras'. Did you mean skimage:grass?\n"),
     (["style", "skimage:grass", "--content", "nowhere", "--out", "x"], 2, "there is no 'nowhere'"),
+    (
+        ["clip", "a red dragon", "--out", "x"],
+        2,
+        "must know every word of a prompt, but not 'dragon' in 'a red dragon'.",
+    ),
+    (["clip", "red", "dots:-x", "--out", "x"], 2, "not ':-' in 'dots:-x'"),
+    (["clip", "red", "--image-prompts", "no.png:2", "--out", "x"], 2, "--image-prompts must be an existing file"),
     (["vae", "digitz", "--out", "x"], 2, "there is none called 'digitz'"),
     (["grow", "nothing.png", "--out", "x"], 2, "there is no 'nothing.png'"),
     *(

@@ -26,8 +26,8 @@ class Train:
     task: Task
 
     def check(self) -> None:
-        """Raises ValueError or OSError for sources and models that are not there."""
-        self.sources.check()
+        """Raises ValueError or OSError for sources and models that are not there, or of no use."""
+        self.sources.check(self.config)
         if self.init is not None:
             check_model(self.init)
             if self.resume:

@@ -18,8 +18,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm import TqdmWarning
 
-from nca_fast.choices import small_words
 from nca_fast.features.torchvision_compat import import_torchvision
+from nca_fast.prompts import check_words
 
 # A small model that this project trained (bench/small_clip/train.py), in the layout of open_clip's "local-dir:".
 SMALL_CLIP = Path(__file__).parent / "small_clip"
@@ -56,11 +56,10 @@ class ClipModel(nn.Module):
             warnings.simplefilter("ignore", TqdmWarning)  # it asks for ipywidgets in a notebook; bars of text will do
             import open_clip
 
-        self.vocabulary = None
-        if model is None:
+        self.small = model is None
+        if self.small:
             if pretrained is not None:
                 raise ValueError(f"pretrained must go with a model, but got {str(pretrained)!r} alone: name the model.")
-            self.vocabulary = frozenset(small_words())
             merges = str(SMALL_CLIP / "merges.txt.gz")
             self.network = open_clip.create_model(f"local-dir:{SMALL_CLIP}", weights_only=True)
             self.tokenizer = open_clip.get_tokenizer(f"local-dir:{SMALL_CLIP}", bpe_path=merges)
@@ -118,17 +117,8 @@ class ClipModel(nn.Module):
             raise ValueError(f"a prompt must say something, but got {text!r}.")
         if not hasattr(self.tokenizer, "encode"):  # tokenizers of Hugging Face cut long texts by themselves
             return
-        if self.vocabulary is not None:
-            words = self.tokenizer.pat.findall(self.tokenizer.clean_fn(text))
-            unknown = [word for word in dict.fromkeys(words) if word not in self.vocabulary]
-            if unknown:
-                near = {near for word in unknown for near in difflib.get_close_matches(word, self.vocabulary, 2, 0.75)}
-                hint = f" (did you mean {', '.join(sorted(near))}?)" if near else ""
-                raise ValueError(
-                    f"the small CLIP model must know every word of a prompt, but not {', '.join(map(repr, unknown))} "
-                    f"in {text!r}{hint}. It knows: {' '.join(sorted(self.vocabulary))}. For all other words take a "
-                    "real CLIP model, for example --model ViT-B-32-quickgelu --pretrained openai."
-                )
+        if self.small:
+            check_words(text)
         length = len(self.tokenizer.encode(text))
         longest = self.tokenizer.context_length - 2
         if length > longest:

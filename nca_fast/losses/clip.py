@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from typing import get_args
 
 import torch
@@ -15,22 +13,6 @@ from nca_fast.devices import generator_on, moved
 from nca_fast.losses.regularizers import total_variation
 
 DISTANCES = get_args(DistanceName)
-
-
-def parse_prompt(prompt: str) -> tuple[str, float]:
-    """Splits "text:weight" into text and weight; without a weight it is 1.
-
-    Only a number after the last colon is a weight: "blurry:-0.5". A text that ends in one otherwise needs another,
-    "aspect 16:9:1".
-
-    Raises:
-        ValueError: Nothing before the weight, or one that is infinite.
-    """
-    match = re.fullmatch(r"(.*):\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", prompt, re.DOTALL)
-    text, weight = (match[1], float(match[2])) if match else (prompt, 1.0)
-    if not text.strip() or not abs(weight) < float("inf"):
-        raise ValueError(f"a prompt must be text, or text:weight with a finite weight, but got {prompt!r}.")
-    return text.strip(), weight
 
 
 class PromptDistance(nn.Module):
@@ -179,9 +161,3 @@ def fringes(rgb: Tensor) -> Tensor:
     another, make them around everything.
     """
     return total_variation(rgb - rgb.mean(1, keepdim=True))
-
-
-def weights_of(prompts: Sequence[str]) -> tuple[list[str], list[float]]:
-    """Texts (or file names) and weights of several prompts."""
-    parsed = [parse_prompt(prompt) for prompt in prompts]
-    return [text for text, _ in parsed], [weight for _, weight in parsed]

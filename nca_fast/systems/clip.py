@@ -18,10 +18,11 @@ from nca_fast.devices import network_dtype
 from nca_fast.features.clip import ClipModel
 from nca_fast.losses import regularizers, weighted
 from nca_fast.losses.aesthetic import AestheticHead
-from nca_fast.losses.clip import PromptDistance, cutouts, flatness, fringes, weights_of, whole
+from nca_fast.losses.clip import PromptDistance, cutouts, flatness, fringes, whole
 from nca_fast.losses.content import CONTENT_LOSSES, check_layers
 from nca_fast.media.images import load_image, source_name
 from nca_fast.nca import NCA
+from nca_fast.prompts import weights_of
 from nca_fast.systems.clip_settings import CLIP, FILMED, ClipConfig, ClipSources
 from nca_fast.systems.drawing import draw_grown, draw_redrawn, grown, redrawn
 from nca_fast.training.capture import Captured

@@ -8,6 +8,7 @@ import tyro
 
 from nca_fast.choices import ContentLossName, DistanceName, FeaturesName, small_words
 from nca_fast.media.sources import check_picture_source
+from nca_fast.prompts import check_words, weights_of
 from nca_fast.training.settings import FeatureConfig
 from nca_fast.training.task import Task
 
@@ -190,10 +191,15 @@ class ClipSources:
     content: Annotated[tuple[str, ...], tyro.conf.arg(metavar="IMAGE_OR_FOLDER [...]")] = ()
     """Pictures to change: files, folders, skimage:astronaut ... None: grow out of noise."""
 
-    def check(self) -> None:
-        """Raises ValueError for a picture that is not there."""
+    def check(self, config: ClipConfig) -> None:
+        """Raises ValueError for a picture that is not there, and for words that the small model does not know."""
         for name in self.content:
             check_picture_source(name, folders=True, what="content")
+        texts, _ = weights_of(self.prompts)
+        for text in texts if config.model is None else ():
+            check_words(text)
+        for file in weights_of(config.image_prompts)[0]:
+            check_picture_source(file, what="image_prompts")
 
 
 HELP = f"""Learn to grow what a sentence says, or to change pictures until they fit it.

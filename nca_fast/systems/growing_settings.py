@@ -111,7 +111,7 @@ class GrowingSources:
     ] = None
     """Picture file to grow; it should have a transparent background."""
 
-    def check(self) -> None:
+    def check(self, config: GrowingConfig) -> None:
         """Raises ValueError for a picture that is not there."""
         if self.image is not None:
             check_picture_source(self.image)

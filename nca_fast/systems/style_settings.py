@@ -160,7 +160,7 @@ class StyleSources:
     ] = ()
     """Pictures to learn it on: files, folders, skimage:astronaut ... The more they differ, the better."""
 
-    def check(self) -> None:
+    def check(self, config: StyleConfig) -> None:
         """Raises ValueError for a picture that is not there."""
         if self.style is not None:
             check_picture_source(self.style, what="style")

@@ -86,7 +86,7 @@ class TextureSources:
     """Maps of the surface that IMAGE shows, of its size, to be learned with it: normal, height, roughness, metallic,
     occlusion, opacity, emission, specular. What draws the run then draws them too."""
 
-    def check(self) -> None:
+    def check(self, config: TextureConfig) -> None:
         """Raises ValueError for a picture or map that is not there."""
         for name in (self.image, *self.more):
             if name is not None:

@@ -63,7 +63,7 @@ class VAESources:
     ] = None
     """Pictures to learn: digits, faces, or a folder."""
 
-    def check(self) -> None:
+    def check(self, config: VAEConfig) -> None:
         """Raises ValueError for a data set that is not there."""
         if self.dataset is not None:
             check_data_set(self.dataset)
