@@ -70,7 +70,8 @@ def _run(arguments: list[str], own: bool, parent: int) -> int | None:
         command.check()
     if getattr(command, "light", False):
         return command.run("")
-    with _interruptible(own), said() if said is streams.quiet else streams.waiting("loading PyTorch"):
+    early = streams.quiet if said is streams.quiet else contextlib.nullcontext
+    with _interruptible(own), early(), streams.waiting("loading PyTorch"):
         from nca_fast import processes
         from nca_fast.training import run_folder
     threads = command.compute.threads if hasattr(command, "compute") else None
@@ -79,18 +80,24 @@ def _run(arguments: list[str], own: bool, parent: int) -> int | None:
             raise ValueError(f"{words[0]} must be one process, but torchrun started {processes.count()}.")
         computes = getattr(command, "compute", None) or getattr(command, "config", None)
         if computes is not None and computes.backend in (None, "cpu"):
-            _compile()
-        with streams.quiet() if processes.rank() else said():
+            with early():
+                _compile()
+        with streams.quiet() if processes.rank() else said(), streams.waiting(_opening(command)):
             return command.run(shlex.join(["nca-fast", *arguments]))
 
 
+def _opening(command: object) -> str:
+    """What a command does before it says or shows anything itself."""
+    return getattr(command, "opening", "opening models and pictures")
+
+
 def _compile() -> None:
-    """Compiles the C++ kernel where that has not been done, and says on a terminal that it takes its time."""
+    """Compiles the C++ kernel where that has not been done, and says that it takes its time."""
     from nca_fast import backends
     from nca_fast.kernels.cpu import build
 
     if build.status().source == "not compiled yet":
-        with streams.waiting("compiling the C++ kernel for this CPU, once, some 10 s"):
+        with streams.waiting("compiling the C++ kernel for this CPU, once, some 10 s", in_logs=True):
             backends.trouble("cpu")
 
 

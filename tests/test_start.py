@@ -1,5 +1,6 @@
 """What is answered before torch is loaded, which takes seconds: help, and what is typed wrong."""
 
+import contextlib
 import json
 import os
 import re
@@ -226,6 +227,44 @@ def test_long_waits_say_what_they_wait_for(monkeypatch, capsys):
     with streams.quiet():
         cli._compile()
     assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    cli._compile()
+    assert capsys.readouterr().err == "compiling the C++ kernel for this CPU, once, some 10 s ...\n"
+
+
+WAITS = """
+import sys, time
+from nca_fast.commands import streams
+streams.prepare()
+with streams.waiting("one"):
+    time.sleep(1.5)  # it counts after one second
+    print("out", end="", flush=True)
+    time.sleep(1.5)  # and no more, because something was written
+with streams.waiting("two"):
+    with streams.waiting("three"):
+        pass
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
+def test_a_waiting_line_counts_and_gives_way():
+    """To whatever is written; the exact bytes that a terminal gets."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    done = subprocess.Popen([sys.executable, "-c", WAITS], cwd=ROOT, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # as Linux says that nobody has the other end any more
+        while part := os.read(ours, 4096):
+            said += part
+    os.close(ours)
+    assert done.wait() == 0
+    gone = "\r\x1b[K"
+    counted = rf"one \.\.\.(\rone \.\.\. [1-9] s)+{gone}out".replace("[K", r"\[K")
+    rest = f"two ...{gone}three ...{gone}"
+    text = said.decode()
+    assert re.fullmatch(counted, text.removesuffix(rest)) and text.endswith(rest), text
 
 
 def test_logs_and_warnings_are_for_people(tmp_path):

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from nca_fast import interrupts
+from nca_fast.commands import waits
 
 _quiet = ContextVar("quiet", default=False)
 _kept: ContextVar[dict[str, Any] | None] = ContextVar("kept", default=None)
@@ -32,10 +33,16 @@ class _Output(io.TextIOWrapper):
     """
 
     def write(self, text: str) -> int:
+        waits.clear()
         return self._tried(super().write, text)
 
     def flush(self) -> None:
         self._tried(super().flush)
+
+    def beside(self, text: str) -> None:
+        """Writes a waiting line, which stays."""
+        super().write(text)
+        super().flush()
 
     def _tried(self, do, *arguments):
         try:
@@ -107,16 +114,27 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """Says on a terminal what a block takes its time for; the line goes away at its end."""
-    shown = shows_progress() and sys.stderr is not None and sys.stderr.isatty()
-    if shown:
-        print(f"{what} ...", end="", file=sys.stderr, flush=True)
-    try:
+def waiting(what: str, in_logs: bool = False) -> Iterator[None]:
+    """Says on a terminal what a block takes its time for, and for how long, until it writes something or ends; if
+    asked for, elsewhere too, in a line that stays."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    if in_logs and shows_progress() and not terminal:
+        say(f"{what} ...")
+    if shows_progress() and terminal:
+        with waits.shown(what, _write_beside):
+            yield
+    else:
         yield
-    finally:
-        if shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _write_beside(text: str) -> None:
+    """Writes a waiting line on stderr, which nobody may read any more."""
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(sys.stderr, _Output):
+            sys.stderr.beside(text)
+        else:
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 @contextlib.contextmanager
