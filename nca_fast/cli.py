@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import nca_fast
 from nca_fast.commands import streams
+from nca_fast.commands.waits import OPENING
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,13 +83,8 @@ def _run(arguments: list[str], own: bool, parent: int) -> int | None:
         if computes is not None and computes.backend in (None, "cpu"):
             with early():
                 _compile()
-        with streams.quiet() if processes.rank() else said(), streams.waiting(_opening(command)):
+        with streams.quiet() if processes.rank() else said(), streams.waiting(OPENING):
             return command.run(shlex.join(["nca-fast", *arguments]))
-
-
-def _opening(command: object) -> str:
-    """What a command does before it says or shows anything itself."""
-    return getattr(command, "opening", "opening models and pictures")
 
 
 def _compile() -> None:

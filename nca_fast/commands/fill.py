@@ -154,7 +154,8 @@ class Fill:
         out = self.keep or self.out.with_name(f"{self.out.stem}-texture")
         how = {"device": self.compute.device, "threads": self.compute.threads, **self.compute.how}
         config = TextureConfig(minutes=self.minutes, video_steps=0, seed=self.seed, **how)
-        options = {"resume": True, "say": streams.say_above, "progress": streams.shows_progress()}
+        options = {"resume": True, "say": streams.say_above, "wait": streams.waiting}
+        options["progress"] = streams.shows_progress()
         with resume_training(Texture.name, out):
             result = run_training(Texture, TextureSources(self.texture), out, config, **options)
         if result.runs_away:

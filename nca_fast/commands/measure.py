@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from nca_fast import checkpoint, processes, zoo
+from nca_fast import checkpoint, processes
 from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.commands.models import open_model
@@ -95,7 +95,7 @@ def _drawn(
             f"{system or 'none of ours'}. Measure a picture of it, with --reference."
         )
     side_name, fact = _SIDES[system]
-    source = asked.reference or _followed(known.get("image", made.get(fact)), path, asked.what, texture)
+    source = asked.reference or _followed(known.get("image", made.get(fact)), path, texture)
     side = field(config, side_name, int, where, 1)
     crop = known.get("crop") or field({"image_crop": None} | config, "image_crop", int | None, where)
     original = as_learned(load_image(source), side, crop, asked.shrink)
@@ -143,17 +143,12 @@ def _content(asked: Any, path: Path) -> Tensor:
     return checkpoint.load(file)[0]["first"] / 255
 
 
-def _followed(source: Any, path: Path, model: str, texture: str | None = None) -> str:
+def _followed(source: Any, path: Path, texture: str | None = None) -> str:
     """The original that a model file names, where it is no path: a file may come from anywhere, and name any other."""
     if isinstance(source, str) and source.startswith("skimage:"):
         return source
     if not isinstance(source, str):
-        shelved = model.startswith(zoo.PREFIX)
-        called = model if shelved else path
-        known = f" nca-fast info {model} has the score that it was given." if shelved else ""
-        raise ValueError(
-            f"reference must be given, as {called} does not name its original: --reference PICTURE.{known}"
-        )
+        raise ValueError(f"reference must be given, as {path} does not name its original: --reference PICTURE.")
     which = f"--texture {texture} " if texture else ""
     raise ValueError(
         f"reference must be given, because no path that a model file names is followed. {path} names: {which}"

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
+from nca_fast.commands import streams
 from nca_fast.compute import ComputeConfig
 
 OTHERS = {"eager": "eager", "compile": "torch.compile"}  # as it is typed -> as results call it
@@ -70,13 +71,15 @@ class Profile:
 
         device = self.compute.pick(NCA.preset(self.preset).rule)
         work = profile.Work(self.preset, self.batch, self.size, self.steps, self.backward)
-        best = profile.bound(work, device)
+        with streams.waiting("measuring what this machine can do at best"):
+            best = profile.bound(work, device)
         if not self.json:
             print("\n".join(_bound_in_words(work, device, best)), flush=True)
         speeds = []
         if not self.dry_run:
             others = [OTHERS[name] for name in self.others]
-            speeds = profile.measure(work, device, others, repeats=self.repeats, **self.compute.how)
+            with streams.waiting("checking the numbers, then measuring"):
+                speeds = profile.measure(work, device, others, repeats=self.repeats, **self.compute.how)
         if self.json:
             print(json.dumps(profile.as_json(work, device, best, speeds), indent=1))
             return

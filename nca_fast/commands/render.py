@@ -72,7 +72,8 @@ class Render:
 
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """Picture of the last step (.png, .tif, .dzi, a pyramid that browsers open, of any size; .jpg, .webp, held in
-    memory), or film (.mp4 .gif). An existing file is replaced."""
+    memory), or film (.mp4; .gif, which is several times as large and has 256 colours a frame). An existing file is
+    replaced."""
     model: Annotated[Positional[Path | None], tyro.conf.arg(metavar="MODEL")] = None
     """model.safetensors of a training, its folder, zoo:NAME or hf:USER/NAME. It may be left out with --replay, where it
     is one of the zoo."""

@@ -9,6 +9,7 @@ import tyro
 
 from nca_fast import zoo
 from nca_fast.canvas.settings import CanvasConfig, MemoryOption
+from nca_fast.commands import streams
 from nca_fast.compute import ComputeConfig
 from nca_fast.media.sources import check_picture_source
 from nca_fast.pretrained import HUB, check_model
@@ -37,7 +38,7 @@ class ScoreCommand:
     """
 
     what: Annotated[Positional[str], tyro.conf.arg(metavar="RUN|PICTURE")]
-    """A texture or style training, which is drawn and measured: its folder, its model.safetensors, zoo:NAME or
+    """A texture or style training, which is drawn and measured: its folder, its model.safetensors, or
     hf:USER/NAME; or a picture."""
     reference: Annotated[str | None, tyro.conf.arg(metavar="PICTURE")] = None
     """The original: a file or skimage:NAME, all of it. None: what the run learned from, where it is skimage:NAME."""
@@ -87,6 +88,12 @@ class ScoreCommand:
                 check_picture_source(getattr(self, option), what="the picture" if option == "what" else option)
         if self.is_run:
             check_model(self.what)
+        if self.what.startswith(zoo.PREFIX):
+            raise ValueError(
+                f"a run must say how its original was shrunk, which {self.what} does not: nca-fast info {self.what} "
+                f"has the score that it was given. Or draw it, nca-fast render {self.what} --out drawn.png, and "
+                "measure drawn.png with --reference and --shrink."
+            )
 
     @property
     def is_run(self) -> bool:
@@ -99,7 +106,8 @@ class ScoreCommand:
         """Draws what is a model, measures, and prints the result."""
         from nca_fast.commands.measure import measured
 
-        found = measured(self)
+        with streams.waiting("drawing and measuring" if self.is_run else "measuring"):
+            found = measured(self)
         if self.json:
             each = {one.texture: one.as_json() for one in found}
             whole = {"textures": each} if len(found) > 1 else found[0].as_json()

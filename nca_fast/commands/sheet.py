@@ -2,12 +2,14 @@
 
 import shlex
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from nca_fast.canvas.settings import CanvasConfig, MemoryOption
+from nca_fast.commands import streams
 from nca_fast.compute import ComputeConfig
 from nca_fast.media import endings
 from nca_fast.pretrained import check_model
@@ -51,6 +53,8 @@ class Sheet:
 
     def run(self, command: str) -> None:
         """Draws, and says in which order and what was written."""
+        from tqdm import tqdm
+
         from nca_fast.commands.models import open_model
         from nca_fast.commands.report import finish
         from nca_fast.files import check_writable
@@ -65,7 +69,8 @@ class Sheet:
                 "draws it."
             )
         names = list(nca.textures)
-        squares = [self._drawn(nca, row, column) for row in names for column in names]
+        pairs = tqdm(list(product(names, names)), desc=str(self.out), disable=not streams.shows_progress())
+        squares = [self._drawn(nca, row, column) for row, column in pairs]
         save_image(image_grid(squares, len(names), pad=4), self.out)
         draw = f"nca-fast render {shlex.quote(str(self.model))} --texture"
         then = [f"{draw} {names[0]} --out {names[0]}.png", f"{draw} {names[0]}:1,{names[1]}:2 --out blend.png"]

@@ -33,7 +33,8 @@ class _Output(io.TextIOWrapper):
     """
 
     def write(self, text: str) -> int:
-        waits.clear()
+        if text:
+            waits.clear()
         return self._tried(super().write, text)
 
     def flush(self) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from nca_fast.commands import streams
+from nca_fast.commands.waits import OPENING
 from nca_fast.pretrained import check_model
 from nca_fast.systems import TASKS
 from nca_fast.training.task import Task
@@ -47,9 +48,10 @@ class Train:
             "init": self.init,
             "command": command,
             "say": streams.say_above,
+            "wait": streams.waiting,
             "progress": streams.shows_progress(),
         }
-        with resume_training(system.name, self.out):
+        with resume_training(system.name, self.out), streams.waiting(OPENING):
             result = run_training(system, self.sources, self.out, self.config, **how)
         score = None
         if system.name == "texture":

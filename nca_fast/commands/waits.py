@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+OPENING = "opening models and pictures"  # what most commands do before they show anything themselves
 _CLEARED = "\r\x1b[K"
 _lock = threading.RLock()  # a signal may come to the thread that has it
 _line: "_Line | None" = None
@@ -21,7 +22,7 @@ class _Line:
     def __init__(self, what: str, write: Callable[[str], object]):
         self.what, self.write, self.since = what, write, time.monotonic()
         self.gone = threading.Event()
-        write(f"{what} ...")
+        write(f"{_CLEARED}{what} ...")  # a bar that stands there is drawn again at its end
         threading.Thread(target=self._count, daemon=True).start()
 
     def _count(self) -> None:

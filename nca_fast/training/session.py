@@ -5,6 +5,7 @@ import math
 import shlex
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def run_training(
     progress: bool = True,
     command: str | None = None,
     say: Callable[[str], object] = lambda line: None,
+    wait: Callable[[str], AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> TrainingResult:
     """Trains a system, and writes model, pictures, films, preview strip, log and training state into a folder.
 
@@ -94,6 +96,7 @@ def run_training(
         progress: Show progress bars on stderr.
         command: The command line, for the provenance.
         say: Takes the lines in which the system says how it completed its settings, and what the run will give.
+        wait: Takes what is done in a block that may take long and shows no bar, and gives a context for it.
 
     Raises:
         ValueError: Bad sources, or settings that differ from those of the run to resume, or no such device.
@@ -108,10 +111,10 @@ def run_training(
         is_new = not out.is_dir()
         if not is_new:
             stack.enter_context(run_folder.held(out))
-        return _run(stack, is_new, system, sources, out, config, resume, init, progress, command, say)
+        return _run(stack, is_new, system, sources, out, config, resume, init, progress, command, say, wait)
 
 
-def _run(stack, is_new, system, sources, out, config, resume, init, progress, command, say):
+def _run(stack, is_new, system, sources, out, config, resume, init, progress, command, say, wait):
     """Does what `run_training` says; what holds until its end goes onto the stack."""
     saved = run_folder.open_run(out, resume, system.files)
     config = run_folder.resolved_config(system, config, saved, out)
@@ -135,10 +138,11 @@ def _run(stack, is_new, system, sources, out, config, resume, init, progress, co
         if processes.rank() == 0:  # all is well, but for what only the work itself can tell
             for line in work.beginning():
                 say(line)
-        seconds, cell_steps, endured = _train(work, run, saved, out, command, progress, say)
-        figures = work.figures()
-        if processes.rank() == 0:
-            work.draw(out, progress, run.iteration)
+        seconds, cell_steps, endured = _train(work, run, saved, out, command, progress, say, wait)
+        with wait("measuring and drawing what was learned"):
+            figures = work.figures()
+            if processes.rank() == 0:
+                work.draw(out, progress, run.iteration)
     names = (*work.files, run_folder.PREVIEW_FILE, run_folder.MODEL_FILE, run_folder.LOG_FILE)
     names += (run_folder.TRAINING_FILE, run_folder.PICTURES_FILE)
     files = tuple(out / name for name in names if (out / name).exists())  # a short run may have no preview
@@ -231,6 +235,7 @@ def _train(
     command: str | None,
     progress: bool,
     say: Callable[[str], object],
+    wait: Callable[[str], AbstractContextManager[object]],
 ) -> tuple[float, int, Endured | None]:
     """Trains a run to its end and saves it on the way; returns seconds and cell-steps of its iterations, and what it
     endured."""
@@ -319,7 +324,8 @@ def _train(
             if not complete:
                 raise KeyboardInterrupt(*_drawn_so_far(work, run, out, progress))
             seconds += watch.lap()
-            endured = work.endured(run.iteration)
+            with wait("trying whether it lasts"):
+                endured = work.endured(run.iteration)
             if endured is None or endured.runaway is None or rounds == ROUNDS:
                 return seconds, cell_steps, endured
             rounds, until = rounds + 1, run.iteration + math.ceil(ROUND * run.iteration)
