@@ -2,16 +2,17 @@
 
 import json
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
 from runs import assert_same_run
 from test_training import TINY
 
-from nca_fast import NCA, checkpoint, cli, features
+from nca_fast import NCA, checkpoint, cli, features, ops
 from nca_fast.losses import style
 from nca_fast.media.images import load_image, save_image
-from nca_fast.systems.swatches import for_textures, judged_each
+from nca_fast.systems.swatches import for_textures, judged_each, rolled_out, turns
 from nca_fast.systems.texture import Texture, TextureSources
 from nca_fast.training import pool, system
 from nca_fast.training.endurance import Endurance
@@ -116,6 +117,51 @@ def test_every_texture_brings_hidden_units():
         several = for_textures(NCA(rule), ["a", "b"])
         assert several.rule.hidden == tuple(width + 16 for width in rule.hidden)
         assert several(several.initial_state(1, 8, 8), 2, seed=0).shape == (1, rule.channels + 2, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "folds"),
+    [
+        ({"output_bias": True}, True),
+        ({"filters": ("sobel_x", "identity", ((0, 1, 0), (1, 1, 0), (0, 0, 0))), "maximum_window": 3}, True),
+        ({"hidden": (6, 5), "fire_shared": ()}, False),
+        ({"padding": "zero"}, False),
+        ({"hidden": ()}, False),
+    ],
+    ids=str,
+)
+def test_codes_as_biases_change_nothing(monkeypatch, change, folds):
+    nca = for_textures(NCA(replace(NCA.preset("texture").rule, **{"hidden": (7,)} | change)), ["a", "b", "c"])
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in nca.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    states = torch.randn(4, nca.rule.channels, 6, 5, generator=generator)
+    states[:, :3] = turns(nca, 4)
+    width, rollout = [], ops.rollout
+    monkeypatch.setattr(ops, "rollout", lambda x, *a, **o: width.append(x.shape[1]) or rollout(x, *a, **o))
+
+    def grown(roll):
+        inside = states.clone().requires_grad_()
+        grown = roll(inside, steps=3, seed=5, first_sample=2, backend="reference")
+        (grown[:, 3:] * torch.linspace(-1, 1, 30).view(6, 5)).sum().backward()
+        gradients = [parameter.grad for parameter in nca.parameters()] + [inside.grad[:, 3:]]
+        nca.zero_grad()
+        return [grown.detach(), *gradients]
+
+    wanted, found = grown(nca), grown(lambda x, **how: rolled_out(nca, x, **how))
+    assert width == [nca.rule.channels, nca.rule.written if folds else nca.rule.channels]
+    for one, other in zip(wanted, found, strict=True):  # another order of sums; the worst seen: 2.9e-7 of the largest
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5 * float(one.abs().max()))
+
+
+def test_a_training_rolls_out_codes_as_biases(pictures, tmp_path, monkeypatch):
+    work = Texture(SEVERAL.resolved(), sources(pictures), None, tmp_path)
+    work.begin(work.model(), None)
+    widths, rollout = [], ops.rollout
+    monkeypatch.setattr(ops, "rollout", lambda x, *a, **o: widths.append(x.shape[1]) or rollout(x, *a, **o))
+    work.step(0, 0, mock.Mock(finite=None))
+    assert widths == [work.nca.rule.written]
 
 
 def test_every_state_is_judged_by_its_own_picture():

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nca_fast import ops
 from nca_fast.fields import field
 from nca_fast.media.images import source_name
 from nca_fast.nca import NCA
+from nca_fast.rule import Rule
 from nca_fast.textures import MOST, all_codes, check_names, names_of, one_hot
 from nca_fast.training.capture import Captured
 from nca_fast.training.pool import Objective
@@ -128,6 +130,41 @@ def turns(nca: NCA, count: int) -> Tensor:
     """Makes codes of so many states that take the textures in turn, [count, frozen, 1, 1]."""
     codes = all_codes(nca.textures)
     return codes[torch.arange(count) % len(codes), :, None, None].to(nca.device)
+
+
+def rolled_out(nca: NCA, states: Tensor, steps: int, **options: Any) -> Tensor:
+    """Does what the automaton does to states each of which has one code all over its torus, in two thirds of the time.
+
+    A filter answers to what is the same everywhere with its sum. So what the first layer makes of a code is a bias,
+
+        b = b1 + sum over filters f and channels c of the code: (sum of f) W1[:, f, c] code[c],
+
+    and each state has a rule of its own, without the channels of the code.
+
+    Args:
+        nca: The automaton, see `for_textures`.
+        states: The code in the first channels. [B, C, H, W]
+        steps, options: As in `nca_fast.rollout`.
+    """
+    rule, count, samples = nca.rule, nca.rule.frozen, len(states)
+    if not _codes_are_biases(rule):
+        return nca(states, steps, **options)
+    (weight, bias), *later = nca.weights
+    maps, codes = weight.view(len(weight), -1, rule.channels), states[:, :count, 0, 0]
+    sums = [sum(map(sum, filter.kernel)) for filter in rule.filters] + [1.0] * (rule.maximum_window is not None)
+    answers = torch.einsum("hfc,f,bc->bh", maps[:, :, :count], weight.new_tensor(sums), codes)
+    weights = [(maps[:, :, count:].flatten(1).expand(samples, -1, -1), bias + answers)]
+    for weight, bias in later:
+        weights.append((weight.expand(samples, -1, -1), None if bias is None else bias.expand(samples, -1)))
+    rule = replace(rule, channels=rule.written, frozen=0)
+    changed = ops.rollout(states[:, count:].contiguous(), weights, rule, steps, **options)
+    return torch.cat([states[:, :count], changed], 1)
+
+
+def _codes_are_biases(rule: Rule) -> bool:
+    """Whether codes can be biases: on a torus, where nothing is drawn for a channel by its number."""
+    drawn = "channel" not in rule.fire_shared or rule.state_noise or rule.update_noise
+    return rule.padding == "circular" and rule.hidden_bias and bool(rule.hidden) and not drawn
 
 
 def judged_each(judges: Sequence[tuple[Captured, Callable[[torch.Generator], list[Tensor]]]], nca: NCA) -> Objective:

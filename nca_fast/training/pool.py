@@ -101,6 +101,7 @@ class PoolStep:
             these.
         bptt_steps, backend, precision: As in `nca_fast.rollout`.
         restart: (states [count, C, H, W], seed) -> start states in their place. None: `start`, whatever they are.
+        roll: (states, steps=, and more of `nca_fast.rollout`) -> what becomes of them. None: the automaton itself.
     """
 
     nca: NCA
@@ -119,6 +120,7 @@ class PoolStep:
     backend: str | None = None
     precision: str | None = None
     restart: Callable[[Tensor, int], Tensor] | None = None
+    roll: Callable[..., Tensor] | None = None
 
     def __call__(self, iteration: int, planned: int, descend: Descent) -> Work:
         """Does an iteration; see `loop.train`."""
@@ -136,7 +138,8 @@ class PoolStep:
             states = disturbed(states, self.pool.states, self.disturb, self.nca.rule.frozen, strange)
         if self.augment is not None:
             states = self.augment(states, derived_generator(self.seed, "alter", iteration))
-        states = self.nca(
+        roll = self.nca if self.roll is None else self.roll
+        states = roll(
             states[share],
             steps=count,
             seed=derived_seed(self.seed, "fire", iteration),

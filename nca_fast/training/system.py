@@ -172,6 +172,7 @@ class PoolSystem(ABC):
     prepare: Callable[[int], None] | None = None
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
     restart: Callable[[Tensor, int], Tensor] | None = None
+    roll: Callable[..., Tensor] | None = None  # see `PoolStep`
 
     def begin(self, model: NCA, saved: SavedRun | None) -> None:
         """As `System.begin`."""
@@ -201,6 +202,7 @@ class PoolSystem(ABC):
             prepare=self.prepare,
             augment=self.augment,
             restart=self.restart,
+            roll=self.roll,
             bptt_steps=config.bptt_steps,
             **self.config.how,
         )
