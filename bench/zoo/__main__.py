@@ -25,7 +25,7 @@ from nca_fast.media.images import load_image, save_image
 from nca_fast.scoring.content import content_kept
 from nca_fast.scoring.score import Score, score
 from nca_fast.systems import TASKS
-from nca_fast.systems.growing import errors, on_white, regrowth, wound
+from nca_fast.systems.growing import GROWN, errors, on_white, regrowth, wound
 from nca_fast.systems.style import StyleSources
 from nca_fast.training.endurance import Endurance, endure
 from nca_fast.training.run_folder import TRAINING_FILE
@@ -73,7 +73,7 @@ def measured(item: Item, result, config: dict, original: Path, folder: Path) -> 
         grown = regrowth(nca, target, wound(*target.shape[1:]))
         late = nca(nca.initial_state(1, *target.shape[1:]), LATE, seed=1)
         last = float(errors(late, target).nan_to_num(1e30).mean())
-        said = f"squared error {grown.before:.4f}, {grown.after:.4f} after half was erased and grew again, "
+        said = f"squared error {grown.before:.4f}, {grown.after:.4f} where a large circle was erased and grew again, "
         said += f"{last:.4f} after {LATE:,} steps"
         wrong = None if last < 0.02 else f"an error of {last:.3g} after {LATE:,} steps"
         zoom = SIDE // max(target.shape[1:])
@@ -117,7 +117,7 @@ def do(name: str, options: argparse.Namespace) -> bool:
     if wrong:
         print(f"{name}: not shipped: {wrong}", flush=True)
         return False
-    steps = saved["config"].get("picture_steps", 500)
+    steps = saved["config"].get("picture_steps", GROWN)
     card = {"title": item.title, "source": item.source, "licence": item.licence, "score": said}
     facts = {"system": item.system, "command": f"python -m bench.zoo {name} --cpu-seconds {options.cpu_seconds:g}"}
     facts |= {"seconds": round(saved["seconds"], 1), "iterations": saved["iteration"], "seed": saved["config"]["seed"]}

@@ -41,7 +41,8 @@ def _drawn(system: str, title: str, module: Any, name: str, **settings: Any) -> 
 
 
 def _sprite(title: str, name: str) -> Item:
-    return Item("grow", title, lambda: sprite(name), f"a drawing of ours (bench.held_set.sprites, {name})")
+    source = f"a drawing of ours (bench.held_set.sprites, {name})"
+    return Item("grow", title, lambda: sprite(name), source, settings={"image_size": 40})
 
 
 HALF = {"image_crop": 256, "image_size": 128, "canvas_size": 64}  # all of a drawing, one cell for two pixels
