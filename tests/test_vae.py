@@ -10,6 +10,7 @@ from torch.distributions import Normal, kl_divergence
 from trainings import train_vae
 
 from nca_fast import checkpoint, cli
+from nca_fast.media.datasets import load_pictures
 from nca_fast.media.images import load_image, save_image
 from nca_fast.presets import PRESETS
 from nca_fast.rule import Rule
@@ -111,6 +112,40 @@ def test_a_new_model_tells_pictures_apart(deterministic):
     assert w1.std(0).mean() > 0.03 * vae.common_w1.std()  # seen: 0.083 and more; 1e-5
 
 
+@torch.no_grad()
+def test_numbers_of_a_latent_vector_tell_different_things():
+    """Else most of a latent vector tells the decoder nothing new, and little of a picture."""
+    torch.manual_seed(0)
+    vae, pictures = VAENCA(ARCHITECTURES["vae-mnist"]), load_pictures("digits", 28, True).train[:400]
+    before = torch.linalg.eigvalsh(vae.means(pictures).T.corrcoef())
+    vae.standardize(pictures)
+    after = torch.linalg.eigvalsh(vae.means(pictures).T.corrcoef())
+    # Of 32 numbers that tell the same, one direction would have 32. Seen with three seeds: 7.7 and more, then 2.0.
+    assert before[-1] > 5 and after[-1] < 2.5
+
+
+@torch.no_grad()
+def test_samples_are_spread_as_the_pictures_are(model, monkeypatch, tmp_path):
+    seen, weights, pictures = [], model.weights, torch.rand(40, 1, 8, 8)
+    monkeypatch.setattr(model, "weights", lambda z: seen.append(z) or weights(z))
+    drawing.samples(model, pictures, 4000, tmp_path / "samples.png", steps=1)
+    (z,), mean = seen, model.encode(pictures)[0]
+    # Four standard errors of a mean, and of a variance or covariance: those of 4,000 normal numbers.
+    assert ((z.mean(0) - mean.mean(0)).abs() < 4 * mean.std(0) / 4000**0.5).all()
+    assert (z.T.cov() - mean.T.cov(correction=0)).norm() < 8 / 4000**0.5 * mean.T.cov().trace()
+    drawing.samples(model, pictures[:1], 3, tmp_path / "one.png", steps=1)
+    torch.testing.assert_close(seen[1], mean[:1].expand(3, -1))
+
+
+def test_the_learning_rate_rises():
+    config = VAEConfig(iterations=100, learning_rate=0.1).resolved()
+    assert config.warm_up == 5 and config.rate_at(0) == pytest.approx(0.1 / 6)
+    assert config.rate_at(4) < config.rate_at(5) == config.rate_at(49) == 0.1
+    assert config.rate_at(50) == pytest.approx(0.03)
+    assert replace(config, warm_up=0).rate_at(0) == 0.1
+    assert replace(config, warm_up=None).rate_at(0) == 0.1  # a run that was begun before there was a warm-up
+
+
 def test_pictures_that_are_all_alike_are_not_told_apart(model):
     before = model.encode(torch.ones(4, 1, 8, 8))[0]
     model.standardize(torch.ones(4, 1, 8, 8))
@@ -186,6 +221,7 @@ def test_saved_models_come_back(model, tmp_path):
         ({"learning_rate": float("nan")}, "learning_rate must be positive and finite"),
         ({"damage_radius": 0.0}, "damage_radius must be above 0"),
         ({"preset": "texture"}, "preset must be one of vae-mnist, vae-cifar, vae-face, but got 'texture'"),
+        ({"warm_up": -1}, "warm_up must be at least 0"),
         ({"loss": "l1"}, "loss must be one of mse, bce"),
         ({"lr_milestones": (0,)}, "lr_milestones must be at least 1"),
     ],

@@ -38,11 +38,18 @@ def reconstructions(vae: VAENCA, pictures: Tensor, path: Path, **how: Any) -> No
 
 
 @torch.no_grad()
-def samples(vae: VAENCA, count: int, path: Path, *, seed: int = 0, **how: Any) -> None:
-    """Pictures of latent vectors from the prior, the standard normal distribution."""
-    z = torch.randn(count, vae.architecture.latent, generator=torch.Generator().manual_seed(seed))
-    z = moved(z, vae.device)
-    _save(list(vae.to_rgb(vae.grow(vae.weights(z), seed=seed, **how))), path)
+def samples(vae: VAENCA, pictures: Tensor, count: int, path: Path, *, seed: int = 0, **how: Any) -> None:
+    """Pictures of latent vectors that are drawn at random, spread as those of `pictures` [N, 1 or 3, size, size] are.
+
+    They come from the normal distribution with the mean and the covariance of theirs. The prior is where the divergence
+    has them after long trainings only: before, all lie to one side of it.
+
+    Source: Ghosh et al., "From Variational to Deterministic Autoencoders" (2020).
+    """
+    mean, generator = vae.means(pictures), torch.Generator().manual_seed(seed)
+    middle = mean.mean(0)
+    drawn = moved(torch.randn(count, len(mean), generator=generator), vae.device) / len(mean) ** 0.5
+    _save(list(vae.to_rgb(vae.grow(vae.weights(middle + drawn @ (mean - middle)), seed=seed, **how))), path)
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from nca_fast.systems.vae.architecture import Architecture
 # With 1 a step of Adam moves a rule too far. The published code has 1, no common rule and a rate of 1e-4.
 GAIN = 0.1
 FIRST_LOG_VARIANCE = -4.0
+AT_ONCE = 64  # pictures at a time
 
 
 class VAENCA(nn.Module):
@@ -87,25 +88,36 @@ class VAENCA(nn.Module):
 
     @torch.no_grad()
     def standardize(self, pictures: Tensor) -> None:
-        """Scales the last layer of the encoder so that the latent means of some pictures have mean 0 and standard
-        deviation 1, each number of the latent vector by itself.
+        """Turns and scales what the last layer of the encoder gives.
 
-        A ReLU is never negative, so that what pictures have in common grows from layer to layer and what tells them
-        apart is some hundredths of it. Below the noise of the latent vector the decoder would not see it.
+        Afterwards the latent means of some pictures have mean 0 and standard deviation 1, and their numbers tell
+        different things. A ReLU is never negative, so that what pictures have in common grows from layer to layer and
+        what tells them apart is some hundredths of it; below the noise of the latent vector the decoder would not see
+        it. And most numbers of a random encoder tell the same: of 32 directions eight hold 78 % (digits) to 93 %
+        (faces) of the variance, and a vector drawn from the prior is far from all that the decoder has seen.
 
         Args:
-            pictures: [N, 1 or 3, size, size]. Numbers that are alike for all of them are left as they are.
+            pictures: [N, 1 or 3, size, size]. Of fewer pictures than numbers a covariance is little more than a guess:
+                directions that vary by less than latent / N times the mean are hardly enlarged. Numbers that are alike
+                for all pictures are left as they are.
 
-        Source: data-dependent initialisation, Krähenbühl et al. (2016).
+        Source: data-dependent initialisation, Krähenbühl et al. (2016); whitening, Kessy et al. (2018).
         """
-        mean, last, latent = self.encode(pictures)[0].double(), self.encoder[-1], self.architecture.latent
-        middle, spread = mean.mean(0), mean.std(0, correction=0)
-        spread = torch.where(spread > 1e-5 * mean.square().mean().sqrt(), spread, 1.0)
+        last, latent = self.encoder[-1], self.architecture.latent
+        mean = self.means(pictures).double()
+        middle = mean.mean(0)
+        covariance = (mean - middle).T @ (mean - middle) / len(mean)
+        variance, least = covariance.diagonal().mean(), 1e-10 * mean.square().mean()
+        turn = torch.eye(latent, dtype=covariance.dtype, device=covariance.device)
+        if variance > least:
+            values, vectors = torch.linalg.eigh(covariance)
+            turn = (vectors * (values.clamp(min=0) + variance * latent / len(mean)).rsqrt()) @ vectors.T
+            spread = (turn @ covariance @ turn).diagonal().sqrt()
+            turn /= torch.where(covariance.diagonal() > least, spread, 1.0)[:, None]
         if processes.count() > 1:  # they must begin with the same bits
-            first = processes.broadcast([middle.tolist(), spread.tolist()])
-            middle, spread = middle.new_tensor(first)
-        last.weight[:latent] /= spread[:, None]
-        last.bias[:latent] = (last.bias[:latent] - middle) / spread
+            middle, turn = map(middle.new_tensor, processes.broadcast([middle.tolist(), turn.tolist()]))
+        last.weight[:latent] = turn.to(last.weight) @ last.weight[:latent]
+        last.bias[:latent] = (turn @ (last.bias[:latent] - middle)).to(last.bias)
 
     def encode(self, pictures: Tensor) -> tuple[Tensor, Tensor | None]:
         """Mean and logarithm of the variance of the latent vectors of pictures.
@@ -125,6 +137,10 @@ class VAENCA(nn.Module):
             raise ValueError(f"pictures must have shape {want}, but got {list(pictures.shape)}.")
         code = self.encoder(pictures)
         return (code, None) if self.deterministic else tuple(code.chunk(2, dim=1))
+
+    def means(self, pictures: Tensor) -> Tensor:
+        """Means of the latent vectors of many pictures [N, 1 or 3, size, size], some at a time. [N, latent]"""
+        return torch.cat([self.encode(some)[0] for some in pictures.split(AT_ONCE)])
 
     def latent(self, mean: Tensor, log_variance: Tensor | None, noise: Tensor) -> Tensor:
         """A latent vector drawn from what `encode` gave, by standard normal noise. All [B, latent].

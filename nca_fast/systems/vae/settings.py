@@ -1,6 +1,6 @@
 """What a VAE-NCA learns, the settings of its training, and what its command says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import tyro
@@ -27,6 +27,8 @@ class VAEConfig(RunConfig):
     """Pictures in an iteration."""
     learning_rate: float = 1e-3
     """Step size of the optimizer, before the milestones."""
+    warm_up: int | None = None
+    """The learning rate rises to that over so many iterations. None: a twentieth of the run, 0: at once."""
     gradient_limit: float = 1.0
     """A gradient that is longer than this, all parameters together, is scaled down to it."""
     beta: float = 1e-5
@@ -45,12 +47,21 @@ class VAEConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_least(beta=0, video_steps=0)
+        self.check_least(beta=0, video_steps=0, warm_up=0)
         check_circles(self.damage)
         self.check_positive("gradient_limit")
         if not 0 < self.damage_radius <= 1:
             raise ValueError(f"damage_radius must be above 0 and at most 1, but got {self.damage_radius}.")
         self.check_choices(preset=VAEPreset, loss=Reconstruction)
+
+    def resolved(self) -> "VAEConfig":
+        """As `RunConfig.resolved`, with a length of the warm-up."""
+        warm_up = self.iterations // 20 if self.warm_up is None else self.warm_up
+        return replace(super().resolved(), warm_up=warm_up)
+
+    def rate_at(self, iteration: int) -> float:
+        """As `RunConfig.rate_at`, and less during the warm-up, which runs of old have not."""
+        return super().rate_at(iteration) * min(1.0, (iteration + 1) / ((self.warm_up or 0) + 1))
 
 
 @dataclass(frozen=True)
@@ -80,8 +91,8 @@ binary version in a folder, or with a folder of pictures:
 Ctrl-C stops and saves. To go on, after that or after a crash (the other settings are remembered):
     nca-fast vae --out runs/digits --resume
 
-DIR then holds reconstructions.png (test pictures, and below each what was made of it), samples.png (from the
-prior), interpolation.png, growth.png, growth.mp4, preview.png, model.safetensors, log.jsonl and
+DIR then holds reconstructions.png (test pictures, and below each what was made of it), samples.png (from
+random vectors), interpolation.png, growth.png, growth.mp4, preview.png, model.safetensors, log.jsonl and
 training.safetensors (for --resume). What to do with it:
     nca-fast vae fuse digits:0 digits:3 --model runs/digits --out fused.png
     nca-fast vae repair photo.jpg --model runs/photos --out repaired.png

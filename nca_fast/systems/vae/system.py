@@ -36,7 +36,7 @@ from nca_fast.training.system import check_memory
 
 PREVIEW_PICTURES = 4
 TEST_BATCH = 64
-STANDARDIZED = 256  # pictures by which a new encoder is scaled
+ENCODED = 1024  # pictures by which a new encoder is scaled, and random vectors are spread
 
 
 class VAE:
@@ -84,7 +84,7 @@ class VAE:
         """Moves the pictures to the device, and lets a new model tell them apart."""
         self.vae, self.pictures, self.rules = model, self.pictures.to(model.device), captured_rules(model)
         if saved is None:
-            model.standardize(self.pictures.train[:STANDARDIZED])
+            model.standardize(self.pictures.train[:ENCODED])
         a = model.architecture
         states = (a.steps + 2) * -(-self.config.batch_size // processes.count())
         needed = 4 * a.rule.channels * a.size**2 * states
@@ -132,7 +132,7 @@ class VAE:
         vae, pictures, same = self.vae, self.pictures, {"seed": self.config.seed} | self.config.how
         several = torch.cat([pictures.test, pictures.train])[:8]  # a small folder has a single picture for testing
         drawing.reconstructions(vae, pictures.test[:24], out / "reconstructions.png", **same)
-        drawing.samples(vae, 48, out / "samples.png", **same)
+        drawing.samples(vae, pictures.train[:ENCODED], 48, out / "samples.png", **same)
         drawing.interpolation(vae, several, out / "interpolation.png", **same)
         drawing.growth_strip(vae, pictures.test[:6], out / "growth.png", **same)
         steps = 2 * vae.architecture.steps if self.config.video_steps is None else self.config.video_steps
