@@ -16,13 +16,14 @@ or columns share a draw, their number in these formulas is 0.
 Philox (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011) once per row buys
 quality, the two-round integer hash per cell buys speed.
 
-Here words of rows are int64, because Philox wants products of 64 bits, and those of cells, of which there are far more,
-int32, whose sums and products wrap. The masks of many steps are drawn at once, in blocks that stay in a cache: what
-reaches memory is a byte per cell, and a step of a small canvas costs a fraction of an operation.
+Words are int32, whose sums and products wrap, but for the products of Philox, which have 64 bits. The masks of many
+steps are drawn at once, in blocks that stay in a cache: what reaches memory is a byte per cell, and a step of a small
+canvas costs a fraction of an operation.
 """
 
 import math
 import operator
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -45,20 +46,36 @@ def _at_once(device: torch.device | None) -> int:
     return _CELLS if device is None or torch.device(device).type == "cpu" else _CELLS_ON_GPU
 
 
-def _multiply(constant, word):
-    """Returns the high and the low word of a 32 x 32 bit product. The int64 product wraps, which keeps all 64 bits."""
-    product = word * constant
-    return (product >> 32) & WORD, product & WORD
+def _halves(words: Tensor) -> tuple[Tensor, Tensor]:
+    """Views the low and the high halves of words, as numbers of half the size; nothing is copied."""
+    halves = words.view({torch.int64: torch.int32, torch.int32: torch.int16}[words.dtype])
+    first, second = halves[..., 0::2], halves[..., 1::2]
+    return (first, second) if sys.byteorder == "little" else (second, first)
+
+
+def _low_halves(words: list[Tensor], zero: Tensor) -> Tensor:
+    """Puts int32 words into the low halves of int64. [...] -> [..., words]"""
+    pairs = [(word, zero) if sys.byteorder == "little" else (zero, word) for word in words]
+    return torch.stack([half for pair in pairs for half in pair], -1).view(torch.int64)
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Computes Philox4x32-10 of four int64 tensors of 32-bit counter words under a key of two words."""
-    c0, c1, c2, c3 = counter
+    """Computes Philox4x32-10 of four tensors of counter words under a key of two words.
+
+    Args:
+        counter: int32, which broadcast.
+        key: 0 to 2**32 - 1, or int64 tensors [].
+
+    Returns:
+        Four words, int32.
+    """
+    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
     k0, k1 = key
+    zero = torch.zeros((), dtype=torch.int32, device=c0.device).expand_as(c0)
+    constants = torch.stack([torch.full((), m, dtype=torch.int64, device=c0.device) for m in PHILOX_MULTIPLY])
     for _ in range(10):
-        high0, low0 = _multiply(PHILOX_MULTIPLY[0], c0)
-        high1, low1 = _multiply(PHILOX_MULTIPLY[1], c2)
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        (low0, low1), (high0, high1) = (t.unbind(-1) for t in _halves(_low_halves([c0, c2], zero) * constants))
+        c0, c1, c2, c3 = high1 ^ c1 ^ _signed(k0), low1, high0 ^ c3 ^ _signed(k1), low0
         k0, k1 = (k0 + PHILOX_WEYL[0]) & WORD, (k1 + PHILOX_WEYL[1]) & WORD
     return c0, c1, c2, c3
 
@@ -164,19 +181,15 @@ def fire_masks(
         return
     seed = seed if isinstance(seed, Tensor) else operator.index(seed)
     below = threshold(fire_rate) if isinstance(fire_rate, Tensor) else math.ceil(fire_rate * 2**32)
-    columns = signed((origin[1] + torch.arange(width, device=device)) * COLUMN_STEP)
-    rows = ((origin[0] + torch.arange(height, device=device)) % (canvas_height or 2**32)).expand(batch, height)
-    samples = (first_sample + torch.arange(batch, device=device))[:, None].expand(batch, height)
+    columns = _multiples(origin[1], width, device)
     many = max(1, _ROWS // (batch * height))
     few = max(1, _at_once(columns.device) // (batch * height * width))
     for start in range(0, steps, many):
-        numbers = first_step + torch.arange(start, min(start + many, steps), device=device)
-        numbers = numbers[:, None, None].expand(-1, batch, height)
-        counter = (rows.expand_as(numbers), samples.expand_as(numbers), numbers, torch.zeros_like(numbers))
+        count = min(many, steps - start)
+        counter = _counter(first_step + start, count, batch, height, origin[0], first_sample, canvas_height, device)
         k0, k1, _, _ = philox(counter, (seed & WORD, (seed >> 32) & WORD))
-        keys = zip(signed(k0).split(few), signed(k1 ^ _SIGN).split(few), strict=True)
-        for k0, k1 in keys:
-            yield from _fires(columns, k0[..., None], k1[..., None], below)[:, :, None]
+        for keys in zip(k0[..., None].split(few), (k1 ^ -_SIGN)[..., None].split(few), strict=True):
+            yield from _fires(columns, *keys, below)[:, :, None]
 
 
 def hashed(
@@ -210,33 +223,54 @@ def hashed(
     if "width" in shared:
         width, origin = 1, (origin[0], 0)
     seed = seed if isinstance(seed, Tensor) else operator.index(seed)
-    rows = ((origin[0] + torch.arange(height, device=device)) % (canvas_height or 2**32)).expand(batch, height)
-    samples = (first_sample + torch.arange(batch, device=device))[:, None].expand(batch, height)
     columns = (origin[1] + torch.arange(width, device=device)) & WORD
     lanes = torch.tensor(lanes, device=device)[:, None, None] * COLUMN_STEP & WORD
     places = signed(((columns + lanes) & WORD) * COLUMN_STEP)
     for n in range(first_step, first_step + steps):
-        counter = (rows, samples, torch.full_like(rows, n), torch.zeros_like(rows))
+        counter = _counter(n, 1, batch, height, origin[0], first_sample, canvas_height, device)
         keys = philox(counter, (seed & WORD, (seed >> 32) & WORD))
-        add, flip = (signed(keys[word])[:, None, :, None] for word in words)
+        add, flip = (keys[word][0][:, None, :, None] for word in words)
         yield mixed(places + add) ^ flip
+
+
+def _counter(first_step, steps, batch, height, first_row, first_sample, canvas_height, device):
+    """Makes the counters of some rows, steps and samples: int32, which broadcast to [steps, batch, height]."""
+    rows = torch.arange(first_row, first_row + height, device=device) % (canvas_height or 2**32)
+    samples = torch.arange(first_sample, first_sample + batch, device=device)[:, None]
+    numbers = torch.arange(first_step, first_step + steps, device=device)[:, None, None]
+    return *map(signed, (rows, samples, numbers)), torch.zeros((), dtype=torch.int32, device=device)
+
+
+def _multiples(first, count, device):
+    """Multiplies the numbers of some columns by COLUMN_STEP. int32 [count]"""
+    return torch.arange(count, dtype=torch.int32, device=device) * _signed(COLUMN_STEP) + _signed(first * COLUMN_STEP)
+
+
+def _signed(word):
+    """Returns the number of 32 bits whose low 32 bits are those of a number."""
+    return ((word + _SIGN) & WORD) - _SIGN
 
 
 def signed(word: Tensor) -> Tensor:
     """Returns the int32 of the low 32 bits of an int64."""
-    return (((word + _SIGN) & WORD) - _SIGN).to(torch.int32)
+    return _signed(word).to(torch.int32)
 
 
-def mixed(z: Tensor) -> Tensor:
+def mixed(z: Tensor, to_the_end: bool = True) -> Tensor:
     """Mixes the bits of int32 words in place, so that words that are alike become unlike.
 
-    A shift copies the sign down, so those bits are cleared after it.
+    A shift by 15 copies the sign down, so those bits are cleared after it; one by 16 is the high half of a word.
+
+    Args:
+        to_the_end: False leaves out what changes the lowest 17 bits alone.
     """
-    z ^= (z >> 16).bitwise_and_(0xFFFF)
+    low, high = _halves(z)
+    low ^= high
     z *= MIX_1
     z ^= (z >> 15).bitwise_and_(0x1FFFF)
     z *= MIX_2
-    z ^= (z >> 15).bitwise_and_(0x1FFFF)
+    if to_the_end:
+        z ^= (z >> 15).bitwise_and_(0x1FFFF)
     return z
 
 
@@ -255,9 +289,11 @@ def _fires(columns, k0, k1, below):
     if not isinstance(below, Tensor) and below in (0, 2**32):
         return torch.full(shape, below > 0, device=columns.device)
     height, rows = shape[-2], max(1, _at_once(columns.device) * shape[-2] // math.prod(shape))
+    # A limit such as that of a rate of 1/2 does not ask for the lowest 17 bits.
+    every_bit = isinstance(below, Tensor) or below % 2**17 != 0
     blocks = []
     for i in range(0, height, rows):
-        z = mixed(columns + k0[..., i : i + rows, :])
+        z = mixed(columns + k0[..., i : i + rows, :], every_bit)
         z ^= k1[..., i : i + rows, :]
         # Compared as signed numbers, whose order is that of unsigned ones with flipped highest bits.
         if isinstance(below, Tensor):

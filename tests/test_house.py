@@ -25,7 +25,7 @@ ROOMS = (
     ("zoo",),
     ("checkpoint",),
     ("ops", "operators", "between", "backends", "devices", "compute"),
-    ("reference", "convolutions", "folding", "frames", "rule", "kernel_rule", "arguments"),
+    ("reference", "convolutions", "continued", "folding", "frames", "rule", "kernel_rule", "arguments"),
     ("derivatives",),
     ("filters", "activations", "fire_masks", "normals"),
     ("processes", "files", "fields", "control_groups", "waiting", "integers", "prompts", "sizes", "map_names"),
