@@ -46,6 +46,10 @@ def test_mask_by_its_formula_in_python_integers():
                 z ^= z >> 15
                 z ^= k1
                 assert mask[b, 0, r, c].item() == (z < 0.3 * 2**32)
+                if (b, r) == (1, 2):  # limits right beside it, of all bits and of the highest ones
+                    for limit in (z, z + 1, z >> 16 << 16, (z >> 16) + 1 << 16, z >> 17 << 17, (z >> 17) + 1 << 17):
+                        beside = fire_mask(seed, step, 2, 4, 6, limit / 2**32, origin, first_sample)
+                        assert beside[b, 0, r, c].item() == (z < limit)
 
 
 def test_a_part_that_wraps_around_the_canvas():
