@@ -157,7 +157,7 @@ class _Step:
         self.weights = [*([] if self.kernels is None else weights[:1]), *self.layers]
 
     def perceive(self, x, kernels, near=None):
-        """Computes what cells perceive; kernels are those of the step, near is x continued on all sides, if it is known.
+        """Computes what cells perceive; kernels are those of the step, near is x continued on all sides if known.
         [B, C, H, W] -> [B, C * n + maxima, H, W]"""
         rule, parts = self.rule, []
         if rule.filters or rule.learned_filters:
@@ -176,7 +176,7 @@ class _Step:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def update(self, x: Tensor, n: int, near: Tensor | None = None) -> Tensor:
-        """Computes what step n adds to the cells that fire; near as in `perceive`. [B, C, H, W] -> [B, written, H, W]"""
+        """Computes what step n adds where cells fire; near as in `perceive`. [B, C, H, W] -> [B, written, H, W]"""
         rule, precision = self.rule, self.precision
         kernels, layers = split(of_step(self.weights, rule, n), rule)
         y = self.perceive(x, kernels, near).flatten(2) if self.picked is None else None
