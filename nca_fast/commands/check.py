@@ -15,15 +15,16 @@ from nca_fast.conformance import Outcome, Vector
 def ask(as_json: bool) -> int:
     """Asks, says what was right and wrong, and returns the exit status."""
     vectors = conformance.load_all()
+    width = 2 + max(len(vector.name) for vector in vectors)
     asked, passed_over = _backends(vectors)
     if not as_json:
-        print(" " * 32 + "".join(f"{f'{backend} on {device}':<24}" for backend, device in asked))
+        print(" " * width + "".join(f"{f'{backend} on {device}':<24}" for backend, device in asked))
     outcomes = []
     for vector in vectors:
         row = [conformance.check(vector, *pair) if _serves(vector, *pair) else None for pair in asked]
         outcomes += [outcome for outcome in row if outcome is not None]
         if not as_json:
-            print(f"{vector.name:<32}" + "".join(f"{_said(outcome):<24}" for outcome in row).rstrip())
+            print(f"{vector.name:<{width}}" + "".join(f"{_said(outcome):<24}" for outcome in row).rstrip())
     wrong = [outcome for outcome in outcomes if not outcome.right]
     if as_json:
         page = {"nca_fast": nca_fast.__version__, "right": not wrong, "not_asked": passed_over}

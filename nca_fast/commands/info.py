@@ -15,6 +15,7 @@ import torch
 import nca_fast
 from nca_fast import backends, control_groups, devices
 from nca_fast.canvas.memory import free_memory
+from nca_fast.commands import streams
 from nca_fast.features.torchvision_compat import import_torchvision
 from nca_fast.kernels.cpu import build
 from nca_fast.presets import PRESETS
@@ -54,7 +55,8 @@ def show(as_json: bool) -> None:
     """Prints a section as soon as it is known, so that even a crash leaves those before it."""
     found = {}
     for name, probe in PROBES.items():
-        found[name] = guarded(probe)
+        with streams.waiting(f"looking at {name}"):
+            found[name] = guarded(probe)
         if not as_json:
             print("\n".join(lines(name, found[name])), flush=True)
     if as_json:

@@ -98,7 +98,8 @@ class Render:
     fps: int = 30
     """Film: frames per second."""
     zoom: int | None = None
-    """Pixels along the side of a cell, or from one hexagon to the next. None: 1, or 4 for what grows out of one cell,
+    """Pixels along the side of a cell, a plain square (--scale lets larger things grow instead), or from one hexagon to
+    the next. None: 1, or 4 for what grows out of one cell,
     where no size is given."""
     grid: GridName | None = None
     """Where the automaton lives: on squares, or on hexagons, which need a --zoom of some 6 to be seen. One that was

@@ -83,6 +83,10 @@ class Clip(PoolSystem):
         """Rows and columns of the canvas."""
         return self.config.image_size, self.config.image_size
 
+    def summed(self) -> int:
+        """As `System.summed`; in the way of Deb and Petersen the loss is a mean."""
+        return super().summed() if self.config.clip_scale == "cells" else 1
+
     def begin(self, model: NCA, saved: SavedRun | None) -> None:
         """Moves the content pictures to the device first."""
         self.pictures = None if self.pictures is None else self.pictures.to(model.device)

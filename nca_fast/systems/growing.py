@@ -63,6 +63,10 @@ class Growing(PoolSystem):
         """As `System.forecast`: what runs of such a length have left."""
         return [_expected(iterations)]
 
+    def summed(self) -> int:
+        """As `System.summed`; the error is a mean over cells, summed over the states of an iteration."""
+        return self.config.batch_size
+
     @property
     def target(self) -> Tensor:
         """The picture that is learned, [4, H, W]."""

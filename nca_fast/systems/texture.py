@@ -171,6 +171,10 @@ class Texture(PoolSystem):
             return training_size(self.config.canvas_size)
         return self.config.canvas_size, self.config.canvas_size
 
+    def summed(self) -> int:
+        """As `System.summed`; an iteration takes states of each texture."""
+        return len(self.targets) * super().summed()
+
     def start(self, count: int, seed: int) -> Tensor:
         """As `PoolSystem.start`; several textures take turns."""
         states = super().start(count, seed)

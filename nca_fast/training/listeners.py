@@ -22,7 +22,8 @@ STRIP_COLUMNS = 12
 
 
 class ProgressBar:
-    """Shows a tqdm bar with the loss and the speed in cell-steps/s; a context manager.
+    """Shows a tqdm bar with the loss, of a cell if it is a sum over cells, and the speed in cell-steps/s; a context
+    manager.
 
     Args:
         iterations: Length of the whole plan.
@@ -30,6 +31,7 @@ class ProgressBar:
         shown: False draws nothing.
         device: Where it computes; a GPU is named.
         timed: Whether a time limit may carry the plan further than the iterations; then the bar shows both.
+        cells: Over so many the loss is a sum, so that it can be compared between canvases.
     """
 
     def __init__(
@@ -39,15 +41,17 @@ class ProgressBar:
         shown: bool = True,
         device: torch.device | None = None,
         timed: bool = False,
+        cells: int = 1,
     ):
         what, self.timed = (device and describe(device)) or "training", timed
+        self.cells = cells
         how = {"bar_format": "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"} if timed else {}
         how |= {"unit": "it", "dynamic_ncols": True, "disable": not shown}
         self.bar = tqdm(total=iterations, initial=first, desc=what, **how)
 
     def __call__(self, report: Report) -> None:
         done = f"{report.iteration} iterations, " if self.timed else ""
-        said = f"{done}loss {report.loss:.4g}, {report.speed / 1e6:.1f} Mcell-steps/s"
+        said = f"{done}loss {report.loss / self.cells:.3g}, {report.speed / 1e6:.1f} Mcell-steps/s"
         self.bar.set_postfix_str(said, refresh=False)
         self.bar.update(report.planned - self.bar.n)
 

@@ -297,7 +297,7 @@ def _train(
                 opened = watching.open_page(page)
                 say(f"watch: {page}" + ("" if opened else " (no browser was found: open it yourself)"))
             timed = plan.limit is not None
-            bar = ProgressBar(config.iterations, first_planned, progress, run.model.device, timed)
+            bar = ProgressBar(config.iterations, first_planned, progress, run.model.device, timed, work.summed())
             listeners.append(stack.enter_context(bar))
             moments = [strip, Checkpoints(save, config.checkpoint_every, config.checkpoint_seconds)]
         while True:

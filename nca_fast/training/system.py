@@ -74,6 +74,9 @@ class System(Protocol):
     def forecast(self, iterations: int) -> list[str]:
         """Says, after the first iterations, what a run of so many will give, in some half-sentences."""
 
+    def summed(self) -> int:
+        """Says by what the loss is divided to be that of a cell: over so many it is a sum."""
+
     def model(self) -> nn.Module:
         """Makes the model with fresh weights, on the CPU. It has a `rule`, a `device`,
         `config()` and `save_pretrained()`."""
@@ -152,6 +155,11 @@ class PoolSystem(ABC):
     def forecast(self, iterations: int) -> list[str]:
         """As `System.forecast`: nothing."""
         return []
+
+    def summed(self) -> int:
+        """As `System.summed`: those of all states of an iteration."""
+        height, width = self.size()
+        return self.config.batch_size * height * width
 
     def model(self) -> NCA:
         """Makes the automaton with fresh weights."""

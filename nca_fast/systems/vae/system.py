@@ -71,6 +71,10 @@ class VAE:
         """As `System.forecast`: nothing."""
         return []
 
+    def summed(self) -> int:
+        """As `System.summed`: the loss is a mean."""
+        return 1
+
     @classmethod
     def opening(cls, sources: VAESources) -> list[str]:
         """Nothing."""
