@@ -8,6 +8,13 @@ namespace nca_fast {
 
 constexpr int FOLD = 16;        // chunks whose weight gradients are summed in float32
 constexpr int64_t GROUP = 512;  // cells whose perception gradient is gathered before the transposed filters run
+constexpr int64_t L2_BYTES = 1 << 20;
+
+// Fewer cells than GROUP where their perception and its gradient would not stay in L2: then half of it.
+inline int64_t group_cells(int64_t inputs) {
+  const int64_t bytes = 2 * inputs * int64_t(sizeof(float));
+  return GROUP * bytes <= L2_BYTES ? GROUP : std::max<int64_t>(CHUNK, L2_BYTES / 2 / bytes);
+}
 
 // What one share of the rows, begin to end of all samples' rows, leaves behind: weight gradients, and gradients of rows
 // that belong to another share.

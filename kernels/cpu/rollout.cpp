@@ -211,7 +211,7 @@ void backward(const Rule& rule, const Canvas& canvas, int64_t step, const float*
       for (int64_t sample = begin / s.H; sample < end / s.H; ++sample) alive->after_step(grad_x, sample);
     }
     partials[i] = std::make_unique<Partial>(s, begin, end, grad_params);
-    const int64_t group_rows = std::clamp<int64_t>(GROUP / columns, 1, end - begin);
+    const int64_t group_rows = std::clamp<int64_t>(group_cells(s.inputs()) / columns, 1, end - begin);
     Backward(s, *partials[i], columns, group_rows, alive ? &*alive : nullptr, grad_frames).rows(x, grad, grad_x, begin, end);
   });
   for (const auto& partial : partials) {
