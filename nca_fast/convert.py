@@ -86,8 +86,8 @@ def from_growing(state_dict: dict[str, Tensor], **fields: Any) -> NCA:
             what, [(layouts.by_filter(w1, len(filters), channels, what), b1), *rest], filters, channels, fields
         )
     biases = [state_dict.get(f"{seen[0]}.bias")]
-    first, filters = layouts.learned_first(what, w1, b1, [kernels], biases, channels, own=False)
-    return layouts.automaton(what, [*first, *rest], filters, channels, fields)
+    first, filters = layouts.learned_first(what, w1, b1, [kernels], biases, channels, own=False, linear=True)
+    return layouts.automaton(what, [*first, *rest], filters, channels, layouts.activations(first, fields))
 
 
 def from_dynca(state_dict: dict[str, Tensor], **fields: Any) -> NCA:
@@ -213,8 +213,8 @@ def from_mednca(state_dict: dict[str, Tensor], *, frozen: int = 1, transposed: b
     kernels = [state_dict[f"{name}.weight"] for name in ("p0", "p1")]
     kernels = [kernel.mT for kernel in kernels] if transposed else kernels
     biases = [state_dict[f"{name}.bias"] for name in ("p0", "p1")]
-    first, filters = layouts.learned_first(what, w1, b1, kernels, biases, len(w2))
-    fields = {"padding": "reflect", "frozen": frozen} | fields
+    first, filters = layouts.learned_first(what, w1, b1, kernels, biases, len(w2), linear=True)
+    fields = layouts.activations(first, {"padding": "reflect", "frozen": frozen} | fields)
     return layouts.automaton(what, [*first, (w2[fields["frozen"] :], None)], filters, len(w2), fields)
 
 

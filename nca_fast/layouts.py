@@ -77,15 +77,17 @@ def learned_first(
     biases: list[Tensor | None],
     channels: int,
     own: bool = True,
+    linear: bool = False,
 ) -> tuple[list[Pair], tuple]:
     """Gives learned convolutions and the first layer over them, and over the cell itself before, in the cheaper form.
 
     That is learned filters and a layer over those, where all are depthwise convolutions of 3x3 and that multiplies
     less, hidden * n * C + 9 L C numbers a cell for n perceptions of each channel, L of them learned; or a layer over
-    shifts, hidden * k * k * C.
+    shifts, hidden * k * k * C; or, if `linear` and where that is less, a linear one of all P perceptions before it,
+    P * k * k * C + hidden * P.
 
     Returns:
-        The first of the weights as `rollout` takes them, and the fixed filters.
+        The first of the weights as `rollout` takes them, and the fixed filters. Of two layers the first is linear.
     """
     dense = [folding.dense_kernels(kernel, channels) for kernel in kernels]
     biases = [
@@ -102,12 +104,23 @@ def learned_first(
     count = len(seen) // channels - own
     native = len(w1) * len(seen) + 9 * count * channels < len(w1) * 9 * channels
     if not (native and all(kernel.shape[1:] == (1, 3, 3) for kernel in kernels)):
-        return [folding.folded(w1, bias, seen, torch.cat(biases))], folding.shifts(seen.shape[-1])
+        shifts, taps = folding.shifts(seen.shape[-1]), seen[0].numel()
+        if linear and len(seen) * (taps + len(w1)) < len(w1) * taps:
+            return [(seen.permute(0, 2, 3, 1).flatten(1), torch.cat(biases)), (w1, bias)], shifts
+        return [folding.folded(w1, bias, seen, torch.cat(biases))], shifts
     bias = (bias.double() + w1.double() @ torch.cat(biases).double()).to(bias)
     taps = [kernel.unflatten(0, (channels, -1))[:, :, 0].transpose(0, 1) for kernel in kernels]
     columns = w1.split([channels] * own + [len(kernel) for kernel in kernels], 1)
     over = [part.unflatten(1, (channels, -1)).transpose(1, 2).flatten(1) for part in columns]
     return [(torch.cat(taps), None), (torch.cat(over, 1), bias)], ("identity",) * own
+
+
+def activations(first: list[Pair], fields: dict[str, Any]) -> dict[str, Any]:
+    """Completes the fields of a rule whose first layer `learned_first` gave, perhaps in two: linear, then its own."""
+    if len(first) == 1 or first[0][0].ndim != 2:
+        return fields
+    given = fields.get("activation", "relu")
+    return fields | {"activation": ("identity", *((given,) if isinstance(given, str) else given))}
 
 
 def automaton(what: str, weights: list[Pair], filters: tuple, channels: int, fields: dict[str, Any]) -> NCA:

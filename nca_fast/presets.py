@@ -124,8 +124,17 @@ PRESETS = {
         "rule": Rule(channels=128, hidden=(128,), filters=shifts(3), fire_rate=1.0, padding="zero", activation="elu")
     },
     # Kalkhof, Gonzalez and Mukhopadhyay, "Med-NCA: Robust and Lightweight Segmentation with Neural Cellular Automata"
-    # (IPMI 2023). Channel 0 holds the image.
-    "med-nca": {"rule": Rule(channels=16, hidden=(128,), filters=shifts(3), padding="reflect", frozen=1)},
+    # (IPMI 2023). Channel 0 holds the image. The first layer is the cell itself and two convolutions.
+    "med-nca": {
+        "rule": Rule(
+            channels=16,
+            hidden=(48, 128),
+            filters=shifts(3),
+            padding="reflect",
+            frozen=1,
+            activation=("identity", "relu"),
+        )
+    },
     # marrlab's segmentation, github.com/marrlab/resilience, as its code has it. Channels 0 to 2 hold the image.
     "resilience": {
         "rule": Rule(channels=64, hidden=(128,), filters=("identity",), learned_filters=2, padding="reflect", frozen=3)

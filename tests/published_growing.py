@@ -151,7 +151,8 @@ class MotionNCA(System):
         w, b = one(self.w1)
 
         def aim(x, new, n, goal):
-            return new if n == self.steps - 1 else new + goal[:, :, None, None] * nca_fast.alive(new, self.rule)
+            living = nca_fast.alive(new, self.rule).to(new)
+            return new if n == self.steps - 1 else torch.addcmul(new, goal[:, :, None, None], living)
 
         start, weights = aim(None, x, -1, self.goal), [(filterwise(w, 3), b), one(self.w2)]
         return self.roll(start, weights, after=aim, after_inputs=[self.goal])
@@ -264,7 +265,7 @@ class UniformFactor(System):
 
     def ours(self, x):
         def tail(x, u, n):
-            new = x + u * self.factors[n]
+            new = torch.addcmul(x, u, self.factors[n])
             return (new * nca_fast.alive(new, self.living)).clamp(0, 1)
 
         return self.roll(x, [one(self.w1), one(self.w2)], after=tail)

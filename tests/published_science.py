@@ -32,7 +32,8 @@ class MedNCA(System):
         super().__init__()
         self.C, self.p0, self.p1 = C, *(nn.Conv2d(C, C, 3, padding=1, padding_mode="reflect") for _ in "ab")
         self.fc0, self.fc1 = nn.Linear(3 * C, hidden), nn.Linear(hidden, C, bias=False)
-        self.rule = Rule(C, (hidden,), shifts(3), padding="reflect", frozen=1)
+        activation = ("identity", "relu")  # the convolutions are a layer, which multiplies less than their fold
+        self.rule = Rule(C, (3 * C, hidden), shifts(3), padding="reflect", frozen=1, activation=activation)
 
     def start(self, x):
         return x[:, : self.C]
@@ -47,10 +48,10 @@ class MedNCA(System):
         return x.permute(0, 3, 1, 2)
 
     def ours(self, x):
-        C, w = x.shape[1], self.fc0.weight
-        seen = torch.cat([identity_kernels(C), self.p0.weight.mT, self.p1.weight.mT])
-        bias = self.fc0.bias + w[:, C:] @ torch.cat([self.p0.bias, self.p1.bias])
-        return self.roll(x, [(folded(w, seen), bias), (self.fc1.weight[1:], None)])
+        seen = torch.cat([identity_kernels(self.C), self.p0.weight.mT, self.p1.weight.mT])
+        bias = torch.cat([torch.zeros(self.C), self.p0.bias, self.p1.bias])
+        first = seen.permute(0, 2, 3, 1).flatten(1), bias
+        return self.roll(x, [first, (self.fc0.weight, self.fc0.bias), (self.fc1.weight[1:], None)])
 
 
 class RNCA(System):
@@ -137,7 +138,9 @@ class SelfOrganizedControl(System):
 
     def ours(self, x):
         first = self.conv.weight.permute(0, 2, 3, 1).flatten(1), self.conv.bias
-        return self.roll(x, [first, one(self.d1), one(self.d2)], after=lambda x, new, n: new * self.keep + self.add)
+        return self.roll(
+            x, [first, one(self.d1), one(self.d2)], after=lambda x, new, n: torch.addcmul(self.add, new, self.keep)
+        )
 
 
 class CellFlow(System):

@@ -143,14 +143,15 @@ def test_ncalab(learned, prefix):
     same(nca(x, STEPS, seed=SEED, backend="reference"), y, x)
 
 
-@pytest.mark.parametrize("groups, transposed", [(1, True), (6, False)])
-def test_mednca(groups, transposed):
+@pytest.mark.parametrize("groups, transposed, hidden", [(1, True, 20), (1, False, 40), (6, False, 20)])
+def test_mednca(groups, transposed, hidden):
     C, x = 6, state(6)
     kernel = {"padding": 1, "padding_mode": "reflect", "groups": groups}
     parts = {"p0": nn.Conv2d(C, C, 3, **kernel), "p1": nn.Conv2d(C, C, 3, **kernel)}
-    theirs = nn.ModuleDict(parts | {"fc0": nn.Linear(3 * C, 20), "fc1": nn.Linear(20, C, bias=False)})
+    theirs = nn.ModuleDict(parts | {"fc0": nn.Linear(3 * C, hidden), "fc1": nn.Linear(hidden, C, bias=False)})
     nca = convert.from_mednca(theirs.state_dict(), transposed=transposed)
     assert nca.rule.learned_filters == (0 if groups == 1 else 2)
+    assert nca.rule.hidden == ((18, 40) if hidden == 40 else (20,))  # 18 (54 + 40) products are fewer than 40 * 54
     y = x.permute(0, 2, 3, 1)
     for mask in masks(x, 0.5):
         z = y.transpose(1, 3) if transposed else y.permute(0, 3, 1, 2)
@@ -163,13 +164,14 @@ def test_mednca(groups, transposed):
 
 @pytest.mark.parametrize("size, count, native", [(3, 8, True), (3, 9, False), (5, 2, False)])
 def test_the_cheaper_form(size, count, native):
-    """With 20 hidden units nine learned filters cost more than nine shifts; those of 5x5 are folded always."""
+    """With 200 hidden units nine learned filters cost more than nine shifts; six of 5x5 are a linear layer."""
     C, x = 3, state(3)
     kernel = {"padding": size // 2, "groups": C}
     update = nn.Sequential(nn.Conv2d(C, count * C, size, **kernel), nn.Conv2d(count * C, 200, 1), nn.ReLU())
     update.append(nn.Conv2d(200, C, 1))
     nca = convert.from_growing(update.state_dict(), alive_channel=None)
     assert nca.rule.learned_filters == (count if native else 0)
+    assert nca.rule.hidden == ((6, 200) if size == 5 else (200,))
     y = x
     for mask in masks(x, 0.5):
         y = y + update(y) * mask
