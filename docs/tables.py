@@ -6,6 +6,7 @@ anew; tests/test_readme.py says which ones are no longer what they are made of.
 
 import json
 import re
+import statistics
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
@@ -16,6 +17,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]  # of a checkout, wherever it is called from
 
 BLOCK = re.compile(r"(<!-- table: (?P<name>\w+)(?: (?P<file>\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+PARTS = ("forward", "training")  # of published.json
 
 
 def pages() -> list[Path]:
@@ -52,6 +56,20 @@ def speed(result: dict) -> list[str]:
         table.append([title, *speeds, f"{bound:.1f}", f"{share:.0%}"])
     said = f"Peak memory of a training rollout, {batch} x {side} x {side}, 96 steps: {memory['fused']}; "
     return [*_table(table), "", _machine(result), f"{said}stock PyTorch {memory['eager']}."]
+
+
+def published(result: dict) -> list[str]:
+    """How many times as fast as their authors' formulas published automata run; and those below 1.5."""
+    found = {part: {row["system"]: row[part]["times"] for row in result["rows"] if part in row} for part in PARTS}
+    times = {part: sorted(of.values()) for part, of in found.items()}
+    slow = [name for name in found["forward"] if min(of.get(name, 2) for of in found.values()) < 1.5]
+    table = [["", "forward", "forward + backward"]]
+    table.append(["systems", *(str(len(of)) for of in times.values())])
+    table.append(["median", *(f"{statistics.median(of):.1f}x" for of in times.values())])
+    table.append(["at 5x or more", *(str(sum(each >= 5 for each in of)) for of in times.values())])
+    table.append(["below 1.5x", *(str(sum(each < 1.5 for each in of)) for of in times.values())])
+    table += [[name, *(f"{of[name]:.2f}x" for of in found.values())] for name in slow]
+    return [*_table(table), "", _machine(result)]
 
 
 def rules(result: dict) -> list[str]:
@@ -160,7 +178,10 @@ def _answers(name: str) -> Callable[[], list[str]]:
 
 
 TABLES: dict[str, Callable[..., list[str]]] = {
-    **{table.__name__: table for table in (speed, rules, style_speed, population, vae_speed, canvas, shelf, words)},
+    **{
+        table.__name__: table
+        for table in (speed, published, rules, style_speed, population, vae_speed, canvas, shelf, words)
+    },
     **{name: _answers(name) for name in ("fields", "presets", "gpus")},
 }
 
