@@ -67,7 +67,7 @@ class Tab:
         self._run(f"document.head.append(Object.assign(document.createElement('script'), {{ textContent: {text} }}))")
 
     def evaluate(self, function, argument=None):
-        return json.loads(self._run(f"JSON.stringify(({function})({json.dumps(argument)}))"))
+        return json.loads(self._run(f"(async () => JSON.stringify(await ({function})({json.dumps(argument)})))()"))
 
 
 @contextmanager

@@ -130,7 +130,8 @@ def test_the_page_opens_in_firefox(engine, tmp_path):
     tab.goto((tmp_path / "page.html").as_uri())
     size = "{ height: 24, width: 32, seed: 5n }"
     found = tab.evaluate(
-        "() => { const { app } = window.nca; app.swatches.waiting = [];"
+        "async () => { while (!window.nca) await new Promise((go) => setTimeout(go, 20));"
+        "const { app } = window.nca; app.swatches.waiting = [];"
         f"app.replace(app.scene.family, {size}); app.play(false); app.scene.advance(12);"
         "return [document.getElementById('notice').textContent, ...app.scene.world.read()]; }"
     )

@@ -46,6 +46,7 @@ def test_a_gpu_that_cannot_compute_is_told(browser, missing, said, tmp_path):
     tab = browser.new_page()
     tab.add_init_script(f"WebGL2RenderingContext.prototype.{missing};")
     tab.goto((tmp_path / "page.html").as_uri())
+    tab.wait_for_selector("#notice:not([hidden])")
     assert tab.locator("#notice").inner_text().startswith(said)
     tab.close()
 

@@ -268,6 +268,7 @@ def test_a_browser_without_webgl_is_told(start_browser, tmp_path):
     page.write_page(models.read(["zoo:bricks"]), "Automata", tmp_path / "page.html")
     tab = start_browser(webgl=False).new_page()
     tab.goto((tmp_path / "page.html").as_uri())
+    tab.wait_for_selector("#notice:not([hidden])")
     assert tab.locator("#notice").inner_text().startswith("This browser has no WebGL2")
 
 

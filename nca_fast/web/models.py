@@ -12,7 +12,8 @@ from nca_fast.pretrained import model_file
 from nca_fast.rendering.size import shown_steps
 from nca_fast.rule import Rule
 from nca_fast.textures import model_name, names_of
-from nca_fast.web.rules import is_vae, rules_file
+from nca_fast.web.poster import Poster, poster
+from nca_fast.web.rules import is_vae, read_rules
 
 PERCEIVED, WIDTH, CHANNELS = 1536, 1024, 1024  # as LIMITS in source/rule.js; of the GPU's own the page speaks
 UNSAID = 96  # steps where a file names none, as in source/model.js
@@ -25,10 +26,12 @@ class Model:
     Args:
         name: What it is called there.
         file: Safetensors, with its rule and the steps after which its picture is there, and nothing else.
+        poster: What it draws.
     """
 
     name: str
     file: bytes
+    poster: Poster
 
 
 def refusal(nca: NCA) -> str | None:
@@ -52,7 +55,7 @@ def read(models: list[str], dataset: str | None = None) -> list[Model]:
 
     Args:
         models: As `NCA.from_pretrained` takes them, or VAE-NCAs. At least one.
-        dataset: As in `rules_file`, for VAE-NCAs.
+        dataset: As in `read_rules`, for VAE-NCAs.
 
     Raises:
         OSError, ValueError: There is no such model, or it is none that the page can run.
@@ -66,11 +69,12 @@ def read(models: list[str], dataset: str | None = None) -> list[Model]:
 def _read(model, name, dataset):
     path = model_file(model)
     if is_vae(path):
-        return Model(name, rules_file(path, dataset))
+        rules = read_rules(path, dataset)
+        return Model(name, rules.file, poster(rules.first, rules.steps, rules.side))
     nca = NCA.from_pretrained(path)
     if reason := refusal(nca):
         raise ValueError(f"{model}: {reason}")
-    return Model(name, _slim(path, nca))
+    return Model(name, _slim(path, nca), poster(nca, steps_of(path)))
 
 
 def steps_of(path: Path) -> int:

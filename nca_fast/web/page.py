@@ -20,6 +20,7 @@ def page(models: list[Model], title: str) -> str:
     parts = {
         "title": html.escape(title),
         "style": (SOURCE / "page.css").read_text(encoding="utf-8").strip(),
+        "poster": f'class="{models[0].poster.fit}" style="background-image: url({models[0].poster.address})"',
         "models": embedded({"models": files}),
         "script": bundled("app.js"),
     }

@@ -6,6 +6,7 @@ that differ, and what lies between two of them it makes by mixing their weights.
 
 import json
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,8 +29,25 @@ def is_vae(path: Path) -> bool:
     return "vae" in checkpoint.load_metadata(path)
 
 
-def rules_file(path: Path, dataset: str | None = None) -> bytes:
-    """Makes safetensors of the rules of some codes, along the first axis of each tensor.
+@dataclass(frozen=True)
+class Rules:
+    """The rules of some codes.
+
+    Args:
+        file: Safetensors, the rules along the first axis of each tensor.
+        first: The automaton of the first.
+        steps: After which its picture is there.
+        side: Of its canvas, in cells.
+    """
+
+    file: bytes
+    first: NCA
+    steps: int
+    side: int
+
+
+def read_rules(path: Path, dataset: str | None = None) -> Rules:
+    """Decodes the rules of some codes.
 
     Args:
         path: A VAE-NCA.
@@ -53,7 +71,9 @@ def rules_file(path: Path, dataset: str | None = None) -> bytes:
     facts = {"nca": shown.config(), "rules": names, "side": architecture.size}
     facts |= {"provenance": {"shown_steps": architecture.steps}}
     tensors = {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
-    return save(tensors, metadata={"format": "pt", checkpoint.HEADER_KEY: json.dumps(facts)})
+    shown.load_state_dict({name: tensor[0] for name, tensor in tensors.items()})
+    file = save(tensors, metadata={"format": "pt", checkpoint.HEADER_KEY: json.dumps(facts)})
+    return Rules(file, shown, architecture.steps, architecture.size)
 
 
 def _codes(vae: VAENCA, path: Path, dataset: str | None, count: int) -> tuple[Tensor, list[str]]:

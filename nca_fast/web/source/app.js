@@ -239,7 +239,7 @@ export class App {
   }
 }
 
-/** Opens the page with the models that are in it. */
+/** Opens the page with the models that are in it, once it has been shown. */
 function open() {
   try {
     const page = JSON.parse(find("models").textContent);
@@ -254,4 +254,4 @@ function open() {
   }
 }
 
-open();
+requestAnimationFrame(() => setTimeout(open));

@@ -37,11 +37,18 @@ function frameOnce(app, now) {
   const grown = app.swatches.work();
   endRun(app);
   const changed = looksOther(app);
-  if (changed) app.view.show(app.scene, app.pixels);
+  if (changed) show(app);
   const busy = changed || grown || app.playing;
   if (busy) app.pace.frame(steps, now);
   measure(app);
   return busy;
+}
+
+/** Draws the canvas; the picture that was there before it goes when there is something to see. @param {App} app */
+function show(app) {
+  const { scene } = app;
+  app.view.show(scene, app.pixels);
+  if (scene.world.step > 0 || scene.events.length > 0) find("poster").classList.add("gone");
 }
 
 /** Whether what the screen should show is not what it showed: a page that stands still draws nothing. @param {App} app */
