@@ -16,9 +16,15 @@ QUARTER = frame(math.pi / 2)
 DISTILL = ("identity", "sobel_x", "sobel_y", "laplacian")
 
 
+DRAWN = torch.Generator().manual_seed(0)
+# Of sums of few numbers, which cancel: 1.4e-6 at worst in 120 draws, with 4.5e-7 for the reference; a mistake: 1e-2.
+FLOOR = 2e-6
+
+
 def frames(*shape):
     """Angles all around, scales from a half to two."""
-    return frame(torch.rand(*shape) * 6.3, 0.5 + 1.5 * torch.rand(*shape))
+    angle, scale = torch.rand(2, *shape, generator=DRAWN)
+    return frame(angle * 6.3, 0.5 + 1.5 * scale)
 
 
 def test_what_a_turned_cell_perceives():
@@ -88,12 +94,12 @@ def results(name, backend, dtype):
 
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients(name, poisoned):
-    """The kernel at most twice the error of the float32 reference, or 5e-7; convolutions in float64."""
+    """The kernel at most twice the error of the float32 reference, or FLOOR; convolutions in float64."""
     ways = [("reference", torch.float64), ("convolutions", torch.float64), ("reference", torch.float32)]
     exact, other, plain, fused = (results(name, b, d) for b, d in [*ways, ("cpu", torch.float32)])
     for e, o, p, f in zip(exact, other, plain, fused, strict=True):
         assert e.norm() > 0 and relative_error(o, e) < 1e-12
-        assert relative_error(f, e) <= max(2 * relative_error(p, e), 5e-7)
+        assert relative_error(f, e) <= max(2 * relative_error(p, e), FLOOR)
 
 
 def test_the_first_axis_changes_no_bit_and_no_mask():
