@@ -144,8 +144,8 @@ def test_command(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("iterations", "said"),
     [
-        (2999, "3000 left a squared error of 0.00023, 0.0043 where it regrew: what grew is sharp, .*, fewer leave more$"),
-        (9000, "3000 left a squared error of 0.00023, 0.0043 where it regrew: what grew is sharp, .* or less.$"),
+        (2999, "3000 left a squared error of 0.00023, 0.0043 where it regrew: .*, fewer leave more$"),
+        (9000, "3000 left a squared error of 0.00023, 0.0043 where it regrew: .* sharp, .* or less.$"),
     ],
 )
 def test_what_a_number_of_iterations_gives(iterations, said, picture, tmp_path):
