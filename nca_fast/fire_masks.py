@@ -181,7 +181,7 @@ def fire_masks(
         return
     seed = seed if isinstance(seed, Tensor) else operator.index(seed)
     below = threshold(fire_rate) if isinstance(fire_rate, Tensor) else math.ceil(fire_rate * 2**32)
-    columns = _multiples(origin[1], width, device)
+    columns = _multiples(operator.index(origin[1]), width, device)
     many = max(1, _ROWS // (batch * height))
     few = max(1, _at_once(columns.device) // (batch * height * width))
     for start in range(0, steps, many):
