@@ -33,6 +33,9 @@ CASES = {
     "growing": ("fp16", 1, 1056, 1056),
     "style": ("fp16", 1, 944, 944),
     "vae-mnist": ("fp16", 64, 184, 184),
+    # Weights that differ from step to step are never replayed: a size that is common.
+    "texture by step": ("fp16", 4, 128, 128),
+    "growing by step": ("fp16", 8, 72, 72),
 }
 
 
@@ -108,7 +111,8 @@ def rollouts(name: str):
     precision, B, H, W = CASES[name]
     rule = PRESETS[name.split(" ")[0]]["rule"]
     numbers = sum(out * (inputs + bias) for out, inputs, bias in rule.layers)
-    params = torch.zeros(*([B] if name.startswith("vae") else []), numbers)
+    lead = [B] if name.startswith("vae") else [STEPS, 1] if name.endswith("by step") else []
+    params = torch.zeros(*lead, numbers)
     weights = rollout.pack_weights(params, rule.kernel_rule, precision)
     fire, place = threshold(rule.fire_rate), Place(1, 0, 0, 0, 0, 2**32)
     x, y, states = (torch.empty(*n, B, H, W, -(-rule.channels // 4) * 4) for n in ((), (1,), (2,)))

@@ -57,6 +57,7 @@ SHAPES = {
     "texture fp16, 4 x 128 x 128": (4, 128, 128),
     "texture fp16, 16 x 64 x 64": (16, 64, 64),
     "texture fp16, 2048 x 2048": (1, 2048, 2048),
+    "texture fp16, weights by step": (4, 128, 128),
 }
 VARIANTS |= {name: (Rule(), "fp16", "fp32") for name in SHAPES}
 # Published automata, each with something that those above have not; on one target.
@@ -120,7 +121,7 @@ class Launch(NamedTuple):
     warps: int
     stages: int
     fused: bool | None  # whether multiplications and additions are to be fused; None: as Triton likes
-    canvas: bool  # whether the variant names its size
+    canvas: tuple[int, int, int] | None  # samples, rows and columns, where the variant names them
 
     @property
     def rows(self) -> int:
@@ -131,6 +132,8 @@ class Launch(NamedTuple):
     def turns(self) -> float:
         """Of the loop, in a program of ROWS rows, or blocks of cells, or with all chunks of a layer."""
         c = self.constants
+        if "LINES" in c:
+            return math.ceil(self.arguments["lines"] / c["LINES"])
         if "BW" in c:
             strips = 1 + self.rows // self.arguments["H"] if c.get("SEVERAL") else 1
             return (self.rows + 2 * strips * c.get("GRAD_X", False)) / c.get("UNROLL", 1)
@@ -142,6 +145,8 @@ class Launch(NamedTuple):
     def cells(self) -> float:
         """Of a program; tiles of a layer's weights share theirs."""
         c = self.constants
+        if "LINES" in c:
+            return math.prod(self.canvas) / math.ceil(self.arguments["packed"] / c["COLUMNS"])
         if "BW" in c:
             whole = c["BW"] - 2 * (c.get("GRAD_X", False) and not c["RING"])
             return self.rows * (self.arguments["W"] / self.arguments["columns"] if self.canvas else whole)
@@ -178,7 +183,7 @@ def launches(name: str, direction: str, target: str) -> list[Launch]:
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise RuntimeError("kernels must be compiled without the interpreter, but TRITON_INTERPRET=1: unset it.")
-    from nca_fast.kernels.triton import alive, noise, rollout, steps
+    from nca_fast.kernels.triton import alive, noise, rollout, step_sums, steps
     from nca_fast.kernels.triton.fire import Step
     from nca_fast.kernels.triton.single_pass import plan
     from nca_fast.kernels.triton.single_pass import steps as single_pass
@@ -187,7 +192,8 @@ def launches(name: str, direction: str, target: str) -> list[Launch]:
 
     found = []
     (rule, precision, state), framed = VARIANTS[name], "frames" in name
-    params = torch.zeros(sum(out * (inputs + has_bias) for out, inputs, has_bias in rule.layers))
+    numbers = sum(out * (inputs + has_bias) for out, inputs, has_bias in rule.layers)
+    params = torch.zeros(2, 1, numbers) if name.endswith("by step") else torch.zeros(numbers)
     fire = threshold(torch.zeros(2, 2) if name.endswith("map") else rule.fire_rate)
     x = rollout.to_layout(torch.zeros(1, rule.channels, 2, 130, dtype=STATES[state]))
     if name in SHAPES:
@@ -204,8 +210,9 @@ def launches(name: str, direction: str, target: str) -> list[Launch]:
             (through_memory, ("network_fwd", "network_bwd", "network_weights", "frames_bwd")),
             (alive, ("apply_alive_mask", "write_living", "read_living")),
             (noise, ("add_state_noise",)),
+            (step_sums, ("add_lines",)),
         ):
-            recorders = {k: _Recorder(getattr(module, k), found, name in SHAPES) for k in kernels}
+            recorders = {k: _Recorder(getattr(module, k), found, SHAPES.get(name)) for k in kernels}
             stack.enter_context(mock.patch.multiple(module, **recorders))
         noisy = rule.state_noise or rule.update_noise
         noise, field = torch.ones(1) if noisy else None, torch.ones(1, 2, *x.shape[1:3]) if framed else None
@@ -216,5 +223,8 @@ def launches(name: str, direction: str, target: str) -> list[Launch]:
             steps.forward_step(x, out, weights, step)
         else:
             buffer, scale = steps.gradient_buffer(weights, x), torch.ones(())
-            steps.backward_step(x, x, out, buffer, weights, scale, step, x)
+            sums = steps.sums_of_a_step(weights, x) if name.endswith("by step") else buffer.sums
+            steps.backward_step(x, x, out, buffer._replace(sums=sums), weights, scale, step, x)
+            if sums is not buffer.sums:
+                step_sums.add_sums(sums, buffer.sums[0])
     return found

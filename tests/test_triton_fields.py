@@ -105,6 +105,22 @@ def test_weights_and_rates_by_step(window, poisoned):
         assert relative_error(got, exact) < 2e-6  # worst seen 3e-7
 
 
+@pytest.mark.parametrize("size", [(1, 1, 5), (2, 65, 33), (1, 130, 32)], ids=str)
+def test_sums_of_a_step_are_added_to_its_entry(size):
+    """Exactly, for they are integers here; they are zero afterwards, and nothing beyond them is read or written."""
+    from nca_fast.kernels.triton.step_sums import add_sums
+
+    rules, lines, packed = size
+    memory = torch.full((rules * lines * packed + 4096,), torch.nan, device=DEVICE)
+    sums = memory[: rules * lines * packed].view(rules * lines, packed)
+    sums.copy_(torch.randint(-9, 9, sums.shape))
+    entries = torch.full((3, rules, packed), 0.5, device=DEVICE)
+    want = entries[1] + sums.view(rules, lines, packed).sum(1)
+    add_sums(sums, entries[1])
+    assert torch.equal(entries[1], want) and not sums.any()
+    assert (entries[::2] == 0.5).all() and memory[sums.numel() :].isnan().all()
+
+
 @pytest.mark.parametrize(("mode", "dtype"), [("both", torch.float32), ("after", torch.float16)])
 def test_the_mask_that_a_state_carries_is_the_one_that_is_computed(mode, dtype):
     """Gradients have the same bits, whether each step back reads who lived or takes a step to know it.

@@ -12,9 +12,9 @@ from torch import Tensor
 from .fire import RowKeys, Step, word
 from .graphs import SAVED_STEPS, replayed_advance, replayed_backward, runs
 from .launch import RepeatedStep
+from .step_sums import add_sums
 from .steps import (
     RolloutWeights,
-    add_sums,
     backward_step,
     forward_step,
     gradient_buffer,
@@ -143,11 +143,15 @@ def backward(
         if replayed_backward(states, grad, weights, fire, rule, place, buffer):
             return grad
         steps, other = _Steps(grad, weights, fire, rule, place, len(states)), torch.empty_like(grad)
-        by_step = weights.backward_way.weights.by_step
-        of_step = buffer._replace(sums=sums_of_a_step(weights, grad)) if by_step else buffer
+        packed = weights.backward_way.weights
+        of_step = buffer._replace(sums=sums_of_a_step(weights, grad)) if packed.by_step else buffer
+        entries = buffer.sums.unbind() if packed.by_step else []
 
-        def step_back(x, grad, grad_x, keys, following=None):
-            backward_step(x, grad, grad_x, of_step, weights, weights.scale, steps.step(keys), following)
+        def step_back(x, grad, grad_x, keys, *more):
+            entry, following = more[: packed.by_step], more[packed.by_step :]
+            backward_step(x, grad, grad_x, of_step, weights, weights.scale, steps.step(keys), *following)
+            if entry:
+                add_sums(of_step.sums, *entry)
 
         added = [t for t in of_step if t is not None]
         step, states = steps.repeated(step_back, *added), states.unbind()
@@ -156,9 +160,7 @@ def backward(
         for start, count in reversed(runs(len(states), SAVED_STEPS)):
             choose_scale(grad)
             for n in reversed(range(start, start + count)):
-                following = states[n + 1 : n + 2] if looks_after else ()
-                step(states[n], grad, other, steps.take(n), *following)
-                if by_step:
-                    add_sums(buffer, of_step.sums, weights)
+                keys, following = steps.take(n), states[n + 1 : n + 2] if looks_after else ()
+                step(states[n], grad, other, keys, *entries[packed.entry : packed.entry + 1], *following)
                 grad, other = other, grad
         return grad

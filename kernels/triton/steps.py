@@ -179,16 +179,9 @@ def gradient_buffer(weights: RolloutWeights, x: Tensor) -> Gradients:
 
 
 def sums_of_a_step(weights: RolloutWeights, x: Tensor) -> Tensor:
-    """Gives partial sums for a step whose weights are its own; to be added to its entry by `add_sums`."""
+    """Gives partial sums for a step whose weights are its own; to be added to its entry by `step_sums.add_sums`."""
     made = weights.backward_way.sums(x)
     return weights.scratch("sums of a step", x, *made.shape, dtype=torch.float32)
-
-
-def add_sums(buffer: Gradients, sums: Tensor, weights: RolloutWeights) -> None:
-    """Adds the partial sums of the step under way to its entry of the buffer, and makes them zero."""
-    entry = buffer.sums[weights.backward_way.weights.entry]
-    entry += sums.view(len(entry), -1, sums.shape[1]).sum(1)
-    sums.zero_()
 
 
 def reduce_gradients(buffer: Gradients, weights: RolloutWeights) -> tuple[Tensor, Tensor | None]:
