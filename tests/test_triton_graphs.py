@@ -5,6 +5,7 @@ torch operations with the tensors and numbers of the capture. The kernels of a s
 tests put a few torch operations in their place, which depend on all that the kernels do. With a GPU all is real.
 """
 
+import json
 import threading
 import time
 import warnings
@@ -392,6 +393,28 @@ def test_large_states_are_replayed_where_none_is_saved(graphs, monkeypatch):
         assert list(graphs._frames.values()) == [frame]
 
 
+def test_limits_are_those_that_launches_and_bytes_give():
+    """Of a step of one launch and of many, saved and not, within a quarter of the figures that were measured."""
+    from nca_fast.kernels.triton import graphs
+
+    from bench.graph_limits import CARDS, RESULTS, limits
+
+    rows = limits(json.loads((RESULTS / "launch_cost.json").read_text())["rows"])
+    of = {(row["case"], row["direction"]): row for row in rows}
+    texture, many = of["texture", "forward"], of["vae-mnist", "forward"]
+    assert graphs.LARGEST_STATE / 2**20 == pytest.approx(texture["saved"]["H200"], rel=0.25)
+    assert graphs.LARGEST_FREE_STATE / 2**20 == pytest.approx(texture["free"]["H200"], rel=0.25)
+    assert graphs.THROUGH_MEMORY == pytest.approx(many["free"]["H200"] / texture["free"]["H200"], rel=0.25)
+    for card, bandwidth in CARDS.items():
+        facts = SimpleNamespace(memory_clock_rate=bandwidth / 2e3 / 512, memory_bus_width=4096)
+        graphs._bandwidth.cache_clear()
+        with mock.patch("torch.cuda.get_device_properties", lambda device, facts=facts: facts):
+            weights = SimpleNamespace(forward_way=None, backward_way=None)
+            free = graphs.largest_state(mock.Mock(is_cuda=True, device=card), weights, free=True)
+        assert free / 2**20 == pytest.approx(texture["free"][card], rel=0.25)
+    graphs._bandwidth.cache_clear()
+
+
 def test_the_pool_is_that_of_the_segment_that_holds_the_tensor(monkeypatch):
     from nca_fast.kernels.triton import memory
 
@@ -436,6 +459,7 @@ def test_threads_do_not_meet_in_a_frame(graphs, monkeypatch):
             self.packed = SimpleNamespace(number=torch.full((), number), precision="fp32")
             self.packed.per_sample = self.packed.by_step = False
             self.scratch, self.noise, self.frames = SimpleNamespace(kept={}), None, None
+            self.forward_way = self.backward_way = None
 
         def twin(self):
             return Weights(self.packed.number.item())

@@ -13,7 +13,7 @@ of rollouts. Of each kind the first call is launched step by step, the second ma
 import threading
 import warnings
 from collections import OrderedDict
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -21,18 +21,20 @@ from torch import Tensor
 from .fire import RowKeys, Step, word
 from .memory import in_the_common_pool
 from .steps import RolloutWeights, backward_step, forward_step
+from .through_memory.steps import ThroughMemory
 from .weights import Gradients
 
 # Steps of the longest run whose states are kept, which lie in the frame, and of one that only goes on. The scale of
 # float16 gradients is chosen once per run of SAVED_STEPS, with graphs and without, so that the bits are the same.
 SAVED_STEPS = 8
 _FREE_STEPS = 64
-# Bytes of the largest state that is replayed. At the 30 Gcell-steps/s predicted for an H200, C = 12 and float32, such a
-# step takes 12 us. Launched from Python it takes 4 to 7 (bench/launch_cost.py), and the driver's 2 or so a launch: a
-# GPU waits for launches of smaller states alone, and copies of saved ones would soon cost more than these.
-LARGEST_STATE = 16 << 20
-# Likewise where no state is saved, so that nothing is copied but where a rollout begins and ends: a step takes 46 us.
-LARGEST_FREE_STATE = 64 << 20
+# Bytes of the largest state that is replayed on an H200, where its step is one launch: above it launches cost less than
+# 5 %, because they are done before the GPU is, or than the copies of states that are saved; bench/graph_limits.py derives
+# it from what launches cost and the bytes that a step must move.
+LARGEST_STATE = 7 << 20
+LARGEST_FREE_STATE = 13 << 20  # likewise where no state is saved: nothing is copied but where a rollout begins and ends
+THROUGH_MEMORY = 2  # times that, where a step is many launches
+H200 = 4.8e12  # bytes per second; other cards in proportion
 _FEWEST_STEPS = 4  # copies into the frame and out of it cost as much as launching a few steps
 _FRAMES_BYTES = 192 << 20  # of all frames of a device, or of the last one where that has more
 _KINDS = 64  # kinds of rollouts that are remembered, most of them without a frame
@@ -74,13 +76,13 @@ class Frame:
     """The memory and the graphs of all rollouts of one kind.
 
     `states` [SAVED_STEPS + 1 or 2, B, H, W, C4]: the last is where a run begins and ends, the others are in between.
-    Of states larger than LARGEST_STATE, which are not saved, there are two.
+    Of states that are too large to be saved there are two.
     """
 
     def __init__(self, x: Tensor, weights: RolloutWeights, fire: Tensor, rule, origin_column: int):
         self.weights, self.fire, self.origin_column = weights.twin(), fire.clone(), origin_column
         self.keys = RowKeys(_FREE_STEPS, x, rule)
-        self.states = x.new_empty(SAVED_STEPS + 1 if x.nbytes <= LARGEST_STATE else 2, *x.shape)
+        self.states = x.new_empty(SAVED_STEPS + 1 if x.nbytes <= largest_state(x, weights) else 2, *x.shape)
         self.grads = self.buffer = None
         self.graphs, self.replays = Graphs(), {}
 
@@ -170,9 +172,24 @@ def _stream(x):
     return torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
 
 
-def _frame(x, weights, fire, rule, place, steps, largest=None):
+@lru_cache
+def _bandwidth(device):
+    """Computes the bytes per second of a GPU's memory; that of an H200 where PyTorch does not know."""
+    facts = torch.cuda.get_device_properties(device)
+    kilohertz, bits = (getattr(facts, name, 0) for name in ("memory_clock_rate", "memory_bus_width"))
+    return 2e3 * kilohertz * bits / 8 or H200
+
+
+def largest_state(x: Tensor, weights: RolloutWeights, free: bool = False) -> float:
+    """Computes the bytes of the largest state that is replayed on x's device; free: where none is saved."""
+    way, largest = (weights.forward_way, LARGEST_FREE_STATE) if free else (weights.backward_way, LARGEST_STATE)
+    share = _bandwidth(x.device) / H200 if x.is_cuda else 1
+    return largest * share * (THROUGH_MEMORY if isinstance(way, ThroughMemory) else 1)
+
+
+def _frame(x, weights, fire, rule, place, steps, free=False):
     """Finds the frame that serves a rollout, or None where its steps are launched one by one."""
-    largest = LARGEST_STATE if largest is None else max(LARGEST_STATE, largest)
+    largest = max(largest_state(x, weights), largest_state(x, weights, free))
     packed, column = weights.packed, word(place.column)
     if steps < _FEWEST_STEPS or x.nbytes > largest or not _replays(x) or packed.by_step or fire.ndim > 2:
         return None
@@ -206,8 +223,7 @@ def replayed_advance(x: Tensor, weights: RolloutWeights, fire: Tensor, rule, pla
     """Does what `rollout.advance` does; False where nothing was done, because it is better launched one by one."""
     with _lock:
         # A run that is cut into many saves nearly every state, too.
-        largest = LARGEST_FREE_STATE if every >= SAVED_STEPS else None
-        frame = _frame(x, weights, fire, rule, place, len(states) * every, largest)
+        frame = _frame(x, weights, fire, rule, place, len(states) * every, every >= SAVED_STEPS)
         if frame is None:
             return False
         frame.take(weights, fire, place)

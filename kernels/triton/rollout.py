@@ -148,8 +148,8 @@ def backward(
         entries = buffer.sums.unbind() if packed.by_step else []
 
         def step_back(x, grad, grad_x, keys, *more):
-            entry, following = more[: packed.by_step], more[packed.by_step :]
-            backward_step(x, grad, grad_x, of_step, weights, weights.scale, steps.step(keys), *following)
+            entry, following = more[: packed.by_step], (*more[packed.by_step :], None)[0]
+            backward_step(x, grad, grad_x, of_step, weights, weights.scale, steps.step(keys), following)
             if entry:
                 add_sums(of_step.sums, *entry)
 
