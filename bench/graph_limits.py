@@ -1,9 +1,9 @@
-"""Derives up to which sizes of a state rollouts are worth a CUDA graph, from what launches cost and bytes that must move.
+"""Derives up to which sizes of a state rollouts are worth a CUDA graph, from what launches cost and bytes that move.
 
     python -m bench.graph_limits        reads bench/results/launch_cost.json, writes bench/results/graph_limits.json
 
 A step that is launched takes what Python and the driver take for its launches (launch_cost.json, "from C", and 2 us a
-launch of the driver's own, which is assumed), or what the GPU takes, if that is more: launches are made while it works.
+launch of the driver's own, which is assumed), or what the GPU takes, if that is more: it works while they are made.
 A step that is replayed takes what the GPU takes, and where states are saved a copy of one. The GPU is taken to be as
 fast as its memory, which favours graphs: no GPU was asked yet (`bench/gpu.sh tune` does). The limit is the size at which
 a step that is launched takes 5 % longer; above it, launches cost less.

@@ -29,8 +29,8 @@ from .weights import Gradients
 SAVED_STEPS = 8
 _FREE_STEPS = 64
 # Bytes of the largest state that is replayed on an H200, where its step is one launch: above it launches cost less than
-# 5 %, because they are done before the GPU is, or than the copies of states that are saved; bench/graph_limits.py derives
-# it from what launches cost and the bytes that a step must move.
+# 5 %, because they are done before the GPU is, or than the copies of states that are saved. bench/graph_limits.py
+# derives it from what launches cost and the bytes that a step must move.
 LARGEST_STATE = 7 << 20
 LARGEST_FREE_STATE = 13 << 20  # likewise where no state is saved: nothing is copied but where a rollout begins and ends
 THROUGH_MEMORY = 2  # times that, where a step is many launches
