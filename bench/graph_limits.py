@@ -5,7 +5,7 @@
 A step that is launched takes what Python and the driver take for its launches (launch_cost.json, "from C", and 2 us a
 launch of the driver's own, which is assumed), or what the GPU takes, if that is more: it works while they are made.
 A step that is replayed takes what the GPU takes, and where states are saved a copy of one. The GPU is taken to be as
-fast as its memory, which favours graphs: no GPU was asked yet (`bench/gpu.sh tune` does). The limit is the size at which
+fast as its memory, which favours graphs: no GPU was asked (`bench/gpu.sh tune` does). The limit is the size at which
 a step that is launched takes 5 % longer; above it, launches cost less.
 """
 
