@@ -19,7 +19,7 @@ ON_A_GPU = ("texture w2", "texture ot", "style", "style gram", "clip", "clip con
 def as_on_a_gpu(monkeypatch):
     """Sorts and eigenvalues by operations of torch, of which none is read; neither is a choice of numbers."""
     monkeypatch.setattr(sorting, "_is_for_numpy", lambda x: False)
-    monkeypatch.setattr(spectra, "eigenvalues", torch.linalg.eigvalsh)
+    monkeypatch.setattr(spectra, "eigen", lambda matrices, _: map(torch.linalg.eigh, matrices))
 
 
 def trained(case, tmp_path, iterations=3):

@@ -8,9 +8,10 @@ from torch.nn import functional as F
 
 from nca_fast import features
 from nca_fast.features.patches import Patches
-from nca_fast.features.pixels import Normalize, wrap_pad
+from nca_fast.features.pixels import Normalize
 from nca_fast.features.random_vgg import RandomVGG
 from nca_fast.features.torchvision_compat import import_torchvision
+from nca_fast.features.torus import convolved, wrap_pad
 from nca_fast.features.vgg import VGG
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)
@@ -42,6 +43,23 @@ def test_wrap_pad_is_circular_padding(height, width, pad, layout):
     (expected_grad,) = torch.autograd.grad((expected * weight).sum(), x)
     torch.testing.assert_close(grad, expected_grad, rtol=1e-13, atol=1e-13)  # up to nine terms in another order
     assert torch.autograd.gradcheck(lambda x: wrap_pad(x, pad), x)
+
+
+# Few inputs, whose gradient is a product and a sum of planes, and more; both memory orders.
+@pytest.mark.parametrize(("channels", "size"), [(3, 5), (4, 3), (6, 3)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_convolution_of_a_torus_is_that_of_a_padded_picture(channels, size, layout):
+    x = torch.randn(2, channels, 5, 7, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+    convolution = torch.nn.Conv2d(channels, 9, size, dtype=torch.float64).requires_grad_(False)
+
+    def by_pytorch(x):
+        return F.conv2d(F.pad(x, (size // 2,) * 4, mode="circular"), convolution.weight, convolution.bias).relu()
+
+    found, expected = convolved(x, convolution), by_pytorch(x)
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)  # the order of sums
+    weight = torch.randn_like(expected)
+    grads = [torch.autograd.grad((value * weight).sum(), x)[0] for value in (found, expected)]
+    torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)  # up to 225 terms in another order; worst seen 9e-16
 
 
 @pytest.mark.parametrize("name", ["random", "patches"])

@@ -12,7 +12,7 @@ from nca_fast.features.random_vgg import RandomVGG
 from nca_fast.features.torchvision_compat import import_torchvision
 from nca_fast.losses.regularizers import overflow, total_variation
 from nca_fast.losses.sorting import all_sorted_squares, sort_values, sorted_squares
-from nca_fast.losses.spectra import _RootTrace, root_traces
+from nca_fast.losses.spectra import root_trace
 from nca_fast.losses.style import STYLE_LOSSES, GaussianW2, Gram, SlicedOT
 
 FLOOR = 1e-3  # the documented floor of a target's variance
@@ -377,23 +377,22 @@ def test_the_root_trace_of_a_gpu_is_that_of_the_eigenvalues(rank):
     generator = torch.Generator().manual_seed(rank)
     factors = torch.randn(3, 8, rank, dtype=torch.float64, generator=generator)
     factors *= torch.tensor([1.0, 30.0, 0.0])[:, None, None]
-    products, scale, floor = factors @ factors.mT, torch.tensor(0.25).double(), torch.tensor(1e-7).double()
-    found, wanted = (products.clone().requires_grad_() for _ in range(2))
-    value = on_a_gpu(found, scale, floor)
-    values = torch.linalg.eigvalsh(wanted * scale + floor * torch.eye(8))
-    expected = (values.sqrt() - floor.sqrt()).sum()
-    (value + 0).backward()
+    products = factors @ factors.mT
+    numbers = [torch.full((8,), number, dtype=torch.float64) for number in (0.25, 1e-7, 3.0)]
+    value, (grad,) = root_trace([as_on_a_gpu(products)], *numbers, True)
+    wanted = products.clone().requires_grad_()
+    values = torch.linalg.eigvalsh(wanted * 0.25 + 1e-7 * torch.eye(8))
+    expected = 3 * (values.sqrt() - 1e-7**0.5).sum()
     expected.backward()
-    # Rounding of float64, 1e-16, times the condition, 1e11; gradients are inverse roots of up to 4e2.
-    torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)  # worst seen 2e-11
-    torch.testing.assert_close(found.grad, wanted.grad, rtol=0, atol=1e-3)  # worst seen 8e-5
-    (by_eigenvalues,) = root_traces([products], [scale], [floor])
-    torch.testing.assert_close(by_eigenvalues, value.detach(), rtol=1e-6, atol=1e-6)
-    assert torch.isnan(on_a_gpu(products * torch.nan, scale, floor))
-
-
-def on_a_gpu(products, scale, floor):
-    return _RootTrace.apply(products, scale.expand(len(products), 1, 1), floor.expand(len(products), 1, 1)).sum()
+    # Rounding of float64, 1e-16, times the condition, 1e11; gradients are 3 times inverse roots of up to 4e2.
+    torch.testing.assert_close(value.as_subclass(torch.Tensor), expected, rtol=1e-9, atol=1e-9)  # worst seen 2e-11
+    torch.testing.assert_close(grad.as_subclass(torch.Tensor), wanted.grad, rtol=0, atol=3e-3)  # worst seen 1.3e-3
+    by_eigenvalues, (other,) = root_trace([products], *numbers, True)
+    torch.testing.assert_close(by_eigenvalues, expected, rtol=1e-6, atol=1e-6)
+    # Null eigenvalues that rounding made negative are clipped there: no slope. The others, as on a GPU.
+    torch.testing.assert_close(products @ other @ products, products @ wanted.grad @ products, rtol=1e-6, atol=1e-6)
+    assert root_trace([products], *numbers, False)[1] is None
+    assert torch.isnan(root_trace([as_on_a_gpu(products * torch.nan)], *numbers, True)[0])
 
 
 class _OnAGPU(torch.Tensor):
@@ -406,24 +405,19 @@ def as_on_a_gpu(tensor):
     return tensor.as_subclass(_OnAGPU)
 
 
-def test_root_traces_of_many_sizes_are_those_of_each():
-    """A GPU makes narrow matrices as wide as the widest of them."""
+@pytest.mark.parametrize("place", [as_on_a_gpu, torch.clone], ids=["gpu", "cpu"])
+def test_the_root_trace_of_many_sizes_is_the_sum_of_each(place):
+    """A GPU makes narrow matrices as wide as the widest of them; a CPU works on all eigenvalues in a row."""
     generator = torch.Generator().manual_seed(1)
-    factors = [
-        torch.randn(batch, c, c, dtype=torch.float64, generator=generator) for batch, c in ((2, 3), (1, 9), (2, 130))
-    ]
-    products = [factor @ factor.mT for factor in factors]
-    scales, floors = ([torch.tensor(v).double() for v in values] for values in ((0.5, 2.0, 1.0), (1e-6, 1e-5, 1e-6)))
-    leaves = [product.clone().requires_grad_() for product in products]
-    found = root_traces([as_on_a_gpu(leaf) for leaf in leaves], scales, floors)
-    for value, leaf, product, scale, floor in zip(found, leaves, products, scales, floors, strict=True):
-        wanted = product.clone().requires_grad_()
-        alone = on_a_gpu(wanted, scale, floor)
-        torch.testing.assert_close(value.as_subclass(torch.Tensor), alone, rtol=1e-9, atol=0)
-        (grad,) = torch.autograd.grad(value, leaf, retain_graph=True)
-        torch.testing.assert_close(
-            grad.as_subclass(torch.Tensor), torch.autograd.grad(alone, wanted)[0], rtol=1e-6, atol=1e-9
-        )
+    sizes, numbers = (3, 9, 130), ((0.5, 2.0, 1.0), (1e-6, 1e-5, 1e-6), (1.0, 0.1, 3.0))
+    factors = [torch.randn(2, c, c, dtype=torch.float64, generator=generator) for c in sizes]
+    products = [place(factor @ factor.mT) for factor in factors]
+    rows = [[torch.full((c,), v, dtype=torch.float64) for c, v in zip(sizes, of, strict=True)] for of in numbers]
+    total, grads = root_trace(products, *map(torch.cat, rows), True)
+    alone = [root_trace([product], *own, True) for product, *own in zip(products, *rows, strict=True)]
+    torch.testing.assert_close(total, sum(value for value, _ in alone), rtol=1e-9, atol=0)
+    for grad, (_, (own,)) in zip(grads, alone, strict=True):
+        torch.testing.assert_close(grad, own, rtol=1e-6, atol=1e-9)
 
 
 def test_sorting_together_is_sorting_each():

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nca_fast.features.half import halve, in_half
-from nca_fast.features.pixels import Normalize, wrap_pad
+from nca_fast.features.pixels import Normalize
+from nca_fast.features.torus import convolved
 
 _PIECES = 20_000  # pieces of a map, at most, of which its filters are learned
 _ROUNDS = 12  # of k-means
@@ -80,18 +81,13 @@ class Dictionary(nn.Module):
         return [x, *in_half(self._maps, x, self.random.weight.dtype, self.factors)]
 
     def _maps(self, x: Tensor) -> list[Tensor]:
-        maps = [_applied(self.random, x)]
+        maps = [convolved(x, self.random)]
         for index, block in enumerate(self.blocks):
             if index:
                 x = F.avg_pool2d(x, 2)
-            x = _applied(block, x)
+            x = convolved(x, block)
             maps.append(x)
         return maps
-
-
-def _applied(convolution: nn.Conv2d, x: Tensor) -> Tensor:
-    pad = convolution.kernel_size[0] // 2
-    return F.conv2d(wrap_pad(x, pad), convolution.weight, convolution.bias).relu_()
 
 
 def _convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nca_fast.features.pixels import Normalize, wrap_pad
+from nca_fast.features.pixels import Normalize
+from nca_fast.features.torus import wrap_pad
 
 
 class Patches(nn.Module):

@@ -1,4 +1,4 @@
-"""What all extractors share: pixels brought to mean 0 and variance 1 over natural pictures, and the torus."""
+"""What all extractors share: pixels brought to mean 0 and variance 1 over natural pictures."""
 
 from __future__ import annotations
 
@@ -53,50 +53,6 @@ class Normalize(nn.Module):
             )
         layout = torch.channels_last if rgb.device.type == "cpu" else torch.contiguous_format
         return ((rgb.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=layout)
-
-
-class _WrapPad(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, pad):
-        ctx.pad = pad
-        batch, channels, height, width = x.shape
-        layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-        shape = (batch, channels, height + 2 * pad, width + 2 * pad)
-        padded = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
-        middle = padded[:, :, pad:-pad]
-        middle[..., pad:-pad] = x
-        middle[..., :pad] = x[..., -pad:]
-        middle[..., -pad:] = x[..., :pad]
-        padded[:, :, :pad] = padded[:, :, height : height + pad]
-        padded[:, :, -pad:] = padded[:, :, pad : 2 * pad]
-        return padded
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_padded):
-        pad = ctx.pad
-        height, width = grad_padded.shape[2] - 2 * pad, grad_padded.shape[3] - 2 * pad
-        grad = grad_padded.clone(memory_format=torch.preserve_format)
-        grad[:, :, pad : 2 * pad] += grad[:, :, -pad:]
-        grad[:, :, height : height + pad] += grad[:, :, :pad]
-        grad[..., pad : 2 * pad] += grad[..., -pad:]
-        grad[..., width : width + pad] += grad[..., :pad]
-        return grad[:, :, pad:-pad, pad:-pad], None
-
-
-def wrap_pad(x: torch.Tensor, pad: int) -> torch.Tensor:
-    """Pad a torus by its own opposite edges: `F.pad(x, (pad,) * 4, mode="circular")`, values and gradients alike.
-
-    F.pad's backward builds a full-size gradient per edge; with this the random features take 0.7 times the time.
-
-    Args:
-        x: [B, C, H, W], H and W at least `pad`.
-        pad: cells added on each side, at least 1.
-
-    Returns:
-        [B, C, H + 2 pad, W + 2 pad].
-    """
-    return _WrapPad.apply(x, pad)
 
 
 def pink_noise(generator: torch.Generator, batch: int, size: int) -> torch.Tensor:

@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from nca_fast.features.half import halve, in_half
-from nca_fast.features.pixels import Normalize, pink_noise, wrap_pad
+from nca_fast.features.pixels import Normalize, pink_noise
+from nca_fast.features.torus import convolved, wrap_pad
 
 # Of numbers of variance 1, over a picture; worst seen 14.
 _LARGEST = 15.0
@@ -82,7 +83,7 @@ class RandomVGG(nn.Module):
             if index:
                 x = F.avg_pool2d(x, 2)
             for layer, convolution in enumerate(block):
-                x = F.conv2d(wrap_pad(x, 1), convolution.weight, convolution.bias).relu_()
+                x = convolved(x, convolution)
                 if layer == 0:
                     maps.append(x)
         return maps

@@ -23,7 +23,21 @@ def overflow(x: torch.Tensor, low: float = -1.0, high: float = 1.0) -> torch.Ten
     """
     if not low < high:
         raise ValueError(f"low must be below high, but got [{low}, {high}].")
-    return (x - x.clamp(low, high)).abs().sum()
+    return _Overflow.apply(x, low, high)
+
+
+class _Overflow(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, low, high):
+        beyond = x - x.clamp(low, high)
+        ctx.save_for_backward(beyond)
+        return beyond.abs().sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        (beyond,) = ctx.saved_tensors
+        return beyond.sign().mul_(grad), None, None
 
 
 def total_variation(rgb: torch.Tensor) -> torch.Tensor:

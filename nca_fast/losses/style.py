@@ -21,8 +21,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from nca_fast.devices import moved
+from nca_fast.losses.gaussians import GaussianDistance, Gaussians, moments
 from nca_fast.losses.sorting import all_sorted_squares
-from nca_fast.losses.spectra import root_traces, to_order_one
+from nca_fast.losses.spectra import to_order_one
 from nca_fast.losses.units import gram_unit, variance_unit
 
 
@@ -92,7 +93,7 @@ class _StyleLoss(nn.Module):
         return (self._distance(index, cloud) for index, cloud in enumerate(clouds))
 
     def _target(self, name: str, index: int) -> torch.Tensor:
-        return self.get_buffer(f"{name}{index}")
+        return self._buffers[f"{name}{index}"]
 
 
 class SlicedOT(_StyleLoss):
@@ -208,64 +209,29 @@ class GaussianW2(_StyleLoss):
 
     def __init__(self, targets: Sequence[torch.Tensor], plain: bool = False):
         super().__init__(targets, plain)
+        count = range(len(targets))
+        for name in ("mean", "scale", "floor", "weight"):
+            self.register_buffer(f"{name}s", torch.cat([self._target(name, n) for n in count]), persistent=False)
+        self.register_buffer("traces", torch.stack([self._target("trace", n) for n in count]).sum(), persistent=False)
 
     def _prepare(self, target: torch.Tensor) -> dict[str, torch.Tensor]:
-        mean, covariance = _mean_and_covariance(target.double()[None])
-        unit, scale = to_order_one(covariance[0])
+        (mean,), _, (covariance,) = moments(target.double()[None])
+        (unit,), (scale,) = to_order_one([covariance])
         values, vectors = torch.linalg.eigh(unit)
         values = values.clamp(min=0)
         root = (vectors * values.sqrt()) @ vectors.T
         values = values * scale
         floor = values.max().square().clamp(min=1e-12) * torch.finfo(target.dtype).eps
-        prepared = {"mean": mean[0], "root": root, "scale": scale, "trace": values.sum(), "floor": floor}
-        return {name: value.to(target.dtype) for name, value in prepared.items()} | {"variance": variance_unit(target)}
+        weight = torch.ones_like(floor) if self.plain else 1 / (len(target) * variance_unit(target).double())
+        numbers = {"scale": scale, "floor": floor, "weight": weight}
+        prepared = {"mean": mean, "root": root, "trace": weight * values.sum()}
+        prepared |= {name: number.repeat(len(target)) for name, number in numbers.items()}
+        return {name: value.to(target.dtype) for name, value in prepared.items()}
 
     def _distances(self, clouds: list[torch.Tensor], drawn: Sequence[torch.Tensor]) -> Iterable[torch.Tensor]:
-        means, covariances, products = [], [], []
-        for index, map in enumerate(clouds):
-            # `root_traces` of a GPU bears no eigenvalue that rounding made less than 0, so there it is float64.
-            mean, covariance = _mean_and_covariance(map if map.is_cpu else map.double())
-            root = self._target("root", index).to(covariance.dtype)
-            means.append(mean)
-            covariances.append(covariance)
-            products.append(root @ covariance @ root)
-        scales, floors = ([self._target(name, n) for n in range(len(clouds))] for name in ("scale", "floor"))
-        for index, shared in enumerate(root_traces(products, scales, floors)):
-            covariance, channels = covariances[index], means[index].shape[1]
-            traces = covariance.diagonal(dim1=1, dim2=2).sum() + len(covariance) * self._target("trace", index)
-            total = (means[index] - self._target("mean", index)).square().sum() + traces - 2 * shared
-            yield total if self.plain else total / (channels * self._target("variance", index))
-
-
-class _Moments(torch.autograd.Function):
-    """Mean and covariance of a cloud; the gradient is one product, in the memory order of the cloud.
-
-    PyTorch's own takes two products, for it does not know that they are alike, and the sum over positions of what the
-    mean owes, which is 0; and it gives feature maps that are channels-last in memory gradients that are not, which
-    whatever comes before them then has to read and write in two orders at once.
-    """
-
-    @staticmethod
-    def forward(ctx, map):
-        mean = map.mean(dim=2)
-        centred = map - mean[:, :, None]
-        ctx.save_for_backward(centred)
-        return mean, torch.bmm(centred, centred.mT) / map.shape[2]
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_mean, grad_covariance):
-        (centred,) = ctx.saved_tensors
-        share = 1 / centred.shape[2]
-        both = grad_covariance + grad_covariance.mT
-        if centred.stride(1) == 1:
-            return torch.baddbmm(grad_mean[:, None], centred.mT, both, beta=share, alpha=share).mT
-        return torch.baddbmm(grad_mean[:, :, None], both, centred, beta=share, alpha=share)
-
-
-def _mean_and_covariance(map: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """[B, C, n] -> [B, C], [B, C, C] (divided by n)."""
-    return _Moments.apply(map)
+        roots = [self._target("root", index) for index in range(len(clouds))]
+        targets = Gaussians(roots, self.means, self.scales, self.floors, self.weights, self.traces)
+        return [GaussianDistance.apply(targets, *clouds)]
 
 
 STYLE_LOSSES = {"ot": SlicedOT, "gram": Gram, "w2": GaussianW2}
