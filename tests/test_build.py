@@ -469,7 +469,7 @@ print(*set(re.findall(r"\\S*/lib(?:gomp|iomp5|omp)\\S*\\.so\\S*", maps)))
         canvas = kernels._canvas(x, weights, torch.tensor(0), backends.Place(0, 0, 0, 0, 0, 64))
         canvas.C = 2**40
         with pytest.raises(RuntimeError, match="out of memory for [0-9]+ bytes of scratch"):
-            library.backward(told, canvas, 0, x, x, x, x.double(), None)
+            library.backward(told, canvas, 0, x[None], x, x, x.double(), None)
 
     def test_with_a_torch_that_has_no_threads_for_c(self, cache, monkeypatch):
         """Before 2.10 it is compiled against ATen/Parallel.h; here in a moment, without optimisation."""

@@ -16,11 +16,11 @@ inline int64_t group_cells(int64_t inputs) {
   return GROUP * bytes <= L2_BYTES ? GROUP : std::max<int64_t>(CHUNK, L2_BYTES / 2 / bytes);
 }
 
-// What one share of the rows, begin to end of all samples' rows, leaves behind: weight gradients, and gradients of rows
-// that belong to another share.
+// What one share of the rows, begin to end of all samples' rows, leaves behind: weight gradients of all steps, and of one
+// gradients of rows that belong to another share.
 struct Partial {
   struct Row { int64_t sample, row; std::unique_ptr<Buffer> grad; };
-  struct Total { int64_t rule; std::vector<double> sums; };
+  struct Total { int64_t network; std::vector<double> sums; };
 
   Partial(const Step& s, int64_t begin, int64_t end, double* grad_params) : s(s), begin(begin), end(end), grad_params(grad_params), taps(taps_size()) {
     for (const Layer& layer : s.shape()) {
@@ -39,9 +39,11 @@ struct Partial {
 
   // Where the gradient of a rule is summed, as params: in place when no other share has rows of that rule.
   double* sums_of(int64_t rule) {
-    const int64_t rows = s.rules > 1 ? s.H : s.B * s.H, first = rule * rows;
-    if (begin <= first && first + rows <= end) return grad_params + rule * s.parameters;
-    if (totals.empty() || totals.back().rule != rule) totals.push_back({rule, std::vector<double>(s.parameters, 0.0)});
+    const int64_t rows = s.rules > 1 ? s.H : s.B * s.H, first = rule * rows, network = s.first_network() + rule;
+    if (begin <= first && first + rows <= end) return grad_params + network * s.parameters;
+    for (Total& total : totals)
+      if (total.network == network) return total.sums.data();
+    totals.push_back({network, std::vector<double>(s.parameters, 0.0)});
     return totals.back().sums.data();
   }
 
@@ -70,6 +72,22 @@ struct Partial {
     outside.push_back({sample, row, std::make_unique<Buffer>(s.C * s.W)});
     std::fill_n(static_cast<float*>(*outside.back().grad), s.C * s.W, 0.f);
     return *outside.back().grad;
+  }
+
+  // Adds what other shares are owed to the gradient of the old state.
+  void add_outside(float* grad_x) {
+    for (const Row& row : outside)
+      for (int64_t c = 0; c < s.C; ++c) {
+        float* to = grad_x + (row.sample * s.C + c) * s.plane() + row.row * s.W;
+        const float* from = *row.grad + c * s.W;
+        for (int64_t i = 0; i < s.W; ++i) to[i] += from[i];
+      }
+    outside.clear();
+  }
+
+  void add_totals() const {
+    for (const Total& total : totals)
+      for (int64_t i = 0; i < s.parameters; ++i) grad_params[total.network * s.parameters + i] += total.sums[i];
   }
 
   const Step& s;

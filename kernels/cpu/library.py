@@ -66,7 +66,7 @@ _FUNCTIONS = {
     "packed_size": ([_RULE], c_int64),
     "pack": ([_RULE, c_void_p, c_int64, c_void_p], c_char_p),
     "advance": ([_RULE, _CANVAS, c_int64, c_void_p, c_void_p, c_int64, c_int64, c_void_p], c_char_p),
-    "backward": ([_RULE, _CANVAS, c_int64, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p], c_char_p),
+    "backward": ([_RULE, _CANVAS, c_int64, c_void_p, c_int64, *[c_void_p] * 4], c_char_p),
 }
 
 
@@ -119,14 +119,16 @@ class Library:
         counts = len(states), every
         _raise(self._advance(byref(rule), byref(canvas), first_step, x.data_ptr(), states.data_ptr(), *counts, spare))
 
-    def backward(self, rule: Rule, canvas: Canvas, step: int, x, grad, grad_x, grad_params, grad_frames) -> None:
-        """Writes the gradient of x, the state before a step, from that of its result; adds those of weights and frames.
+    def backward(self, rule: Rule, canvas: Canvas, first_step: int, states, grad, other, grad_params, grad_frames) -> None:
+        """Makes the gradient of states[0], from which the first step is taken, of that of the state after the last.
 
         Args:
-            grad_frames: None where there are no frames.
+            grad, other: The given gradient, and a buffer like it. The result is in `grad` where the number of steps is
+                even, and else in `other`.
+            grad_params, grad_frames: Added to; grad_frames is None where there are no frames.
         """
-        tensors = (None if t is None else t.data_ptr() for t in (x, grad, grad_x, grad_params, grad_frames))
-        _raise(self._backward(byref(rule), byref(canvas), step, *tensors))
+        tensors = (None if t is None else t.data_ptr() for t in (grad, other, grad_params, grad_frames))
+        _raise(self._backward(byref(rule), byref(canvas), first_step, states.data_ptr(), len(states), *tensors))
 
 
 def _raise(message):

@@ -185,45 +185,75 @@ void advance(const Rule& rule, const Canvas& canvas, int64_t first_step, const f
   }
 }
 
-// grad_x = gradient of x when one step is taken from x and `grad` is that of its result; grad_params is added to, and where
-// there are frames grad_frames, [B][2][H][W]: the gradients of the logarithm of their scale and of their angle.
-void backward(const Rule& rule, const Canvas& canvas, int64_t step, const float* x, const float* grad, float* grad_x, double* grad_params, float* grad_frames) {
+// What a share of the rows works with in all steps.
+struct BackwardShare {
+  // `shared`: the mask that is everybody's, or null: where the rule has one, it is this share's own.
+  BackwardShare(const Step& step, Alive* shared, int64_t begin, int64_t end, double* grad_params, float* grad_frames)
+      : begin(begin), end(end), s(step), columns(std::min(s.W, s.tile)), partial(s, begin, end, grad_params) {
+    if (!shared && s.alive_channel >= 0) own.emplace(s);
+    alive = own ? &*own : shared;
+    backward = std::make_unique<Backward>(s, partial, columns, std::clamp<int64_t>(group_cells(s.inputs()) / columns, 1, end - begin), alive, grad_frames);
+    if (alive && alive->looks_after()) chain = std::make_unique<Chain>(s, 1, columns, &alive->cells);
+  }
+
+  void turn_to(int64_t step) { s.step = uint32_t(step); }
+
+  // The new state of the cells on which the mask hangs goes to grad_x, which is not written yet: room for a state.
+  void update(const float* x, float* grad_x) {
+    if (chain) chain->rows(s.step, x, {grad_x}, begin, end);
+  }
+
+  // A step of a share of whole samples, which waits for no other.
+  void back(const float* x, const float* grad, float* grad_x) {
+    for (int64_t sample = begin / s.H; alive && sample < end / s.H; ++sample) alive->before_step(x, sample, true);
+    update(x, grad_x);
+    for (int64_t sample = begin / s.H; alive && sample < end / s.H; ++sample) alive->after_step(grad_x, sample);
+    backward->rows(x, grad, grad_x, begin, end);
+  }
+
+  const int64_t begin, end;
+  Step s;
+  const int64_t columns;
+  std::optional<Alive> own;
+  Alive* alive;
+  Partial partial;
+  std::unique_ptr<Backward> backward;
+  std::unique_ptr<Chain> chain;
+};
+
+// The gradient of states[0], from `grad`, that of the state after all `count` steps, each of which is taken from one of the
+// states. Two buffers take turns: it ends in `grad` if their number is even, and in `other` if not. grad_params is added to,
+// and where there are frames grad_frames, [B][2][H][W]: the gradients of the logarithm of their scale and of their angle.
+void backward(const Rule& rule, const Canvas& canvas, int64_t first_step, const float* states, int64_t count, float* grad, float* other, double* grad_params,
+              float* grad_frames) {
   Step s(rule, canvas);
-  s.step = uint32_t(step);
-  const int64_t shares = share_count(s), columns = std::min(s.W, s.tile);
-  std::optional<Alive> alive;
-  if (rule.alive_channel >= 0) alive.emplace(s);
-  grad_params += s.first_network() * s.parameters;
-  const auto update = [&](int64_t begin, int64_t end) {  // grad_x is not written yet: room for a state
-    Chain(s, 1, columns, &alive->cells).rows(s.step, x, {grad_x}, begin, end);
-  };
+  const int64_t shares = share_count(s), size = s.B * s.C * s.plane();
   const bool whole = s.B % shares == 0;  // as in `advance`
-  if (alive && !whole) {
-    for_all_samples(s, [&](int64_t sample) { alive->before_step(x, sample, true); });
-    if (alive->looks_after()) for_rows(s, update);
-    for_all_samples(s, [&](int64_t sample) { alive->after_step(grad_x, sample); });
-  }
-  std::vector<std::unique_ptr<Partial>> partials(shares);
-  for_shares(s, shares, [&](int64_t i, int64_t begin, int64_t end) {
-    if (alive && whole) {
-      for (int64_t sample = begin / s.H; sample < end / s.H; ++sample) alive->before_step(x, sample, true);
-      if (alive->looks_after()) update(begin, end);
-      for (int64_t sample = begin / s.H; sample < end / s.H; ++sample) alive->after_step(grad_x, sample);
+  std::optional<Alive> alive;
+  if (rule.alive_channel >= 0 && !whole) alive.emplace(s);
+  std::vector<std::unique_ptr<BackwardShare>> work(shares);
+  const auto share = [&](int64_t i, int64_t begin, int64_t end, int64_t step) -> BackwardShare& {  // on the share's own thread
+    if (!work[i]) work[i] = std::make_unique<BackwardShare>(s, alive ? &*alive : nullptr, begin, end, grad_params, grad_frames);
+    work[i]->turn_to(step);
+    return *work[i];
+  };
+  if (whole) for_shares(s, shares, [&](int64_t i, int64_t begin, int64_t end) {
+      float *from = grad, *to = other;
+      for (int64_t n = count - 1; n >= 0; --n, std::swap(from, to)) share(i, begin, end, first_step + n).back(states + n * size, from, to);
+    });
+  float *from = grad, *to = other;
+  for (int64_t n = count - 1; !whole && n >= 0; --n, std::swap(from, to)) {
+    const float* const x = states + n * size;
+    s.step = uint32_t(first_step + n);
+    if (alive) {
+      for_all_samples(s, [&](int64_t sample) { alive->before_step(x, sample, true); });
+      if (alive->looks_after()) for_shares(s, shares, [&](int64_t i, int64_t begin, int64_t end) { share(i, begin, end, s.step).update(x, to); });
+      for_all_samples(s, [&](int64_t sample) { alive->after_step(to, sample); });
     }
-    partials[i] = std::make_unique<Partial>(s, begin, end, grad_params);
-    const int64_t group_rows = std::clamp<int64_t>(group_cells(s.inputs()) / columns, 1, end - begin);
-    Backward(s, *partials[i], columns, group_rows, alive ? &*alive : nullptr, grad_frames).rows(x, grad, grad_x, begin, end);
-  });
-  for (const auto& partial : partials) {
-    for (const auto& row : partial->outside)
-      for (int64_t c = 0; c < s.C; ++c) {
-        float* to = grad_x + (row.sample * s.C + c) * s.plane() + row.row * s.W;
-        const float* from = *row.grad + c * s.W;
-        for (int64_t i = 0; i < s.W; ++i) to[i] += from[i];
-      }
-    for (const auto& total : partial->totals)
-      for (int64_t i = 0; i < s.parameters; ++i) grad_params[total.rule * s.parameters + i] += total.sums[i];
+    for_shares(s, shares, [&](int64_t i, int64_t begin, int64_t end) { share(i, begin, end, s.step).backward->rows(x, from, to, begin, end); });
+    for (const auto& one : work) one->partial.add_outside(to);
   }
+  for (const auto& one : work) one->partial.add_totals();
 }
 
 // Runs f and gives null, or what it threw, in words that stay until this thread's next call.
@@ -260,7 +290,7 @@ NCA_FAST_EXPORT const char* nca_fast_advance(const Rule* rule, const Canvas* can
   return guarded([&] { advance(*rule, *canvas, first_step, x, states, count, every, scratch); });
 }
 
-NCA_FAST_EXPORT const char* nca_fast_backward(const Rule* rule, const Canvas* canvas, int64_t step, const float* x, const float* grad, float* grad_x,
-                                              double* grad_params, float* grad_frames) {
-  return guarded([&] { backward(*rule, *canvas, step, x, grad, grad_x, grad_params, grad_frames); });
+NCA_FAST_EXPORT const char* nca_fast_backward(const Rule* rule, const Canvas* canvas, int64_t first_step, const float* states, int64_t count, float* grad,
+                                              float* other, double* grad_params, float* grad_frames) {
+  return guarded([&] { backward(*rule, *canvas, first_step, states, count, grad, other, grad_params, grad_frames); });
 }

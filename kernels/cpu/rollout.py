@@ -159,11 +159,16 @@ def advance(x: Tensor, weights: Weights, fire: Tensor, rule, place, states: Tens
 
 
 def backward(states: Tensor, grad: Tensor, weights: Weights, fire: Tensor, rule, place, buffer: Gradients) -> Tensor:
-    """Goes back step by step; two gradients, of float32, take turns."""
+    """Goes back, in calls of limited length; two gradients, of float32, take turns."""
     library, rule, canvas = build.load(), _rule(rule), _canvas(grad, weights, fire, place)
     given, grad = grad, grad.float()
     other = torch.empty_like(grad)
-    for n in reversed(range(len(states))):
-        library.backward(rule, canvas, place.first_step + n, states[n].float(), grad, other, *buffer)
-        grad, other = other, grad
+    cells = grad.numel() // grad.shape[1]
+    # A step back takes some four times as long as one forward; converted states would take as much memory as all.
+    most = max(1, _CELL_STEPS_PER_CALL // 4 // cells) if states.dtype == torch.float32 else 1
+    for end in range(len(states), 0, -most):
+        begin = max(0, end - most)
+        library.backward(rule, canvas, place.first_step + begin, states[begin:end].float(), grad, other, *buffer)
+        if (end - begin) % 2:
+            grad, other = other, grad
     return grad if given.dtype == torch.float32 else given.copy_(grad)
