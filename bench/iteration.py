@@ -4,11 +4,13 @@
     python -m bench.iteration --busy 3   whole iterations beside so many busy loops, by how threads wait for each other
 
 It trains the texture of `nca-fast demo` (skimage:brick). Parts are CPU time, which other programs hardly change; whole
-iterations are wall time, in processes of their own, because how threads wait is read when PyTorch is loaded. Writes
+iterations are wall time, in processes of their own, because how threads wait is read when PyTorch is loaded; each ends
+after some seconds, so that --busy takes five minutes or less. Writes
 bench/results/iteration_MACHINE.json, or iteration_busy_MACHINE.json.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -21,7 +23,10 @@ from collections import defaultdict
 from pathlib import Path
 from unittest import mock
 
-SIDES, ITERATIONS, WARM = (48, 64), 65, 5
+SIDES, ITERATIONS, WARM = (48, 64), 65, 3
+# Of --busy: rounds, of which none begins after so many seconds; iterations of a process, the seconds after which it ends,
+# and the iterations that it does in any case.
+ROUNDS, ENOUGH, WHOLE, SECONDS, LEAST = 3, 240, 25, 15.0, 3
 # How threads wait: libgomp's own default on a machine that is not oversubscribed, never spinning, what nca_fast sets.
 WAITING = {
     "OpenMP's default": ({"GOMP_SPINCOUNT": "300000"}, 2),
@@ -31,11 +36,20 @@ WAITING = {
 }
 
 
-class Parts:
-    """CPU and wall time between marks, by name, of each iteration."""
+class Enough(Exception):
+    """The time is over."""
 
-    def __init__(self):
+
+class Parts:
+    """CPU and wall time between marks, by name, of each iteration.
+
+    Args:
+        seconds: After so many, counted from the first iteration, the next one raises `Enough`.
+    """
+
+    def __init__(self, seconds: float):
         self.iterations: list[dict[str, float]] = []
+        self._seconds, self._first = seconds, 0.0
         self._seen = time.process_time()
         self._began = time.perf_counter()
 
@@ -45,7 +59,9 @@ class Parts:
         now = time.perf_counter()
         if self.iterations:
             self.iterations[-1]["wall"] += now - self._began
-        self._began = now
+        if len(self.iterations) > WARM + LEAST and now - self._first > self._seconds:
+            raise Enough
+        self._began, self._first = now, self._first or now
         self.iterations.append(defaultdict(float))
 
     def mark(self, name: str) -> None:
@@ -56,17 +72,17 @@ class Parts:
         self._seen = now
 
 
-def trained(side: int, threads: int, iterations: int) -> Parts:
+def trained(side: int, threads: int, iterations: int, seconds: float = float("inf")) -> Parts:
     """Trains as the demo does, with marks around the rollout and the losses, forward and backward."""
-    import torch
+    from nca_fast import NCA  # before torch, for it says how threads wait
 
-    from nca_fast import NCA
+    import torch  # isort: skip
     from nca_fast.systems.texture import Texture
     from nca_fast.systems.texture_settings import TextureConfig, TextureSources
     from nca_fast.training.pool import PoolStep
     from nca_fast.training.session import run_training
 
-    parts, forward, backward, step = Parts(), NCA.forward, torch.Tensor.backward, PoolStep.__call__
+    parts, forward, backward, step = Parts(seconds), NCA.forward, torch.Tensor.backward, PoolStep.__call__
 
     def marked_forward(self, *args, **kwargs):
         if not torch.is_grad_enabled():
@@ -109,6 +125,7 @@ def trained(side: int, threads: int, iterations: int) -> Parts:
         mock.patch.object(torch.Tensor, "backward", marked_backward),
         mock.patch.object(PoolStep, "__call__", marked_step),
         mock.patch.multiple(Texture, draw=lambda *_: None, endured=lambda *_: None, figures=lambda _: {}),
+        contextlib.suppress(Enough),
     ):
         run_training(Texture, TextureSources("skimage:brick"), Path(folder) / "run", config, progress=False)
     return parts
@@ -130,17 +147,21 @@ def parts_of_an_iteration() -> dict:
     return found
 
 
-def beside_busy_loops(count: int, rounds: int = 3) -> dict:
-    """Least of the median wall seconds of an iteration in some rounds, by how threads wait."""
+def beside_busy_loops(count: int) -> dict:
+    """Median wall seconds of an iteration in each round, by how threads wait. Rounds take turns, for loads change."""
     loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     seconds = {name: [] for name in WAITING}
     try:
-        for _ in range(rounds):
+        began = time.perf_counter()
+        for number in range(ROUNDS):
+            if time.perf_counter() - began > ENOUGH:
+                break
             for name, (settings, threads) in WAITING.items():
                 own = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
                 command = [sys.executable, "-m", "bench.iteration", "--walls", str(threads)]
                 done = subprocess.run(command, env=own | settings, check=True, capture_output=True, text=True)
                 seconds[name].append(statistics.median(json.loads(done.stdout.splitlines()[-1])))
+                print(f"round {number + 1}: {name:<20} {seconds[name][-1]:.3f} s an iteration", flush=True)
     finally:
         for loop in loops:
             loop.kill()
@@ -155,7 +176,8 @@ def main() -> None:
     parser.add_argument("--walls", type=int, help=argparse.SUPPRESS)  # threads: what a process of --busy is asked for
     options = parser.parse_args()
     if options.walls is not None:
-        print(json.dumps([one["wall"] for one in trained(64, options.walls, 25).iterations[WARM:-1]]))
+        parts = trained(64, options.walls, WHOLE, SECONDS)
+        print(json.dumps([one["wall"] for one in parts.iterations[WARM:-1]]))
         return
 
     from bench.harness import RESULTS, header, write_result

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from nca_fast import backends
+from nca_fast import backends, kept_memory
 from nca_fast.backends import Place
 from nca_fast.rule import Rule
 
@@ -173,7 +173,7 @@ def _rollout_op(
         kernels.to_layout(x),
         _legs(steps, passed, at),
     )
-    row = state.new_empty(_saved_shape(state, every, legs))
+    row = kept_memory.empty(*_saved_shape(state, every, legs), state)
     row[-2:] = 0
     saved = _states_in(row, state)
     y = state.new_empty(len(legs), *state.shape) if at else torch.empty_like(state)
