@@ -24,8 +24,8 @@ from pathlib import Path
 from unittest import mock
 
 SIDES, ITERATIONS, WARM = (48, 64), 65, 3
-# Of --busy: rounds, of which none begins after so many seconds; iterations of a process, the seconds after which it ends,
-# and the iterations that it does in any case.
+# Of --busy: rounds, of which none begins after so many seconds; iterations of a process, the seconds after which it
+# ends, and the iterations that it does in any case.
 ROUNDS, ENOUGH, WHOLE, SECONDS, LEAST = 3, 240, 25, 15.0, 3
 # How threads wait: libgomp's own default on a machine that is not oversubscribed, never spinning, what nca_fast sets.
 WAITING = {
