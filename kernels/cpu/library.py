@@ -119,8 +119,8 @@ class Library:
         counts = len(states), every
         _raise(self._advance(byref(rule), byref(canvas), first_step, x.data_ptr(), states.data_ptr(), *counts, spare))
 
-    def backward(self, rule: Rule, canvas: Canvas, first_step: int, states, grad, other, grad_params, grad_frames) -> None:
-        """Makes the gradient of states[0], from which the first step is taken, of that of the state after the last.
+    def backward(self, rule: Rule, canvas: Canvas, step: int, states, grad, other, grad_params, grad_frames) -> None:
+        """Makes the gradient of states[0], from which `step` is taken, of that of the state after the last step.
 
         Args:
             grad, other: The given gradient, and a buffer like it. The result is in `grad` where the number of steps is
@@ -128,7 +128,7 @@ class Library:
             grad_params, grad_frames: Added to; grad_frames is None where there are no frames.
         """
         tensors = (None if t is None else t.data_ptr() for t in (grad, other, grad_params, grad_frames))
-        _raise(self._backward(byref(rule), byref(canvas), first_step, states.data_ptr(), len(states), *tensors))
+        _raise(self._backward(byref(rule), byref(canvas), step, states.data_ptr(), len(states), *tensors))
 
 
 def _raise(message):
