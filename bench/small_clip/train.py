@@ -305,6 +305,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.begin_with and arguments.out.resolve() == arguments.begin_with.resolve():
         parser.error(f"--out must be another folder than that of --begin-with, {arguments.begin_with}")
+    if arguments.steps and arguments.batch <= DREAMS:
+        parser.error(f"--batch must be above {DREAMS}, the dreams that stand in a batch, but got {arguments.batch}")
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(arguments.out, arguments.steps, arguments.batch, arguments.rate, arguments.radius)

@@ -1,6 +1,6 @@
 """What a VAE-NCA learns, the settings of its training, and what its command says."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
@@ -27,8 +27,9 @@ class VAEConfig(RunConfig):
     """Pictures in an iteration."""
     learning_rate: float = 1e-3
     """Step size of the optimizer, before the milestones."""
-    warm_up: int | None = None
-    """The learning rate rises to that over so many iterations. None: a twentieth of the run, 0: at once."""
+    warm_up: int = 50
+    """The learning rate rises over so many iterations. Else the first steps may kill all states, which then have no
+    gradient any more. 0: not at all, as in the published code."""
     gradient_limit: float = 1.0
     """A gradient that is longer than this, all parameters together, is scaled down to it."""
     beta: float = 1e-5
@@ -53,15 +54,6 @@ class VAEConfig(RunConfig):
         if not 0 < self.damage_radius <= 1:
             raise ValueError(f"damage_radius must be above 0 and at most 1, but got {self.damage_radius}.")
         self.check_choices(preset=VAEPreset, loss=Reconstruction)
-
-    def resolved(self) -> "VAEConfig":
-        """As `RunConfig.resolved`, with a length of the warm-up."""
-        warm_up = self.iterations // 20 if self.warm_up is None else self.warm_up
-        return replace(super().resolved(), warm_up=warm_up)
-
-    def rate_at(self, iteration: int) -> float:
-        """As `RunConfig.rate_at`, and less during the warm-up, which runs of old have not."""
-        return super().rate_at(iteration) * min(1.0, (iteration + 1) / ((self.warm_up or 0) + 1))
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,8 @@ class VAE:
         draw = derived_generator(config.seed, "batch", iteration)
         drawn = torch.randint(len(self.pictures.train), (config.batch_size,), generator=draw)
         batch = self.pictures.train[moved(drawn, self.pictures.train.device)]
+        risen = min(1.0, (iteration + 1) / (config.warm_up + 1))  # iterations done, not a share of a plan of minutes
+        descend.begin(iteration, descend.learning_rate * risen)
         descend(losses(config, self.vae, batch, draw, derived_seed(config.seed, "fire", iteration), self.rules))
         return Work(a.steps, config.batch_size * a.size**2 * a.steps)
 
