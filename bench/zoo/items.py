@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -45,6 +46,7 @@ def _sprite(title: str, name: str) -> Item:
     return Item("grow", title, lambda: sprite(name), source, settings={"image_size": 40})
 
 
+LADYBIRD = Path(__file__).parents[2] / "examples" / "ladybird.png"
 HALF = {"image_crop": 256, "image_size": 128, "canvas_size": 64}  # all of a drawing, one cell for two pixels
 SMALL = HALF | {"canvas_size": 48}  # more iterations in the same time
 QUARTER = {"image_crop": 256, "image_size": 64, "canvas_size": 64}  # one cell for four
@@ -83,6 +85,12 @@ ITEMS = {
     "night": _drawn("style", "thick strokes of blue and yellow oil", textures, "brush"),
     "points": _drawn("style", "dots of pure colour, as pointillists laid them", textures, "points"),
     "glass": _drawn("style", "stained glass in black leads", textures, "glass"),
+    "ladybird": Item(
+        "grow",
+        "a ladybird that grows from one cell, and heals",
+        lambda: Image.open(LADYBIRD),
+        "a drawing of ours (examples/ladybird.py)",
+    ),
     "mushroom": _sprite("a mushroom that grows from one cell, and heals", "mushroom"),
     "rocket": _sprite("a rocket that grows from one cell, and heals", "rocket"),
 }
