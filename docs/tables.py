@@ -109,6 +109,24 @@ def vae_speed(result: dict) -> list[str]:
     return [*_table(table), "", _machine(result)]
 
 
+def authors(result: dict) -> list[str]:
+    """The authors' recipes and ours, in the same time."""
+    found = {(row["system"], row["whose"], row["budgets"]): row for row in result["rows"]}
+    short, long = result["seconds"], result["seconds"] * result["long"]
+    heads = [f"authors', {short:g} s", f"ours, {short:g} s", f"ours, {long:g} s", "memory", "as published, one core"]
+    table = [["system", "measure", *heads]]
+    for system, measures in result["measures"].items():
+        rows = [
+            found.get(way) for way in ((system, "authors", 1), (system, "ours", 1), (system, "ours", result["long"]))
+        ]
+        memory = ", ".join(f"{row['peak_bytes'] / 1e9:.2f}" for row in rows[:2] if row) + " GB"
+        whole = found.get((system, "published", 1))
+        for name, said in measures.items():
+            cells = [f"{row[name]:.3g} ({row['iterations']} iterations)" if row else "-" for row in rows]
+            table.append([f"`{system}`", said, *cells, memory, f"{whole['hours']:.0f} h" if whole else "-"])
+    return [*_table(table), "", _machine(result)]
+
+
 def canvas(result: dict) -> list[str]:
     """What a canvas larger than its memory takes."""
     of = result["strips"]
@@ -180,7 +198,7 @@ def _answers(name: str) -> Callable[[], list[str]]:
 TABLES: dict[str, Callable[..., list[str]]] = {
     **{
         table.__name__: table
-        for table in (speed, published, rules, style_speed, population, vae_speed, canvas, shelf, words)
+        for table in (speed, published, rules, style_speed, population, vae_speed, authors, canvas, shelf, words)
     },
     **{name: _answers(name) for name in ("fields", "presets", "gpus")},
 }
