@@ -67,6 +67,8 @@ struct Filters {
     if (masks == std::vector<uint32_t>{CELL, DIFFERENCE_X, DIFFERENCE_Y}) known = Known::gradient;
     if (masks == std::vector<uint32_t>{CELL, DIFFERENCE_X, DIFFERENCE_Y, LAPLACIAN}) known = Known::gradient_and_laplacian;
     for (const Correlation& filter : of) weights.insert(weights.end(), filter.weights, filter.weights + filter.count);
+    for (size_t f = 0; f < masks.size(); ++f)
+      for (int i = 0; i < of[f].count; ++i) usual = usual && of[f].weights[i] == usual_weight(masks[f], of[f].terms[i].slot);
     uses.resize(reach > 1 ? profiles.size() : PROFILES);
     for (size_t f = 0; f < of.size(); ++f)
       for (int i = 0; i < of[f].count; ++i) uses[of[f].terms[i].profile].push_back({int64_t(f), of[f].terms[i].shift, of[f].weights[i]});
@@ -130,6 +132,7 @@ struct Filters {
   int reach;                      // 1 for 3x3
   Known known = Known::no;
   std::vector<uint32_t> masks;    // of 3x3, by filter: see narrow.h
+  bool usual = true;              // whether their weights are usual
   uint32_t slots_used = 0;        // all of them
   std::vector<Correlation> of;    // by filter
   std::vector<float> weights;     // of all filters' terms

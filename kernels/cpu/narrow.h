@@ -20,6 +20,13 @@ enum Terms : uint32_t {  // of the usual filters
   LAPLACIAN = 1 << 0 | 1 << 5 | 1 << 7 | 1 << 10,
 };
 
+// The weight of a term where the usual filters are not scaled.
+constexpr float usual_weight(uint32_t filter, int slot) {
+  if (filter == DIFFERENCE_X && slot == 0) return -1;
+  if (filter == LAPLACIAN && slot == 7) return -16;
+  return (filter == DIFFERENCE_Y && slot == 6) || (filter == LAPLACIAN && slot == 5) ? 2 : 1;
+}
+
 enum class Known { no, gradient, gradient_and_laplacian };  // filters of a rule for which there is code of its own
 
 // Three rows of a channel.
@@ -32,15 +39,18 @@ struct Narrow {
 #pragma GCC unroll 3
     for (int column = 0; column < 3; ++column, slots += PROFILES) {
       const uint32_t in_column = (used & USED) >> PROFILES * column & ((1 << PROFILES) - 1);
-      if (!in_column) continue;
-      const int64_t at = i + column - 1;
-      const vf a = load(above + at), b = load(here + at), c = load(below + at);
-      if (in_column & 1) slots[0] = (a + c) + 2 * b;
-      if (in_column & 2) slots[1] = c - a;
-      if (in_column & 4) slots[2] = b;
-      if (in_column & 8) slots[3] = a;
-      if (in_column & 16) slots[4] = c;
+      if (in_column) fill_column(i + column - 1, slots, in_column);
     }
+  }
+
+  // The profiles in `used` of the columns from i on alone.
+  void fill_column(int64_t i, vf* profiles, uint32_t used) const {
+    const vf a = load(above + i), b = load(here + i), c = load(below + i);
+    if (used & 1) profiles[0] = (a + c) + 2 * b;
+    if (used & 2) profiles[1] = c - a;
+    if (used & 4) profiles[2] = b;
+    if (used & 8) profiles[3] = a;
+    if (used & 16) profiles[4] = c;
   }
 
   // What tap k of 3x3 multiplies, row by row, of the cell in column 0.
@@ -49,15 +59,57 @@ struct Narrow {
   const float *above, *here, *below;
 };
 
-// The sum of the slots in MASK, with their weights.
-template <uint32_t MASK, class Weight>
-inline vf weighted(const vf* slots, const Weight* weights) {
+#if defined(__AVX512F__)
+// Fills the slots in USED for one VL columns after the other. Of neighbouring ones each is loaded once, and what lies beside
+// them is moved between registers: loads that take from two lines of the cache cost half as much again.
+template <uint32_t USED>
+struct NarrowWindow {
+  explicit NarrowWindow(Narrow rows) : rows(rows) {}
+
+  void fill(int64_t i, vf* slots) {
+    if (i != next) near[1] = column(i - VL), near[2] = column(i);
+    near[0] = near[1], near[1] = near[2], near[2] = column(i + VL), next = i + VL;
+    const auto both = [&](int profile, vf Column::*of) NCA_FAST_WITHIN {
+      slots[profile] = shifted<VL - 1>(near[0].*of, near[1].*of), slots[PROFILES + profile] = near[1].*of;
+      slots[2 * PROFILES + profile] = shifted<1>(near[1].*of, near[2].*of);
+    };
+    if (USED >> 0 & 1) both(0, &Column::smooth);
+    if (USED >> 1 & 1) both(1, &Column::slope);
+    slots[PROFILES + 2] = near[1].cell;
+  }
+
+ private:
+  struct Column { vf smooth, slope, cell; };
+
+  Column column(int64_t i) const {
+    vf slots[PROFILES];
+    rows.fill_column(i, slots, 7);
+    return {slots[0], slots[1], slots[2]};
+  }
+
+  const Narrow rows;
+  Column near[3];
+  int64_t next = -1;
+};
+#else
+template <uint32_t USED>
+struct NarrowWindow {
+  explicit NarrowWindow(Narrow rows) : rows(rows) {}
+  void fill(int64_t i, vf* slots) const { rows.fill<USED>(i, slots); }
+  const Narrow rows;
+};
+#endif
+
+// The sum of the slots in MASK, with their weights, or the usual ones.
+template <uint32_t MASK, bool USUAL>
+inline vf weighted(const vf* slots, const vf* weights) {
   vf total{};
   bool is_first = true;
 #pragma GCC unroll 15
   for (int bit = 0; bit < SLOTS; ++bit)
     if (MASK >> bit & 1) {
-      total = is_first ? *weights * slots[bit] : total + *weights * slots[bit];
+      const vf term = USUAL ? usual_weight(MASK, bit) * slots[bit] : *weights * slots[bit];
+      total = is_first ? term : total + term;
       is_first = false, ++weights;
     }
   return total;

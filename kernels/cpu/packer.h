@@ -13,6 +13,11 @@ namespace nca_fast {
 
 constexpr int64_t LINE = 16;  // floats of a line of the cache
 
+// Copies n floats; of so few that a call of memcpy would cost as much.
+inline void copy_floats(float* to, const float* from, int64_t n) {
+  for (int64_t i = 0; i < n; i += VL) store_some(to + i, load_some(from + i, n - i), n - i);
+}
+
 struct Block {       // up to VL neighbouring cells, of which those in `bits` lie at packed places `from`, from + 1, ...
   int64_t offset;    // of its first cell, as a column of the tile
   uint32_t bits;
@@ -28,7 +33,7 @@ struct Packer {
   // channels are packed too; with `all`, the perception of channels that no unit looks at.
   Packer(const Step& s, int64_t columns, int64_t cells, int64_t wait, bool keeps_old, bool all)
       : s(s), all(all), noise_row(round_up(round_up(s.inputs(), VL), R)), fires_row(noise_row + (s.update_noise > 0 ? s.written() : 0)),
-        old_row(fires_row + (s.by_channel ? s.written() : 0)), end_row(old_row + (keeps_old ? s.written() : 0)), row_size(round_up(columns, VL) + 2 * VL), S(odd_lines(cells + VL)), depth(2 * s.reach + 1 + wait), rows(depth * s.C * row_size),
+        old_row(fires_row + (s.by_channel ? s.written() : 0)), end_row(old_row + (keeps_old ? s.written() : 0)), row_size(round_up(columns, VL) + 2 * VL), S(odd_lines(cells + VL)), depth(2 * s.reach + 1 + wait), rows(depth * s.C * row_size, Buffer::zeros),
         profiles(s.filters.reach == 1 ? SLOTS * row_size : s.filters.uses.size() * row_size), highest(s.window ? row_size : 0), outside(s.window ? row_size : 0),
         y(end_row * S), frames(s.frames ? 2 * S : 0), each(s.by_channel ? s.written() : 0) {
     // A filter of zeros has no terms: its rows stay so. What pads a vector or a register block is computed with, and what a
@@ -61,7 +66,7 @@ struct Packer {
     if (s.beyond(row, s.H)) return clear_row(row);
     const int64_t source = s.source(row, s.H), begin = std::max<int64_t>(left - s.reach, 0), end = std::min(left + width + s.reach, s.W);
     const float* from = canvas + source * s.W;
-    for (int64_t c = 0; c < s.C; ++c) std::memcpy(to + c * row_size + begin - left, from + c * s.plane() + begin, (end - begin) * sizeof(float));
+    for (int64_t c = 0; c < s.C; ++c) copy_floats(to + c * row_size + begin - left, from + c * s.plane() + begin, end - begin);
     RowKey key{};
     if (s.state_noise > 0) key = philox_row_key(s, sample, source), add_noise(to, key, begin - left, end - left);
     for (int64_t i = -s.reach; i < begin - left; ++i) copy_column(from, to, i, key);
@@ -106,23 +111,23 @@ struct Packer {
     for (int64_t i = end; i < width + s.reach; ++i) beside(i);
   }
 
-  // Packs what the filters of 3x3 see of channel c: all in registers where they have the terms MASKS, see narrow.h.
-  template <uint32_t... MASKS>
+  // Packs what the filters of 3x3 see of channel c: all in registers where they have the terms MASKS, see narrow.h. With
+  // USUAL, their weights are those of `usual_weight`, and most need no multiplication.
+  template <bool USUAL, uint32_t... MASKS>
   void perceive_known(int64_t c, const Blocks& batch) const {
-    constexpr uint32_t ANY = (MASKS | ...);
     constexpr int ALL = (__builtin_popcount(MASKS) + ...);
-    const Narrow rows(around + s.reach, c * row_size);
+    NarrowWindow<(MASKS | ...)> window({around + s.reach, c * row_size});
     float* const packed = y + s.row(0, c) * S;
     const int64_t next = s.rows[c].apart * S;
     vf weights[ALL];  // in registers: what is stored might be them, as far as the compiler knows
     for (int i = 0; i < ALL; ++i) weights[i] = splat(s.filters.weights[i]);
     for (const Block& block : batch) {
       vf slots[SLOTS];
-      rows.fill<ANY>(block.offset, slots);
+      window.fill(block.offset, slots);
       float* to = packed + block.from;
       const uint32_t bits = block.bits;
       const vf* weight = weights;
-      ((append(to, weighted<MASKS>(slots, weight), bits), to += next, weight += __builtin_popcount(MASKS)), ...);
+      ((append(to, weighted<MASKS, USUAL>(slots, weight), bits), to += next, weight += __builtin_popcount(MASKS)), ...);
     }
   }
 
@@ -245,8 +250,10 @@ struct Packer {
 
   void perceive_filters(int64_t c, int64_t from, int64_t to, const Blocks& batch) const {
     switch (s.filters.known) {
-      case Known::gradient: return perceive_known<CELL, DIFFERENCE_X, DIFFERENCE_Y>(c, batch);
-      case Known::gradient_and_laplacian: return perceive_known<CELL, DIFFERENCE_X, DIFFERENCE_Y, LAPLACIAN>(c, batch);
+      case Known::gradient: return perceive_known<false, CELL, DIFFERENCE_X, DIFFERENCE_Y>(c, batch);
+      case Known::gradient_and_laplacian:
+        if (s.filters.usual) return perceive_known<true, CELL, DIFFERENCE_X, DIFFERENCE_Y, LAPLACIAN>(c, batch);
+        return perceive_known<false, CELL, DIFFERENCE_X, DIFFERENCE_Y, LAPLACIAN>(c, batch);
       case Known::no: break;
     }
     if (s.filters.reach == 1) return perceive_narrow(c, batch);

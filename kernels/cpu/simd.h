@@ -194,6 +194,14 @@ inline void append(float* p, vf v, uint32_t bits) {
 #endif
 }
 
+#if defined(__AVX512F__)
+// The lanes from N on of two vectors that follow each other.
+template <int N>
+inline vf shifted(vf first, vf second) {
+  return reinterpret_cast<vf>(_mm512_alignr_epi32(reinterpret_cast<__m512i>(second), reinterpret_cast<__m512i>(first), N));
+}
+#endif
+
 // The inverse: consecutive floats from `from` on in the lanes `bits`, zeros in the others. Reads up to VL floats.
 inline vf expanded(const float* from, uint32_t bits) {
 #if defined(__AVX512F__)
