@@ -52,6 +52,11 @@ struct Packer {
   // The tile that is to be packed: columns c0 to c1 of one sample.
   void begin(int64_t sample_number, int64_t c0, int64_t c1) {
     sample = sample_number, left = c0, width = c1 - c0;
+    // What lies beyond a canvas that ends in zeros stays so.
+    for (int64_t at : {int64_t(0), VL + round_up(width, VL)}) {
+      for (size_t p = 0; s.filters.reach > 1 && p < s.filters.profiles.size(); ++p) store(profiles + int64_t(p) * row_size + at, vf{});
+      if (s.window) store(highest + at, splat(-std::numeric_limits<float>::infinity()));
+    }
     if (!s.window) return;
     const float none = -std::numeric_limits<float>::infinity();
     for (int64_t i = -VL; i < row_size - VL; ++i) outside[VL + i] = s.circular || (c0 + i >= 0 && c0 + i < s.W) ? 0.f : none;
@@ -138,16 +143,14 @@ struct Packer {
     vf* slots = reinterpret_cast<vf*>(static_cast<float*>(profiles));
     const uint32_t used = s.filters.slots_used;
     for (const Block& block : batch) rows.fill<(1u << SLOTS) - 1>(block.offset, slots, used), slots += SLOTS;
-    correlate_all(c, batch, [](int64_t, size_t i) { return int64_t(i) * SLOTS * VL; });
+    correlate_all(c, batch, [](int64_t, int64_t i) { return i * SLOTS * VL; });
   }
 
   // The profiles of channel c around the row, for columns from - reach to to + reach - 1 of the tile, of which `from` is a
   // multiple of VL, and `to` as well.
   void profile_columns(int64_t c, int64_t from, int64_t to) const {
     const float* const* near = around + s.reach - s.filters.reach;
-    const Span span = seen(from, to, s.filters.reach, [&](int64_t i) {
-      for (size_t p = 0; p < s.filters.profiles.size(); ++p) store(profiles + int64_t(p) * row_size + VL + i, vf{});
-    });
+    const Span span = seen(from, to, s.filters.reach);
     const auto columns = [&]<int REACH>(std::integral_constant<int, REACH>) {
       int64_t i = span.from;
       for (; VL == 16 && i + VL < span.to; i += 2 * VL) wide_columns<REACH, 2>(near, c * row_size, i);  // weights are loaded for two vectors
@@ -162,16 +165,11 @@ struct Packer {
 
   struct Span { int64_t from, to; };
 
-  // The columns that cells from `from` to `to` see, so many to either side, in whole vectors. Vectors beyond a canvas that
-  // ends in zeros are left out: nothing(column) is called for those.
-  template <class Nothing>
-  Span seen(int64_t from, int64_t to, int64_t reach, const Nothing& nothing) const {
-    const auto added = [&](int64_t at) {
-      if (!s.beyond(left + (at < from ? from - 1 : at), s.W)) return true;
-      nothing(at);
-      return false;
-    };
-    return {added(from - VL) ? from - VL : from, std::min(to, width) + reach > to && added(to) ? to + VL : to};
+  // The columns that cells from `from` to `to` see, so many to either side, in whole vectors; of those beyond a canvas that
+  // ends in zeros `begin` has written what there is.
+  Span seen(int64_t from, int64_t to, int64_t reach) const {
+    const auto is_there = [&](int64_t at) { return !s.beyond(left + (at < from ? from - 1 : at), s.W); };
+    return {is_there(from - VL) ? from - VL : from, std::min(to, width) + reach > to && is_there(to) ? to + VL : to};
   }
 
   template <int REACH, int N>
@@ -203,7 +201,7 @@ struct Packer {
   void maximum(int64_t c, float* packed, const Blocks& batch) const {
     const int half = s.window / 2;
     const int first = s.circular ? -half : int(std::max<int64_t>(-half, -here)), last = s.circular ? half : int(std::min<int64_t>(half, s.H - 1 - here));
-    const Span span = seen(batch.front().offset, batch.back().offset + VL, half, [&](int64_t i) { store(highest + VL + i, splat(-std::numeric_limits<float>::infinity())); });
+    const Span span = seen(batch.front().offset, batch.back().offset + VL, half);
     for (int64_t i = span.from; i < span.to; i += VL) {
       vf most = load(around[s.reach + first] + c * row_size + i);
       for (int j = first + 1; j <= last; ++j) most = larger(most, load(around[s.reach + j] + c * row_size + i));
@@ -258,43 +256,45 @@ struct Packer {
     }
     if (s.filters.reach == 1) return perceive_narrow(c, batch);
     profile_columns(c, from, to);
-    correlate_all(c, batch, [](int64_t offset, size_t) { return offset; });
+    correlate_all(c, batch, [](int64_t offset, int64_t) { return offset; });
   }
 
-  // Packs the filters of channel c as sums of what lies at the `starts` of their terms + place(offset of the block, its number).
+  // Packs the filters of channel c as sums of what lies at the `starts` of their terms + place(offset of the block, its number),
+  // for some blocks at once: a term's weight and place are looked up once for all of them.
   template <class Place>
   void correlate_all(int64_t c, const Blocks& batch, const Place& place) const {
-    const int64_t* start = starts.data();
-    for (int64_t f = 0; f < s.F; ++f) {
-      const Correlation& filter = s.filters.of[f];
-      float* packed = y + s.row(f, c) * S;
-      switch (filter.count) {
-        case 0: break;
-        case 1: correlate<1>(filter, start, packed, batch, place); break;
-        case 2: correlate<2>(filter, start, packed, batch, place); break;
-        case 3: correlate<3>(filter, start, packed, batch, place); break;
-        case 4: correlate<4>(filter, start, packed, batch, place); break;
-        case 5: correlate<5>(filter, start, packed, batch, place); break;
-        case 6: correlate<6>(filter, start, packed, batch, place); break;
-        case 7: correlate<7>(filter, start, packed, batch, place); break;
-        case 8: correlate<8>(filter, start, packed, batch, place); break;
-        default: correlate<9>(filter, start, packed, batch, place);
+    constexpr size_t MOST = 4;
+    for (size_t first = 0; first < batch.size(); first += MOST) switch (std::min(MOST, batch.size() - first)) {
+        case 1: correlate<1>(c, batch.data() + first, int64_t(first), place); break;
+        case 2: correlate<2>(c, batch.data() + first, int64_t(first), place); break;
+        case 3: correlate<3>(c, batch.data() + first, int64_t(first), place); break;
+        default: correlate<MOST>(c, batch.data() + first, int64_t(first), place);
       }
-      start += filter.count;
-    }
   }
 
   template <int N, class Place>
-  void correlate(const Correlation& filter, const int64_t* start, float* packed, const Blocks& batch, const Place& place) const {
-    vf weight[N];
-    const float* from[N];
-    for (int i = 0; i < N; ++i) weight[i] = splat(filter.weights[i]), from[i] = profiles + start[i];
-    size_t n = 0;
-    for (const Block& block : batch) {
-      const int64_t at = place(block.offset, n++);
-      vf total = weight[0] * load(from[0] + at);
-      for (int i = 1; i < N; ++i) total += weight[i] * load(from[i] + at);
-      append(packed + block.from, total, block.bits);
+  void correlate(int64_t c, const Block* blocks, int64_t number, const Place& place) const {
+    const float* at[N];
+    for (int n = 0; n < N; ++n) at[n] = profiles + place(blocks[n].offset, number + n);
+    const int64_t* start = starts.data();
+    const float* weight = s.filters.weights.data();
+    float* packed = y + s.row(0, c) * S;
+    for (const Correlation& filter : s.filters.of) {
+      if (filter.count) {
+        vf total[N];
+        const auto add = [&](bool is_first) NCA_FAST_WITHIN {
+          const vf w = splat(*weight++);
+          for (int n = 0; n < N; ++n) {
+            const vf term = w * load(at[n] + *start);
+            total[n] = is_first ? term : total[n] + term;
+          }
+          ++start;
+        };
+        add(true);
+        for (const float* last = weight + filter.count - 1; weight < last;) add(false);
+        for (int n = 0; n < N; ++n) append(packed + blocks[n].from, total[n], blocks[n].bits);
+      }
+      packed += s.rows[c].apart * S;
     }
   }
 
