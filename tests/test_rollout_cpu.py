@@ -227,3 +227,18 @@ def test_channels_that_no_unit_looks_at(name, poisoned):
         assert relative_error(f, e) <= max(2 * relative_error(p, e), 5e-7)
     of_zeros = fused[2 + bool(rule.learned_filters)].unflatten(-1, (-1, rule.channels))[..., [0, 3]]
     assert (of_zeros != 0).all()
+
+
+def test_weights_by_step_on_two_threads(poisoned):
+    """Each share of a sample's rows sums up the gradients of each step's own weights."""
+    torch.set_num_threads(2)
+    rule, (x, grad_y) = Rule(4, (6,), ("identity", "sobel_x")), torch.randn(2, 1, 4, 32, 40)
+    weights = [torch.randn(2, 1, out, inputs) * 0.2 for out, inputs, _ in rule.layers]
+    grads = []
+    for backend in ("reference", "cpu"):
+        leaves = [weight.clone().requires_grad_() for weight in weights]
+        biases = [torch.zeros(2, 1, out) if has_bias else None for out, _, has_bias in rule.layers]
+        y = rollout(x, list(zip(leaves, biases, strict=True)), rule, 3, seed=1, backend=backend)
+        grads.append(torch.autograd.grad(y, leaves, grad_y))
+    for found, wanted in zip(*reversed(grads), strict=True):
+        assert relative_error(found, wanted) < 3e-6  # both are float32; worst seen 3e-7
