@@ -95,10 +95,13 @@ import sys; sys.path.insert(0, "tests")
 import torch
 from rollouts import *
 from nca_fast import Rule
-rule = Rule(channels=5, hidden=(7, 13), output_bias=True)
-weights, x = random_weights(rule), torch.randn(1, 5, 9, 21) * 0.5
-runs = [values_and_gradients(rule, weights, x, x, 3, backend=b, dtype=torch.float32) for b in ("cpu", "reference")]
-print(max(relative_error(a, b.double()) for a, b in zip(*runs)))
+worst = 0
+for rule, width in ((Rule(5, (7, 13), output_bias=True), 21),
+                    (Rule(5, (7,), ("sobel_x7",), maximum_window=3, padding="zero"), 32)):
+    weights, x = random_weights(rule), torch.randn(1, 5, 9, width) * 0.5
+    runs = [values_and_gradients(rule, weights, x, x, 3, backend=b, dtype=torch.float32) for b in ("cpu", "reference")]
+    worst = max(worst, *(relative_error(a, b.double()) for a, b in zip(*runs)))
+print(worst)
 """
     environment = os.environ | {"MALLOC_PERTURB_": "128"}
     root = Path(__file__).parents[1]
