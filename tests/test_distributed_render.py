@@ -73,6 +73,8 @@ CASES = {  # height, width, steps, name of the picture, settings, options
     "held": (torus, 256, 20, 2, "k.webp", CanvasConfig(), {}),
     "held, too": (torus, 50, 20, 2, "l.jpg", CanvasConfig(), {}),
     "painted": (two, 41, 30, 7, "m.png", CanvasConfig(steps_per_pass=3, paint=str(folder / "paint.png"), soft=6), {}),
+    "smooth torus": (torus, 41, 30, 3, "n.png", CanvasConfig(), {}),
+    "smooth edges": (zero, 50, 33, 3, "o.png", CanvasConfig(), {"image": photo}),
     "whole torus": (torus, 41, 40, 11, "f.png", CanvasConfig(steps_per_pass=4), {}),
     "whole edges": (zero, 50, 33, 7, "g.png", CanvasConfig(steps_per_pass=2), {"image": photo}),
 }
@@ -80,10 +82,11 @@ with processes.process_group():
     rank, count = processes.rank(), processes.count()
     for name, (nca, height, width, steps, file, config, options) in CASES.items():
         scene, path = Scene(nca, height, width, steps, config=config, seed=5, **options), folder / str(count) / file
-        files = picture(scene, path, zoom=2, shared=True)
+        drawn = {"zoom": 2, "smooth": name.startswith("smooth")}
+        files = picture(scene, path, **drawn, shared=True)
         assert path in files and all(file.exists() for file in files), (name, files)
         if rank == 0 and count == 2:
-            picture(scene, folder / "alone" / file, zoom=2)
+            picture(scene, folder / "alone" / file, **drawn)
     print(f"{rank} of {count}\\n", end="")  # in one piece
 """
 IMPORTS = "import nca_fast.rendering.picture, tifffile, torch.distributed"
@@ -145,6 +148,8 @@ def test_bands_are_the_canvas_bit_for_bit(drawn, count):
         "k.webp",
         "l.jpg",
         "m.png",
+        "n.png",
+        "o.png",
     )
     for name in names:
         assert contents(drawn / count / name) == contents(drawn / "alone" / name), name

@@ -88,8 +88,8 @@ def tiled(x, times):
     return x.repeat(1, times, times)
 
 
-@pytest.mark.parametrize("zoom", [1, 3])
-def test_a_set_tiles_by_arithmetic(nca, tmp_path, zoom):
+@pytest.mark.parametrize(("zoom", "smooth"), [(1, False), (3, False), (3, True)])
+def test_a_set_tiles_by_arithmetic(nca, tmp_path, zoom, smooth):
     """Two by two tiles, as a canvas of their own, are those of one canvas, and so is what a window anywhere shows."""
     start, height, width = nca.initial_state(1, 12, 10, seed=5)[0], 12, 10
     for name, times in (("one", 1), ("four", 2)):
@@ -97,7 +97,7 @@ def test_a_set_tiles_by_arithmetic(nca, tmp_path, zoom):
         folder.mkdir()
         write_state(state, 9, times * height, times * width, [tiled(start, times)], {"step": 0, "seed": 0})
         scene = Scene(nca, times * height, times * width, 7, config=CanvasConfig(start=str(state)))
-        assert picture(scene, folder / "x.png", zoom=zoom) == [folder / file for file in FILES]
+        assert picture(scene, folder / "x.png", zoom=zoom, smooth=smooth) == [folder / file for file in FILES]
     for file in FILES:
         one, four = bytes_of(tmp_path / "one" / file), bytes_of(tmp_path / "four" / file)
         assert one.std() > 0 and one.shape[:2] == (zoom * height, zoom * width)

@@ -38,6 +38,7 @@ class Render:
         nca-fast render runs/brick --height 1080 --width 1920 --out wallpaper.png
         nca-fast render runs/brick --size tile --out tile.png
         nca-fast render runs/brick --height 256 --width 256 --steps 1890 --zoom 2 --out brick.mp4
+        nca-fast render runs/brick --size 256 --zoom 4 --smooth --out large.png
 
     Larger than memory, as a picture that a browser opens; --resume goes on after Ctrl-C or a crash:
         nca-fast render runs/brick --height 65536 --width 65536 --steps 100 --memory 4GiB --out wall.dzi
@@ -98,9 +99,11 @@ class Render:
     fps: int = 30
     """Film: frames per second."""
     zoom: int | None = None
-    """Pixels along the side of a cell, a plain square (--scale lets larger things grow instead), or from one hexagon to
-    the next. None: 1, or 4 for what grows out of one cell,
-    where no size is given."""
+    """Pixels along the side of a cell, which is a plain square without --smooth (--scale lets larger things grow
+    instead), or from one hexagon to the next. None: 1, or 4 for what grows out of one cell, where no size is given."""
+    smooth: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """With a --zoom above 1: colours go over into each other from cell to cell, in pictures, films and maps, in place
+    of plain squares."""
     grid: GridName | None = None
     """Where the automaton lives: on squares, or on hexagons, which need a --zoom of some 6 to be seen. One that was
     trained on squares lives on hexagons without being trained anew, and the other way round. None: as it was trained
@@ -189,7 +192,8 @@ class Render:
         scene = replace(scene, paint=find_paint(scene))
         if scene.paint is not None and scene.paint.said:
             print(scene.paint.said, flush=True)
-        same = {"zoom": zoom, "save_state": self.save_state, "progress": streams.shows_progress()}
+        same = {"zoom": zoom, "smooth": self.smooth, "save_state": self.save_state}
+        same |= {"progress": streams.shows_progress()}
         if self.out.suffix.lower() in FILMS:
             files = film(scene, self.out, steps_per_frame=self.steps_per_frame, fps=self.fps, **same)
         else:

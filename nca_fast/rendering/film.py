@@ -10,10 +10,17 @@ from nca_fast.canvas.plan import Reserve
 from nca_fast.canvas.scene import Scene
 from nca_fast.hexagons import draws_hexagons
 from nca_fast.media.film import VideoWriter, check_film, check_length, even_speed, speed_ramp
-from nca_fast.media.images import enlarged
 from nca_fast.rendering.finish import Finish
 from nca_fast.rendering.hexagons import Hexagons
-from nca_fast.rendering.picture import check_zoom, picture_size, progress_bar, remove_half_written, saved, saved_bytes
+from nca_fast.rendering.picture import (
+    check_zoom,
+    enlarging,
+    picture_size,
+    progress_bar,
+    remove_half_written,
+    saved,
+    saved_bytes,
+)
 
 
 def film(
@@ -23,6 +30,7 @@ def film(
     steps_per_frame: int | None = None,
     fps: int = 30,
     zoom: int = 1,
+    smooth: bool = False,
     save_state: Path | None = None,
     alpha: Tensor | None = None,
     finish: Finish | None = None,
@@ -37,6 +45,7 @@ def film(
         fps: Frames per second.
         zoom: Pixels along the side of a cell, or from one hexagon to the next. (An mp4 keeps colours at half its
             resolution: 2 shows every cell.)
+        smooth: As in `picture`.
         save_state: File to write the last state to, too.
         alpha: How opaque the picture is that the canvas starts from, [height, width] in [0, 1]; a film shows it on
             white. None: all of it.
@@ -50,8 +59,9 @@ def film(
         ValueError, OSError: As `Canvas` and `VideoWriter`.
     """
     path, cells = Path(path), scene.height * scene.width
-    check_zoom(zoom)
+    check_zoom(scene, zoom, smooth)
     check_film(path, *picture_size(scene, zoom))
+    enlarged = enlarging(scene, zoom, smooth)
     hexagons = Hexagons(scene.height, scene.width, zoom) if draws_hexagons(scene.nca) else None
     check_length(scene.steps, steps_per_frame)
     frames = speed_ramp(scene.steps) if steps_per_frame is None else even_speed(scene.steps, steps_per_frame)
@@ -67,13 +77,13 @@ def film(
     ):
         bar.total, _ = canvas.cell_steps()
         if canvas.start.image is not None and len(canvas.stages) == 1:
-            video.add(enlarged(canvas.start.image, zoom))
+            video.add(enlarged(canvas.start.image))
         for portion in frames:
             canvas.go(canvas.done + portion)
             canvas.turn_textures()
             shown = _shown(canvas) if finish is None else finish(_shown(canvas))
             shown = shown if alpha is None else torch.lerp(torch.ones(()), shown.cpu(), alpha)
-            video.add(enlarged(shown, zoom) if hexagons is None else hexagons.whole(shown.float().cpu()))
+            video.add(enlarged(shown) if hexagons is None else hexagons.whole(shown.float().cpu()))
         return [path, *saved(canvas, save_state)]
 
 

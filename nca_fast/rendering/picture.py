@@ -1,19 +1,19 @@
 """Pictures of a trained automaton as files, of any size, by one process or by many."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from nca_fast import processes
 from nca_fast.canvas.canvas import Canvas
-from nca_fast.canvas.exchange import Alone, BandExchange, band_path, check_other_counts
+from nca_fast.canvas.exchange import Alone, BandExchange, band_path, bands, check_other_counts
 from nca_fast.canvas.plan import Reserve
 from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.state_file import state_bytes
@@ -23,6 +23,7 @@ from nca_fast.media.formats import FORMATS, check_picture, write_picture
 from nca_fast.media.images import PILLOW_FORMATS, enlarged, to_uint8
 from nca_fast.rendering.finish import Finish
 from nca_fast.rendering.hexagons import Hexagons, hexagon_blocks
+from nca_fast.rendering.smooth import REACH, smoothed, smoothed_blocks
 from nca_fast.rendering.surfaces import map_bytes, map_path, write_maps
 
 
@@ -31,6 +32,7 @@ def picture(
     path: str | Path,
     *,
     zoom: int = 1,
+    smooth: bool = False,
     save_state: Path | None = None,
     alpha: Tensor | None = None,
     finish: Finish | None = None,
@@ -44,6 +46,8 @@ def picture(
         scene: What is drawn.
         path: .png, .tif, .dzi, .jpg or .webp; it appears when the picture is complete.
         zoom: Pixels along the side of a cell, or from one hexagon to the next.
+        smooth: Whether colours go over into each other from cell to cell, with a zoom above 1. Otherwise a cell is a
+            plain square.
         save_state: File to write the state to, too.
         alpha: How opaque the picture is, [height, width] in [0, 1]. None: all of it.
         finish: What is made of the pixels, with a zoom of 1 and in one process. None: nothing.
@@ -62,20 +66,23 @@ def picture(
         ValueError, OSError: As `Canvas` and `write_picture`; or a band would have no rows.
     """
     path, circular = Path(path), scene.nca.rule.padding == "circular"
-    check_zoom(zoom)
-    hexagons = draws_hexagons(scene.nca)
+    check_zoom(scene, zoom, smooth)
     size = picture_size(scene, zoom)
     check_picture(path, *size)
     kind, more = FORMATS[path.suffix.lower()], size[0] * size[1] if alpha is not None else 0  # a byte for each pixel
     room = kind.bytes_needed(*size) + more + saved_bytes(scene, save_state) + map_bytes(scene.nca, *size)
     by_rows = " or a picture that is written by rows (.png, .tif, .dzi)" if kind in PILLOW_FORMATS.values() else ""
     reserve = Reserve(0, 2 * more + kind.bytes_held(*size), room, by_rows)
-    opaque = None if alpha is None else (enlarged(alpha, zoom) * 255).round().to(torch.uint8).numpy()
+    opaque = None
+    if alpha is not None:
+        opaque = enlarging(scene, zoom, smooth)(alpha[None])[0].clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
     kept, neighbours, share = path, Alone(circular), 1.0
     if shared and processes.count() > 1:
-        if hexagons:
+        if draws_hexagons(scene.nca):
             raise ValueError("hexagons must be drawn by one process: leave torchrun out, or take --grid square.")
         neighbours, kept, resume = BandExchange(scene.height, circular), band_path(path), bool(resume)
+        if smooth:
+            bands(scene.height, processes.count(), REACH)
         check_other_counts(path)
         share = (neighbours.rows[1] - neighbours.rows[0]) / scene.height
         reserve = reserve if processes.rank() == 0 else replace(reserve, held_after=0)
@@ -91,7 +98,7 @@ def picture(
             bar.update(bar.initial)
             canvas.go()
             canvas.release()
-            pixels = map(torch.from_numpy, _hexagon_pixels(canvas, zoom) if hexagons else canvas.pixels(zoom))
+            pixels = _pixels(canvas, zoom, smooth)
             pixels = pixels if finish is None else finish.blocks(pixels)
             looked = SingleColour()
             files = neighbours.together(
@@ -102,7 +109,7 @@ def picture(
                     f"{path.name} shows a single colour: the automaton has run away, or has learned nothing yet.",
                     stacklevel=2,
                 )
-            return files + write_maps(canvas, path, size, zoom) + saved(canvas, save_state)
+            return files + write_maps(canvas, path, size, zoom, smooth) + saved(canvas, save_state)
 
 
 def picture_size(scene: Scene, zoom: int) -> tuple[int, int]:
@@ -112,8 +119,23 @@ def picture_size(scene: Scene, zoom: int) -> tuple[int, int]:
     return scene.height * zoom, scene.width * zoom
 
 
-def _hexagon_pixels(canvas: Canvas, zoom: int) -> Iterator[np.ndarray]:
-    return map(to_uint8, hexagon_blocks(canvas, canvas.scene.nca.to_rgb, zoom))
+def enlarging(scene: Scene, zoom: int, smooth: bool) -> Callable[[Tensor], Tensor]:
+    """Finds what makes pixels of squares, [c, H, W] -> [c, H * zoom, W * zoom]."""
+    if smooth:
+        return partial(smoothed, zoom=zoom, wraps=scene.nca.rule.padding == "circular")
+    return partial(enlarged, zoom=zoom)
+
+
+def _pixels(canvas: Canvas, zoom: int, smooth: bool) -> Iterator[Tensor]:
+    """Shows a canvas at its end from top to bottom, in uint8 blocks [rows, columns of pixels, 3]."""
+    to_rgb = canvas.scene.nca.to_rgb
+    if draws_hexagons(canvas.scene.nca):
+        blocks = map(to_uint8, hexagon_blocks(canvas, to_rgb, zoom))
+    elif smooth:
+        blocks = map(to_uint8, smoothed_blocks(canvas, to_rgb, zoom))
+    else:
+        blocks = canvas.pixels(zoom)
+    return map(torch.from_numpy, blocks)
 
 
 class SingleColour:
@@ -145,10 +167,14 @@ def progress_bar(path: Path, progress: bool) -> Iterator[tqdm]:
         yield bar
 
 
-def check_zoom(zoom: int) -> None:
-    """Raises ValueError for less than a pixel."""
+def check_zoom(scene: Scene, zoom: int, smooth: bool) -> None:
+    """Raises ValueError for less than a pixel, and where there is nothing to smooth."""
     if zoom < 1:
         raise ValueError(f"zoom must be at least 1, but got {zoom}.")
+    if smooth and draws_hexagons(scene.nca):
+        raise ValueError("smooth must be left out on hexagons, whose edges are drawn smooth without it.")
+    if smooth and zoom == 1:
+        raise ValueError("smooth must go with a zoom above 1, but got 1: with 4, 4 x 4 pixels show a cell.")
 
 
 def saved_bytes(scene: Scene, path: Path | None) -> int:

@@ -15,6 +15,7 @@ from nca_fast.media.png import PNG, write_png
 from nca_fast.media.row_blocks import one_file
 from nca_fast.nca import NCA
 from nca_fast.rendering.hexagons import hexagon_blocks
+from nca_fast.rendering.smooth import smoothed_blocks
 from nca_fast.surfaces import facing
 
 
@@ -28,14 +29,14 @@ def map_bytes(nca: NCA, height: int, width: int) -> int:
     return len(nca.maps) * PNG.bytes_needed(height, width)
 
 
-def write_maps(canvas: Canvas, path: Path, size: tuple[int, int], zoom: int = 1) -> list[Path]:
+def write_maps(canvas: Canvas, path: Path, size: tuple[int, int], zoom: int = 1, smooth: bool = False) -> list[Path]:
     """Writes all maps of a canvas; a height with 16 bits, other maps with 8.
 
     Args:
         canvas: At its end.
         path: Of the picture.
         size: Rows and columns of the picture, in pixels.
-        zoom: As in `picture`.
+        zoom, smooth: As in `picture`.
 
     Returns:
         The files; none where the automaton draws no maps.
@@ -52,17 +53,17 @@ def write_maps(canvas: Canvas, path: Path, size: tuple[int, int], zoom: int = 1)
             numbers = (block.numpy().astype(f"uint{depth}") for block in blocks)
             return write(map_path(path, name), *size, numbers)
 
-        files += canvas.neighbours.together(written, _levels(canvas, name, zoom, 2 ** kind["depth"] - 1))
+        files += canvas.neighbours.together(written, _levels(canvas, name, zoom, smooth, 2 ** kind["depth"] - 1))
     return files
 
 
-def _levels(canvas: Canvas, name: str, zoom: int, highest: int) -> Iterator[Tensor]:
+def _levels(canvas: Canvas, name: str, zoom: int, smooth: bool, highest: int) -> Iterator[Tensor]:
     """Shows a map from top to bottom: int32 [rows * zoom, width * zoom, channels], from 0 to `highest`."""
     nca = canvas.scene.nca
     show = partial(nca.to_map, name=name)
-    if draws_hexagons(nca):
-        blocks = hexagon_blocks(canvas, show, zoom, light=False)
-        blocks = map(facing, blocks) if name == NORMAL else blocks
+    if draws_hexagons(nca) or smooth:
+        blocks = smoothed_blocks(canvas, show, zoom) if smooth else hexagon_blocks(canvas, show, zoom, light=False)
+        blocks = map(facing, blocks) if name == NORMAL else (block.clamp(0, 1) for block in blocks)
     else:
         at_once = max(1, PIXELS // (canvas.band.width * zoom * zoom))
         blocks = (
