@@ -10,7 +10,7 @@ import tyro
 from nca_fast import zoo
 from nca_fast.media import endings
 
-COLUMNS = 4  # pictures in a row of the sheet
+COLUMNS = 5  # pictures in a row of the sheet
 _EXAMPLES = {
     "texture": "nca-fast render {model} --height 512 --width 512 --steps {steps} --out {name}.png",
     "style": "nca-fast apply {model} photo.jpg --out photo-{name}.png",
