@@ -12,9 +12,10 @@ import nca_fast
 from nca_fast import checkpoint
 from nca_fast.cli import main
 from nca_fast.media.images import save_image
+from nca_fast.systems.texture import Texture, TextureConfig, TextureSources
 from nca_fast.training import disturbance, system
 from nca_fast.training.disturbance import disc, disturbed
-from nca_fast.training.endurance import ROUNDS, Endurance, Endured, endure
+from nca_fast.training.endurance import LEAST, ROUNDS, Endurance, Endured, endure
 
 
 def generator(seed):
@@ -119,6 +120,28 @@ def test_a_trial_is_as_large_as_its_budget_allows(budget, side):
     else:
         assert budget / 8 < trial.cell_steps <= budget and trial.side >= side
     assert Endurance().within(Endurance().cell_steps, side) == Endurance()
+
+
+@pytest.mark.parametrize("side", [48, 64])
+def test_steps_and_cells_are_kept_longer_than_rollouts(side):
+    """Of a texture that had learned for 15 seconds, values went beyond 5 after 832 steps on 256 x 256 cells, and not
+    within 250 on 128 x 128."""
+    assert Endurance().within(LEAST.cell_steps, side) == LEAST == Endurance(1, 256, 1000)
+    assert Endurance().within(LEAST.cell_steps - 1, side) == Endurance(1, 128, 1000)
+
+
+def test_a_short_training_finds_time_for_the_least_trial(tmp_path, picture, monkeypatch):
+    """293 iterations of 48 x 48 cells, 48 steps in the mean, took 15 seconds."""
+    work = Texture(TextureConfig(image_size=64).resolved(), TextureSources(picture), None, tmp_path)
+    work.nca, tried = work.model(), []
+    monkeypatch.setattr(system, "endure", lambda nca, start, trial, *rest, **how: tried.append(trial))
+    for iterations in (293, 50, 1200, 10**6):
+        work.endured(iterations)
+        assert tried[-1].cell_steps <= max(work.spare(iterations), LEAST.cell_steps)
+    assert tried[0] == LEAST and tried[1].cell_steps <= work.spare(50) and tried[3] == Endurance()
+    monkeypatch.setattr(Texture, "trial", lambda self: Endurance(8, 64, 10_000))  # as of what has a canvas of its own
+    work.endured(293)
+    assert tried[-1].cell_steps <= work.spare(293)
 
 
 # Trainings

@@ -31,8 +31,9 @@ class Endurance:
         return self.rollouts * self.side**2 * self.steps
 
     def within(self, budget: int, side: int) -> "Endurance | None":
-        """Makes the largest one that costs no more than a budget: fewer rollouts, then fewer steps, then fewer cells.
-        None where not even one rollout of 64 steps on the canvas of the training is affordable.
+        """Makes the largest one that costs no more than a budget: fewer rollouts, steps and cells, down to one rollout
+        of 1,000 steps on 256 x 256 cells, as long as that is affordable, for some run away slowly or in a few places
+        alone. None where not even one rollout of 64 steps on the canvas of the training is.
 
         Args:
             budget: Cells times steps.
@@ -41,10 +42,11 @@ class Endurance:
         trial = self
         for fewer in (
             lambda t: Endurance(t.rollouts // 2, t.side, t.steps) if t.rollouts > 2 else t,
-            lambda t: Endurance(t.rollouts, t.side, t.steps // 2) if t.steps > 500 else t,
+            lambda t: Endurance(t.rollouts, t.side, t.steps // 2) if t.steps >= 2000 else t,
+            lambda t: Endurance(t.rollouts, t.side // 2, t.steps) if t.side > 256 and t.side >= 4 * side else t,
+            lambda t: Endurance(max(1, t.rollouts // 2), t.side, t.steps),
             lambda t: Endurance(t.rollouts, t.side // 2, t.steps) if t.side >= 4 * side else t,
             lambda t: Endurance(t.rollouts, t.side, t.steps // 2) if t.steps > 64 else t,
-            lambda t: Endurance(max(1, t.rollouts // 2), t.side, t.steps),
             lambda t: Endurance(t.rollouts, max(side, t.side // 2), t.steps),
         ):
             while trial.cell_steps > budget and fewer(trial) != trial:
@@ -54,6 +56,9 @@ class Endurance:
     def __str__(self) -> str:
         rollouts = "1 rollout" if self.rollouts == 1 else f"{self.rollouts} rollouts"
         return f"{rollouts} of {self.steps} steps on {self.side} x {self.side} cells"
+
+
+LEAST = Endurance(1, 256, 1000)  # for which trainings of a quarter of a minute shall find time: it takes 2 to 4 seconds
 
 
 @dataclass(frozen=True)

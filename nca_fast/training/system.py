@@ -16,7 +16,7 @@ from nca_fast.media.images import source_name
 from nca_fast.nca import NCA
 from nca_fast.sizes import in_words, parse_bytes
 from nca_fast.training.descent import Descent, normalize_gradients
-from nca_fast.training.endurance import Endurance, Endured, endure
+from nca_fast.training.endurance import LEAST, Endurance, Endured, endure
 from nca_fast.training.loop import Work, derived_generator, derived_seed
 from nca_fast.training.pool import Objective, Pool, PoolStep
 from nca_fast.training.run_folder import SavedRun
@@ -254,9 +254,11 @@ class PoolSystem(ABC):
         return Endurance()
 
     def endured(self, iterations: int) -> Endured | None:
-        """As `System.endured`; it may take a tenth of the time of the training."""
-        config = self.config
-        trial = self.trial().within(self.spare(iterations) // self.large_starts, max(self.size()))
+        """As `System.endured`; it may take a tenth of the time of the training, half of it for `LEAST`."""
+        config, budget = self.config, self.spare(iterations) // self.large_starts
+        if self.trial().side >= LEAST.side and LEAST.cell_steps <= 5 * budget:
+            budget = max(budget, LEAST.cell_steps)
+        trial = self.trial().within(budget, max(self.size()))
         if trial is None:
             return None
         seed = self.derived("endurance")
