@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from nca_fast import backends, kept_memory
+from nca_fast import backends
 from nca_fast.backends import Place
+from nca_fast.kernels import kept_memory
 from nca_fast.rule import Rule
 
 
@@ -173,10 +174,10 @@ def _rollout_op(
         kernels.to_layout(x),
         _legs(steps, passed, at),
     )
-    row = kept_memory.empty(*_saved_shape(state, every, legs), state)
+    row = kept_memory.empty(_saved_shape(state, every, legs), state)
     row[-2:] = 0
     saved = _states_in(row, state)
-    y = state.new_empty(len(legs), *state.shape) if at else torch.empty_like(state)
+    y = kept_memory.empty((len(legs), *state.shape) if at else state.shape, state)
     ends = y if at else y[None]
     if at and len(saved) == 0 and len(legs) > 1:  # no states between those that are returned, which are evenly spaced
         first, distance = legs[0][1], legs[1][1]

@@ -24,7 +24,7 @@ ROOMS = (
     ("pretrained",),
     ("zoo",),
     ("checkpoint",),
-    ("ops", "operators", "between", "kept_memory", "backends", "devices", "compute"),
+    ("ops", "operators", "between", "backends", "devices", "compute"),
     ("reference", "convolutions", "continued", "folding", "frames", "rule", "kernel_rule", "arguments"),
     ("derivatives",),
     ("filters", "activations", "fire_masks", "normals"),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..frames import gradient_of_frames
+from .. import kept_memory
 from . import build
 from .library import Activation, Canvas, Rule
 
@@ -148,7 +149,7 @@ def advance(x: Tensor, weights: Weights, fire: Tensor, rule, place, states: Tens
             library.advance(rule, canvas, place.first_step + j, x, states[j : j + most], 1, None)
             x = states[j : j + most][-1]
         return
-    scratch = torch.empty_like(x)
+    scratch = kept_memory.empty(x.shape, x)
     for j in range(len(states)):
         done = 0
         while done < every:
