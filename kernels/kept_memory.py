@@ -21,8 +21,9 @@ _kept: list[np.ndarray] = []  # who has a tensor of one holds a reference to it,
 def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Makes an uninitialised tensor of the type and on the device of another.
 
-    On a CPU one of `LEAST` to `MOST` bytes of float32 lies in memory that stays for the next one. Of what nobody has, it
-    takes the smallest that is large enough, and what came first is given up where all would be more than `MOST`.
+    On a CPU one of `LEAST` to `MOST` bytes of float32 lies in memory that stays for the next one. Of the arrays that
+    nobody has, the smallest that is large enough is taken. Where all would be more than `MOST`, unused ones go first,
+    and older ones before later ones.
     """
     numbers = math.prod(shape)
     if not (like.is_cpu and like.dtype == torch.float32 and LEAST <= 4 * numbers <= MOST):

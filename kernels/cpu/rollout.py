@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..frames import gradient_of_frames
 from .. import kept_memory
+from ..frames import gradient_of_frames
 from . import build
 from .library import Activation, Canvas, Rule
 
