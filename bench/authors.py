@@ -59,7 +59,8 @@ SYSTEMS = {
     "texture": System(
         "textures",
         "weave",
-        {"loss": "ot", "learning_rate": 1e-3, "lr_milestones": (200_000, 400_000), "batch_size": 4, "pool_size": 256}
+        {"loss": "ot", "learning_rate": 1e-3, "lr_milestones": (200_000, 400_000), "lr_cooldown": 0.0}
+        | {"batch_size": 4, "pool_size": 256}
         | {"reseed_every": 8, "disturb": 0.0, "steps_max": 95, "canvas_size": 64, "state_limit": 1e30},
         {"image_size": 64},
         {"iterations": 5000, "image_size": 128, "canvas_size": 128},

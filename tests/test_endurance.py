@@ -15,7 +15,7 @@ from nca_fast.media.images import save_image
 from nca_fast.systems.texture import Texture, TextureConfig, TextureSources
 from nca_fast.training import disturbance, system
 from nca_fast.training.disturbance import disc, disturbed
-from nca_fast.training.endurance import LEAST, ROUNDS, Endurance, Endured, endure
+from nca_fast.training.endurance import LEAST, ROUND, ROUNDS, Endurance, Endured, endure
 
 
 def generator(seed):
@@ -168,14 +168,19 @@ def tried(monkeypatch, results):
 
 def test_a_training_goes_on_until_its_automaton_lasts(tmp_path, picture, monkeypatch):
     seen = tried(monkeypatch, [64, 128, None])
-    result = train_texture(LONG, picture, tmp_path, progress=False)
-    assert seen == [20, 21, 23] and result.iterations == 23 and result.endured.runaway is None
+    result = train_texture(replace(LONG, iterations=40), picture, tmp_path, progress=False)
+    assert seen == [40, 42, 45] and result.iterations == 45 and result.endured.runaway is None
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["iteration"] for line in log] == [*range(1, 24)]
-    assert log[-1]["learning_rate"] == log[15]["learning_rate"] < log[0]["learning_rate"]
+    assert [line["iteration"] for line in log] == [*range(1, 46)]
+    lowest = LONG.learning_rate * LONG.lr_gamma**2
+    rates = [line["learning_rate"] / lowest for line in log]
+    assert rates[39] == pytest.approx(1 / 8)  # one of eight iterations of its cooldown was left, a fifth of all
+    length = 45 * ROUND / (1 + ROUND)  # of the second round
+    assert rates[40:] == pytest.approx([1, 1, 1, 1, 2 / length])
     assert checkpoint.load_metadata(tmp_path / "training.safetensors")["rounds"] == 2
     seen = tried(monkeypatch, [None])
-    assert train_texture(LONG, picture, tmp_path, resume=True, progress=False).iterations == 23 and seen == [23]
+    again = train_texture(replace(LONG, iterations=40), picture, tmp_path, resume=True, progress=False)
+    assert again.iterations == 45 and seen == [45]
 
 
 def test_what_goes_on_beyond_its_minutes_keeps_their_last_settings(tmp_path, picture, monkeypatch):

@@ -89,6 +89,18 @@ def test_learning_rate_is_that_of_multisteplr():
         scheduler.step()
 
 
+def test_learning_rate_falls_to_zero_in_a_cooldown_and_again_before_a_later_end():
+    config = TextureConfig(iterations=50, learning_rate=1.0, lr_milestones=(45,), lr_gamma=0.5, lr_cooldown=0.2)
+    rates = [config.rate_at(iteration) for iteration in (39, 40, 44, 45, 49)]
+    assert rates == pytest.approx(
+        [1, 1, 0.6, 0.25, 0.05], rel=1e-12
+    )  # of the last ten iterations all, 6, 5 and 1 are left
+    assert replace(config, iterations=100).rate_at(49) == replace(config, lr_cooldown=0.0).rate_at(49) == 0.5
+    # Beyond the end: half of the iterations before a cooldown, which takes the other half.
+    assert [config.rate_beyond(left) for left in (1, 0.5, 0.25)] == [0.5, 0.5, 0.25]
+    assert replace(config, lr_cooldown=0.0).rate_beyond(0.25) == 0.5
+
+
 def test_normalize_gradients():
     parameters = [
         torch.nn.Parameter(torch.zeros(4)),
@@ -348,6 +360,8 @@ def test_preview_strip_puts_an_oblong_target_first(tmp_path):
         ({"learning_rate": float("nan")}, "learning_rate must be positive and finite, but got nan"),
         ({"image_crop": 8}, "image_crop must be at least 16, but got 8"),
         ({"state_limit": 0.5}, "state_limit must be at least 1, but got 0.5"),
+        ({"lr_cooldown": 1.5}, "lr_cooldown must be at most 1, but got 1.5"),
+        ({"lr_cooldown": -0.5}, "lr_cooldown must be at least 0, but got -0.5"),
         ({"lr_gamma": 0.0}, "lr_gamma must be positive and finite, but got 0.0"),
         ({"overflow_weight": float("nan")}, "overflow_weight must be at least 0, but got nan"),
         ({"lr_milestones": (0,)}, "lr_milestones must be at least 1"),

@@ -41,6 +41,9 @@ class TextureConfig(StyleLossConfig):
     """Length of the training. May be raised when a run is resumed. (The notebook: 5000.)"""
     learning_rate: float = 4e-3
     """Step size of the optimizer, before the milestones. With the notebook's 1e-3 short runs get nowhere."""
+    lr_cooldown: float = 0.2
+    """The last share of the run, 0 to 1, in which the learning rate also falls in a line to 0, so that the weights
+    settle. It does so again before the new end of a run that is given more iterations."""
     disturb: float = 0.5
     """Share of the states of which a disc is made strange before a rollout. Without it what is learned at this learning
     rate blows up on large canvases."""

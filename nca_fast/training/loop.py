@@ -131,7 +131,8 @@ class Plan:
         rate: Planned iteration -> learning rate.
         limit: Seconds that all iterations of the run shall take, or None. Then the share of this time that is gone says
             how far the plan has come, however many iterations were done in it.
-        beyond: Iterations of an earlier plan, beyond whose end a run goes on: all then have the settings of that end.
+        beyond: Iterations of an earlier plan, beyond whose end a run goes on: all then have the settings of that end,
+            but for their learning rate.
     """
 
     iterations: int
@@ -207,7 +208,7 @@ def train(
         planned = plan.planned(run.iteration, run.seconds)
         while planned < plan.iterations and not processes.any_true(interrupted.is_set()):
             settled = max(planned, plan.beyond)
-            descent.begin(run.iteration, plan.rate(settled))
+            descent.begin(run.iteration, plan.rate(planned))
             work = step(run.iteration, settled, descent)
             run.iteration += 1
             run.seconds += spent.lap()

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,11 @@ def run_training(
 
     A run that was interrupted, or killed at any moment, and is resumed on a CPU with the same number of threads ends
     with the same weights and pictures, to the bit, as one that was left alone. `iterations` may be raised on the way;
-    the learning rate then goes on as it was planned at the beginning. A run that is resumed on another device goes on
-    from the same state.
+    the learning rate then goes on as it was planned at the beginning, and has its cooldown before the new end. A run
+    that is resumed on another device goes on from the same state.
 
     Where the model does not endure long rollouts the training goes on, up to four times for a twentieth of its
-    iterations, at the lowest learning rate.
+    iterations, at the lowest learning rate, which in the second half has a cooldown if the settings ask for one.
 
     Args:
         system: What to train: a class of `nca_fast.systems`.
@@ -220,6 +221,11 @@ def _films_left_out(work: System, out: Path) -> list[str]:
     ]
 
 
+def _rate_of_round(config: RunConfig, until: int, iteration: int) -> float:
+    """The learning rate of an iteration in a round that ends at `until`; the same in a run that is resumed."""
+    return config.rate_beyond((until - iteration) * (1 + ROUND) / (until * ROUND))
+
+
 def _previews(saved: run_folder.SavedRun | None) -> torch.Tensor | None:
     """The previews of the run to resume, uint8 [N, 3, H, W], or None."""
     if saved is None or "previews" not in saved.tensors:
@@ -302,7 +308,7 @@ def _train(
             moments = [strip, Checkpoints(save, config.checkpoint_every, config.checkpoint_seconds)]
         while True:
             if rounds:
-                plan = Plan(until, config.rate_at, beyond=config.iterations)
+                plan = Plan(until, partial(_rate_of_round, config, until), beyond=config.iterations)
             saved_at, watch = run.iteration, Stopwatch()
             try:
                 complete = train(

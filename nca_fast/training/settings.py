@@ -10,7 +10,7 @@ from nca_fast.compute import ComputeConfig
 from nca_fast.sizes import parse_bytes
 
 # What may change while a run goes on: the length, what is watched, and the machine. The weights after an iteration do
-# not depend on the former at all, and on the latter by rounding only.
+# not depend on the former at all, but for a cooldown at the end, and on the latter by rounding only.
 FREE_ON_RESUME = (
     *(
         "iterations",
@@ -62,6 +62,9 @@ class RunConfig(ComputeConfig):
     """Iterations at which the learning rate is lowered. None: after half and four fifths of the run."""
     lr_gamma: float = 0.3
     """Factor by which each milestone lowers the learning rate."""
+    lr_cooldown: float = 0.0
+    """The last share of the run, 0 to 1, in which the learning rate also falls in a line to 0, so that the weights
+    settle. 0: none. It does so again before the new end of a run that is given more iterations."""
     seed: int = 0
     """Fixes all randomness: the same seed gives the same result on the same CPU with the same threads."""
     checkpoint_every: int | None = None
@@ -85,7 +88,9 @@ class RunConfig(ComputeConfig):
             if name != "seed" and any(type(v) is int and v >= TOO_LARGE for v in values):
                 raise ValueError(f"{name} must be below {TOO_LARGE}, but got {value}.")
         self.check_choices(optimizer=OptimizerName)
-        self.check_least(seed=0, iterations=1, batch_size=1)
+        self.check_least(seed=0, iterations=1, batch_size=1, lr_cooldown=0)
+        if self.lr_cooldown > 1:
+            raise ValueError(f"lr_cooldown must be at most 1, but got {self.lr_cooldown}.")
         self.check_least(**dict.fromkeys(("checkpoint_every", "checkpoint_seconds", "preview_every"), 1))
         self.check_positive("learning_rate", "lr_gamma", *(["minutes"] if self.minutes is not None else []))
         if any(milestone < 1 for milestone in self.lr_milestones or ()):
@@ -97,10 +102,21 @@ class RunConfig(ComputeConfig):
         return replace(self, lr_milestones=milestones)
 
     def rate_at(self, iteration: int) -> float:
-        """The learning rate of an iteration of resolved settings: MultiStepLR as a pure function, with no state.
+        """The learning rate of an iteration of resolved settings: MultiStepLR as a pure function, with no state, times
+        a line to 0 at the end.
 
-        learning_rate * lr_gamma ** (number of milestones reached)
+        learning_rate * lr_gamma ** (number of milestones reached) * min(1, share that is left / lr_cooldown)
         """
+        cooldown = self.lr_cooldown * self.iterations
+        left = (self.iterations - iteration) / cooldown if cooldown else 1.0
+        return self._rate_by_milestones(iteration) * min(1.0, left)
+
+    def rate_beyond(self, left: float) -> float:
+        """The learning rate in iterations beyond the end of resolved settings, of which such a share is left: the last
+        before a cooldown, which then takes the second half of them."""
+        return self._rate_by_milestones(self.iterations) * (min(1.0, 2 * left) if self.lr_cooldown else 1.0)
+
+    def _rate_by_milestones(self, iteration: int) -> float:
         return self.learning_rate * self.lr_gamma ** sum(iteration >= milestone for milestone in self.lr_milestones)
 
     def steps_at(self, iteration: int) -> tuple[int, int]:
