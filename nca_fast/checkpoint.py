@@ -2,7 +2,11 @@
 
 A safetensors file is tensors plus a header of strings, and loading it executes nothing. nca_fast keeps one string
 there, whose JSON says all that the tensors do not: what the automaton is, how it was made, and by which versions.
+
+Who reads that string alone does not wait for torch, which is loaded where there are tensors.
 """
+
+from __future__ import annotations
 
 import datetime
 import itertools
@@ -12,19 +16,19 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from nca_fast import __version__
 from nca_fast.fields import field, parsed, typed
 from nca_fast.files import atomic_path
 
-Module = TypeVar("Module", bound=nn.Module)
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Module = TypeVar("Module", bound="nn.Module")
 
 HEADER_KEY = "nca_fast"
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -46,16 +50,16 @@ class Contents(dict):
     def __missing__(self, name: str) -> Any:
         raise ValueError(f"{self.where} must hold {name!r}, but does not: it is damaged, or of another version.")
 
-    def tensor(self, name: str, shape: Sequence[int | None], like: torch.dtype = torch.float32) -> Tensor:
-        """Takes a tensor of a shape, None where any number will do, and a kind: floating point, or exactly `like`.
+    def tensor(self, name: str, shape: Sequence[int | None], like: torch.dtype | None = None) -> Tensor:
+        """Takes a tensor of a shape, None where any number will do, and a kind: exactly `like`, or floating point.
 
         Raises:
             ValueError: It is missing, or another.
         """
         tensor, sizes = self[name], ", ".join("any" if size is None else str(size) for size in shape)
         fits = len(shape) == tensor.ndim and all(a in (None, b) for a, b in zip(shape, tensor.shape, strict=True))
-        if not fits or not (tensor.is_floating_point() if like.is_floating_point else tensor.dtype == like):
-            kind = "floating point" if like.is_floating_point else str(like)
+        if not fits or not (tensor.is_floating_point() if like is None else tensor.dtype == like):
+            kind = "floating point" if like is None else str(like)
             raise ValueError(
                 f"tensor {name!r} of {self.where} must be [{sizes}] in {kind}, but is {list(tensor.shape)} in "
                 f"{tensor.dtype}."
@@ -65,6 +69,8 @@ class Contents(dict):
 
 def provenance() -> dict[str, str]:
     """Where a file comes from: versions, machine and time."""
+    import torch
+
     return {
         "nca_fast": __version__,
         "torch": str(torch.__version__),
@@ -86,6 +92,8 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
         ValueError: A tensor holds NaN or infinity.
         OSError: The file cannot be written: missing folder, no permission, full disk.
     """
+    from safetensors.torch import save as serialize
+
     path = Path(path)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     _check_finite(plain, f"to be saved in {path}", "The training diverged: lower its learning rate")
@@ -121,12 +129,18 @@ def load(path: str | Path) -> tuple[Contents, Contents]:
 def load_metadata(path: str | Path) -> Contents:
     """The metadata of a file that `save` wrote, without reading its tensors. Raises what `load` raises."""
     path = Path(path)
-    with opened(path) as file:
+    with opened(path, framework="np") as file:  # "pt" would load torch
         return _metadata(file, path)
 
 
-def opened(path: Path, what: str = "model file") -> safe_open:
-    """Opens a safetensors file, or raises an error that says which file (`what`) is wrong and in which way."""
+def opened(path: Path, what: str = "model file", framework: str = "pt") -> safe_open:
+    """Opens a safetensors file, or raises an error that says which file (`what`) is wrong and in which way.
+
+    Args:
+        path: The file.
+        what: What the error calls it.
+        framework: Whose tensors it gives, of PyTorch ("pt") or NumPy ("np").
+    """
     if not path.exists():
         raise FileNotFoundError(f"{what} {path} must exist, but there is none. Check the path.")
     if path.is_dir():
@@ -134,7 +148,7 @@ def opened(path: Path, what: str = "model file") -> safe_open:
     try:
         with path.open("rb") as file:  # a missing permission raises here, naming the file
             start = file.read(9)
-            return safe_open(_readable_name(path, file.fileno()), framework="pt")
+            return safe_open(_readable_name(path, file.fileno()), framework=framework)
     except SafetensorError as error:
         # The format begins with the length of the header in eight bytes, then the header, which is JSON.
         if len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < 2**32:
@@ -165,6 +179,8 @@ def load_module(path: Path, key: str, what: str, make: Callable[[dict], Module])
     Raises:
         OSError, ValueError: There is no such file, or it does not hold such a module.
     """
+    import torch
+
     with opened(path) as file:
         metadata = _metadata(file, path)
         if key not in metadata:
@@ -186,6 +202,8 @@ def load_module(path: Path, key: str, what: str, make: Callable[[dict], Module])
 @contextmanager
 def _at_most(most: int) -> Iterator[None]:
     """Refuses to make more parameters than so many, in a block: each layer takes time and memory for itself."""
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
     made, here = itertools.count(1), threading.get_ident()  # what other threads make meanwhile is not of this file
 
     def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
@@ -258,7 +276,7 @@ def facts_of(path: Path) -> dict[str, Any]:
 def _check_finite(tensors: Mapping[str, Tensor], where: str, remedy: str) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
-            bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+            bad = tensor.numel() - int(tensor.isfinite().sum())
             if bad:
                 raise ValueError(
                     f"tensor {name!r} {where} must be finite, but {bad} of its {tensor.numel()} values are not. "

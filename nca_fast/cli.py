@@ -69,8 +69,9 @@ def _run(arguments: list[str], own: bool, parent: int) -> int | None:
         command.compute.check_compute()
     if hasattr(command, "check"):
         command.check()
-    if getattr(command, "light", False):
-        return command.run("")
+    if not getattr(command, "needs_torch", True):
+        with said():
+            return command.run(shlex.join(["nca-fast", *arguments]))
     early = streams.quiet if said is streams.quiet else contextlib.nullcontext
     with _interruptible(own), early(), streams.waiting("loading PyTorch"):
         from nca_fast import processes

@@ -204,6 +204,8 @@ def test_the_command_fills_and_keeps_what_is_transparent(nca, tmp_path, capsys):
     expected = filled(load_straight(tmp_path / "photo.png")[0], grew, Area(square())).permute(1, 2, 0).numpy()
     assert np.abs(result[..., :3] - expected * 255)[alpha[..., 0] == 255].max() < 0.51
     assert "out.png" in capsys.readouterr().out
+    assert run(*words, "--light", "1") == 0
+    assert "next: nca-fast fill " in capsys.readouterr().out
 
 
 def test_a_texture_is_unlike_its_swatch_by_its_mean_or_its_spread_in_the_area_alone():

@@ -30,6 +30,8 @@ ROOT = Path(__file__).parents[1]
 ANSWERS = [
     (["--version"], 0, "nca-fast "),
     (["--help"], 0, "Commands:"),
+    (["zoo"], 0, "the bark of an old tree"),
+    (["zoo", "bricks", "--json"], 0, '"name": "bricks"'),
     *((f"{command} --help".split(), 0, f"nca-fast {command} ") for command in COMMANDS),
     (["texture", "--help-all"], 0, "--lr-gamma NUMBER"),
     (["texure", "a.png"], 2, "there is no command 'texure'. Did you mean texture?\n"),

@@ -2,7 +2,8 @@
 
 A row's dataclass has a `run(command line)`, and may have a `check()` of what can be seen before torch is loaded and a
 `main`, the names of the fields that --help shows where there are many. Its module imports nothing that takes long: the
-answer to a mistyped option must not wait for torch (tests/test_start.py).
+answer to a mistyped option must not wait for torch (tests/test_start.py). Where its `needs_torch` is False, it is run
+without.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal, Union
 
 import tyro
 
@@ -64,7 +65,7 @@ class Completion:
     shell: tyro.conf.Positional[Literal["bash", "zsh", "tcsh"]]
     """Which one."""
 
-    light = True  # it needs no torch
+    needs_torch: ClassVar[bool] = False
 
     def run(self, command: str) -> None:
         """Prints it; tyro writes it, and ends the program."""

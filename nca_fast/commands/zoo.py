@@ -36,6 +36,11 @@ class Zoo:
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print JSON, for programs."""
 
+    @property
+    def needs_torch(self) -> bool:
+        """Whether a picture is to be written; a card is in the header of a file."""
+        return self.out is not None
+
     def check(self) -> None:
         """Raises ValueError for a name or an ending that is none, OSError for an empty zoo."""
         if self.out is not None:

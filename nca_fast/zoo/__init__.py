@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from nca_fast import checkpoint
 from nca_fast.suggestions import closest, did_you_mean
 
 PREFIX = "zoo:"
@@ -78,8 +79,6 @@ def file(name: str) -> Path:
 
 def card(name: str) -> Card:
     """Reads the card of an automaton of the zoo, named as for `file`."""
-    from nca_fast import checkpoint  # with it comes torch
-
     path = file(name)
     made = checkpoint.load_metadata(path)["provenance"]
     facts = {key: made[key] for key in ("system", "command", "seconds", "steps", "side")}
