@@ -54,6 +54,18 @@ def test_round_trip(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
 
 
+@pytest.mark.parametrize(
+    ("shape", "like"), [((2, None), torch.uint8), ((3, None), None), ((2, 3), torch.float16), ((2,), None)]
+)
+def test_a_tensor_is_of_its_shape_and_kind(shape, like):
+    held = checkpoint.Contents({"x": torch.ones(2, 3)}, "x.safetensors")
+    assert held.tensor("x", (2, None)) is held.tensor("x", (2, 3), torch.float32) is held["x"]
+    with pytest.raises(
+        ValueError, match=r"'x' of x.safetensors must be \[.*\] in .*, but is \[2, 3\] in torch.float32"
+    ):
+        held.tensor("x", shape, like)
+
+
 def test_provenance_is_completed(tmp_path):
     path = tmp_path / "x.safetensors"
     checkpoint.save(path, {}, {"provenance": {"seed": 3, "command": "nca-fast texture"}})

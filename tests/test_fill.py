@@ -12,6 +12,7 @@ from nca_fast import cli
 from nca_fast.commands.fill import Fill
 from nca_fast.media.images import load_straight, save_image
 from nca_fast.media.linear_light import luminance, to_linear, to_srgb
+from nca_fast.rendering import fill
 from nca_fast.rendering.fill import MARGIN, Area, filled, grown, is_unlike, light_of, read_area
 from nca_fast.rendering.membrane import membrane
 from nca_fast.systems import texture_settings
@@ -187,7 +188,7 @@ def run(*words):
     return cli.main(["fill", *map(str, words)])
 
 
-def test_the_command_fills_and_keeps_what_is_transparent(nca, tmp_path, capsys):
+def test_the_command_fills_and_keeps_what_is_transparent(nca, tmp_path, capsys, monkeypatch):
     pixels = (random_picture(20, 24) * 255).byte().permute(1, 2, 0).numpy()
     alpha = np.full((20, 24, 1), 255, np.uint8)
     alpha[:, :4] = 77
@@ -204,8 +205,10 @@ def test_the_command_fills_and_keeps_what_is_transparent(nca, tmp_path, capsys):
     expected = filled(load_straight(tmp_path / "photo.png")[0], grew, Area(square())).permute(1, 2, 0).numpy()
     assert np.abs(result[..., :3] - expected * 255)[alpha[..., 0] == 255].max() < 0.51
     assert "out.png" in capsys.readouterr().out
-    assert run(*words, "--light", "1") == 0
-    assert "next: nca-fast fill " in capsys.readouterr().out
+    threads = []
+    monkeypatch.setattr(fill, "light_of", lambda *about: [threads.append(torch.get_num_threads()), light_of(*about)][1])
+    assert run(*words, "--light", "1", "--threads", "3") == 0
+    assert threads == [3] and "next: nca-fast fill " in capsys.readouterr().out
 
 
 def test_a_texture_is_unlike_its_swatch_by_its_mean_or_its_spread_in_the_area_alone():
