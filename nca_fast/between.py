@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nca_fast import backends, operators
 from nca_fast.arguments import checked_state
+from nca_fast.once import once
 
 IMPURE = 1e-3  # of a state's norm: so far apart are no two results of a pure function, in whatever order it sums
 
@@ -114,7 +115,7 @@ class _Between(torch.autograd.Function):
     jvp = staticmethod(operators.no_forward_mode)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once(operators.ONCE)
     def backward(ctx, grad):
         params, drawn, fire, noise, field, second, *others = ctx.saved_tensors
         inputs, saved = others[: ctx.inputs], others[ctx.inputs :]

@@ -27,17 +27,21 @@ class _Continued(torch.autograd.Function):
     def backward(ctx, grad):
         (rows, columns), reach = grad.shape[-2:], ctx.reach
         height, width = rows - 2 * reach, columns - 2 * reach
-        total = grad[..., reach : reach + height, reach : reach + width].clone(memory_format=torch.contiguous_format)
+        total = _part(grad, reach, height, reach, width).clone(memory_format=torch.contiguous_format)
         for below, row, h in _copies(height, reach):
             for right, column, w in _copies(width, reach):
                 if (h, w) != (height, width) or (below, right) != (reach, reach):
-                    copy = grad[..., below : below + h, right : right + w]
-                    total[..., row : row + h, column : column + w].add_(copy)
+                    _part(total, row, h, column, w).add_(_part(grad, below, h, right, w))
         return total, None
 
     @staticmethod
     def jvp(ctx, tangent, _):
         return F.pad(tangent, (ctx.reach,) * 4, mode="circular")
+
+
+def _part(x, row, rows, column, columns):
+    """Views some rows and columns; not by [...], of which gradients in batches (`is_grads_batched`) know nothing."""
+    return x.narrow(-2, row, rows).narrow(-1, column, columns)
 
 
 def _copies(size, reach):

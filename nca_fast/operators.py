@@ -16,6 +16,11 @@ from nca_fast.backends import Place
 from nca_fast.kernels import kept_memory
 from nca_fast.rule import Rule
 
+ONCE = (
+    "rollout can be differentiated once only by a fused kernel, but a second derivative was asked for: "
+    'use backend="reference".'
+)
+
 
 def rollout(
     x: Tensor,
@@ -314,10 +319,7 @@ def _differentiate(ctx, grad_y, _):
 
 
 def _no_second_derivative(ctx, *_):
-    raise RuntimeError(
-        "rollout can be differentiated once only by a fused kernel, but a second derivative was asked for: "
-        'use backend="reference".'
-    )
+    raise RuntimeError(ONCE)
 
 
 _rollout_op.register_autograd(_differentiate, setup_context=_save)

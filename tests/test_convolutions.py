@@ -155,7 +155,12 @@ def test_second_derivatives_and_transforms():
     def of_many(backend):
         return torch.func.vmap(torch.func.grad(lambda x: of(backend, x)))(torch.stack([x, 2 * x]))
 
-    for what in (penalty, along, of_many):
+    def in_a_batch(backend):
+        y = x[:, :, :1].clone().requires_grad_()  # a canvas that lies on each side of itself as a whole
+        out = rollout(y, weights, rule, 2, seed=1, backend=backend)
+        return torch.autograd.grad(out, y, torch.stack([out, 2 * out]).detach(), is_grads_batched=True)[0]
+
+    for what in (penalty, along, of_many, in_a_batch):
         assert_close(what("convolutions"), what("reference"), rtol=1e-10, atol=1e-10)  # order of sums in float64
 
 

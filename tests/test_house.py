@@ -28,7 +28,7 @@ ROOMS = (
     ("reference", "convolutions", "continued", "folding", "frames", "rule", "kernel_rule", "arguments"),
     ("derivatives",),
     ("filters", "activations", "fire_masks", "normals"),
-    ("processes", "files", "fields", "control_groups", "waiting", "integers", "prompts", "sizes", "map_names"),
+    ("processes", "files", "fields", "control_groups", "waiting", "integers", "prompts", "sizes", "map_names", "once"),
     ("interrupts", "suggestions", "choices"),
     ("kernels",),
 )

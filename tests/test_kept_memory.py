@@ -58,6 +58,13 @@ def test_all_that_is_kept_has_a_bound(monkeypatch):
     assert bool((first == 1).all() and (third == 3).all() and (fourth == 4).all())
 
 
+def test_nobody_waits_for_another_thread(all_sizes):
+    """In a child that was forked while a thread held the lock, nobody ever gives it back."""
+    with kept_memory._lock:
+        assert kept_memory.empty(1000, torch.empty(0)).shape == (1000,)
+    assert not kept_memory._lock.locked()
+
+
 def test_what_is_small_or_large_or_of_another_type_is_not_kept(monkeypatch):
     monkeypatch.setattr(kept_memory, "LEAST", 400)
     monkeypatch.setattr(kept_memory, "MOST", 800)

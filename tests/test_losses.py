@@ -196,6 +196,15 @@ def test_gradcheck(name, plain):
     assert torch.autograd.gradcheck(value, [map.requires_grad_() for map in maps])
 
 
+@pytest.mark.parametrize("name", ["ot", "w2", "overflow"])
+def test_a_second_derivative_is_refused(name):
+    """Of a sum, too, where the penalty would have no graph, and a loss with it the gradient of one without."""
+    maps = [m.requires_grad_() for m in maps_like(SHAPES, 2, 1, torch.float32)]
+    loss = overflow(maps[0]) if name == "overflow" else STYLE_LOSSES[name](maps_like(SHAPES, 1, 2, torch.float32))(maps)
+    with pytest.raises(RuntimeError, match="loss can be differentiated once only"):
+        torch.autograd.grad(loss, maps[0], create_graph=True)
+
+
 def test_gradients_of_gaussian_w2_have_the_memory_order_of_the_maps():
     """So that what comes before in the network works in one order; the numbers are the same in either."""
     (target,), (map,) = maps_like([(5, 6, 7)], 1, 2), maps_like([(5, 6, 7)], 2, 1)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from nca_fast.once import once
+
 # Exponents of the largest activation of a usual picture, and of the largest gradient where it enters. 2**16 is the end:
 # both may grow to 256 times as much, and a 4-millionth of them is still exact to 11 bits.
 _ACTIVATION = 8
@@ -61,6 +63,9 @@ def in_half(
     return list(_Leave.apply(scale, factors, *network(_Enter.apply(pixels, dtype, scale))))
 
 
+_ONCE = "features in 16 bits can be differentiated once only, but a second derivative was asked for."
+
+
 class _Scale:
     """The factor of the gradients of one call, [] on the device: `_Leave` chooses it, `_Enter` takes it back."""
 
@@ -74,7 +79,7 @@ class _Enter(torch.autograd.Function):
         return pixels.to(dtype, memory_format=torch.channels_last)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once(_ONCE)
     def backward(ctx, grad):
         return grad.float() / ctx.scale.value, None, None
 
@@ -87,7 +92,7 @@ class _Leave(torch.autograd.Function):
         return tuple(map.float() / factor for map, factor in zip(maps, factors, strict=True))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once(_ONCE)
     def backward(ctx, *grads):
         grads = [None if grad is None else grad / factor for grad, factor in zip(grads, ctx.factors, strict=True)]
         largest = torch.stack([grad.abs().amax() for grad in grads if grad is not None]).amax().clamp(min=1e-30)

@@ -8,8 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from nca_fast.once import once
+
 # Inputs of convolutions on a CPU whose gradient is a product of matrices and a sum: oneDNN takes six times as long.
 _FEW = 4
+_ONCE = "features of a torus can be differentiated once only, but a second derivative was asked for."
 
 
 def wrap_pad(x: torch.Tensor, pad: int) -> torch.Tensor:
@@ -46,7 +49,7 @@ class _WrapPad(torch.autograd.Function):
         return _padded(x, pad)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once(_ONCE)
     def backward(ctx, grad_padded):
         return _unpadded(grad_padded.clone(memory_format=torch.preserve_format), ctx.pad), None
 
@@ -60,7 +63,7 @@ class _Convolved(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once(_ONCE)
     def backward(ctx, grad):
         out, weight, padded = ctx.saved_tensors
         grad = torch.ops.aten.threshold_backward(grad, out, 0)

@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
+from nca_fast.once import once
+
 _BLOCK = 1 << 16  # elements: keys of that many take 512 KiB
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 
@@ -120,7 +122,7 @@ class _SortedSquares(torch.autograd.Function):
         return x.new_tensor(sums.sum())
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once("a style loss can be differentiated once only, but a second derivative was asked for.")
     def backward(ctx, grad_sum):
         (half_grad,) = ctx.saved_tensors
         return half_grad * (2 * grad_sum), None

@@ -108,12 +108,11 @@ class VAENCA(nn.Module):
         middle = mean.mean(0)
         covariance = (mean - middle).T @ (mean - middle) / len(mean)
         variance, least = covariance.diagonal().mean(), 1e-10 * mean.square().mean()
-        turn = torch.eye(latent, dtype=covariance.dtype, device=covariance.device)
-        if variance > least:
-            values, vectors = torch.linalg.eigh(covariance)
-            turn = (vectors * (values.clamp(min=0) + variance * latent / len(mean)).rsqrt()) @ vectors.T
-            spread = (turn @ covariance @ turn).diagonal().sqrt()
-            turn /= torch.where(covariance.diagonal() > least, spread, 1.0)[:, None]
+        values, vectors = torch.linalg.eigh(covariance)
+        turn = (vectors * (values.clamp(min=0) + variance * latent / len(mean)).rsqrt()) @ vectors.T
+        spread = (turn @ covariance @ turn).diagonal().sqrt()
+        turn /= torch.where(covariance.diagonal() > least, spread, 1.0)[:, None]
+        turn = torch.where(variance > least, turn, torch.eye(latent).to(turn))
         if processes.count() > 1:  # they must begin with the same bits
             middle, turn = map(middle.new_tensor, processes.broadcast([middle.tolist(), turn.tolist()]))
         last.weight[:latent] = turn.to(last.weight) @ last.weight[:latent]
