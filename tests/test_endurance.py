@@ -196,6 +196,8 @@ def test_what_goes_on_beyond_its_minutes_keeps_their_last_settings(tmp_path, pic
     train_texture(replace(LONG, iterations=10**6, minutes=0.001), picture, tmp_path, progress=False)
     planned = [plan for _, plan in asked]
     assert planned == sorted(planned) and planned[-1] == 10**6 > asked[-1][0]
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert all(line["learning_rate"] > 0 for line in log)
 
 
 def test_a_training_that_is_killed_in_such_a_round_goes_on_to_the_same_bits(tmp_path, picture, monkeypatch):

@@ -13,7 +13,7 @@ from nca_fast import NCA, checkpoint, cli, features, ops
 from nca_fast.losses import style
 from nca_fast.media.images import load_image, save_image
 from nca_fast.systems.swatches import for_textures, judged_each, rolled_out, turns
-from nca_fast.systems.texture import Texture, TextureSources
+from nca_fast.systems.texture import GREY_WEIGHT, Texture, TextureSources
 from nca_fast.training import pool, system
 from nca_fast.training.endurance import Endurance
 from nca_fast.training.loop import derived_seed
@@ -251,6 +251,17 @@ def test_grey_pictures_make_an_automaton_that_draws_grey(tmp_path):
     nca = NCA.from_pretrained(tmp_path)
     rgb = nca.to_rgb(nca(nca.initial_state(1, 24, 40, texture="b"), steps=20, seed=0))[0]
     assert rgb.std() > 0.005 and torch.equal(rgb[0], rgb[1]) and torch.equal(rgb[0], rgb[2])
+
+
+def test_what_is_grey_beside_pictures_in_colour_pays_for_its_own(tmp_path, pictures):
+    grey = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0)).expand(3, -1, -1)
+    work = Texture(SEVERAL.resolved(), TextureSources(grey, (pictures[0],), ("grey", "clay")), None, tmp_path)
+    work.begin(work.model(), None)
+    states = work.start(2, 0)
+    states[:, work.nca.rgb_channel] += torch.tensor([0.3, 0.6])[:, None, None]  # red; the second shall have colours
+    chroma = work.objective()(states, torch.Generator())["chroma"]
+    cells = states[0, 0].numel()
+    assert float(chroma) == pytest.approx(GREY_WEIGHT * cells * (0.2**2 + 2 * 0.1**2), rel=1e-5)
 
 
 @pytest.mark.parametrize(

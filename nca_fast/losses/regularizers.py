@@ -42,6 +42,18 @@ class _Overflow(torch.autograd.Function):
         return beyond.sign().mul_(grad), None, None
 
 
+def chroma(rgb: torch.Tensor) -> torch.Tensor:
+    """How far a picture is from grey: the sum of (rgb - mean of the three colours of the cell)^2.
+
+    Args:
+        rgb: [B, 3, H, W].
+
+    Returns:
+        Scalar, at least 0.
+    """
+    return (rgb - rgb.mean(1, keepdim=True)).square().sum()
+
+
 def total_variation(rgb: torch.Tensor) -> torch.Tensor:
     """Roughness on the torus: sum |rgb - rgb one row down| + |rgb - rgb one column right|.
 

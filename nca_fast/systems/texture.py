@@ -37,6 +37,7 @@ from nca_fast.training.system import PoolSystem, given_or_saved
 
 CELLS = 12  # from one thing in a picture to the next, where the scale is chosen
 GREY = 0.5 / 255  # where colours differ by less, rms, a picture is grey
+GREY_WEIGHT = 100.0  # of the colours of what is to become grey, where one automaton learns pictures in colour as well
 
 
 class Texture(PoolSystem):
@@ -229,6 +230,7 @@ class Texture(PoolSystem):
         seen = levelled if config.grid == "hex" else torch.nn.Identity()
         dtype = network_dtype(nca.device, config.precision)
         extractor = features.load(config.features, config.weights, dtype=dtype, picture=target).to(nca.device)
+        grey = bool(self.swatches) and not self.grey and is_grey(target)
         distance = style.load(config.loss, extractor, moved(target, nca.device), config.projections)
 
         def measure(states: Tensor, *drawn: Tensor) -> dict[str, Tensor]:
@@ -236,6 +238,7 @@ class Texture(PoolSystem):
             return weighted(
                 style=(1.0, lambda: distance(extractor(rgb), drawn=drawn)),
                 overflow=(config.overflow_weight, lambda: regularizers.overflow(states)),
+                chroma=(GREY_WEIGHT * grey, lambda: regularizers.chroma(rgb)),
             )
 
         return Captured(measure), distance.draw
