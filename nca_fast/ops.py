@@ -58,6 +58,9 @@ def rollout(
     tensor, is at most twice that of plain PyTorch at the same precision, or 3e-7, in the median over states. On one
     state the sum of a few terms that cancel may be further off, in either (bench/faults/rollouts.py tries hundreds).
 
+    Infinity and NaN of a state that blew up may reach fewer cells by the C++ kernel, which multiplies by no taps of 0,
+    than in the reference, and none from a channel that no unit looks at.
+
     A process that is forked after a rollout on a CPU takes one thread, because OpenMP does not survive a fork; for more
     threads start it with "spawn" or "forkserver".
 
