@@ -33,6 +33,11 @@ Module = TypeVar("Module", bound="nn.Module")
 HEADER_KEY = "nca_fast"
 FLOATS = ("F64", "F32", "F16", "BF16")
 INTEGERS = ("I64", "I32", "I16", "I8", "U8", "BOOL")
+# What model files hold, by the key of its description: what errors call it, and what draws with it.
+_KINDS = {
+    "nca": ("an automaton of one rule", "nca-fast render or apply draws"),
+    "vae": ("a VAE-NCA", "nca-fast vae fuse, repair or outpaint draws"),
+}
 
 
 class Contents(dict):
@@ -167,13 +172,12 @@ def _readable_name(path: Path, number: int) -> str:
     return str(path)
 
 
-def load_module(path: Path, key: str, what: str, make: Callable[[dict], Module]) -> Module:
+def load_module(path: Path, key: str, make: Callable[[dict], Module]) -> Module:
     """A module with the weights of a model file.
 
     Args:
         path: The file.
-        key: Where its metadata has the module's configuration.
-        what: What the file must hold, for the error: "an automaton".
+        key: Where its metadata has the module's configuration, one of `_KINDS`.
         make: The module of a configuration.
 
     Raises:
@@ -183,8 +187,12 @@ def load_module(path: Path, key: str, what: str, make: Callable[[dict], Module])
 
     with opened(path) as file:
         metadata = _metadata(file, path)
+        what = _KINDS[key][0]
         if key not in metadata:
-            raise ValueError(f"{path} must hold {what}, but its metadata has only {sorted(metadata)}.")
+            held = [
+                f"holds {other}, and {draws} with it" for name, (other, draws) in _KINDS.items() if name in metadata
+            ]
+            raise ValueError(f"{path} must hold {what}, but {(*held, 'has no description of one')[0]}.")
         try:
             # Without memory, of which a few bytes can ask for any amount, and with no more layers than there can be.
             with torch.device("meta"), _at_most(2 * len(file.keys()) + 16):

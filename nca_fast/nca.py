@@ -291,7 +291,7 @@ class NCA(nn.Module):
         from nca_fast import checkpoint
         from nca_fast.pretrained import model_file
 
-        return checkpoint.load_module(model_file(model), "nca", "an automaton", cls.from_config)
+        return checkpoint.load_module(model_file(model), "nca", cls.from_config)
 
     def extra_repr(self) -> str:
         rule = self.rule

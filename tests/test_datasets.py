@@ -247,7 +247,7 @@ def test_labels_are_no_pictures(tmp_path):
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="must be digits, faces or a folder, but there is none called 'letters'"):
+    with pytest.raises(ValueError, match="must be digits, faces or a folder, but there is none called 'letters'.$"):
         load_pictures("letters", 28, grey=True)
 
 

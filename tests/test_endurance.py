@@ -230,6 +230,7 @@ def test_what_never_lasts_is_said_and_is_an_error(tmp_path, picture, monkeypatch
     assert main([*command.split(), "--steps-min", "2", "--steps-max", "3", "--video-steps", "0"]) == 2
     assert len(seen) == ROUNDS + 1
     said = capsys.readouterr()
+    assert "runs away within 64 steps on 512 x 512 cells: on to iteration 21, round 1 of at most 4\n" in said.out
     assert "the automaton must last, but it runs away within 64 steps on 512 x 512 cells" in said.err
     assert "Train again longer (it had 27 of the usual 2000 iterations), or with another --seed." in said.err
     assert "next:" not in said.out and "texture.png" in said.out and (tmp_path / "run" / "model.safetensors").exists()

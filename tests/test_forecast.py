@@ -3,6 +3,7 @@
 import pytest
 
 from nca_fast.systems.growing_settings import GrowingConfig
+from nca_fast.systems.vae.settings import VAEConfig
 from nca_fast.training.forecast import cost, expected, time_in_words
 
 
@@ -24,6 +25,12 @@ def test_later_rollouts_take_their_time():
     assert seconds == 60 and iterations == round(60 * (0.7 / 0.2 + 0.3 / 0.3))
     assert expected([(1, 5.0)], lambda iteration: (1, 1), 7) == (7, pytest.approx(35.0))
     assert expected([(1, 5.0)], lambda iteration: (1, 1), 7, limit=1.0)[0] == 1
+
+
+def test_rollouts_of_one_length_are_told_in_full():
+    """A VAE's are all of its preset's length, by which its iterations take what they take."""
+    config = VAEConfig().resolved()
+    assert expected([(64, 0.4)] * 9, config.steps_at, 2000, limit=60.0) == (150, 60.0)
 
 
 def test_times_in_words():

@@ -141,6 +141,15 @@ def test_command(tmp_path, capsys):
     assert "there is no 'missing.png'" in capsys.readouterr().err
 
 
+def test_a_picture_with_nothing_transparent_is_said(picture, tmp_path):
+    """Else what is meant to grow as a shape grows as a rectangle, and nobody knows why."""
+    picture[3, 2:, 3:] = 1
+    for least, said in (0.9, 0), (1.0, 1):
+        picture[3] = picture[3].clamp(min=least)
+        work = growing.Growing(CONFIG, growing.GrowingSources(picture), None, tmp_path)
+        assert len(work.beginning()) == said
+
+
 @pytest.mark.parametrize(
     ("iterations", "said"),
     [

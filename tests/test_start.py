@@ -64,7 +64,7 @@ ANSWERS = [
     ),
     (["clip", "red", "dots:-x", "--out", "x"], 2, "not ':-' in 'dots:-x'"),
     (["clip", "red", "--image-prompts", "no.png:2", "--out", "x"], 2, "--image-prompts must be an existing file"),
-    (["vae", "digitz", "--out", "x"], 2, "there is none called 'digitz'"),
+    (["vae", "digitz", "--out", "x"], 2, "there is none called 'digitz'. Did you mean digits?"),
     (["grow", "nothing.png", "--out", "x"], 2, "there is no 'nothing.png'"),
     *(
         (f"{command} --out x.png".split(), 2, "model file nowhere/none must exist, but there is none. Check the path")

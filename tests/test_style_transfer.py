@@ -369,8 +369,12 @@ def test_a_run_keeps_its_settings_and_pictures(tmp_path, pictures, whole_run):
     ):
         with pytest.raises(ValueError, match=message):
             train_style(replace(TINY, **change), style, content, whole_run, resume=True, progress=False)
-    for style, content in ((None, [noise(2)]), (noise(1), [])):
-        with pytest.raises(ValueError, match="style and content must be given to begin a run"):
+    for style, content, missing in (
+        (None, [noise(2)], "style"),
+        (noise(1), [], "content"),
+        (None, [], "style and content"),
+    ):
+        with pytest.raises(ValueError, match=f"^{missing} must be given to begin a run"):
             train_style(TINY, style, content, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 

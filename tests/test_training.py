@@ -321,6 +321,20 @@ def test_in_so_many_minutes_the_bar_tells_what_is_done_from_what_is_over(capsys)
         assert said in shown and ("30 iterations, loss 0.5" in shown) == timed and ("80/100" in shown) != timed
 
 
+@pytest.mark.parametrize("timed", [True, False])
+def test_the_bar_begins_anew_beyond_the_plan(capsys, timed):
+    """There a report has its iteration as its place, which is far before the end of a plan of minutes."""
+    with listeners.ProgressBar(3000, timed=timed) as bar:
+        bar(listeners.Report(140, 3000, 1.0, {}, 1e-3, 64, 1, 1.0))
+        capsys.readouterr()
+        bar.go_on(140, 150)
+        bar(listeners.Report(147, 147, 1.0, {}, 1e-3, 64, 1, 1.0))
+        bar.bar.refresh()
+        shown = capsys.readouterr().err
+    assert "98%" in shown or "147/150" in shown
+    assert "3000" not in shown and bar.bar.initial == 140
+
+
 def test_checkpoints_come_by_iterations_or_by_time():
     saved = []
     by_number = listeners.Checkpoints(lambda: saved.append("number"), every=3, seconds=1e9)

@@ -1,5 +1,6 @@
 """VAE-NCA: shapes and formulas, training that resumes to the bit, and what is drawn."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,7 +208,9 @@ def test_saved_models_come_back(model, tmp_path):
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value)
     checkpoint.save(tmp_path / "model.safetensors", {"x": torch.zeros(1)}, {"nca": {}})
-    with pytest.raises(ValueError, match="must hold a VAE-NCA, but its metadata has only"):
+    with pytest.raises(
+        ValueError, match="must hold a VAE-NCA, but holds an automaton of one rule, and nca-fast render"
+    ):
         VAENCA.from_pretrained(tmp_path)
 
 
@@ -311,7 +314,9 @@ def test_commands(tiny, tmp_path, capsys):
         assert cli.main(["vae", *command, *where]) == 0
         assert load_image(tmp_path / "a.png").ndim == 3
         (tmp_path / "a.png").unlink()
-    capsys.readouterr()
+        proposed = capsys.readouterr().out.partition("next: nca-fast ")[2].splitlines()[0]
+        assert cli.main(shlex.split(proposed.replace("--out ", f"--out {tmp_path}/"))) == 0
+        capsys.readouterr()
     assert cli.main(["vae", "nowhere", "--out", str(tmp_path / "other")]) == 2
     assert "must be digits, faces or a folder, but there is none called 'nowhere'" in capsys.readouterr().err
     assert cli.main(["vae", "digits", "--out", out]) == 2

@@ -1,5 +1,6 @@
 """The command that writes an automaton for other engines."""
 
+import shlex
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,7 +75,8 @@ class Export:
         content = self._json(nca, path) if self.to == "json" else self._onnx(nca)
         with atomic_path(self.out) as temporary:
             temporary.write_bytes(content)
-        finish([self.out], said=[HELD[self.to]])
+        model = shlex.quote(self.model)
+        finish([self.out], said=[HELD[self.to]], then=[f"nca-fast web {model} --out page.html"])
 
     def _json(self, nca: "NCA", path: Path) -> bytes:
         from nca_fast.export.pages import encoded

@@ -1,5 +1,6 @@
 """Commands about a trained VAE-NCA: what two pictures have in common, repair, and what lies beyond the edges."""
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from nca_fast.canvas.settings import MemoryOption
+from nca_fast.commands.again import again
 from nca_fast.compute import ComputeConfig
 from nca_fast.pretrained import check_model
 
@@ -39,6 +41,12 @@ class Drawing:
 
         return open_model(VAENCA, self.model, self.compute), {"seed": self.seed} | self.compute.how
 
+    def beyond(self, image: str, vae: "VAENCA") -> str:
+        """Spells the command that continues a picture to twice its size."""
+        side = 2 * vae.architecture.size
+        picture, model = shlex.quote(image), shlex.quote(str(self.model))
+        return f"nca-fast vae outpaint {picture} --model {model} --height {side} --width {side} --out larger.png"
+
 
 @dataclass(frozen=True, kw_only=True)
 class VaeFuse(Drawing):
@@ -62,7 +70,8 @@ class VaeFuse(Drawing):
 
         vae, how = self.open()
         drawing.draw_fusion(vae, self.a, self.b, self.out, **how)
-        finish([self.out])
+        model = shlex.quote(str(self.model))
+        finish([self.out], then=[self.beyond(self.a, vae), f"nca-fast web {model} --out page.html"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +96,7 @@ class VaeRepair(Drawing):
 
         vae, how = self.open()
         drawing.draw_repair(vae, self.image, self.damage, self.out, **how)
-        finish([self.out])
+        finish([self.out], then=[self.beyond(self.image, vae)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,4 +126,4 @@ class VaeOutpaint(Drawing):
         needed = 3 * 4 * vae.rule.channels * self.height * self.width  # the state, the next one, and what is shown
         check_memory(needed, f"{self.height} x {self.width} cells", vae.device, self.memory)
         drawing.draw_outpainting(vae, self.image, self.height, self.width, self.out, **how)
-        finish([self.out])
+        finish([self.out], then=[again(command, type(self), seed=self.seed + 1, out="other.png")])

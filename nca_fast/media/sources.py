@@ -49,4 +49,5 @@ def check_data_set(name: str) -> None:
     """Raises ValueError for what is neither one of `DATA_SETS` nor a folder."""
     if name not in DATA_SETS and not os.path.isdir(name):
         found = f"{name!r} is a file: name its folder" if os.path.exists(name) else f"there is none called {name!r}"
-        raise ValueError(f"the data set must be {', '.join(DATA_SETS)} or a folder, but {found}.")
+        meant = did_you_mean(closest(name, DATA_SETS))
+        raise ValueError(f"the data set must be {', '.join(DATA_SETS)} or a folder, but {found}.{meant}")

@@ -55,6 +55,13 @@ class Growing(PoolSystem):
         self.learned_size = config.image_size
         self.facts = {"image": saved.metadata["image"] if saved else source_name(sources.image)}
 
+    def beginning(self) -> list[str]:
+        """Says of a picture with nothing transparent that its background is learned with it."""
+        margin = self.config.image_margin
+        if self.target[3, margin : self.size()[0] - margin, margin : self.size()[1] - margin].min() < 1:
+            return []
+        return ["nothing of the picture is transparent: all of its rectangle is learned, the background too"]
+
     def forecast(self, iterations: int) -> list[str]:
         """As `System.forecast`: what runs of such a length have left."""
         return [_expected(iterations)]
@@ -166,7 +173,7 @@ class Growing(PoolSystem):
         grown, regrown = figures["grown"], figures["regrown"]
         error = f"mean squared error grown {grown:.2g}, regrown {regrown:.2g} (sharp: {SHARP:g} or less)"
         if max(grown, regrown) > SHARP:
-            error += f"; a longer run is sharper: nca-fast grow ... --iterations {2 * self.config.iterations}"
+            error += f"; a longer run is sharper: nca-fast grow ... {self.config.longer(2)}"
         return [error]
 
     def then(self, out: Path) -> list[str]:

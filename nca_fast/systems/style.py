@@ -55,9 +55,12 @@ class Style(PoolSystem):
             "style": source_name(sources.style),
             "content": [source_name(source) for source in sources.content],
         }
-        if saved is None and (sources.style is None or not sources.content):
+        lacking = {"style": sources.style is None, "content": not sources.content}
+        missing = [name for name, lacks in lacking.items() if lacks]
+        if saved is None and missing:
             raise ValueError(
-                f"style and content must be given to begin a run: folder {out} holds none that --resume goes on with."
+                f"{' and '.join(missing)} must be given to begin a run: folder {out} holds none that --resume goes on "
+                "with."
             )
         if saved is None and config.style_size is not None and config.style_scale != 1:
             raise ValueError(

@@ -55,6 +55,11 @@ class ProgressBar:
         self.bar.set_postfix_str(said, refresh=False)
         self.bar.update(report.planned - self.bar.n)
 
+    def go_on(self, iteration: int, until: int) -> None:
+        """Begins anew, beyond the plan: from an iteration to another, which reports then have as `planned`."""
+        self.bar.reset(total=until)
+        self.bar.initial = self.bar.n = iteration
+
     def __enter__(self) -> "ProgressBar":
         return self
 

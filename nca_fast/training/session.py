@@ -309,6 +309,8 @@ def _train(
         while True:
             if rounds:
                 plan = Plan(until, partial(_rate_of_round, config, until), beyond=config.iterations)
+                if first_process:
+                    bar.go_on(run.iteration, until)
             saved_at, watch = run.iteration, Stopwatch()
             try:
                 complete = train(
@@ -335,3 +337,5 @@ def _train(
             if endured is None or endured.runaway is None or rounds == ROUNDS:
                 return seconds, cell_steps, endured
             rounds, until = rounds + 1, run.iteration + math.ceil(ROUND * run.iteration)
+            if first_process:
+                say(f"{endured}: on to iteration {until}, round {rounds} of at most {ROUNDS}")

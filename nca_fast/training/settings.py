@@ -120,8 +120,14 @@ class RunConfig(ComputeConfig):
         return self.learning_rate * self.lr_gamma ** sum(iteration >= milestone for milestone in self.lr_milestones)
 
     def steps_at(self, iteration: int) -> tuple[int, int]:
-        """The shortest and the longest rollout of an iteration, in steps, of resolved settings; all are alike here."""
-        return 1, 1
+        """The shortest and the longest rollout of an iteration, in steps, of resolved settings."""
+        raise NotImplementedError
+
+    def longer(self, times: int) -> str:
+        """Spells the option of a training so many times as long."""
+        if self.minutes is not None:
+            return f"--minutes {times * self.minutes:g}"
+        return f"--iterations {times * self.iterations}"
 
     def check_least(self, **bounds: float) -> None:
         """Raises ValueError for a field, not None, that is below its bound, infinite or NaN."""

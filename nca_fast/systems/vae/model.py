@@ -237,7 +237,7 @@ class VAENCA(nn.Module):
         from nca_fast import checkpoint
         from nca_fast.pretrained import model_file
 
-        return checkpoint.load_module(model_file(model), "vae", "a VAE-NCA", cls.from_config)
+        return checkpoint.load_module(model_file(model), "vae", cls.from_config)
 
 
 def _keep_variance(network):

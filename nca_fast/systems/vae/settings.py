@@ -55,6 +55,13 @@ class VAEConfig(RunConfig):
             raise ValueError(f"damage_radius must be above 0 and at most 1, but got {self.damage_radius}.")
         self.check_choices(preset=VAEPreset, loss=Reconstruction)
 
+    def steps_at(self, iteration: int) -> tuple[int, int]:
+        """As `RunConfig.steps_at`: all are as long as the preset says."""
+        from nca_fast.systems.vae.architecture import ARCHITECTURES  # loads torch
+
+        steps = ARCHITECTURES[self.preset].steps
+        return steps, steps
+
 
 @dataclass(frozen=True)
 class VAESources:

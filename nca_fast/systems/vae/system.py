@@ -159,10 +159,9 @@ class VAE:
         error = f"mean squared error of test pictures {test:.4f}"
         if mean > 0:  # it is 0 where all pictures are the same
             error += f", {test / mean:.2f} of that of the mean picture"
-        if test >= mean > 0:
-            error += (
-                f": pictures are not told apart yet; train longer, such as --iterations {4 * self.config.iterations}"
-            )
+        if 2 * test >= mean > 0:
+            how = "not" if test >= mean else "hardly"
+            error += f": pictures are {how} told apart yet; train longer, such as {self.config.longer(4)}"
         return [error]
 
     def then(self, out: Path) -> list[str]:
