@@ -23,12 +23,15 @@ def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
     On a CPU one of `LEAST` to `MOST` bytes of float32 lies in memory that stays for the next one. Of the arrays that
     nobody has, the smallest that is large enough is taken. Where all would be more than `MOST`, unused ones go first,
-    and older ones before later ones.
+    and older ones before later ones. Who would have to wait for another thread, or for one that a fork left behind,
+    takes memory of its own.
     """
     numbers = math.prod(shape)
     if not (like.is_cpu and like.dtype == torch.float32 and LEAST <= 4 * numbers <= MOST):
         return like.new_empty(shape)
-    with _lock:
+    if not _lock.acquire(blocking=False):
+        return like.new_empty(shape)
+    try:
         enough = [array for array in _unused() if len(array) >= numbers]
         if enough:
             array = min(enough, key=len)
@@ -37,6 +40,8 @@ def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
             array = np.empty(numbers, np.float32)
             _kept.append(array)
         return torch.from_numpy(array[:numbers].reshape(shape))
+    finally:
+        _lock.release()
 
 
 def _unused() -> list[np.ndarray]:
