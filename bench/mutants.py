@@ -22,9 +22,9 @@ MUTANTS = [
     ("cpu/step.h", "s.column0 + uint32_t(column)", "uint32_t(column)"),
     ("cpu/step.h", "(s.row0 + row) % s.canvas_height", "row % s.canvas_height"),
     ("cpu/step.h", "(s.row0 + row) % s.canvas_height", "s.row0 + row"),
-    ("cpu/narrow.h", "slots[1] = c - a;", "slots[1] = a - c;"),
-    ("cpu/narrow.h", "slots[0] = (a + c) + 2 * b;", "slots[0] = (a + c) + b;"),
-    ("cpu/narrow.h", "slots[3] = a;", "slots[3] = c;"),
+    ("cpu/narrow.h", "profiles[1] = c - a;", "profiles[1] = a - c;"),
+    ("cpu/narrow.h", "profiles[0] = (a + c) + 2 * b;", "profiles[0] = (a + c) + b;"),
+    ("cpu/narrow.h", "profiles[3] = a;", "profiles[3] = c;"),
     ("cpu/narrow.h", "load(grad + 1 - bit / PROFILES)", "load(grad - 1 + bit / PROFILES)"),
     (
         "cpu/filters.h",

@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -154,11 +155,20 @@ class TestCompilers:
             resource.setrlimit(resource.RLIMIT_AS, before)
         assert [*cache.iterdir()] == [library] and compiles.starts() == 1
 
-    def test_ctrl_c_ends_all_that_the_compiler_has_started(self, cache, compiles, tmp_path):
-        """Its programs are children of its own; what they hold open is closed when they have ended."""
+    @pytest.mark.parametrize("slowly", [0, 1])
+    def test_ctrl_c_ends_all_that_the_compiler_has_started(self, slowly, cache, compiles, tmp_path, monkeypatch):
+        """Its programs are children of its own; what they hold open is closed when they have ended. Also where they are
+        there before Popen has returned, as on a busy machine."""
         pipe = tmp_path / "pipe"
         os.mkfifo(pipe)
         compiles(f"(sleep 20; echo lived on) > {pipe}; exit 1")
+
+        def popen(*words, started=subprocess.Popen, **how):
+            process = started(*words, **how)
+            time.sleep(slowly)
+            return process
+
+        monkeypatch.setattr(subprocess, "Popen", popen)
 
         def interrupt():
             with pipe.open() as file:  # when they are there

@@ -260,8 +260,8 @@ def test_recipe_is_where_the_options_begin(monkeypatch, tmp_path):
         raise OSError("seen enough")
 
     monkeypatch.setattr(session, "run_training", train)
-    assert cli.main(["clip", "noses", "--recipe", "deb", "--out", str(tmp_path / "x"), "--pool-size", "9"]) == 2
-    assert asked == {"config": replace(RECIPES["deb"], pool_size=9), "prompts": ("noses",)}
+    assert cli.main(["clip", "noise", "--recipe", "deb", "--out", str(tmp_path / "x"), "--pool-size", "9"]) == 2
+    assert asked == {"config": replace(RECIPES["deb"], pool_size=9), "prompts": ("noise",)}
 
 
 # Several processes

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -160,11 +161,14 @@ def compile_library(
 def _run(words: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
     """Runs a compiler; what interrupts this process ends that and all that it started. Returns status and words."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
-    with subprocess.Popen(words, env=environment, start_new_session=True, **pipes) as process:
+    how = {"env": environment, "start_new_session": True, **pipes}
+    with ThreadPoolExecutor(1) as apart:  # an exception in the midst of Popen would lose what is started
+        starting = apart.submit(subprocess.Popen, words, **how)
         try:
+            process = starting.result()
             out, said = process.communicate()
         except BaseException:
-            with suppress(OSError):
+            with suppress(OSError), starting.result() as process:
                 os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
             raise
     return process.returncode, said or out
