@@ -97,6 +97,9 @@ class Kernels(Protocol):
             field: Frames, float32 [1 or B, 2, H, W], or None. A backend that refuses them need not know of it.
         """
 
+    def steps_at_once(self, x: Tensor, weights: Any, fire: Tensor, rule: KernelRule, place: Place) -> int:
+        """Counts the steps that `advance` takes from x to one state without memory for another; at least 1."""
+
     def advance(
         self, x: Tensor, weights: Any, fire: Tensor, rule: KernelRule, place: Place, states: Tensor, every: int
     ) -> None:

@@ -227,8 +227,9 @@ def advance(
         y = torch.empty_like(state)
         kernels.advance(state, packed, fire, kernel_rule, place, y[None], steps)
         return spare.copy_(kernels.from_layout(y, rule.channels)), x
-    for n in range(steps):
-        kernels.advance(x, packed, fire, kernel_rule, place.after(n), spare[None], 1)
+    at_once = kernels.steps_at_once(x, packed, fire, kernel_rule, place)
+    for n in range(0, steps, at_once):
+        kernels.advance(x, packed, fire, kernel_rule, place.after(n), spare[None], min(at_once, steps - n))
         x, spare = spare, x
     return x, spare
 

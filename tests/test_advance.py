@@ -35,6 +35,28 @@ def test_two_buffers_give_the_bits_of_a_rollout(nca, backend, steps, options):
         assert torch.equal(other, x)
 
 
+@pytest.mark.parametrize(("rows", "steps_at_once"), [(20, 1), (70, 3), (100, 4)])
+def test_steps_that_follow_each_other_down_the_rows(nca, rows, steps_at_once, monkeypatch):
+    """No memory for a third state is asked for, however many steps run at once."""
+    from nca_fast.kernels.cpu import rollout
+
+    from nca_fast.kernels import kept_memory
+
+    counts, real, threads = [], rollout.advance, torch.get_num_threads()
+    x = nca.initial_state(1, rows, 9)
+    expected = nca(x, 9, seed=3).detach()
+    monkeypatch.setattr(rollout, "advance", lambda *given: counts.append(given[-1]) or real(*given))
+    monkeypatch.setattr(kept_memory, "empty", None)
+    buffers = x.clone(), torch.full_like(x, torch.nan)
+    try:
+        torch.set_num_threads(1)
+        result, _ = advance(*buffers, nca.weights, nca.rule, 9, seed=3, backend="cpu")
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(result, expected)
+    assert counts[0] == steps_at_once and sum(counts) == 9
+
+
 def test_kernels_with_a_layout_of_their_own(nca):
     pytest.importorskip("triton", reason="the Triton kernels need triton: pip install triton")
     from triton_rollouts import DEVICE

@@ -65,6 +65,7 @@ _RULE, _CANVAS = ctypes.POINTER(Rule), ctypes.POINTER(Canvas)
 _FUNCTIONS = {
     "packed_size": ([_RULE], c_int64),
     "pack": ([_RULE, c_void_p, c_int64, c_void_p], c_char_p),
+    "steps_at_once": ([_RULE, _CANVAS, ctypes.POINTER(c_int64)], c_char_p),
     "advance": ([_RULE, _CANVAS, c_int64, c_void_p, c_void_p, c_int64, c_int64, c_void_p], c_char_p),
     "backward": ([_RULE, _CANVAS, c_int64, c_void_p, c_int64, *[c_void_p] * 4], c_char_p),
 }
@@ -113,8 +114,18 @@ class Library:
         """Packs params [rules, parameters] into networks [rules, packed_size]."""
         _raise(self._pack(byref(rule), params.data_ptr(), len(networks), networks.data_ptr()))
 
+    def steps_at_once(self, rule: Rule, canvas: Canvas) -> int:
+        """Counts the steps that `advance` takes in one go down the rows, without memory for another state."""
+        steps = c_int64()
+        _raise(self._steps_at_once(byref(rule), byref(canvas), byref(steps)))
+        return steps.value
+
     def advance(self, rule: Rule, canvas: Canvas, first_step: int, x, states, every: int, scratch) -> None:
-        """Makes states[j] the state after (j + 1) * every steps from x; scratch is like x, or None if every is 1."""
+        """Makes states[j] the state after (j + 1) * every steps from x.
+
+        Args:
+            scratch: Like x; it may be None where `every` is at most `steps_at_once`, and x is not states[0].
+        """
         spare = None if scratch is None else scratch.data_ptr()
         counts = len(states), every
         _raise(self._advance(byref(rule), byref(canvas), first_step, x.data_ptr(), states.data_ptr(), *counts, spare))

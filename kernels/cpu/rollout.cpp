@@ -142,8 +142,14 @@ void take(std::unique_ptr<Chain>& chain, const Step& s, Plan plan, const Bits* c
   chain->rows(group.first, group.from, group.to, begin, end);
 }
 
-// states[j] = x after (j + 1) * every steps, for `count` states; scratch is another one, null when every is 1. Where x is
-// states[0], every is even.
+// How many steps of a call need no memory for another state.
+int64_t steps_at_once(const Rule& rule, const Canvas& canvas) {
+  const Step s(rule, canvas);
+  return planned(s, share_count(s), CHAIN, rule.alive_channel >= 0).steps;
+}
+
+// states[j] = x after (j + 1) * every steps, for `count` states; scratch is another one, which may be null where x is not
+// states[0] and `every` is at most `steps_at_once`. Where x is states[0], every is even.
 void advance(const Rule& rule, const Canvas& canvas, int64_t first_step, const float* x, float* states, int64_t count, int64_t every, float* scratch) {
   const Step s(rule, canvas);
   const int64_t size = s.B * s.C * s.plane(), shares = share_count(s);
@@ -283,6 +289,10 @@ NCA_FAST_EXPORT int64_t nca_fast_packed_size(const Rule* rule) { return packed_s
 
 NCA_FAST_EXPORT const char* nca_fast_pack(const Rule* rule, const float* params, int64_t rules, float* networks) {
   return guarded([&] { pack(*rule, params, rules, networks); });
+}
+
+NCA_FAST_EXPORT const char* nca_fast_steps_at_once(const Rule* rule, const Canvas* canvas, int64_t* steps) {
+  return guarded([&] { *steps = steps_at_once(*rule, *canvas); });
 }
 
 NCA_FAST_EXPORT const char* nca_fast_advance(const Rule* rule, const Canvas* canvas, int64_t first_step, const float* x, float* states, int64_t count,

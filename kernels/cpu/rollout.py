@@ -132,6 +132,13 @@ def _canvas(x, weights, fire, place):
     return Canvas(*x.shape, *networks, fire.data_ptr(), *rates, noise.data_ptr(), len(noise), *where, *frames)
 
 
+def steps_at_once(x: Tensor, weights: Weights, fire: Tensor, rule, place) -> int:
+    """Counts the steps that run down the rows behind each other; those of 16 bits are taken one by one."""
+    if x.dtype != torch.float32:
+        return 1
+    return build.load().steps_at_once(_rule(rule), _canvas(x, weights, fire, place))
+
+
 def advance(x: Tensor, weights: Weights, fire: Tensor, rule, place, states: Tensor, every: int) -> None:
     """Takes the steps, in calls of limited length."""
     library, rule, canvas = build.load(), _rule(rule), _canvas(x, weights, fire, place)
@@ -149,7 +156,8 @@ def advance(x: Tensor, weights: Weights, fire: Tensor, rule, place, states: Tens
             library.advance(rule, canvas, place.first_step + j, x, states[j : j + most], 1, None)
             x = states[j : j + most][-1]
         return
-    scratch = kept_memory.empty(x.shape, x)
+    alone = every <= min(most, library.steps_at_once(rule, canvas))
+    scratch = None if alone else kept_memory.empty(x.shape, x)
     for j in range(len(states)):
         done = 0
         while done < every:
