@@ -107,7 +107,9 @@ def test_a_rule_names_the_field_and_the_model_its_file(specimens, fields, messag
     specimen, whole = specimens["model"]
     files._put_back(specimen.path.parent, whole)
     rewritten(specimen.path, lambda metadata: rule_of(metadata, **fields))
-    with pytest.raises(ValueError, match=f"model.safetensors must describe an automaton, but does not: .*{message}"):
+    with pytest.raises(
+        ValueError, match=f"model.safetensors must describe an automaton of one rule, but does not: .*{message}"
+    ):
         NCA.from_pretrained(specimen.path)
 
 
