@@ -102,20 +102,7 @@ def _layer(y, weight, bias, precision):
 
 
 def alive(x: Tensor, rule: Rule) -> Tensor:
-    """Says which cells are alive: those whose alive channel exceeds the threshold somewhere in the 3x3 around them.
-
-    Args:
-        x: A state. [B, C, H, W]
-        rule: One with an `alive_channel`.
-
-    Returns:
-        bool, [B, 1, H, W].
-
-    Raises:
-        ValueError: The rule has no alive channel.
-    """
-    if rule.alive_channel is None:
-        raise ValueError("alive needs a rule with an alive_channel, but got None.")
+    """Says which cells are alive by a rule with an `alive_channel`; what `nca_fast.alive` computes faster."""
     alpha = x[:, rule.alive_channel, None]
     return _local_maximum(alpha, 3, "circular" if rule.alive_circular else "zero") > rule.alive_threshold
 
