@@ -1,11 +1,11 @@
 """Prompts of a CLIP-guided training, read before torch is loaded: weights, and words that the small model knows."""
 
-import difflib
 import html
 import re
 from collections.abc import Sequence
 
 from nca_fast.choices import small_words
+from nca_fast.suggestions import closest_ones
 
 
 def parse_prompt(prompt: str) -> tuple[str, float]:
@@ -44,7 +44,7 @@ def check_words(text: str) -> None:
     known = frozenset(small_words())
     unknown = [word for word in dict.fromkeys(words(text)) if word not in known]
     if unknown:
-        near = {near for word in unknown for near in difflib.get_close_matches(word, known, 2, 0.75)}
+        near = {near for word in unknown for near in closest_ones(word, known, 2)}
         hint = f" (did you mean {', '.join(sorted(near))}?)" if near else ""
         raise ValueError(
             f"the small CLIP model must know every word of a prompt, but not {', '.join(map(repr, unknown))} in "

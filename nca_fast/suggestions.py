@@ -10,8 +10,13 @@ _ALIKE = 0.75  # share of letters in common: a letter or two that are wrong, and
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """Finds the known word that is most like one; None where none is much like it."""
-    near = difflib.get_close_matches(word, list(known), 1, _ALIKE)
+    near = closest_ones(word, known, 1)
     return near[0] if near else None
+
+
+def closest_ones(word: str, known: Iterable[str], most: int) -> list[str]:
+    """Lists known words that are much like one, at most so many, the most alike first."""
+    return difflib.get_close_matches(word, list(known), most, _ALIKE)
 
 
 def closest_path(path: str | Path, fits: Callable[[Path], bool]) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import logging
 import os
@@ -20,6 +19,7 @@ from tqdm import TqdmWarning
 
 from nca_fast.features.torchvision_compat import import_torchvision
 from nca_fast.prompts import check_words
+from nca_fast.suggestions import closest_ones
 
 # A small model that this project trained (bench/small_clip/train.py), in the layout of open_clip's "local-dir:".
 SMALL_CLIP = Path(__file__).parent / "small_clip"
@@ -137,7 +137,7 @@ def _create(open_clip, model: str, pretrained: str | None) -> nn.Module:
     else:
         name = model.replace("/", "-")
         if name not in open_clip.list_models():
-            near = difflib.get_close_matches(name, open_clip.list_models(), 5)
+            near = closest_ones(name, open_clip.list_models(), 5)
             hint = f"did you mean {', '.join(near)}?" if near else "open_clip.list_models() lists them."
             raise ValueError(
                 f"model must be a name of open_clip, local-dir:FOLDER or hf-hub:NAME, but got {model!r}; {hint}"
