@@ -1,5 +1,7 @@
-"""Steps that follow each other down the rows (kernels/cpu/forward.h) against the same steps one by one, bit for bit."""
+"""Steps that follow each other down the rows (kernels/cpu/chain.h) against the same steps one by one, bit for bit."""
 
+import ctypes
+from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
@@ -22,25 +24,59 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+SHAPES = {  # by threads
+    1: ((1, C, 71, 277), (1, C, 67, 96)),  # tiles, and whole rows
+    2: ((3, C, 48, 96), (1, C, 161, 8)),  # a sample in two shares; rows of which many wait for their cells
+    4: ((2, C, 70, 35),),  # two shares a sample
+}
+
+
+@pytest.mark.parametrize("threads", SHAPES)
 @pytest.mark.parametrize("name", RULES)
 def test_a_chain_is_its_steps(name, threads):
     """Whole rows and tiles, samples in one share and in two, and states that are asked for."""
-    rule, before = RULES[name], torch.get_num_threads()
+    rule = RULES[name]
     torch.manual_seed(2)
-    weights = random_weights(rule)
-    try:
-        torch.set_num_threads(threads)
-        for shape in ((1, C, 71, 277), (1, C, 67, 96)) if threads == 1 else ((3, C, 48, 96),):
-            x = torch.randn(shape) * 0.3
+    with threads_of_torch(threads):
+        for shape in SHAPES[threads]:
             rates = torch.rand(shape[2:]) if name in ("circular", "zero") else None
-            run = {"seed": 5, "backend": "cpu", "fire_rate": rates, "origin": (2, 1000)}
-            steps = [x]
-            for n in range(6):
-                steps.append(rollout(steps[-1], weights, rule, 1, first_step=n, **run))
-            assert all(not a.equal(b) for a, b in pairwise(steps))
-            assert rollout(x, weights, rule, 6, **run).equal(steps[-1])
-            assert rollout(x, weights, rule, 5, **run).equal(steps[5])
-            assert rollout(x, weights, rule, 6, at=range(1, 7), **run).equal(torch.stack(steps[1:]))
+            compare(rule, torch.randn(shape) * 0.3, rates)
+
+
+def test_shares_of_a_sample_follow_in_any_order():
+    """One after the other, on one thread, a share begins its next steps before another has read what it kept."""
+    openmp = ctypes.CDLL(torch._C.__file__)
+    if not hasattr(openmp, "omp_set_max_active_levels"):
+        pytest.skip("this PyTorch has no OpenMP")
+    torch.manual_seed(2)
+    levels = openmp.omp_get_max_active_levels()
+    with threads_of_torch(3):
+        try:
+            openmp.omp_set_max_active_levels(0)  # all that is parallel runs on the thread at hand
+            compare(RULES["circular"], torch.randn(1, C, 100, 32) * 0.3)
+        finally:
+            openmp.omp_set_max_active_levels(levels)
+
+
+@contextmanager
+def threads_of_torch(count):
+    """As many shares of the rows as that, where they are large enough."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count)
+        yield
     finally:
         torch.set_num_threads(before)
+
+
+def compare(rule, x, rates=None):
+    """Six steps, in chains and one by one."""
+    weights = random_weights(rule)
+    run = {"seed": 5, "backend": "cpu", "fire_rate": rates, "origin": (2, 1000)}
+    steps = [x]
+    for n in range(6):
+        steps.append(rollout(steps[-1], weights, rule, 1, first_step=n, **run))
+    assert all(not a.equal(b) for a, b in pairwise(steps))
+    assert rollout(x, weights, rule, 6, **run).equal(steps[-1])
+    assert rollout(x, weights, rule, 5, **run).equal(steps[5])
+    assert rollout(x, weights, rule, 6, at=range(1, 7), **run).equal(torch.stack(steps[1:]))

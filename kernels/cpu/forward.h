@@ -1,23 +1,10 @@
-// Forward steps over a share of the rows: several at once, each some rows behind the one before.
-//
-// A stage takes one step. As soon as a row of the new state is complete, it is written into the rows of the next stage,
-// which goes on while it is in cache; only what the last stage makes, and what is asked for, goes to memory. So that shares
-// and tiles need not wait for each other, a stage computes what the later ones see beyond the share, once more.
+// A forward step over some rows, one after the other: packs the cells that fire, runs them through the network, and writes the
+// rows of the new state, or passes them on to the stage that takes the next step, see chain.h.
 #pragma once
 
 #include "packer.h"
 
 namespace nca_fast {
-
-// Rows begin .. end of all samples' rows, cut at the samples: f(sample, first row, end row).
-template <class Visit>
-void for_samples(const Step& s, int64_t begin, int64_t end, const Visit& visit) {
-  for (int64_t at = begin; at < end;) {
-    const int64_t sample = at / s.H, stop = std::min(end, (sample + 1) * s.H);
-    visit(sample, at - sample * s.H, stop - sample * s.H);
-    at = stop;
-  }
-}
 
 // [out][CHUNK] for every layer but the last.
 struct Units {
@@ -61,6 +48,19 @@ struct Stage {
   }
 
   void turn_to(uint32_t step) { s.step = step; }
+
+  // Keeps the first rows that are passed on, as many as a cell sees beside its own, where `repeat` finds them.
+  void keep_first(Buffer& rows) { kept = rows; }
+
+  bool has_kept() const { return written >= area.r0 + 2 * s.reach; }
+
+  // Passes on rows that another stage kept, as those that follow the last one.
+  void repeat(const float* rows) {
+    for (int64_t r = area.r1; r < area.r1 + 2 * s.reach; ++r, rows += s.C * next->packer.row_size) {
+      std::memcpy(next->packer.tile_row(r) - VL, rows, s.C * next->packer.row_size * sizeof(float));
+      next->arrive(r);
+    }
+  }
 
   // Row `at` of the old state is in place, after those before it.
   void arrive(int64_t at) {
@@ -129,7 +129,7 @@ struct Stage {
   // Writes the rows of which all cells are computed.
   void flush() {
     for (; written < row && ends[slot(written)] <= computed; ++written) {
-      if (!next) write_row<true>(state + written * s.W + area.c0, s.plane());
+      if (!next) write_row<true>(state + s.source(written, s.H) * s.W + area.c0, s.plane());
       else pass_on();
     }
   }
@@ -141,8 +141,10 @@ struct Stage {
     write_row<false>(to, next->packer.row_size);
     if (state && written >= own.r0 && written < own.r1)
       for (int64_t c = 0; c < s.C; ++c)
-        std::memcpy(state + c * s.plane() + written * s.W + own.c0, to + c * next->packer.row_size + (own.c0 - area.c0), (own.c1 - own.c0) * sizeof(float));
+        std::memcpy(state + c * s.plane() + s.source(written, s.H) * s.W + own.c0, to + c * next->packer.row_size + (own.c0 - area.c0), (own.c1 - own.c0) * sizeof(float));
     next->packer.complete_row(written, from, from + packer.width);
+    const int64_t size = s.C * next->packer.row_size;
+    if (kept && !has_kept()) std::memcpy(kept + (written - area.r0) * size, to - VL, size * sizeof(float));
     next->arrive(written);
   }
 
@@ -189,59 +191,9 @@ struct Stage {
   Area area{}, own{};
   Stage* next = nullptr;
   float* state = nullptr;
+  float* kept = nullptr;
   int64_t row = 0, written = 0;       // the next one to compute, and to write
   int64_t computed = 0, first = 0;    // numbers of cells, in the order of packing: the next one to compute, and the first in `u`
-};
-
-// Steps that follow each other down the rows.
-struct Chain {
-  // For up to `most` steps and tiles of `columns`.
-  Chain(const Step& s, int64_t most, int64_t columns, const Bits* cells) : reach(s.reach), columns(columns), units(s) {
-    const int64_t beside = columns < s.W ? (most - 1) * s.reach : 0;
-    for (int64_t i = 0; i < most; ++i) stages.push_back(std::make_unique<Stage>(s, std::min(s.W, columns) + 2 * beside, cells, units));
-  }
-
-  // Takes as many steps as there are `states`, from first_step on: states[i], of all samples or null, gets rows begin to end
-  // of all samples' rows after step i.
-  void rows(uint32_t first_step, const float* x, const std::vector<float*>& states, int64_t begin, int64_t end) {
-    const Step& s = stages.front()->s;
-    const int64_t steps = int64_t(states.size());
-    for (int64_t i = 0; i < steps; ++i) stages[i]->turn_to(first_step + uint32_t(i));
-    for_samples(s, begin, end, [&](int64_t sample, int64_t r0, int64_t r1) {
-      const int64_t at = sample * s.C * s.plane();
-      for (int64_t c0 = 0; c0 < s.W; c0 += columns) {
-        const Stage::Area own{r0, r1, c0, std::min(s.W, c0 + columns)};
-        for (int64_t i = steps - 1; i >= 0; --i) {
-          float* const state = states[i] ? states[i] + at : nullptr;
-          stages[i]->begin(sample, around(s, own, (steps - 1 - i) * reach), own, i + 1 < steps ? &*stages[i + 1] : nullptr, state);
-        }
-        first(x + at);
-        for (int64_t i = 0; i < steps; ++i) stages[i]->finish();
-      }
-    });
-  }
-
-  // The area and what is seen from it, so far as it is not a whole row or beyond a canvas that ends.
-  static Stage::Area around(const Step& s, Stage::Area own, int64_t reach) {
-    Stage::Area area{own.r0 - reach, own.r1 + reach, own.c0, own.c1};
-    if (own.c1 - own.c0 < s.W) area.c0 -= reach, area.c1 += reach;
-    if (s.padding != Padding::zero) return area;
-    return {std::max<int64_t>(area.r0, 0), std::min(area.r1, s.H), std::max<int64_t>(area.c0, 0), std::min(area.c1, s.W)};
-  }
-
-  // The first stage takes its rows from the canvas.
-  void first(const float* x) {
-    Stage& stage = *stages.front();
-    for (int64_t r = stage.row - reach; r < stage.row + reach; ++r) stage.packer.copy_row(x, r);
-    while (stage.row < stage.area.r1) {
-      stage.packer.copy_row(x, stage.row + reach);
-      stage.process();
-    }
-  }
-
-  const int64_t reach, columns;
-  const Units units;
-  std::vector<std::unique_ptr<Stage>> stages;
 };
 
 }  // namespace nca_fast

@@ -13,39 +13,13 @@
 // and same thread count give the same bits.
 #include <exception>
 #include <optional>
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
-#include "alive.h"
+#include "advance.h"
 #include "backward.h"
-#include "forward.h"
 #include "interface.h"
-#include "threads.h"
 
 namespace nca_fast {
 namespace {
-
-// f(share, first row, end row) in parallel. The cut depends on the sizes and the thread count alone.
-template <class Visit>
-void for_shares(const Step& s, int64_t shares, const Visit& visit) {
-  parallel_for(shares, [&](int64_t i) { visit(i, i * s.B * s.H / shares, (i + 1) * s.B * s.H / shares); });
-}
-
-int64_t share_count(const Step& s) {
-  const int64_t enough = std::max<int64_t>(1, s.B * s.H * s.W / 512);  // fewer cells are not worth a thread
-  return std::min({thread_count(), enough, s.B * s.H});
-}
-
-// Asks for large pages before memory is first written: fewer page faults, and rows of many channels lie in many pages.
-void prefer_large_pages(const float* memory, int64_t size) {
-#ifdef MADV_HUGEPAGE
-  constexpr uintptr_t PAGE = uintptr_t(1) << 21;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(memory), end = begin + size * sizeof(float);
-  const uintptr_t first = (begin + PAGE - 1) / PAGE * PAGE, last = end / PAGE * PAGE;
-  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // advice: may be refused
-#endif
-}
 
 // The weights of every rule, params [rules][parameters], in the order in which the network reads them.
 void pack(const Rule& rule, const float* params, int64_t rules, float* networks) {
@@ -75,120 +49,6 @@ void pack(const Rule& rule, const float* params, int64_t rules, float* networks)
     });
     std::copy(seen.begin(), seen.end(), to);
   });
-}
-
-// f(first row, end row) in parallel, for all rows of all samples.
-template <class Visit>
-void for_rows(const Step& s, const Visit& visit) {
-  for_shares(s, share_count(s), [&](int64_t, int64_t begin, int64_t end) { visit(begin, end); });
-}
-
-// f(sample) for all samples, in parallel.
-template <class Visit>
-void for_all_samples(const Step& s, const Visit& visit) {
-  parallel_for(s.B, visit);
-}
-
-constexpr int64_t CHAIN = 4;             // the most steps of a chain
-constexpr int64_t CHAIN_BYTES = 1 << 19;  // of the rows that its stages keep, so that they stay in L2
-
-// How many steps the shares take at once, and the columns of their tiles.
-struct Plan { int64_t steps, columns; };
-
-Plan planned(const Step& s, int64_t shares, int64_t steps, bool has_alive_mask) {
-  const Plan alone{1, std::min(s.W, s.tile)};
-  if (has_alive_mask || (s.padding != Padding::circular && s.padding != Padding::zero)) return alone;  // a stage would need more than the rows around
-  const int64_t rows = s.B * s.H / shares;
-  const int64_t most = std::min({CHAIN, steps, 1 + rows / (32 * std::max(s.reach, 1))});  // what is computed twice stays small
-  if (most == 1) return alone;
-  const int64_t column_bytes = most * (2 * s.reach + 3) * s.C * int64_t(sizeof(float));
-  const int64_t columns = std::max<int64_t>(CHAIN_BYTES / column_bytes / SEGMENT * SEGMENT, SEGMENT);
-  return {most, s.W <= columns + columns / 2 ? s.W : columns};
-}
-
-// Steps that follow each other, and where each of their states goes, or null.
-struct Group { uint32_t first; const float* from; std::vector<float*> to; };
-
-// Cuts the steps of a call into groups of at most `most`; see `advance`.
-std::vector<Group> grouped(int64_t first_step, const float* x, float* states, int64_t count, int64_t every, float* scratch, int64_t size, int64_t most) {
-  std::vector<Group> groups;
-  const float* from = x;
-  const auto add = [&](int64_t begin, std::vector<float*> to) {
-    groups.push_back({uint32_t(first_step + begin), from, std::move(to)});
-    from = groups.back().to.back();
-  };
-  for (int64_t j = 0; every == 1 && j < count; j += most) {
-    std::vector<float*> to;
-    for (int64_t i = j; i < std::min(count, j + most); ++i) to.push_back(states + i * size);
-    add(j, to);
-  }
-  for (int64_t j = 0; every > 1 && j < count; ++j) {
-    float* const state = states + j * size;
-    int64_t parts = (every + most - 1) / most;
-    if (from == state) parts += parts % 2;  // the first of them must not write where it reads
-    for (int64_t i = 0; i < parts; ++i) {
-      const int64_t begin = i * every / parts, end = (i + 1) * every / parts;
-      std::vector<float*> to(end - begin);
-      to.back() = (parts - 1 - i) % 2 ? scratch : state;
-      add(j * every + begin, to);
-    }
-  }
-  return groups;
-}
-
-// Rows begin to end of all samples' rows take the steps of a group; where there is an alive mask, it is up to the caller.
-void take(std::unique_ptr<Chain>& chain, const Step& s, Plan plan, const Bits* cells, const Group& group, int64_t begin, int64_t end) {
-  if (!chain) chain = std::make_unique<Chain>(s, plan.steps, plan.columns, cells);
-  chain->rows(group.first, group.from, group.to, begin, end);
-}
-
-// How many steps of a call need no memory for another state.
-int64_t steps_at_once(const Rule& rule, const Canvas& canvas) {
-  const Step s(rule, canvas);
-  return planned(s, share_count(s), CHAIN, rule.alive_channel >= 0).steps;
-}
-
-// states[j] = x after (j + 1) * every steps, for `count` states; scratch is another one, which may be null where x is not
-// states[0] and `every` is at most `steps_at_once`. Where x is states[0], every is even.
-void advance(const Rule& rule, const Canvas& canvas, int64_t first_step, const float* x, float* states, int64_t count, int64_t every, float* scratch) {
-  const Step s(rule, canvas);
-  const int64_t size = s.B * s.C * s.plane(), shares = share_count(s);
-  prefer_large_pages(states, count * size);
-  if (scratch) prefer_large_pages(scratch, size);
-  const bool has_mask = rule.alive_channel >= 0;
-  const Plan plan = planned(s, shares, count * every, has_mask);
-  const std::vector<Group> groups = grouped(first_step, x, states, count, every, scratch, size, plan.steps);
-  std::vector<std::unique_ptr<Chain>> chains(shares);
-  if (s.B % shares == 0) {  // shares of whole samples need not wait for each other, and a small sample stays in cache
-    for_shares(s, shares, [&](int64_t i, int64_t begin, int64_t end) {
-      Step own = s;
-      std::optional<Alive> alive;
-      if (has_mask) alive.emplace(own);
-      for (int64_t sample = begin / s.H; sample < end / s.H; ++sample)
-        for (const Group& group : groups) {
-          own.step = group.first;
-          if (alive) alive->before_step(group.from, sample, false);
-          take(chains[i], s, plan, alive ? &alive->cells : nullptr, group, sample * s.H, (sample + 1) * s.H);
-          if (!alive) continue;
-          alive->after_step(group.to.back(), sample);
-          for (int64_t row = 0; row < s.H; ++row) alive->apply_mask(group.to.back(), sample, row);
-        }
-    });
-    return;
-  }
-  Step own = s;
-  std::optional<Alive> alive;
-  if (has_mask) alive.emplace(own);
-  for (const Group& group : groups) {
-    own.step = group.first;
-    if (alive) for_all_samples(s, [&](int64_t sample) { alive->before_step(group.from, sample, false); });
-    for_shares(s, shares, [&](int64_t i, int64_t begin, int64_t end) { take(chains[i], s, plan, alive ? &alive->cells : nullptr, group, begin, end); });
-    if (!alive) continue;
-    for_all_samples(s, [&](int64_t sample) { alive->after_step(group.to.back(), sample); });
-    for_rows(s, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) alive->apply_mask(group.to.back(), row / s.H, row % s.H);
-    });
-  }
 }
 
 // What a share of the rows works with in all steps.
