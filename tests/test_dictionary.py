@@ -65,6 +65,27 @@ def test_it_looks_for_what_the_picture_has():
     assert along < 0.05 * weight.square().sum()  # 0.002 seen, from the noise; 0.8 in random filters
 
 
+def hues(strength, size=32):
+    """Light that varies by 0.1, and red against green that varies by so much. [3, size, size]"""
+    generator = torch.Generator().manual_seed(2)
+    light, hue = torch.randn(2, size, size, generator=generator)
+    return 0.5 + 0.1 * light + strength * torch.stack([hue, -hue, torch.zeros_like(hue)])
+
+
+@pytest.mark.parametrize("strength", [0.05, 0.02])
+def test_random_filters_see_hues_as_well_as_light(strength):
+    """What varies little in the picture, such as its hues, is to them as strong as its light."""
+    picture = hues(strength)
+    module = Dictionary(picture)
+
+    def strengths(only):
+        return F.conv2d(module.normalize(only[None]), module.random.weight).std(dim=(0, 2, 3)).square().mean()
+
+    grey = picture.mean(0, keepdim=True).expand(3, -1, -1)
+    share = strengths(picture - grey + grey.mean()) / strengths(grey)
+    assert 0.6 < share < 1.1  # 0.97 and 0.76 seen; 0.18 and 0.03 of the colours as they are
+
+
 @pytest.mark.parametrize("size", [(16, 16), (16, 40)])
 def test_small_and_flat_pictures_have_finite_features(size):
     for given in (picture(*size), torch.full((3, *size), 0.3)):

@@ -14,6 +14,7 @@ _PIECES = 20_000  # pieces of a map, at most, of which its filters are learned
 _ROUNDS = 12  # of k-means
 _FLOOR = 1e-2  # of the largest variance in any direction: what varies less is hardly made stronger by whitening
 _NOISE = 1e-2  # standard deviation of what is added to pieces, so that a flat picture has filters, too
+_FAINT = 1e-2  # of the variance of all colours: principal components that vary less are not made equal to the others
 _LARGEST = 15.0  # of numbers of variance 1, over a picture
 
 
@@ -26,7 +27,8 @@ class Dictionary(nn.Module):
     whitened. Each channel is then shifted and scaled to mean 0 and variance 1 over the picture, before its ReLU. A
     random network answers to everything a little; this one answers to what the picture consists of, such as its edges
     and corners, so that few statistics of its maps say where they are missing. But it is blind to what the picture has
-    nothing of, such as checkerboards of single pixels; those the random filters of one more map see.
+    nothing of, such as checkerboards of single pixels; those the random filters of one more map see. They see colours
+    whose principal components vary alike, so that wrong hues count as much as wrong light.
 
     Padding is circular, as in `RandomVGG`; pieces are cut from the inside of the picture, which need not be a torus.
 
@@ -60,7 +62,8 @@ class Dictionary(nn.Module):
         with torch.no_grad():
             x = self.normalize(picture[None])
             # Random filters answer within a picture as strongly as they do to what it lacks.
-            self.random = _convolution(torch.randn(random, 3, 3, 3, generator=generator) * (2 / 27) ** 0.5, None)
+            drawn = torch.randn(random, 3, 3, 3, generator=generator) * (2 / 27) ** 0.5
+            self.random = _convolution(torch.einsum("oihw,ij->ojhw", drawn, _evened(x)), None)
             self.blocks = nn.ModuleList()
             for index, (width, size) in enumerate(zip(widths, sizes, strict=True)):
                 if index:
@@ -96,6 +99,15 @@ def _convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
     convolution = nn.Conv2d(channels, out, size, device="meta").to_empty(device="cpu")
     convolution.load_state_dict({"weight": weight, "bias": torch.zeros(out) if bias is None else bias})
     return convolution
+
+
+def _evened(x: Tensor) -> Tensor:
+    """The matrix [3, 3] that brings the principal components of colours [1, 3, h, w] to the variance of the strongest
+    and makes none more than ten times as strong."""
+    spread = torch.cov(x[0].flatten(1).double())
+    faint = _FAINT * spread.trace().clamp(min=_FAINT)  # of a flat picture, too, so that it can be decomposed
+    values, vectors = torch.linalg.eigh(spread + faint * torch.eye(3, dtype=torch.float64))
+    return ((vectors * (values[-1] / values).sqrt()) @ vectors.T).float()
 
 
 def _learned(x: Tensor, width: int, size: int, generator: torch.Generator) -> nn.Conv2d:
