@@ -101,6 +101,17 @@ def test_what_grows_runs_away_and_when(factor, runaway):
         assert str(endured) == f"runs away within {runaway} steps on 6 x 6 cells"
 
 
+@pytest.mark.parametrize(
+    ("start", "factor", "steps", "runaway"),
+    [(7, 0.995, 200, None), (7, 0.998, 200, 64), (7, 0.995, 64, 64), (80, 0.995, 200, 64)],
+)
+def test_what_comes_back_has_not_run_away(start, factor, steps, runaway):
+    """7 * 0.995 ** 64 is 5.1 and 3.7 after 128; with 0.998 6.2 and 5.4; ten times the limit is too far."""
+    sevens = torch.full((1, 3, 6, 6), float(start))
+    found = endure(growing_by(factor), lambda side, seed: sevens, Endurance(1, 6, steps), limit=5.0, seed=0)
+    assert found.runaway == runaway and found.largest > 5
+
+
 def test_steps_and_seeds_go_on_from_chunk_to_chunk():
     """A part of a rollout that began anew would draw the masks of the beginning."""
     nca = nca_fast.NCA(nca_fast.Rule(channels=4, hidden=(8,)), init_gain=0.3)

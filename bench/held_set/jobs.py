@@ -32,6 +32,7 @@ from nca_fast.systems.texture import Texture, TextureSources
 from nca_fast.systems.vae.system import VAE, VAESources
 from nca_fast.training import stopwatch
 from nca_fast.training.content import shrunk
+from nca_fast.training.endurance import FAR
 from nca_fast.training.run_folder import TRAINING_FILE
 from nca_fast.training.session import TrainingResult, run_training
 
@@ -129,7 +130,8 @@ def watch(nca: NCA, image: Tensor | None, seeds: int, at: int) -> tuple[list[Ten
         at: Steps after which it is drawn.
 
     Returns:
-        A drawing for each of the first seeds, how many ran away, and the largest absolute value of all.
+        A drawing for each of the first seeds, how many ran away (and did not come back), and the largest absolute value
+        of all.
     """
     height, width = (CHECK_SIDE, CHECK_SIDE) if image is None else image.shape[1:]
     stops = sorted({at, *range(CHECK_EVERY, CHECK_STEPS + 1, CHECK_EVERY)})
@@ -139,12 +141,13 @@ def watch(nca: NCA, image: Tensor | None, seeds: int, at: int) -> tuple[list[Ten
         for stop in stops:
             state = nca(state, stop - done, seed=seed, first_step=done)
             done = stop
-            worst = max(worst, float(state.abs().nan_to_num(float("inf")).amax()))
+            value = float(state.abs().nan_to_num(float("inf")).amax())
+            worst = max(worst, value)
             if stop == at and seed < SCORED_SEEDS:
                 drawings.append(nca.to_rgb(state)[0].nan_to_num())
-            if worst > STATE_LIMIT and stop >= at:
-                break  # what runs away does not come back
-        away += worst > STATE_LIMIT
+            if value > FAR * STATE_LIMIT and stop >= at:
+                break
+        away += value > STATE_LIMIT
         largest = max(largest, worst)
     return drawings, away, min(largest, 1e30)
 

@@ -15,6 +15,7 @@ from nca_fast.nca import NCA
 ROUNDS = 4  # so many times a training goes on where its automaton runs away,
 ROUND = 0.05  # each time for this share of its iterations
 _CHUNK = 64  # steps between two looks at the state
+FAR = 10  # times beyond the limit nothing comes back
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Endured:
     Args:
         trial: What was tried.
         largest: The largest value, without its sign, that any state had when it was looked at, every 64 steps.
-        runaway: Steps after which the first rollout had run away, or None.
+        runaway: Steps after which the first rollout was beyond the limit, for good; or None.
     """
 
     trial: Endurance
@@ -85,21 +86,29 @@ class Endured:
 def endure(nca: NCA, start: Callable[[int, int], Tensor], trial: Endurance, limit: float, seed: int, **how) -> Endured:
     """Rolls out, one state after the other, until one has run away or all have endured.
 
+    A state has run away that is beyond the limit at two looks in a row, at the last, or `FAR` times beyond it. One that
+    comes back has not: hard edges may overshoot for a few steps.
+
     Args:
         nca: The automaton.
         start: (side, seed) -> a start state [1, C, H, W]; the side is a wish.
         trial: How long and how large.
-        limit: A value beyond plus or minus this, or NaN, has run away.
+        limit: Plus or minus this is as far as values should go.
         seed: Of the first rollout; the others have the next ones.
         how: backend and precision, as in `nca_fast.rollout`.
     """
     largest = 0.0
     for number in range(seed, seed + trial.rollouts):
-        state = start(trial.side, number)
+        state, since = start(trial.side, number), None
         for step in range(0, trial.steps, _CHUNK):
-            state = nca(state, min(_CHUNK, trial.steps - step), seed=number, first_step=step, **how)
-            beyond = float(state[:, nca.rule.frozen :].abs().amax())
-            if not beyond <= limit:
-                return Endured(trial, beyond, min(step + _CHUNK, trial.steps))
-            largest = max(largest, beyond)
+            done = min(step + _CHUNK, trial.steps)
+            state = nca(state, done - step, seed=number, first_step=step, **how)
+            value = float(state[:, nca.rule.frozen :].abs().amax())
+            if value <= limit:
+                since = None
+            elif since is None and value <= FAR * limit and done < trial.steps:
+                since = done
+            else:
+                return Endured(trial, value, since or done)
+            largest = max(largest, value)
     return Endured(trial, largest, None)
