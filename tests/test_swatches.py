@@ -12,7 +12,7 @@ from test_training import TINY
 from nca_fast import NCA, checkpoint, cli, features, ops
 from nca_fast.losses import style
 from nca_fast.media.images import load_image, save_image
-from nca_fast.systems.swatches import for_textures, judged_each, rolled_out, turns
+from nca_fast.systems.swatches import for_textures, judged_each, rolled_out, turns, units_at_work
 from nca_fast.systems.texture import GREY_WEIGHT, Texture, TextureSources
 from nca_fast.training import pool, system
 from nca_fast.training.endurance import Endurance
@@ -110,32 +110,53 @@ def test_damaged_facts_are_one_error_that_names_the_file(tmp_path, whole_run):
             train(tmp_path, [None], None, resume=True)
 
 
-def test_every_texture_brings_hidden_units():
+def test_every_texture_has_hidden_units_of_its_own(whole_run):
     alone = NCA.preset("texture")
-    assert for_textures(alone, ["a", "b", "c"]).rule.hidden == (alone.rule.hidden[0] + 24,)
-    for rule in (replace(alone.rule, hidden=()), replace(alone.rule, hidden=(6, 5))):
-        several = for_textures(NCA(rule), ["a", "b"])
-        assert several.rule.hidden == tuple(width + 16 for width in rule.hidden)
-        assert several(several.initial_state(1, 8, 8), 2, seed=0).shape == (1, rule.channels + 2, 8, 8)
+    fresh = for_textures(alone, ["a", "b", "c"])
+    assert alone.rule.hidden == (96,) and fresh.rule.hidden == (128,)
+    shared, own = list(range(80)), torch.arange(80, 128).view(3, 16).tolist()
+    wanted = torch.tensor([shared + mine for mine in own])
+    assert torch.equal(units_at_work(fresh), wanted)
+    assert torch.equal(units_at_work(NCA.from_pretrained(whole_run[0])), wanted)  # no training turns one on
+    for rule in (replace(alone.rule, hidden=()), replace(alone.rule, activation="silu")):
+        assert units_at_work(for_textures(NCA(rule), ["a", "b"])) is None
+    deep = for_textures(NCA(replace(alone.rule, hidden=(6, 5))), ["a", "b"])
+    assert deep.rule.hidden == (7, 5) and units_at_work(deep).tolist() == [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 6]]
 
 
+def test_units_of_another_texture_say_nothing():
+    nca = for_textures(NCA.preset("texture"), ["a", "b"])
+    with torch.no_grad():
+        nca.layers[-1].weight.normal_(0, 0.02, generator=torch.Generator().manual_seed(0))
+        before = [nca(nca.initial_state(1, 8, 8, texture=name), 8, seed=0) for name in "ab"]
+        nca.layers[-1].weight[:, 96:] *= 2  # what units of b say
+        after = [nca(nca.initial_state(1, 8, 8, texture=name), 8, seed=0) for name in "ab"]
+    assert torch.equal(before[0], after[0]) and not torch.equal(before[1], after[1])
+
+
+@pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize(
     ("change", "folds"),
     [
         ({"output_bias": True}, True),
         ({"filters": ("sobel_x", "identity", ((0, 1, 0), (1, 1, 0), (0, 0, 0))), "maximum_window": 3}, True),
+        ({"hidden": (6, 5)}, True),
         ({"hidden": (6, 5), "fire_shared": ()}, False),
         ({"padding": "zero"}, False),
         ({"hidden": ()}, False),
     ],
     ids=str,
 )
-def test_codes_as_biases_change_nothing(monkeypatch, change, folds):
+def test_codes_as_biases_change_nothing(monkeypatch, change, folds, own):
     nca = for_textures(NCA(replace(NCA.preset("texture").rule, **{"hidden": (7,)} | change)), ["a", "b", "c"])
     generator = torch.Generator().manual_seed(0)
+    off = units_at_work(nca)
     with torch.no_grad():
         for parameter in nca.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+            fresh = torch.randn(parameter.shape, generator=generator) * (0.02 if own else 0.2)
+            parameter.copy_(fresh.where(parameter > -2, parameter) if own else fresh)  # what turns units off stays
+    units = units_at_work(nca)
+    assert units is None if not own else torch.equal(units, off) if nca.rule.hidden else off is None
     states = torch.randn(4, nca.rule.channels, 6, 5, generator=generator)
     states[:, :3] = turns(nca, 4)
     width, rollout = [], ops.rollout
@@ -149,7 +170,7 @@ def test_codes_as_biases_change_nothing(monkeypatch, change, folds):
         nca.zero_grad()
         return [grown.detach(), *gradients]
 
-    wanted, found = grown(nca), grown(lambda x, **how: rolled_out(nca, x, **how))
+    wanted, found = grown(nca), grown(lambda x, **how: rolled_out(nca, x, units=units, **how))
     assert width == [nca.rule.channels, nca.rule.written if folds else nca.rule.channels]
     for one, other in zip(wanted, found, strict=True):  # another order of sums; the worst seen: 2.9e-7 of the largest
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5 * float(one.abs().max()))
@@ -243,6 +264,9 @@ def test_all_textures_must_endure(pictures, tmp_path, monkeypatch):
     states = work.large_start(24, 0)
     assert states.shape[0] == 4 and torch.equal(states[:3, :3, 5, 5], torch.eye(3))
     assert set(states[3, :3].argmax(0).flatten().tolist()) == {0, 1, 2}
+    with torch.no_grad():
+        last.weight.normal_(0, 0.02, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(work.large_roll(states, 6, seed=1), work.nca(states, 6, seed=1), rtol=0, atol=1e-6)
 
 
 def test_grey_pictures_make_an_automaton_that_draws_grey(tmp_path):

@@ -27,7 +27,17 @@ from nca_fast.presets import PRESETS
 from nca_fast.systems.drawing import draw_grown, grown
 from nca_fast.systems.surface import View, for_maps, judged_together, open_maps, views
 from nca_fast.systems.surface import tensor_name as map_tensor_name
-from nca_fast.systems.swatches import Swatch, for_textures, judged_each, open_swatches, rolled_out, tensor_name, turns
+from nca_fast.systems.swatches import (
+    Swatch,
+    all_rolled_out,
+    for_textures,
+    judged_each,
+    open_swatches,
+    rolled_out,
+    tensor_name,
+    turns,
+    units_at_work,
+)
 from nca_fast.systems.texture_settings import FILMED, SMALLEST_IMAGE, TEXTURE, TextureConfig, TextureSources
 from nca_fast.training.capture import Captured
 from nca_fast.training.pool import Objective
@@ -142,7 +152,8 @@ class Texture(PoolSystem):
         if self.grey and saved is None:
             self._as_grey([parameter.detach() for parameter in model.layers[-1].parameters()], model)
         if self.swatches:
-            self.roll = partial(rolled_out, model)
+            self.roll = partial(rolled_out, model, units=units_at_work(model))
+            self.large_roll = partial(all_rolled_out, model, units=units_at_work(model))
         super().begin(model, saved)
 
     @staticmethod

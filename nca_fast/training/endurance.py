@@ -83,7 +83,15 @@ class Endured:
 
 
 @torch.no_grad()
-def endure(nca: NCA, start: Callable[[int, int], Tensor], trial: Endurance, limit: float, seed: int, **how) -> Endured:
+def endure(
+    nca: NCA,
+    start: Callable[[int, int], Tensor],
+    trial: Endurance,
+    limit: float,
+    seed: int,
+    roll: Callable[..., Tensor] | None = None,
+    **how,
+) -> Endured:
     """Rolls out, one state after the other, until one has run away or all have endured.
 
     A state has run away that is beyond the limit at two looks in a row, at the last, or `FAR` times beyond it. One that
@@ -95,14 +103,15 @@ def endure(nca: NCA, start: Callable[[int, int], Tensor], trial: Endurance, limi
         trial: How long and how large.
         limit: Plus or minus this is as far as values should go.
         seed: Of the first rollout; the others have the next ones.
+        roll: (states, steps, and more of `nca_fast.rollout`) -> what becomes of them. None: the automaton itself.
         how: backend and precision, as in `nca_fast.rollout`.
     """
-    largest = 0.0
+    largest, roll = 0.0, nca if roll is None else roll
     for number in range(seed, seed + trial.rollouts):
         state, since = start(trial.side, number), None
         for step in range(0, trial.steps, _CHUNK):
             done = min(step + _CHUNK, trial.steps)
-            state = nca(state, done - step, seed=number, first_step=step, **how)
+            state = roll(state, done - step, seed=number, first_step=step, **how)
             value = float(state[:, nca.rule.frozen :].abs().amax())
             if value <= limit:
                 since = None

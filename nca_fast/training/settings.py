@@ -157,7 +157,7 @@ class PoolConfig(RunConfig):
     """A state that has run away, with a value beyond plus or minus this, starts afresh."""
     reseed_every: int = 16
     """After every so many iterations one state of the batch starts afresh, that the automaton does not forget how to
-    begin. 0: never."""
+    begin; of several textures one of each, by turns of chance. 0: never."""
     disturb: float = 0.0
     """Share of the states, 0 to 1, of which a disc is made strange before a rollout: noise, a piece of another state,
     emptiness, too much or too little. The automaton learns to mend it, and does not run away on large canvases."""

@@ -181,6 +181,7 @@ class PoolSystem(ABC):
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
     restart: Callable[[Tensor, int], Tensor] | None = None
     roll: Callable[..., Tensor] | None = None  # see `PoolStep`
+    large_roll: Callable[..., Tensor] | None = None  # what becomes of states of `large_start`; see `endure`
 
     def begin(self, model: NCA, saved: SavedRun | None) -> None:
         """As `System.begin`."""
@@ -204,7 +205,7 @@ class PoolSystem(ABC):
             config.seed,
             config.batch_size * self.kinds,
             config.steps_at,
-            reseed_every=config.reseed_every,
+            reseed_every=-(-config.reseed_every // self.kinds),  # each kind as often as one alone
             state_limit=config.state_limit,
             disturb=config.disturb,
             prepare=self.prepare,
@@ -262,7 +263,7 @@ class PoolSystem(ABC):
         if trial is None:
             return None
         seed = self.derived("endurance")
-        return endure(self.nca, self.large_start, trial, config.state_limit, seed, **config.how)
+        return endure(self.nca, self.large_start, trial, config.state_limit, seed, self.large_roll, **config.how)
 
     def spare(self, iterations: int) -> int:
         """How many cell-steps, without gradients, take a tenth of the time of so many iterations, in which a step costs
