@@ -19,7 +19,7 @@ from nca_fast.training.capture import Captured
 from nca_fast.training.pool import Objective
 from nca_fast.training.run_folder import SavedRun
 
-OWN = 6  # a sixth of the hidden units that a cell uses are its texture's own; the others are shared by all
+OWN = 4  # a fourth of the hidden units that a cell uses are its texture's own; the others are shared by all
 RELU = as_activation("relu")
 OFF = 8.0  # a unit's bias under the code of another texture, where sums that were seen stay below 3
 

@@ -47,7 +47,7 @@ from nca_fast.training.system import PoolSystem, given_or_saved
 
 CELLS = 12  # from one thing in a picture to the next, where the scale is chosen
 GREY = 0.5 / 255  # where colours differ by less, rms, a picture is grey
-GREY_WEIGHT = 100.0  # of the colours of what is to become grey, where one automaton learns pictures in colour as well
+GREY_WEIGHT = 1000.0  # of the colours of what is to become grey, where one automaton learns pictures in colour as well
 
 
 class Texture(PoolSystem):
@@ -66,7 +66,6 @@ class Texture(PoolSystem):
             self.swatches = open_swatches(images, sources.names, self._read, saved, out)
             self.targets = [swatch.target for swatch in self.swatches]
             self.facts = {"textures": [swatch.facts() for swatch in self.swatches]}
-            self._check_pool()
         else:
             if len(images) > 1:
                 raise ValueError(f"image must be that of the run in {out}, which knows one alone. Leave it out.")
@@ -103,15 +102,6 @@ class Texture(PoolSystem):
         target, crop = self._read(image)
         self.config = replace(self.config, image_crop=crop)
         return target
-
-    def _check_pool(self) -> None:
-        """Raises ValueError where some texture would have too few states for a batch."""
-        count, config = len(self.targets), self.config
-        if config.pool_size < count * config.batch_size:
-            raise ValueError(
-                f"pool_size must be at least {count * config.batch_size} for {count} textures, of each of which an "
-                f"iteration takes {config.batch_size}, but got {config.pool_size}."
-            )
 
     def beginning(self) -> list[str]:
         """What a cell sees, and what compares."""

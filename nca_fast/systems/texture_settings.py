@@ -48,7 +48,8 @@ class TextureConfig(StyleLossConfig):
     """Share of the states of which a disc is made strange before a rollout. Without it what is learned at this learning
     rate blows up on large canvases."""
     pool_size: int = 32
-    """States that live on between iterations. They take memory and disk: 0.1 MB each at 48 x 48 cells."""
+    """States that live on between iterations, so many of each texture. They take memory and disk: 0.1 MB each at
+    48 x 48 cells, and some more where several textures are learned."""
     picture_steps: int = 256
     """Steps of the rollout that ends as texture.png, which has four times image_size cells on a side, or less where
     that takes long beside the training."""

@@ -189,14 +189,14 @@ class PoolSystem(ABC):
         self.kept = {name: moved(tensor, self.nca.device) for name, tensor in self.kept.items()}
         states = None
         if saved is not None:  # before anything of that size is made
-            shape = (config.pool_size, model.rule.channels, *self.size())
+            shape = (self.pooled(), model.rule.channels, *self.size())
             states = moved(saved.tensors.tensor("pool", shape), self.nca.device)
         else:
             self._check_memory()
         # The first rollout and its gradient compile the kernels, or say why the backend cannot serve.
         self.nca(self.start(1, 0), steps=1, seed=0, **self.config.how).sum().backward()
         self.nca.zero_grad(set_to_none=True)
-        states = self.start(config.pool_size, derived_seed(config.seed, "pool")) if states is None else states
+        states = self.start(self.pooled(), derived_seed(config.seed, "pool")) if states is None else states
         self.step = PoolStep(
             model,
             Pool(states, self.kinds),
@@ -222,13 +222,17 @@ class PoolSystem(ABC):
         config = self.config
         steps = min(config.steps_max, config.bptt_steps or config.steps_max)  # whose states the gradient needs
         batch = config.batch_size * self.kinds
-        states = config.pool_size + (steps + 2) * -(-batch // processes.count())
+        states = self.pooled() + (steps + 2) * -(-batch // processes.count())
         check_memory(
             4 * self.nca.rule.channels * math.prod(self.size()) * states,
-            f"{config.pool_size} states of {' x '.join(map(str, self.size()))} cells, and {steps} steps of {batch}",
+            f"{self.pooled()} states of {' x '.join(map(str, self.size()))} cells, and {steps} steps of {batch}",
             self.nca.device,
             config.memory,
         )
+
+    def pooled(self) -> int:
+        """How many states live on: of each kind as many as of one alone."""
+        return self.config.pool_size * self.kinds
 
     def constants(self) -> dict[str, Tensor]:
         """As `System.constants`: nothing."""
