@@ -20,13 +20,14 @@ RULES = {
     "noise, circular": Rule(C, (8,), ("identity", "sobel_y"), state_noise=0.1),
     "clamp, every channel": Rule(C, (8,), ("identity", "sobel_x"), clamp=(-0.4, 0.5), fire_shared=()),
     "replaced": Rule(C, (8,), ("identity", "sobel_x"), residual=False, update_activation="tanh", fire_rate=0.02),
+    "few fire": Rule(C, (8,), ("identity", "sobel_x"), fire_rate=0.1),
     "all fire": Rule(C, (8, 5), ("identity", "laplacian"), fire_rate=1.0),
 }
 
 
 SHAPES = {  # by threads
     1: ((1, C, 71, 277), (1, C, 67, 96)),  # tiles, and whole rows
-    2: ((3, C, 48, 96), (1, C, 161, 8)),  # a sample in two shares; rows of which many wait for their cells
+    2: ((3, C, 48, 96), (1, C, 130, 8)),  # a sample in two shares; rows of which many wait for their cells
     4: ((2, C, 70, 35),),  # two shares a sample
 }
 

@@ -285,7 +285,9 @@ struct Backward {
           for (int64_t row = group; s.frames && row < group_end; ++row) add_frames(sample, row, row - group, c0, c1);
           for (int64_t row = group; gates() && row < group_end; ++row) add_kept(row, row - group, grad_x + first, c0, c1);
           if (!at_once) begin_rows(std::min(group + reach, r1 - reach), std::min(group_end + reach, r1 - reach));
-          for (int64_t row = group; row < group_end; ++row) spread_row(sample, row, row - group, grad_x + first, r0, r1, c0, c1);
+          if (spreads_in_registers()) spread_group(sample, group, group_end, grad_x + first, r0, r1);
+          else
+            for (int64_t row = group; row < group_end; ++row) spread_row(sample, row, row - group, grad_x + first, r0, r1, c0, c1);
         }
       }
       if (s.rules > 1) partial.fold(sample);
@@ -430,14 +432,75 @@ struct Backward {
     }
   }
 
-  // Adds what the perception of a row owes to the rows that it sees: the transposed filters.
-  void spread_row(int64_t sample, int64_t row, int64_t in_group, float* grad_x, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
-    Target around[2 * FARTHEST + 1];
+  // The rows that a row sees, where they are gathered.
+  struct Around { Target rows[2 * FARTHEST + 1]; };
+  Around around_row(int64_t sample, int64_t row, float* grad_x, int64_t r0, int64_t r1) {
+    Around around;
     for (int i = 0; i <= 2 * s.reach; ++i) {
       const int64_t at = row + i - s.reach, to = s.source(at, s.H);
       const bool lost = s.beyond(at, s.H), own = to >= r0 && to < r1;
-      around[i] = {lost ? nullptr : own ? grad_x + to * s.W : partial.outside_row(sample, to), own ? s.plane() : s.W};
+      around.rows[i] = {lost ? nullptr : own ? grad_x + to * s.W : partial.outside_row(sample, to), own ? s.plane() : s.W};
     }
+    return around;
+  }
+
+  // Whether the filters of a tile are usual ones that see nothing beyond whole vectors of its rows, so that what is spread need not be put
+  // in place first.
+  bool spreads_in_registers() const {
+#if defined(__AVX512F__)
+    if (s.filters.known == Known::no || s.L || s.window || packer.width < s.W) return false;
+    return s.circular ? s.W % VL == 0 && s.H >= 3 : s.padding == Padding::zero;
+#else
+    return false;
+#endif
+  }
+
+  // Adds what the perception of a group of rows owes to the rows that they see, where it `spreads_in_registers`: channel by
+  // channel, so that these rows are in L1.
+  void spread_group(int64_t sample, int64_t begin, int64_t end, float* grad_x, int64_t r0, int64_t r1) {
+#if defined(__AVX512F__)
+    std::vector<Around> around;
+    for (int64_t row = begin; row < end; ++row) around.push_back(around_row(sample, row, grad_x, r0, r1));
+    const auto known = [&]<uint32_t... MASKS>() {
+      for (int64_t c = 0; c < s.C; ++c)
+        for (int64_t row = begin; s.sees(c) && row < end; ++row) spread_expanded<MASKS...>(c, row - begin, around[row - begin].rows);
+    };
+    if (s.filters.known == Known::gradient) known.template operator()<CELL, DIFFERENCE_X, DIFFERENCE_Y>();
+    else known.template operator()<CELL, DIFFERENCE_X, DIFFERENCE_Y, LAPLACIAN>();
+#endif
+  }
+
+#if defined(__AVX512F__)
+  // The transposed filters of a channel and row. What their cells are owed is taken to its columns in registers, those before, at
+  // and after the ones at hand.
+  template <uint32_t... MASKS>
+  void spread_expanded(int64_t c, int64_t in_group, const Target* rows) const {
+    constexpr int FILTERS = sizeof...(MASKS);
+    const int64_t count = (s.W + VL - 1) / VL;
+    const Block *const begin = blocks.data() + in_group * count, *const end = begin + count;
+    const float* const from = grad_y + s.row(0, c) * packer.S;
+    const int64_t apart = s.rows[c].apart * packer.S;
+    vf near[FILTERS][3];
+    const auto take = [&](const Block* block) NCA_FAST_WITHIN {
+      for (int f = 0; f < FILTERS; ++f) near[f][0] = near[f][1], near[f][1] = near[f][2], near[f][2] = block ? expanded(from + f * apart + block->from, block->bits) : vf{};
+    };
+    take(s.circular ? end - 1 : nullptr), take(begin);
+    for (const Block* block = begin; block < end; ++block) {
+      take(block + 1 < end ? block + 1 : s.circular ? begin : nullptr);
+      vf profiles[PROFILES] = {}, owed[3];
+      int f = 0;
+      ((add_profiles<MASKS>(near[f], s.filters.of[f].weights, profiles), ++f), ...);
+      owed_to_profiles(profiles, owed);
+      for (int i = 0; i < 3; ++i)
+        if (rows[i].row) add_some(rows[i].row + c * rows[i].plane + block->offset, owed[i], s.W - block->offset);
+    }
+  }
+#endif
+
+  // Adds what the perception of a row owes to the rows that it sees: the transposed filters.
+  void spread_row(int64_t sample, int64_t row, int64_t in_group, float* grad_x, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
+    const Around near = around_row(sample, row, grad_x, r0, r1);
+    const Target* const around = near.rows;
     const int64_t per_row = (c1 - c0 + VL - 1) / VL;
     const Block *begin = blocks.data() + in_group * per_row, *end = begin + per_row;
     if (std::none_of(begin, end, [](const Block& block) { return block.bits; })) return;

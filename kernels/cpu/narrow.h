@@ -123,6 +123,17 @@ inline void add_profiles(const float* grad, const float* weights, vf* profiles) 
     if (MASK >> bit & 1) profiles[bit % PROFILES] += *weights++ * load(grad + 1 - bit / PROFILES);
 }
 
+#if defined(__AVX512F__)
+// The same where the filter's gradient is in registers, with those of the VL cells before and after.
+template <uint32_t MASK>
+inline void add_profiles(const vf (&near)[3], const float* weights, vf* profiles) {
+  const vf of_column[3] = {shifted<1>(near[1], near[2]), near[1], shifted<VL - 1>(near[0], near[1])};
+#pragma GCC unroll 15
+  for (int bit = 0; bit < SLOTS; ++bit)
+    if (MASK >> bit & 1) profiles[bit % PROFILES] += *weights++ * of_column[bit / PROFILES];
+}
+#endif
+
 // What the three rows of a column are owed by its profiles.
 inline void owed_to_profiles(const vf* profiles, vf* rows) {
   const vf smooth = profiles[0], slope = profiles[1], cell = profiles[2], above = profiles[3], below = profiles[4];
