@@ -34,8 +34,9 @@ struct Chain {
       if (i + 1 < steps) stages[i]->keep_first(*kept[2 * i + turn]);
     }
     first(x);
-    for (int64_t i = 0; i + 1 < steps; ++i)
-      if (i == 0 || !stages[i]->has_kept()) stages[i]->finish();
+    // The share above waits for the first rows of each: of the last one, they are the end of what its next steps see.
+    for (int64_t i = 0; i < steps; ++i)
+      if (i == 0 || !stages[i]->has_first()) stages[i]->finish();
   }
 
   // Computes the last rows from the first ones of the share below, which may have begun its next steps already.
