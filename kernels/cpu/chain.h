@@ -34,9 +34,10 @@ struct Chain {
       if (i + 1 < steps) stages[i]->keep_first(*kept[2 * i + turn]);
     }
     first(x);
-    // The share above waits for the first rows of each: of the last one, they are the end of what its next steps see.
+    // The share above is in want of the first rows of each stage, as many as a cell sees beside its own; of the last one, they are
+    // the end of what its next steps see. A stage makes that many less than the one before.
     for (int64_t i = 0; i < steps; ++i)
-      if (i == 0 || !stages[i]->has_first()) stages[i]->finish();
+      if (!stages[i]->has_written(i ? (steps - i) * 2 * reach : r1 - r0)) stages[i]->finish();
   }
 
   // Computes the last rows from the first ones of the share below, which may have begun its next steps already.

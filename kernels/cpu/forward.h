@@ -52,7 +52,7 @@ struct Stage {
   // Keeps the first rows that are passed on, as many as a cell sees beside its own, where `repeat` finds them.
   void keep_first(Buffer& rows) { kept = rows; }
 
-  bool has_first() const { return written >= area.r0 + 2 * s.reach; }
+  bool has_written(int64_t rows) const { return written >= area.r0 + rows; }
 
   // Passes on rows that another stage kept, as those that follow the last one.
   void repeat(const float* rows) {
@@ -144,7 +144,7 @@ struct Stage {
         std::memcpy(state + c * s.plane() + s.source(written, s.H) * s.W + own.c0, to + c * next->packer.row_size + (own.c0 - area.c0), (own.c1 - own.c0) * sizeof(float));
     next->packer.complete_row(written, from, from + packer.width);
     const int64_t size = s.C * next->packer.row_size;
-    if (kept && !has_first()) std::memcpy(kept + (written - area.r0) * size, to - VL, size * sizeof(float));
+    if (kept && !has_written(2 * s.reach)) std::memcpy(kept + (written - area.r0) * size, to - VL, size * sizeof(float));
     next->arrive(written);
   }
 
