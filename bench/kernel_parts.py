@@ -4,8 +4,8 @@
     python -m bench.kernel_parts --quick    few rounds, no file
 
 The kernel is compiled once more, from a copy of its sources in which a loop stands before each part: it does the part
-once, or twice where that part's turn has come. What a part costs is how much longer the call then takes. The second time
-finds its memory in the caches, so that a part may cost more than that; what the parts leave of the whole is said.
+once, or twice where that part's turn has come. What a part costs is how much longer the call then takes. The second
+time finds its memory in the caches, so that a part may cost more than that; what the parts leave of the whole is said.
 """
 
 import argparse
@@ -35,7 +35,9 @@ PARTS = {
     "products: updates": [("forward.h", "dense<Then::nothing>((*network)[last]")],
     "products: gradients of weights": [("backward.h", "outer(grad, transposed")],
     "products: gradients of hidden units": [("backward.h", "dense<Then::gate>(layer.backward")],
-    "products: gradients of the perception": [("backward.h", "dense<Then::nothing>(layer.backward, nullptr, grad, nullptr, {grad_y")],
+    "products: gradients of the perception": [
+        ("backward.h", "dense<Then::nothing>(layer.backward, nullptr, grad, nullptr, {gr")
+    ],
     "perception": [("packer.h", "perceive(batch);\n    if (s.frames")],
     "who fires": [("packer.h", "if (cells) bits &=", DRAW)],
     "packed cells moved": [("packer.h", "for (int p = 0; p < count; p += VL) store(y + k * S + p")],
@@ -154,9 +156,7 @@ def measure(options) -> dict:
                 at_peak = operations(nca) * fires / (peak + fma_peak()) * 2 * 1e9
                 whole = time_of_all / cell_steps * 1e9
                 parts = {name: t / cell_steps * 1e9 for name, t in time_of_parts.items() if t > 0.001 * time_of_all}
-                found[f"{preset}, {kind}"] = {
-                    "nanoseconds": whole, "products_at_the_peak": at_peak, "parts": parts
-                }
+                found[f"{preset}, {kind}"] = {"nanoseconds": whole, "products_at_the_peak": at_peak, "parts": parts}
                 print(f"{preset}, {kind}: {whole:.1f} ns a cell-step, {at_peak / whole:.0%} of the peak", flush=True)
                 for name, t in parts.items():
                     print(f"    {name:<40} {t:6.2f}")

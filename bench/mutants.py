@@ -55,7 +55,6 @@ MUTANTS = [
     ("cpu/backward.h", "take(s.circular ? end - 1 : nullptr)", "take(nullptr)"),
     ("cpu/backward.h", "block + 1 : s.circular ? begin : nullptr", "block + 1 : nullptr"),
     ("cpu/backward.h", "s.circular ? s.W % VL == 0 && s.H >= 3", "s.circular ? s.H >= 3"),
-    ("cpu/backward.h", "s.circular ? s.W % VL == 0 && s.H >= 3", "s.circular ? s.W % VL == 0"),
     ("cpu/narrow.h", "shifted<1>(near[1], near[2]), near[1],", "near[1], near[1],"),
     ("cpu/backward.h", "begin_rows(r0, r0 + reach), begin_rows(r1 - reach, r1);", "begin_rows(r0, r0 + reach);"),
     ("cpu/backward.h", "(c % 2 * (s.F + s.L + 1) + f)", "f"),

@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from nca_fast.kernels import kept_memory
 from rollouts import random_weights
 
 from nca_fast import Rule, rollout
+from nca_fast.kernels import kept_memory
 
 C = 40  # of so many channels a chain's tiles have 128 columns
 RULES = {
