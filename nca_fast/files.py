@@ -23,6 +23,7 @@ except ImportError:  # Windows: what a killed process leaves stays there
 _MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
 
 MODEL_FILE = "model.safetensors"  # of a trained model in its folder
+TRAINING_FILE = "training.safetensors"  # of a training, beside it: what goes on
 
 
 @contextlib.contextmanager

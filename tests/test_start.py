@@ -96,6 +96,18 @@ ANSWERS = [
     (["texture", "pool_size/lr_gamma", "--out", "x"], 2, "there is no 'pool_size/lr_gamma'"),  # as it was typed
     (["push", "nowhere/none", "hf:a/b"], 2, "model file nowhere/none must exist"),
     (["score", "nowhere/none.safetensors"], 2, "model file nowhere/none.safetensors must exist"),
+    *(
+        ([*f"{words} --out nowhere".split(), *more], 2, f"{missing} must be given to begin a run: folder nowhere")
+        for words, missing in (
+            ("texture", "image"),
+            ("style", "style and content"),
+            ("style skimage:grass", "content"),
+            ("clip", "a prompt"),
+            ("vae", "a data set"),
+            ("grow", "image"),
+        )
+        for more in ([], ["--resume"])
+    ),
     (["texture", "skimage:grass", "--out", "x", "--threads", "0"], 2, "threads must be from 1 to 1024, but got 0"),
 ]
 ANSWER = """

@@ -107,7 +107,8 @@ class TestCheck:
         few()
         assert cli.main(["check"]) == 0
         shown = capsys.readouterr().out
-        assert shown.count("right (") == 6 and shown.endswith("6 of 6 are right.\n") and "WRONG" not in shown
+        assert shown.count("right (") == 6 and "WRONG" not in shown
+        assert shown.endswith("6 of 6 are right.\nnext: nca-fast profile\n      nca-fast demo\n")
 
     @pytest.mark.parametrize(("spoil", "answer"), [("mask", "y"), ("rollout", "y"), ("rollout", "grad_w0")])
     def test_a_wrong_answer(self, few, capsys, spoil, answer):

@@ -90,3 +90,10 @@ def test_a_browser_shows_it_before_the_page_computes_and_until_it_has_taken_a_st
             assert tab.evaluate(OPACITY) == "1"
             tab.evaluate("() => window.nca.app.once()")
             tab.wait_for_function("getComputedStyle(document.getElementById('poster')).opacity === '0'")
+
+
+def test_only_the_first_automaton_of_a_page_draws(tmp_path):
+    """Its picture is the only one that the page shows before it runs."""
+    automaton().save_pretrained(tmp_path / "one")
+    first, second = models.read([str(tmp_path / "one"), str(tmp_path / "one")])
+    assert first.poster.jpeg and second.poster is None

@@ -13,7 +13,7 @@ def again(command: str, kind: type, **changed: Any) -> str:
         command: As it was typed, for a shell.
         kind: The dataclass of the command, which says what its options are.
         changed: By the names of its fields: the new values of options that take one value, each at the end of the line;
-            None leaves an option or a flag out.
+            None leaves an option or a flag out, True is a flag.
 
     Returns:
         For a shell, to be pasted.
@@ -31,5 +31,5 @@ def again(command: str, kind: type, **changed: Any) -> str:
             kept.append(word)
             values = 0
     for name, value in changed.items():
-        kept += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+        kept += [] if value is None else [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return shlex.join(kept)

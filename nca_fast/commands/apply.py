@@ -85,8 +85,8 @@ class Apply:
 
     def run(self, command: str) -> None:
         """Redraws, and says what was written and what could not be read."""
+        from nca_fast.commands.ending import finish
         from nca_fast.commands.models import open_model
-        from nca_fast.commands.report import finish
         from nca_fast.nca import NCA
         from nca_fast.rendering.apply import apply, steps_of
         from nca_fast.rendering.blend import blended
@@ -99,12 +99,12 @@ class Apply:
         shown = ("strength", "preserve_color", "max_size", "seed", "steps_per_frame", "fps", "memory")
         how = self.compute.how | {name: getattr(self, name) for name in shown}
         written, unread = apply(nca, self.image, self.out, steps, progress=streams.shows_progress(), **how)
-        of_films = dict.fromkeys(("steps_per_frame", "fps"))
+        of_films, folder = dict.fromkeys(("steps_per_frame", "fps")), Path(self.image).is_dir()
         then = [
-            again(command, type(self), **of_films, strength=self.strength / 2, out="weaker.png"),
-            again(command, type(self), steps=2 * steps, out="longer.mp4"),
+            again(command, type(self), **of_films, strength=self.strength / 2, out="weaker" + ".png" * (not folder)),
+            again(command, type(self), steps=2 * steps, out="longer" + ".mp4" * (not folder)),
         ]
-        finish(written, then=[] if Path(self.image).is_dir() else then)
+        finish(written, then=then)
         if unread:
             raise ValueError(
                 f"{len(unread)} of {len(unread) + len(written)} pictures were passed over. {' '.join(unread)}"

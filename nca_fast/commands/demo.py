@@ -41,6 +41,8 @@ class Demo:
 
     def run(self, command: str) -> None:
         """Does what three commands would."""
+        from nca_fast.commands.ending import finish, page
+
         print(f"1. learning from {self._picture()}: nca-fast texture ... --minutes {self.minutes:g}", flush=True)
         self._training().run(command)
         wide = self.out / "wide.png"
@@ -51,7 +53,9 @@ class Demo:
             work = Profile(size=96, steps=16, backward=backward, against="eager", repeats=3, compute=self.compute)
             flags = " --backward" * backward
             print(f"\n3. how fast: nca-fast profile --size 96 --steps 16{flags} --against eager", flush=True)
-            work.run(command)
+            work.measure()
+        print()
+        finish((), then=["nca-fast texture PICTURE --out runs/mine", page(str(self.out))])
 
     def _picture(self) -> str:
         return "skimage:brick" if importlib.util.find_spec("skimage") else str(zoo.FOLDER / f"{SHELF}.jpg")

@@ -3,10 +3,10 @@
 import json
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from nca_fast import checkpoint
+from nca_fast.commands.ending import drawing, page
 from nca_fast.commands.info import lines
 from nca_fast.nca import NCA
 from nca_fast.pretrained import model_file
@@ -66,7 +66,7 @@ def facts(model: str) -> dict[str, Any]:
         found["how good"] = str(card["score"])
     elif made.get("system") in _MEASURED:
         found["how good"] = f"not measured: nca-fast score {shlex.quote(model)}"
-    return found | {"use": _uses(model, automaton)}
+    return found | {"use": [drawing(model), page(model)]}
 
 
 def rule_in_words(rule: Rule) -> dict[str, str]:
@@ -124,16 +124,6 @@ def _listed(value: Any) -> str:
     if isinstance(value, Mapping):
         return " ".join(_listed(value[name]) for name in ("name", "image") if value.get(name))
     return str(value)
-
-
-def _uses(model: str, automaton: NCA | VAENCA) -> list[str]:
-    name, said = shlex.quote(model), Path(model.rpartition(":")[2]).stem
-    out = shlex.quote(f"{said}.png")
-    if isinstance(automaton, VAENCA):
-        return [f"nca-fast vae repair --model {name} --help"]
-    if automaton.start == "image":
-        return [f"nca-fast apply {name} photo.jpg --out {out}", f"nca-fast web {name} --out page.html"]
-    return [f"nca-fast render {name} --out {out}", f"nca-fast web {name} --out page.html"]
 
 
 def _printable(line: str) -> str:

@@ -1,6 +1,5 @@
 """The command that writes an automaton for other engines."""
 
-import shlex
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,7 +63,7 @@ class Export:
 
     def run(self, command: str) -> None:
         """Writes the file."""
-        from nca_fast.commands.report import finish
+        from nca_fast.commands.ending import drawing, finish, page
         from nca_fast.files import atomic_path, check_writable
         from nca_fast.nca import NCA
         from nca_fast.pretrained import model_file
@@ -75,8 +74,7 @@ class Export:
         content = self._json(nca, path) if self.to == "json" else self._onnx(nca)
         with atomic_path(self.out) as temporary:
             temporary.write_bytes(content)
-        model = shlex.quote(self.model)
-        finish([self.out], said=[HELD[self.to]], then=[f"nca-fast web {model} --out page.html"])
+        finish([self.out], said=[HELD[self.to]], then=[page(self.model), drawing(self.model)])
 
     def _json(self, nca: "NCA", path: Path) -> bytes:
         from nca_fast.export.pages import encoded

@@ -103,8 +103,8 @@ class Fill:
     def run(self, command: str) -> None:
         """Learns a swatch if there is one, lets the texture grow, and says what was written."""
         from nca_fast import checkpoint
+        from nca_fast.commands.ending import finish
         from nca_fast.commands.models import open_model
-        from nca_fast.commands.report import finish
         from nca_fast.files import check_writable
         from nca_fast.media.formats import check_picture, write_picture
         from nca_fast.media.images import load_image, load_straight, to_uint8
@@ -120,7 +120,8 @@ class Fill:
         model, names = self._trained or self._learned(), self.texture if self.model is not None else None
         nca = open_model(NCA, model, self.compute)
         steps = self.steps or max(STEPS, sensible_size(checkpoint.facts_of(model_file(model))).steps)
-        texture = grown(nca, area, self.zoom, steps, names, self.seed, self.memory, **self.compute.how)
+        shown = self.out.name if streams.shows_progress() else None
+        texture = grown(nca, area, self.zoom, steps, names, self.seed, self.memory, shown, **self.compute.how)
         result = filled(photo, texture, area, self.blend, self.light, self.strength)
         opaque = None if alpha is None else (alpha * 255).round().byte().numpy()
         files = write_picture(self.out, height, width, [to_uint8(result)], opaque)
@@ -133,7 +134,12 @@ class Fill:
                     f"{2 * self.minutes:g}.",
                     stacklevel=2,
                 )
-        finish(files, then=[again(command, type(self), **learned, seed=self.seed + 1, out="other.png")])
+        lit = {"light": 0 if self.light else 1}
+        then = [
+            again(command, type(self), **learned, **changed, out="other.png")
+            for changed in ({"seed": self.seed + 1}, lit)
+        ]
+        finish(files, then=then)
 
     @property
     def _trained(self) -> str | None:

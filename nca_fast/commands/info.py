@@ -16,6 +16,7 @@ import nca_fast
 from nca_fast import backends, control_groups, devices
 from nca_fast.canvas.memory import free_memory
 from nca_fast.commands import streams
+from nca_fast.commands.ending import finish
 from nca_fast.features.torchvision_compat import import_torchvision
 from nca_fast.kernels.cpu import build
 from nca_fast.presets import PRESETS
@@ -61,6 +62,8 @@ def show(as_json: bool) -> None:
             print("\n".join(lines(name, found[name])), flush=True)
     if as_json:
         print(json.dumps(found, indent=2))
+    else:
+        finish((), then=["nca-fast check", "nca-fast profile"])
 
 
 def guarded(probe: Callable[[], Any]) -> Any:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from nca_fast import checkpoint, processes
 from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.settings import CanvasConfig
+from nca_fast.commands import streams
 from nca_fast.commands.models import open_model
 from nca_fast.fields import field
 from nca_fast.files import MODEL_FILE
@@ -18,6 +19,7 @@ from nca_fast.hexagons import draws_hexagons, levelled
 from nca_fast.media.images import load_image
 from nca_fast.nca import NCA
 from nca_fast.pretrained import model_file
+from nca_fast.rendering.progress import progress_bar
 from nca_fast.rendering.render import render
 from nca_fast.scoring.content import content_kept
 from nca_fast.scoring.score import SMALLEST, Score, score
@@ -61,7 +63,8 @@ def measured(asked: Any) -> list[Measured]:
     """
     if not asked.is_run:
         pictures, original = [load_image(asked.what)], shrunk(load_image(asked.reference), asked.shrink or 1)
-        return [Measured(None, {}, [], score(pictures, original, weights=asked.weights))]
+        with streams.waiting("measuring"):
+            return [Measured(None, {}, [], score(pictures, original, weights=asked.weights))]
     path = model_file(asked.what)
     made = checkpoint.facts_of(path)
     known = {texture["name"]: texture for texture in named(made, f"'provenance' of {path}")}
@@ -81,7 +84,13 @@ def measured(asked: Any) -> list[Measured]:
 
 def _measured_run(asked: Any, path: Path, made: dict[str, Any], texture: str | None, known: dict[str, Any]) -> Measured:
     facts, pictures, original, said = _drawn(asked, path, made, texture, known)
-    return Measured(texture, facts, said, score(pictures, original, weights=asked.weights))
+    with streams.waiting(_of("measuring", texture)):
+        return Measured(texture, facts, said, score(pictures, original, weights=asked.weights))
+
+
+def _of(doing: str, texture: str | None) -> str:
+    """What is being done, and with which texture of those that an automaton knows."""
+    return doing if texture is None else f"{doing} {texture}"
 
 
 def _drawn(
@@ -111,12 +120,14 @@ def _drawn(
     else:
         height = width = asked.side or 4 * side
     pictures, largest = [], []
-    for seed in range(asked.seeds):
-        scene = Scene(nca, height, width, steps, seed=seed, image=content, **asked.compute.how)
-        state = render(replace(scene, config=CanvasConfig(memory=asked.memory, texture=texture)))
-        largest.append(float(state.abs().nan_to_num(float("inf")).amax()))
-        shown = nca.to_rgb(state).nan_to_num().cpu()
-        pictures.append((levelled(shown).clamp(0, 1) if draws_hexagons(nca) else shown)[0])
+    shown, cell_steps = streams.shows_progress() and not asked.json, asked.seeds * steps * height * width
+    with progress_bar(_of("drawing", texture), shown, cell_steps) as bar:
+        for seed in range(asked.seeds):
+            scene = Scene(nca, height, width, steps, seed=seed, image=content, **asked.compute.how)
+            state = render(replace(scene, config=CanvasConfig(memory=asked.memory, texture=texture)), bar.update)
+            largest.append(float(state.abs().nan_to_num(float("inf")).amax()))
+            drawn = nca.to_rgb(state).nan_to_num().cpu()
+            pictures.append((levelled(drawn).clamp(0, 1) if draws_hexagons(nca) else drawn)[0])
     limit = field({"state_limit": 5.0} | config, "state_limit", float, where)
     away = sum(value > limit for value in largest)
     drawn = {"height": height, "width": width, "steps": steps, "seeds": list(range(asked.seeds))}

@@ -39,6 +39,7 @@ from nca_fast.commands.train import TRAIN, Train
 from nca_fast.commands.vae import VaeFuse, VaeOutpaint, VaeRepair
 from nca_fast.commands.web import Web
 from nca_fast.commands.zoo import Zoo
+from nca_fast.files import TRAINING_FILE
 from nca_fast.suggestions import closest, did_you_mean
 from nca_fast.systems import TASKS
 
@@ -216,12 +217,12 @@ def _begun_with(name: str, arguments: Sequence[str]) -> Train | None:
     if not known.resume:
         recipe = task.recipes.get(known.recipe)
         return None if recipe is None else make(out=known.out, config=recipe)
+    file = known.out / TRAINING_FILE
+    if not file.exists():
+        return None
     from nca_fast import checkpoint
     from nca_fast.training import run_folder
 
-    file = known.out / run_folder.TRAINING_FILE
-    if not file.exists():
-        return None
     return make(out=known.out, config=run_folder.stored_config(task, checkpoint.load_metadata(file), known.out))
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 import tyro
 
 from nca_fast.commands import streams
+from nca_fast.commands.again import again
 from nca_fast.compute import ComputeConfig
 
 OTHERS = {"eager": "eager", "compile": "torch.compile"}  # as it is typed -> as results call it
@@ -64,6 +65,22 @@ class Profile:
             )
 
     def run(self, command: str) -> None:
+        """Measures, prints each figure as soon as it is known, and says what else could be measured."""
+        from nca_fast.commands.ending import finish
+
+        self.measure()
+        if not self.json:
+            finish((), then=self.then(command))
+
+    def then(self, command: str) -> list[str]:
+        """Proposes to measure something else, too: stock PyTorch and gradients, or else more cells."""
+        others = [
+            {"size": 2 * self.size} if self.against else {"against": "eager,compile"},
+            {"batch": 2 * self.batch} if self.backward else {"backward": True},
+        ]
+        return [again(command, type(self), dry_run=None, **one) for one in others]
+
+    def measure(self) -> None:
         """Measures, and prints each figure as soon as it is known."""
         from nca_fast.nca import NCA
         from nca_fast.profiling import profile

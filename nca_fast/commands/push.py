@@ -43,6 +43,7 @@ class Push:
     def run(self, command: str) -> None:
         """Measures, uploads, and says where the model is now."""
         from nca_fast import checkpoint
+        from nca_fast.commands.ending import drawing, finish, page
         from nca_fast.commands.measure import measured
         from nca_fast.model_card import check_licence, push_to_hub
         from nca_fast.training.run_folder import PREVIEW_FILE
@@ -59,5 +60,6 @@ class Push:
         except ValueError:  # of what has no score, such as a growing picture, or whose original is gone
             score = []
         how = {"picture": picture, "score": score, "licence": self.license, "private": self.private}
-        print(push_to_hub(self.run_folder, name, **how))
-        print(f"use it: nca-fast render {HUB}{name} --help")
+        there = f"{HUB}{name}"
+        then = [drawing(there, self.run_folder / MODEL_FILE), page(there)]
+        finish([], [push_to_hub(self.run_folder, name, **how)], then)

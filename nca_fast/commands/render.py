@@ -159,8 +159,9 @@ class Render:
         from nca_fast.canvas.exchange import band_path
         from nca_fast.canvas.scene import Scene
         from nca_fast.canvas.start import find_paint
+        from nca_fast.commands.ending import finish
         from nca_fast.commands.models import open_model
-        from nca_fast.commands.report import finish, resume_rendering
+        from nca_fast.commands.report import resume_rendering
         from nca_fast.files import check_writable
         from nca_fast.hexagons import draws_hexagons
         from nca_fast.nca import NCA
@@ -216,8 +217,9 @@ class Render:
         return [*([] if self.model is None else [self.model]), *self.config.graft]
 
     def _next(self, command: str, height: int, width: int, zoom: int) -> list[str]:
-        """Proposes a larger canvas with other cells, and after a picture a film."""
+        """Proposes a larger canvas with other cells, and a film; after a film a page."""
         from nca_fast import processes
+        from nca_fast.commands.ending import page
 
         once = dict.fromkeys(("resume", "resumable", "save_state"))
         larger: dict[str, object] = once | dict.fromkeys(("texture_to", "steps_per_frame", "fps"))
@@ -228,9 +230,9 @@ class Render:
             larger |= {"size": None, "height": rows, "width": 2 * width}
             larger |= {"zoom": zoom} if zoom != 1 else {}
         then = [again(command, type(self), **larger, out="large.png")]
-        if self.out.suffix.lower() not in FILMS and processes.count() == 1:
-            then.append(again(command, type(self), **once, out="film.mp4"))
-        return then
+        if self.out.suffix.lower() in FILMS or processes.count() > 1:
+            return [*then, *([page(*map(str, self._given))] if self._given else [])]
+        return [*then, again(command, type(self), **once, out="film.mp4")]
 
     def _moved(self, nca: "NCA") -> "NCA":
         """Puts the automaton onto the grid that was asked for."""

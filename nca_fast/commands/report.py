@@ -1,16 +1,15 @@
-"""What the commands say on the terminal."""
+"""What commands say of trainings, of what was interrupted, and of the device."""
 
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from nca_fast.canvas.journal import journal_path
-from nca_fast.commands import streams
+from nca_fast.commands.ending import finish
 from nca_fast.devices import describe
 from nca_fast.scoring.score import Score
 from nca_fast.training import run_folder
@@ -48,25 +47,6 @@ def print_device(device: torch.device) -> None:
     line = describe(device)
     if line is not None:
         print(line, file=sys.stderr)
-
-
-def finish(files: Sequence[Path], said: Sequence[str] = (), then: Sequence[str] = (), **facts: Any) -> None:
-    """Ends a command: says what it wrote, what there is to say about it, and what could be done next; for --json the
-    same is kept until its end.
-
-    Args:
-        files: What was written, in the order in which a user looks at it.
-        said: Lines.
-        then: Command lines.
-        facts: More for --json, as JSON can hold it.
-    """
-    written = [{"file": str(path), "bytes": path.stat().st_size} for path in files]
-    streams.keep({"files": written, "said": list(said), "next": list(then), **facts})
-    width = max((len(str(path)) for path in files), default=0)
-    for path, facts in zip(files, written, strict=True):
-        print(f"{path!s:<{width}}  {facts['bytes'] / 1024:9.1f} KB")
-    lines = [*said, *(f"{'next:' if number == 0 else '     '} {line}" for number, line in enumerate(then))]
-    print("".join(f"{line}\n" for line in lines), end="")
 
 
 def finish_training(result: TrainingResult, score: Score | None = None) -> None:

@@ -1,6 +1,7 @@
 """The command that says how good a picture or a trained automaton is."""
 
 import json
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -9,8 +10,8 @@ import tyro
 
 from nca_fast import zoo
 from nca_fast.canvas.settings import CanvasConfig, MemoryOption
-from nca_fast.commands import streams
 from nca_fast.compute import ComputeConfig
+from nca_fast.files import TRAINING_FILE
 from nca_fast.media.sources import check_picture_source
 from nca_fast.pretrained import HUB, check_model
 
@@ -104,10 +105,10 @@ class ScoreCommand:
 
     def run(self, command: str) -> None:
         """Draws what is a model, measures, and prints the result."""
+        from nca_fast.commands.ending import finish
         from nca_fast.commands.measure import measured
 
-        with streams.waiting("drawing and measuring" if self.is_run else "measuring"):
-            found = measured(self)
+        found = measured(self)
         if self.json:
             each = {one.texture: one.as_json() for one in found}
             whole = {"textures": each} if len(found) > 1 else found[0].as_json()
@@ -117,3 +118,18 @@ class ScoreCommand:
         if len(found) > 1 and not self.json:
             mean = sum(one.score.total.score for one in found) / len(found)
             print(f"\nmean score of {len(found)} textures: {mean:.2f}")
+        if self.is_run and not self.json:
+            finish((), then=self.then())
+
+    def then(self) -> list[str]:
+        """Proposes, for a run, to draw it, and to train it for as long again; where it cannot, to look at it."""
+        from nca_fast import checkpoint
+        from nca_fast.commands.ending import drawing
+
+        training = Path(self.what) / TRAINING_FILE
+        if not training.exists():
+            return [drawing(self.what), f"nca-fast info {shlex.quote(self.what)}"]
+        made = checkpoint.load_metadata(training)
+        timed = made["config"].get("minutes")
+        length = f"--iterations {2 * made['iteration']}" if timed is None else f"--minutes {2 * timed:g}"
+        return [drawing(self.what), f"nca-fast {made['system']} --out {shlex.quote(self.what)} --resume {length}"]

@@ -55,8 +55,8 @@ class Sheet:
         """Draws, and says in which order and what was written."""
         from tqdm import tqdm
 
+        from nca_fast.commands.ending import finish
         from nca_fast.commands.models import open_model
-        from nca_fast.commands.report import finish
         from nca_fast.files import check_writable
         from nca_fast.media.images import image_grid, save_image
         from nca_fast.nca import NCA

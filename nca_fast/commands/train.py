@@ -8,9 +8,10 @@ import tyro
 
 from nca_fast.commands import streams
 from nca_fast.commands.waits import OPENING
+from nca_fast.files import TRAINING_FILE
 from nca_fast.pretrained import check_model
 from nca_fast.systems import TASKS
-from nca_fast.training.task import Task
+from nca_fast.training.task import Task, check_given
 
 _OUT = tyro.conf.arg(metavar="DIR", help="Folder for the results; made when missing.")
 _INIT = tyro.conf.arg(
@@ -27,8 +28,10 @@ class Train:
     task: Task
 
     def check(self) -> None:
-        """Raises ValueError or OSError for sources and models that are not there, or of no use."""
+        """Raises ValueError or OSError for sources and models that are missing, not there, or of no use."""
         self.sources.check(self.config)
+        if not (self.resume and (self.out / TRAINING_FILE).exists()):
+            check_given(self.sources, self.config, self.out)
         if self.init is not None:
             check_model(self.init)
             if self.resume:

@@ -65,13 +65,12 @@ class VaeFuse(Drawing):
 
     def run(self, command: str) -> None:
         """Draws, and says what was written."""
-        from nca_fast.commands.report import finish
+        from nca_fast.commands.ending import finish, page
         from nca_fast.systems.vae import drawing
 
         vae, how = self.open()
         drawing.draw_fusion(vae, self.a, self.b, self.out, **how)
-        model = shlex.quote(str(self.model))
-        finish([self.out], then=[self.beyond(self.a, vae), f"nca-fast web {model} --out page.html"])
+        finish([self.out], then=[self.beyond(self.a, vae), page(str(self.model))])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +90,12 @@ class VaeRepair(Drawing):
 
     def run(self, command: str) -> None:
         """Draws, and says what was written."""
-        from nca_fast.commands.report import finish
+        from nca_fast.commands.ending import finish, page
         from nca_fast.systems.vae import drawing
 
         vae, how = self.open()
         drawing.draw_repair(vae, self.image, self.damage, self.out, **how)
-        finish([self.out], then=[self.beyond(self.image, vae)])
+        finish([self.out], then=[self.beyond(self.image, vae), page(str(self.model))])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +117,7 @@ class VaeOutpaint(Drawing):
 
     def run(self, command: str) -> None:
         """Draws, and says what was written."""
-        from nca_fast.commands.report import finish
+        from nca_fast.commands.ending import finish, page
         from nca_fast.systems.vae import drawing
         from nca_fast.training.system import check_memory
 
@@ -126,4 +125,5 @@ class VaeOutpaint(Drawing):
         needed = 3 * 4 * vae.rule.channels * self.height * self.width  # the state, the next one, and what is shown
         check_memory(needed, f"{self.height} x {self.width} cells", vae.device, self.memory)
         drawing.draw_outpainting(vae, self.image, self.height, self.width, self.out, **how)
-        finish([self.out], then=[again(command, type(self), seed=self.seed + 1, out="other.png")])
+        then = [again(command, type(self), seed=self.seed + 1, out="other.png"), page(str(self.model))]
+        finish([self.out], then=then)

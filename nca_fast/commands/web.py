@@ -1,11 +1,14 @@
 """The command that makes a page of automata."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import tyro
 
+from nca_fast import zoo
+from nca_fast.commands import streams
 from nca_fast.media.sources import check_data_set
 from nca_fast.pretrained import check_model
 
@@ -43,11 +46,16 @@ class Web:
 
     def run(self, command: str) -> None:
         """Writes the page."""
-        from nca_fast.commands.report import finish
+        from nca_fast.commands.ending import drawing, finish
         from nca_fast.files import check_writable
         from nca_fast.web.models import read
         from nca_fast.web.page import write_page
 
         check_writable(self.out.parent)
-        write_page(read(list(self.models), self.dataset), self.title, self.out)
-        finish([self.out], said=["Open it in a browser: it needs no server and no network."])
+        models = read(list(self.models), self.dataset, streams.waiting)
+        write_page(models, self.title, self.out)
+        first = self.models[0]
+        replay = shlex.join([*([] if first.startswith(zoo.PREFIX) else [first]), "--replay", models[0].name])
+        then = [drawing(first), f"nca-fast render {replay}-replay.json --out painted.png"]
+        said = "Open it in a browser: it needs no server and no network. What is painted on it can be saved."
+        finish([self.out], [said], then)

@@ -60,12 +60,15 @@ class Zoo:
         else:
             print("\n".join(listed(cards)))
         if self.out is not None:
+            from nca_fast.commands.ending import finish
             from nca_fast.files import check_writable
             from nca_fast.media.images import image_grid, load_image, save_image
 
             check_writable(self.out.parent)
             pictures = [load_image(card.picture) for card in cards]
             save_image(pictures[0] if self.name else image_grid(pictures, COLUMNS, pad=8), self.out)
+            if not self.json:
+                finish([self.out])
 
 
 def listed(cards: list[zoo.Card]) -> list[str]:

@@ -42,6 +42,13 @@ def said(name: FeaturesName) -> str:
     )
 
 
+def awaited(name: FeaturesName) -> str:
+    """Says what is waited for while `load` makes some features."""
+    if name.startswith("vgg"):
+        return f"reading the weights of {name}"
+    return {"dictionary": "learning from the picture what to look at"}.get(name, "making what looks at pictures")
+
+
 def load(
     name: str,
     weights: str | os.PathLike | None = None,

@@ -15,6 +15,7 @@ from nca_fast.media.images import load_straight, source_name
 from nca_fast.media.linear_light import luminance, to_linear, to_srgb
 from nca_fast.nca import NCA
 from nca_fast.rendering.membrane import membrane
+from nca_fast.rendering.progress import progress_bar
 from nca_fast.rendering.render import render
 
 MARGIN = 12  # cells that live around an area, so that none of it sees those that do not
@@ -78,7 +79,15 @@ def read_area(mask: str | Path | Tensor, height: int, width: int, soft: int = 0)
 
 
 def grown(
-    nca: NCA, area: Area, zoom: float, steps: int, texture: str | None, seed: int, memory: str | None = None, **how
+    nca: NCA,
+    area: Area,
+    zoom: float,
+    steps: int,
+    texture: str | None,
+    seed: int,
+    memory: str | None = None,
+    progress: str | None = None,
+    **how,
 ) -> Tensor:
     """Lets an automaton grow in the cells of an area, and nowhere else.
 
@@ -90,6 +99,7 @@ def grown(
         texture: As `CanvasConfig.texture`.
         seed: Fixes all randomness.
         memory: As `CanvasConfig.memory`.
+        progress: What stands before a progress bar on stderr; None shows none.
         how: backend, precision.
 
     Returns:
@@ -111,7 +121,8 @@ def grown(
     alive = F.max_pool2d(cells[None], 2 * MARGIN + 1, 1, MARGIN)
     config = CanvasConfig(texture=texture, memory=memory)
     scene = Scene(nca, *cells.shape, steps, seed=seed, speed=alive.expand(3, -1, -1), config=config, **how)
-    drawn = nca.to_rgb(render(scene)).float().cpu()
+    with progress_bar(progress or "", progress is not None, steps * cells.numel()) as bar:
+        drawn = nca.to_rgb(render(scene, bar.update)).float().cpu()
     if zoom != 1:
         size = [round(side * zoom) for side in cells.shape]
         drawn = F.interpolate(drawn, size, mode="bicubic", antialias=zoom < 1).clamp(0, 1)

@@ -16,11 +16,11 @@ from nca_fast.rendering.picture import (
     check_zoom,
     enlarging,
     picture_size,
-    progress_bar,
     remove_half_written,
     saved,
     saved_bytes,
 )
+from nca_fast.rendering.progress import progress_bar
 
 
 def film(
@@ -71,11 +71,12 @@ def film(
         held=cells * (24 + (48 if hexagons is None else 256) * zoom * zoom), disk=saved_bytes(scene, save_state)
     )
     with (
-        progress_bar(path, progress) as bar,
         VideoWriter(path, fps=fps) as video,
-        Canvas(scene, path=path, longest=max(frames), reserve=reserve, on_cells=bar.update) as canvas,
+        Canvas(
+            scene, path=path, longest=max(frames), reserve=reserve, on_cells=lambda cells: bar.update(cells)
+        ) as canvas,
+        progress_bar(path.name, progress, canvas.cell_steps()[0]) as bar,
     ):
-        bar.total, _ = canvas.cell_steps()
         if canvas.start.image is not None and len(canvas.stages) == 1:
             video.add(enlarged(canvas.start.image))
         for portion in frames:

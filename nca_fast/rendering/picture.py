@@ -2,14 +2,12 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from nca_fast import processes
 from nca_fast.canvas.canvas import Canvas
@@ -23,6 +21,7 @@ from nca_fast.media.formats import FORMATS, check_picture, write_picture
 from nca_fast.media.images import PILLOW_FORMATS, enlarged, to_uint8
 from nca_fast.rendering.finish import Finish
 from nca_fast.rendering.hexagons import Hexagons, hexagon_blocks
+from nca_fast.rendering.progress import progress_bar
 from nca_fast.rendering.smooth import REACH, smoothed, smoothed_blocks
 from nca_fast.rendering.surfaces import map_bytes, map_path, write_maps
 
@@ -91,25 +90,25 @@ def picture(
             scene = replace(scene, config=replace(scene.config, resumable=True))
     if processes.rank() == 0:
         remove_half_written(path, save_state, *(map_path(path, name) for name in scene.nca.maps))
-    with progress_bar(path, progress) as bar:
-        options = {"path": kept, "resume": resume, "reserve": reserve, "neighbours": neighbours}
-        with Canvas(scene, on_cells=lambda cells: bar.update(cells / share), **options) as canvas:
-            bar.total, bar.initial = (cells / share for cells in canvas.cell_steps())
-            bar.update(bar.initial)
-            canvas.go()
-            canvas.release()
-            pixels = _pixels(canvas, zoom, smooth)
-            pixels = pixels if finish is None else finish.blocks(pixels)
-            looked = SingleColour()
-            files = neighbours.together(
-                lambda blocks: write_picture(path, *size, map(Tensor.numpy, looked.at(blocks)), opaque), pixels
+    options = {"path": kept, "resume": resume, "reserve": reserve, "neighbours": neighbours}
+    with (
+        Canvas(scene, on_cells=lambda cells: bar.update(cells / share), **options) as canvas,
+        progress_bar(path.name, progress, *(cells / share for cells in canvas.cell_steps())) as bar,
+    ):
+        canvas.go()
+        canvas.release()
+        pixels = _pixels(canvas, zoom, smooth)
+        pixels = pixels if finish is None else finish.blocks(pixels)
+        looked = SingleColour()
+        files = neighbours.together(
+            lambda blocks: write_picture(path, *size, map(Tensor.numpy, looked.at(blocks)), opaque), pixels
+        )
+        if looked.found:
+            warnings.warn(
+                f"{path.name} shows a single colour: the automaton has run away, or has learned nothing yet.",
+                stacklevel=2,
             )
-            if looked.found:
-                warnings.warn(
-                    f"{path.name} shows a single colour: the automaton has run away, or has learned nothing yet.",
-                    stacklevel=2,
-                )
-            return files + write_maps(canvas, path, size, zoom, smooth) + saved(canvas, save_state)
+        return files + write_maps(canvas, path, size, zoom, smooth) + saved(canvas, save_state)
 
 
 def picture_size(scene: Scene, zoom: int) -> tuple[int, int]:
@@ -157,14 +156,6 @@ def remove_half_written(path: Path, save_state: Path | None, *others: Path) -> N
     """Removes what renderings to the same names, which were killed, left half-written."""
     names = (path, path.with_suffix(".html"), path.with_name(f"{path.stem}_files"), save_state, *others)
     remove_leftovers(*(name for name in names if name is not None))
-
-
-@contextmanager
-def progress_bar(path: Path, progress: bool) -> Iterator[tqdm]:
-    """Shows a bar that counts cell-steps, on stderr, if it is asked for."""
-    options = {"unit": "cell-steps", "unit_scale": True, "dynamic_ncols": True, "smoothing": 0.1, "delay": 0.1}
-    with tqdm(total=0, desc=path.name, disable=not progress, **options) as bar:
-        yield bar
 
 
 def check_zoom(scene: Scene, zoom: int, smooth: bool) -> None:

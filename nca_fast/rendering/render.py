@@ -3,6 +3,8 @@
 A cell sees nothing but its neighbourhood, so a canvas needs neither the size nor the shape of the training canvas.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -11,8 +13,12 @@ from nca_fast.canvas.scene import Scene
 
 
 @torch.no_grad()
-def render(scene: Scene) -> Tensor:
+def render(scene: Scene, on_cells: Callable[[float], object] = lambda cells: None) -> Tensor:
     """Rolls an automaton out from its start state, in memory. For states on the way, or in files, see `Canvas`.
+
+    Args:
+        scene: What is computed.
+        on_cells: Called with the cell-steps that were done since the last call, as by `Canvas`.
 
     Returns:
         The final state, on the device of the automaton. [1, C, height, width]
@@ -24,6 +30,6 @@ def render(scene: Scene) -> Tensor:
         >>> state = render(Scene(nca, 512, 512, steps=300))
         >>> image = nca.to_rgb(state)[0]    # [3, 512, 512]
     """
-    with Canvas(scene) as canvas:
+    with Canvas(scene, on_cells=on_cells) as canvas:
         canvas.go()
         return canvas.state()

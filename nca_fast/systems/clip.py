@@ -39,6 +39,7 @@ class Clip(PoolSystem):
     name, Sources, Config = CLIP.name, ClipSources, ClipConfig
     free_on_resume = (*FREE_ON_RESUME, "picture_steps", "picture_size", "video_steps")
     files = ("clip.png", "clip.mp4")
+    opens = "reading CLIP's weights, and the prompts"
 
     def __init__(self, config: ClipConfig, sources: ClipSources, saved: SavedRun | None, out: Path):
         asked = {
@@ -47,10 +48,6 @@ class Clip(PoolSystem):
         }
         self.config, self.facts, self.pictures = config, dict(asked), None
         if saved is None:
-            if not sources.prompts and not config.image_prompts:
-                raise ValueError(
-                    f"a prompt must be given to begin a run: folder {out} holds none that --resume goes on with."
-                )
             preset = config.preset or ("image-manipulation" if sources.content else "clip")
             _check_start(preset, bool(sources.content))
             self.config = replace(config, preset=preset)

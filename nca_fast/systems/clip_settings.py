@@ -191,6 +191,10 @@ class ClipSources:
     content: Annotated[tuple[str, ...], tyro.conf.arg(metavar="IMAGE_OR_FOLDER [...]")] = ()
     """Pictures to change: files, folders, skimage:astronaut ... None: grow out of noise."""
 
+    def missing(self, config: ClipConfig) -> list[str]:
+        """Names what a run cannot begin without and is not given."""
+        return [] if self.prompts or config.image_prompts else ["a prompt"]
+
     def check(self, config: ClipConfig) -> None:
         """Raises ValueError for a picture that is not there, and for words that the small model does not know."""
         for name in self.content:

@@ -111,6 +111,10 @@ class GrowingSources:
     ] = None
     """Picture file to grow; it should have a transparent background."""
 
+    def missing(self, config: GrowingConfig) -> list[str]:
+        """Names what a run cannot begin without and is not given."""
+        return [] if self.image is not None else ["image"]
+
     def check(self, config: GrowingConfig) -> None:
         """Raises ValueError for a picture that is not there."""
         if self.image is not None:

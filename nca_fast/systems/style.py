@@ -55,13 +55,6 @@ class Style(PoolSystem):
             "style": source_name(sources.style),
             "content": [source_name(source) for source in sources.content],
         }
-        lacking = {"style": sources.style is None, "content": not sources.content}
-        missing = [name for name, lacks in lacking.items() if lacks]
-        if saved is None and missing:
-            raise ValueError(
-                f"{' and '.join(missing)} must be given to begin a run: folder {out} holds none that --resume goes on "
-                "with."
-            )
         if saved is None and config.style_size is not None and config.style_scale != 1:
             raise ValueError(
                 f"style_scale must be left out where style_size says how large the style is, but got "
@@ -109,6 +102,10 @@ class Style(PoolSystem):
         if self.config.filters is not None:
             options = options | {"rule": replace(options["rule"], filters=style_filters(*self.config.filters))}
         return NCA(**options)
+
+    def prepares(self) -> str:
+        """As `System.prepares`: the features, which take longest."""
+        return features.awaited(self.config.features)
 
     def begin(self, model: NCA, saved: SavedRun | None) -> None:
         """Moves the content pictures to the device first."""

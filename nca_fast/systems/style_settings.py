@@ -160,6 +160,10 @@ class StyleSources:
     ] = ()
     """Pictures to learn it on: files, folders, skimage:astronaut ... The more they differ, the better."""
 
+    def missing(self, config: StyleConfig) -> list[str]:
+        """Names what a run cannot begin without and is not given."""
+        return [name for name in ("style", "content") if not getattr(self, name)]
+
     def check(self, config: StyleConfig) -> None:
         """Raises ValueError for a picture that is not there."""
         if self.style is not None:

@@ -137,6 +137,10 @@ class Texture(PoolSystem):
             nca = for_maps(nca, self.maps)
         return on_grid(nca, self.config.grid)
 
+    def prepares(self) -> str:
+        """As `System.prepares`: the features, which take longest."""
+        return features.awaited(self.config.features)
+
     def begin(self, model: NCA, saved: SavedRun | None) -> None:
         """As `System.begin`; of a grey picture the new model draws red, green and blue alike."""
         if self.grey and saved is None:

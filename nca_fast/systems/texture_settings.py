@@ -90,6 +90,10 @@ class TextureSources:
     """Maps of the surface that IMAGE shows, of its size, to be learned with it: normal, height, roughness, metallic,
     occlusion, opacity, emission, specular. What draws the run then draws them too."""
 
+    def missing(self, config: TextureConfig) -> list[str]:
+        """Names what a run cannot begin without and is not given."""
+        return [] if self.image is not None else ["image"]
+
     def check(self, config: TextureConfig) -> None:
         """Raises ValueError for a picture or map that is not there."""
         for name in (self.image, *self.more):

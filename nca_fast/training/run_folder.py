@@ -15,7 +15,7 @@ from nca_fast.checkpoint import Contents
 from nca_fast.choices import OptimizerName
 from nca_fast.devices import default_threads
 from nca_fast.fields import as_dataclass, field
-from nca_fast.files import MODEL_FILE, remove_leftovers
+from nca_fast.files import MODEL_FILE, TRAINING_FILE, remove_leftovers
 from nca_fast.training.endurance import ROUNDS
 from nca_fast.training.optimizers import moments
 
@@ -24,7 +24,6 @@ try:
 except ImportError:  # of Windows
     fcntl = None
 
-TRAINING_FILE = "training.safetensors"
 PICTURES_FILE = "pictures.safetensors"
 PREVIEW_FILE = "preview.png"
 LOG_FILE = "log.jsonl"

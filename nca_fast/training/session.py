@@ -26,6 +26,7 @@ from nca_fast.training.optimizers import make_optimizer
 from nca_fast.training.settings import RunConfig
 from nca_fast.training.stopwatch import Stopwatch
 from nca_fast.training.system import System
+from nca_fast.training.task import check_given
 
 PREVIEWS = 11  # with what is learned they fill one row of the strip
 
@@ -120,7 +121,10 @@ def _run(stack, is_new, system, sources, out, config, resume, init, progress, co
     saved = run_folder.open_run(out, resume, system.files)
     config = run_folder.resolved_config(system, config, saved, out)
     processes.share(config.batch_size)  # raises where it cannot be shared
-    work = system(config, sources, saved, out)
+    if saved is None:
+        check_given(sources, config, out)
+    with wait(system.opens):
+        work = system(config, sources, saved, out)
     config = work.config
     if saved is not None and "init" in saved.metadata:
         work.facts["init"] = saved.metadata["init"]
@@ -135,7 +139,7 @@ def _run(stack, is_new, system, sources, out, config, resume, init, progress, co
         device = config.pick(model.rule)
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
-        run = _begin(work, model.to(device), saved)
+        run = _begin(work, model.to(device), saved, wait)
         if processes.rank() == 0:  # all is well, but for what only the work itself can tell
             for line in work.beginning():
                 say(line)
@@ -185,10 +189,17 @@ def _first_model(work: System, init: str | Path | None) -> nn.Module:
     return model
 
 
-def _begin(work: System, model: nn.Module, saved: run_folder.SavedRun | None) -> TrainingRun:
+def _begin(
+    work: System,
+    model: nn.Module,
+    saved: run_folder.SavedRun | None,
+    wait: Callable[[str], AbstractContextManager[object]],
+) -> TrainingRun:
     """Makes the run of a model, with the weights of the run to resume if there is one."""
     config = work.config
-    run = TrainingRun(model, make_optimizer(config.optimizer, model, config.learning_rate))
+    with wait("loading PyTorch's optimizers"):  # with torch._dynamo, some 2 s
+        optimizer = make_optimizer(config.optimizer, model, config.learning_rate)
+    run = TrainingRun(model, optimizer)
     if saved is not None:
         saved.check_run(model, config.optimizer)
         run.load(saved.tensors, saved.iteration, saved.seconds)
@@ -197,7 +208,8 @@ def _begin(work: System, model: nn.Module, saved: run_folder.SavedRun | None) ->
                 f"iterations must be at least the {run.iteration} done, but got {config.iterations}, in "
                 f"{saved.metadata.where}."
             )
-    work.begin(model, saved)
+    with wait(work.prepares()):
+        work.begin(model, saved)
     return run
 
 

@@ -35,6 +35,7 @@ class System(Protocol):
         files: Names of the pictures and films that `draw` writes.
         remedy: What a user is told to train with when the loss became infinite.
         slower: So many times what the first iterations take is what later ones of as many steps will.
+        opens: What is waited for while an object is made, such as "reading pictures".
 
     Attributes:
         config: The settings, resolved.
@@ -48,6 +49,7 @@ class System(Protocol):
     files: ClassVar[tuple[str, ...]]
     remedy: ClassVar[str]
     slower: ClassVar[float]
+    opens: ClassVar[str]
     config: RunConfig
     facts: dict[str, Any]
 
@@ -80,6 +82,9 @@ class System(Protocol):
     def model(self) -> nn.Module:
         """Makes the model with fresh weights, on the CPU. It has a `rule`, a `device`,
         `config()` and `save_pretrained()`."""
+
+    def prepares(self) -> str:
+        """Says what `begin` takes its time for."""
 
     def begin(self, model: nn.Module, saved: SavedRun | None) -> None:
         """Makes ready for `step`, on the device of the model, which has its weights by now."""
@@ -135,6 +140,7 @@ class PoolSystem(ABC):
 
     remedy: ClassVar[str] = "a lower learning rate or a higher overflow weight"
     slower: ClassVar[float] = 1.0
+    opens: ClassVar[str] = "reading pictures"
     config: PoolConfig
     kept: dict[str, Tensor]
     nca: NCA
@@ -182,6 +188,10 @@ class PoolSystem(ABC):
     restart: Callable[[Tensor, int], Tensor] | None = None
     roll: Callable[..., Tensor] | None = None  # see `PoolStep`
     large_roll: Callable[..., Tensor] | None = None  # what becomes of states of `large_start`; see `endure`
+
+    def prepares(self) -> str:
+        """As `System.prepares`."""
+        return "trying a first step"
 
     def begin(self, model: NCA, saved: SavedRun | None) -> None:
         """As `System.begin`."""
@@ -334,7 +344,7 @@ def given_or_saved(
 
     Args:
         what: How errors call it.
-        given: A file, a name or the picture itself, or None.
+        given: A file, a name or the picture itself; None where there is a run to resume.
         read: Opens what is given.
         saved: The run to resume, which has it as "target", or None.
         out: The run's folder, for errors.
@@ -344,13 +354,9 @@ def given_or_saved(
         [channels, h, w].
 
     Raises:
-        ValueError: There is none, or it is not that of the run, or that of the run is damaged.
+        ValueError: It is not that of the run, or that of the run is damaged.
     """
     if saved is None:
-        if given is None:
-            raise ValueError(
-                f"{what} must be given to begin a run: folder {out} holds none that --resume goes on with."
-            )
         return read(given)
     target = saved.tensors.tensor("target", (channels, None, None))
     if given is not None and not torch.equal(read(given), target):

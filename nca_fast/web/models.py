@@ -1,6 +1,9 @@
 """What the page needs of a model: the file, without what only its owner should read, and a name."""
 
+import contextlib
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +29,12 @@ class Model:
     Args:
         name: What it is called there.
         file: Safetensors, with its rule and the steps after which its picture is there, and nothing else.
-        poster: What it draws.
+        poster: What it draws; None but for the first.
     """
 
     name: str
     file: bytes
-    poster: Poster
+    poster: Poster | None
 
 
 def refusal(nca: NCA) -> str | None:
@@ -50,12 +53,17 @@ def refusal(nca: NCA) -> str | None:
     return None
 
 
-def read(models: list[str], dataset: str | None = None) -> list[Model]:
-    """Reads models.
+def read(
+    models: list[str],
+    dataset: str | None = None,
+    wait: Callable[[str], AbstractContextManager[object]] = contextlib.nullcontext,
+) -> list[Model]:
+    """Reads models, and lets the first draw.
 
     Args:
         models: As `NCA.from_pretrained` takes them, or VAE-NCAs. At least one.
         dataset: As in `read_rules`, for VAE-NCAs.
+        wait: Takes what is done in a block that may take long, and gives a context for it.
 
     Raises:
         OSError, ValueError: There is no such model, or it is none that the page can run.
@@ -63,18 +71,22 @@ def read(models: list[str], dataset: str | None = None) -> list[Model]:
     if not models:
         raise ValueError("models must be at least one, but got none.")
     names = names_of([model_name(model) for model in models])
-    return [_read(model, name, dataset) for model, name in zip(models, names, strict=True)]
+    read = []
+    for model, name in zip(models, names, strict=True):
+        with wait(f"{'reading' if read else 'reading and drawing'} {name}"):
+            read.append(_read(model, name, dataset, first=not read))
+    return read
 
 
-def _read(model, name, dataset):
+def _read(model: str, name: str, dataset: str | None, first: bool) -> Model:
     path = model_file(model)
     if is_vae(path):
         rules = read_rules(path, dataset)
-        return Model(name, rules.file, poster(rules.first, rules.steps, rules.side))
+        return Model(name, rules.file, poster(rules.first, rules.steps, rules.side) if first else None)
     nca = NCA.from_pretrained(path)
     if reason := refusal(nca):
         raise ValueError(f"{model}: {reason}")
-    return Model(name, _slim(path, nca), poster(nca, steps_of(path)))
+    return Model(name, _slim(path, nca), poster(nca, steps_of(path)) if first else None)
 
 
 def steps_of(path: Path) -> int:

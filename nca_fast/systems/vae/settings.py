@@ -73,6 +73,10 @@ class VAESources:
     ] = None
     """Pictures to learn: digits, faces, or a folder."""
 
+    def missing(self, config: VAEConfig) -> list[str]:
+        """Names what a run cannot begin without and is not given."""
+        return [] if self.dataset is not None else ["a data set"]
+
     def check(self, config: VAEConfig) -> None:
         """Raises ValueError for a data set that is not there."""
         if self.dataset is not None:

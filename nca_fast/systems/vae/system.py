@@ -47,13 +47,10 @@ class VAE:
     files = ("reconstructions.png", "samples.png", "interpolation.png", "growth.png", "growth.mp4")
     remedy = "a lower learning rate"
     slower = 1.0
+    opens = "reading the data set"
 
     def __init__(self, config: VAEConfig, sources: VAESources, saved: SavedRun | None, out: Path):
         dataset = sources.dataset or (saved and saved.metadata["dataset"])
-        if dataset is None:
-            raise ValueError(
-                f"a data set must be given to begin a run: folder {out} holds none that --resume goes on with."
-            )
         architecture = ARCHITECTURES[config.preset]
         self.config, self.pictures = config, load_pictures(dataset, architecture.size, architecture.grey)
         fingerprint = hashlib.sha256(self.pictures.train.numpy().tobytes()).hexdigest()
@@ -83,6 +80,10 @@ class VAE:
     def model(self) -> VAENCA:
         """Makes the model with fresh weights."""
         return VAENCA(ARCHITECTURES[self.config.preset], deterministic=self.config.deterministic)
+
+    def prepares(self) -> str:
+        """As `System.prepares`."""
+        return "finding how the pictures differ"
 
     def begin(self, model: VAENCA, saved: SavedRun | None) -> None:
         """Moves the pictures to the device, and lets a new model tell them apart."""
