@@ -44,7 +44,7 @@ def test_a_run_is_drawn_and_measured(tmp_path, original, capsys):
     run = texture(tmp_path / "run", original)
     assert cli.main(["score", str(run), "--reference", str(original), "--seeds", "2"]) == 0
     printed, bar = capsys.readouterr()
-    assert "\rdrawing:   0%|" in bar and "drawing: 100%|" in bar
+    assert "\rdrawing, 1 of 2:   0%|" in bar and "drawing, 2 of 2: 100%|" in bar
     assert printed.endswith(f"next: nca-fast render {run} --out run.png\n      nca-fast info {run}\n")
     # The middle 48 pixels were 24 cells: all 96 are 48; the canvas has four times the training's side.
     assert "96 x 96 cells after 3 steps, seeds 0 to 1" in printed and "48 x 48 pixels" in printed

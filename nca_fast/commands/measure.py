@@ -19,7 +19,6 @@ from nca_fast.hexagons import draws_hexagons, levelled
 from nca_fast.media.images import load_image
 from nca_fast.nca import NCA
 from nca_fast.pretrained import model_file
-from nca_fast.rendering.progress import progress_bar
 from nca_fast.rendering.render import render
 from nca_fast.scoring.content import content_kept
 from nca_fast.scoring.score import SMALLEST, Score, score
@@ -120,14 +119,14 @@ def _drawn(
     else:
         height = width = asked.side or 4 * side
     pictures, largest = [], []
-    shown, cell_steps = streams.shows_progress() and not asked.json, asked.seeds * steps * height * width
-    with progress_bar(_of("drawing", texture), shown, cell_steps) as bar:
-        for seed in range(asked.seeds):
-            scene = Scene(nca, height, width, steps, seed=seed, image=content, **asked.compute.how)
-            state = render(replace(scene, config=CanvasConfig(memory=asked.memory, texture=texture)), bar.update)
-            largest.append(float(state.abs().nan_to_num(float("inf")).amax()))
-            drawn = nca.to_rgb(state).nan_to_num().cpu()
-            pictures.append((levelled(drawn).clamp(0, 1) if draws_hexagons(nca) else drawn)[0])
+    shown = streams.shows_progress() and not asked.json
+    for seed in range(asked.seeds):
+        scene = Scene(nca, height, width, steps, seed=seed, image=content, **asked.compute.how)
+        scene = replace(scene, config=CanvasConfig(memory=asked.memory, texture=texture))
+        state = render(scene, f"{_of('drawing', texture)}, {seed + 1} of {asked.seeds}" if shown else None)
+        largest.append(float(state.abs().nan_to_num(float("inf")).amax()))
+        drawn = nca.to_rgb(state).nan_to_num().cpu()
+        pictures.append((levelled(drawn).clamp(0, 1) if draws_hexagons(nca) else drawn)[0])
     limit = field({"state_limit": 5.0} | config, "state_limit", float, where)
     away = sum(value > limit for value in largest)
     drawn = {"height": height, "width": width, "steps": steps, "seeds": list(range(asked.seeds))}

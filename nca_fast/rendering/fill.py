@@ -15,7 +15,6 @@ from nca_fast.media.images import load_straight, source_name
 from nca_fast.media.linear_light import luminance, to_linear, to_srgb
 from nca_fast.nca import NCA
 from nca_fast.rendering.membrane import membrane
-from nca_fast.rendering.progress import progress_bar
 from nca_fast.rendering.render import render
 
 MARGIN = 12  # cells that live around an area, so that none of it sees those that do not
@@ -99,7 +98,7 @@ def grown(
         texture: As `CanvasConfig.texture`.
         seed: Fixes all randomness.
         memory: As `CanvasConfig.memory`.
-        progress: What stands before a progress bar on stderr; None shows none.
+        progress: As in `render`.
         how: backend, precision.
 
     Returns:
@@ -121,8 +120,7 @@ def grown(
     alive = F.max_pool2d(cells[None], 2 * MARGIN + 1, 1, MARGIN)
     config = CanvasConfig(texture=texture, memory=memory)
     scene = Scene(nca, *cells.shape, steps, seed=seed, speed=alive.expand(3, -1, -1), config=config, **how)
-    with progress_bar(progress or "", progress is not None, steps * cells.numel()) as bar:
-        drawn = nca.to_rgb(render(scene, bar.update)).float().cpu()
+    drawn = nca.to_rgb(render(scene, progress)).float().cpu()
     if zoom != 1:
         size = [round(side * zoom) for side in cells.shape]
         drawn = F.interpolate(drawn, size, mode="bicubic", antialias=zoom < 1).clamp(0, 1)
