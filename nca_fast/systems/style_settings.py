@@ -162,7 +162,7 @@ class StyleSources:
 
     def missing(self, config: StyleConfig) -> list[str]:
         """Names what a run cannot begin without and is not given."""
-        return [name for name in ("style", "content") if not getattr(self, name)]
+        return ["style"] * (self.style is None) + ["content"] * (not self.content)
 
     def check(self, config: StyleConfig) -> None:
         """Raises ValueError for a picture that is not there."""
