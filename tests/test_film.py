@@ -180,6 +180,7 @@ def test_a_full_disk_leaves_no_half_written_gif(tmp_path, monkeypatch):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_leaves_no_half_written_mp4(tmp_path, monkeypatch):
     assert media_film.missing_encoder("a.mp4") is None  # the answer is kept, and the ffmpeg below has no encoders
+
     class FullDisk(media_film.subprocess.Popen):
         def __init__(self, command, **options):
             super().__init__([*command[:-1], "-f", "mp4", "/dev/full"], **options)
