@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from bench.harness import RESULTS, Rows
+from bench.published_bound import bounds, multiply_adds
+from nca_fast.profiling.bounds import fma_peak
 from nca_fast.profiling.timing import interleaved
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -28,6 +30,9 @@ from published_systems import AS_PUBLISHED, SYSTEMS, single
 # Shares of norms in float32: sums in another order, over steps. Worst seen 5e-7 and 8e-4; a threshold that a rounding
 # crosses changes a cell, and a unit that it switches changes the gradients of many.
 PARITY = {"value": 1e-3, "gradient": 5e-3}
+
+
+PARTS = ("forward", "training")
 
 
 class Kept:
@@ -126,8 +131,9 @@ def measured(kind: type[System], repeats: int) -> dict:
     runs = {f"forward {name}": lambda way=way: forward(way) for name, way in ways.items()}
     if system.differentiable:
         runs |= {f"training {name}": lambda way=way: answers(system, way, x, seen) for name, way in ways.items()}
+    row["multiply_adds"] = {part: multiply_adds(runs[f"{part} ours"]) for part in PARTS if f"{part} ours" in runs}
     seconds = interleaved(runs, repeats)
-    for part in ("forward", "training"):
+    for part in PARTS:
         if f"{part} ours" in seconds:
             theirs, ours = (seconds[f"{part} {name}"] for name in ways)
             row[part] = {"theirs": theirs, "ours": ours, "times": theirs["median"] / ours["median"]}
@@ -137,7 +143,7 @@ def measured(kind: type[System], repeats: int) -> dict:
 def summary(rows: list[dict]) -> dict:
     """Median and least of the quotients."""
     found = {}
-    for part in ("forward", "training"):
+    for part in PARTS:
         times = {row["system"]: row[part]["times"] for row in rows if part in row}
         if times:
             least = min(times, key=times.get)
@@ -163,7 +169,8 @@ def main() -> None:
         kind.size, kind.steps = sizes(kind, options.quick)
         rows.add(lambda kind=kind: measured(kind, repeats), lambda row: row["parity"] == "green", system=kind.__name__)
     rows.result["summary"] = summary(rows.result["rows"])
-    print(rows.result["summary"])
+    rows.result["bound"] = bounds(rows.result["rows"], fma_peak())
+    print(rows.result["summary"], rows.result["bound"])
     rows.end_run()
 
 
