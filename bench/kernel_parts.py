@@ -58,7 +58,10 @@ PARTS = {
     "gradients of biases": [("backward.h", "for (int o = 0; o < layer.out; ++o) add_lanes(*partial.bias")],
     "sums of weights folded": [("backward.h", "partial.fold(sample);\n  }")],
     "gradients put in place": [("backward.h", "place_channel(c, begin")],
-    "transposed filters": [("backward.h", "spread_channel(sample, c - 1")],
+    "transposed filters": [
+        ("backward.h", "spread_channel(sample, c - 1"),
+        ("backward.h", "spread_group(sample, group, "),
+    ],
     "gradients begun": [("backward.h", "std::memcpy(grad_x + at, grad + at")],
     "winners of maxima": [("backward.h", "find_winners(row, in_group, batch);")],
 }
@@ -123,11 +126,13 @@ def seconds(call) -> float:
     return time.thread_time() - began
 
 
-def costs(call, again, rounds: int) -> tuple[float, dict[str, float]]:
-    """Median seconds of a call, and those that doing each part again adds; parts that it has not are left out."""
-    whole, more = [], {name: [] for name in PARTS}
+def costs(call, again, rounds: int, names: list[str]) -> tuple[float, dict[str, float]]:
+    """Median seconds of a call, and those that doing each of these parts again adds."""
+    whole, more = [], {name: [] for name in names}
     for number in range(-1, rounds):
         for i, name in enumerate(PARTS):
+            if name not in names:
+                continue
             once = seconds(call)
             again[i] = 2
             twice = seconds(call)
@@ -151,7 +156,8 @@ def measure(options) -> dict:
             cell_steps, fires = batch * side * side * steps, nca.rule.fire_rate
             for kind, call in calls(kernel, preset, batch, side, steps).items():
                 peak = fma_peak()
-                time_of_all, time_of_parts = costs(call, again, options.rounds)
+                names = [name for name, places in PARTS.items() if kind == "training" or places[0][0] != "backward.h"]
+                time_of_all, time_of_parts = costs(call, again, options.rounds, names)
                 operations = operations_per_fired_cell if kind == "forward" else training_operations_per_fired_cell
                 at_peak = operations(nca) * fires / (peak + fma_peak()) * 2 * 1e9
                 whole = time_of_all / cell_steps * 1e9

@@ -1,10 +1,10 @@
 """What the C++ kernel cannot be faster than: the multiply-adds of its products at the FMA peak of the machine.
 
-    python -m bench.published_bound    counts them anew for bench/results/published.json, and says the bound on its medians
+    python -m bench.published_bound    counts them anew for bench/results/published.json; the bounds of its medians
 
-Counted is what calls of the kernel multiply: by cells that fire, of channels that a unit looks at. Nothing else is: not
-perception by fixed filters, nor functions between steps (`after`), nor that a cell with one channel that fires counts as
-one that fires (all do where channels draw for themselves). So the bound is higher than any kernel comes.
+Counted is what calls of the kernel multiply: by cells that fire, of channels that a unit looks at; all cells fire where
+channels draw for themselves. Nothing else is: neither perception by fixed filters nor what runs between steps,
+`after`. So the bound is higher than any kernel comes.
 """
 
 import argparse
