@@ -1,6 +1,6 @@
 """How well one automaton knows eight textures, beside eight automata of one each, which take as long together.
 
-    python -m bench.several_textures FOLDER [--seeds 3]      some ten CPU minutes a seed; a run that is there is kept
+    python -m bench.several_textures FOLDER [--seeds 3]      some eight CPU minutes a seed; a run that is there is kept
 
 One run tells little of one texture: the same recipe again ends a fifth nearer or farther. So all runs of FOLDER are
 measured (eight-*, own-NAME-*), as by `nca-fast score`, and medians compared: how many times as far from the original as

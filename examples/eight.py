@@ -1,6 +1,6 @@
 """Makes examples/eight.jpg: eight textures of one automaton, each a tile that is laid 2 x 2.
 
-python -m examples.eight [FOLDER]        some five CPU minutes; the run in FOLDER (runs) goes on
+python -m examples.eight [FOLDER]        some four CPU minutes; the run in FOLDER (runs) goes on
 """
 
 import sys
