@@ -76,7 +76,7 @@ def hues(strength, size=32):
 def test_random_filters_see_hues_as_well_as_light(strength):
     """What varies little in the picture, such as its hues, is to them as strong as its light."""
     picture = hues(strength)
-    module = Dictionary(picture)
+    module = Dictionary(picture, even_hues=True)
 
     def strengths(only):
         return F.conv2d(module.normalize(only[None]), module.random.weight).std(dim=(0, 2, 3)).square().mean()

@@ -55,6 +55,7 @@ def load(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     picture: torch.Tensor | None = None,
+    even_hues: bool = False,
 ) -> nn.Module:
     """Build a feature extractor by name, in evaluation mode and without trainable parameters.
 
@@ -67,6 +68,7 @@ def load(
         seed: for `random` and `dictionary`: the integer that fixes their weights.
         dtype: what networks multiply, see `half`; maps are float32 in any case. Patches multiply nothing.
         picture: for `dictionary` only, which learns from it. [3, h, w] in [0, 1], on any device.
+        even_hues: for `dictionary` only: hues of which the picture has little count as much as its light.
 
     Returns:
         The module: rgb [B, 3, H, W] -> [maps [B, C_l, H_l, W_l], ...].
@@ -94,7 +96,7 @@ def load(
 
         if picture is None:
             raise ValueError("features 'dictionary' must be learned from a picture, but there is none: choose others.")
-        return Dictionary(picture.cpu(), seed=seed, dtype=dtype)
+        return Dictionary(picture.cpu(), seed=seed, dtype=dtype, even_hues=even_hues)
     from nca_fast.features.patches import Patches
 
     return Patches()

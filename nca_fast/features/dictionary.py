@@ -27,8 +27,7 @@ class Dictionary(nn.Module):
     whitened. Each channel is then shifted and scaled to mean 0 and variance 1 over the picture, before its ReLU. A
     random network answers to everything a little; this one answers to what the picture consists of, such as its edges
     and corners, so that few statistics of its maps say where they are missing. But it is blind to what the picture has
-    nothing of, such as checkerboards of single pixels; those the random filters of one more map see. They see colours
-    whose principal components vary alike, so that wrong hues count as much as wrong light.
+    nothing of, such as checkerboards of single pixels; those the random filters of one more map see.
 
     Padding is circular, as in `RandomVGG`; pieces are cut from the inside of the picture, which need not be a torus.
 
@@ -39,6 +38,8 @@ class Dictionary(nn.Module):
         random: Channels of the map of random 3x3 filters.
         seed: Fixes where k-means begins, and the random filters.
         dtype: What it multiplies: torch.float32, or float16 or bfloat16 for a GPU (see `half`).
+        even_hues: The random filters see colours whose principal components vary alike: wrong hues count as much as
+            wrong light.
 
     Returns (of the call):
         The normalised pixels [B, 3, H, W]; [B, random, H, W]; then [B, widths[i], H / 2**i, W / 2**i].
@@ -55,6 +56,7 @@ class Dictionary(nn.Module):
         random: int = 32,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        even_hues: bool = False,
     ):
         super().__init__()
         self.normalize = Normalize(2 ** (len(widths) - 1) * (sizes[-1] // 2))
@@ -63,7 +65,9 @@ class Dictionary(nn.Module):
             x = self.normalize(picture[None])
             # Random filters answer within a picture as strongly as they do to what it lacks.
             drawn = torch.randn(random, 3, 3, 3, generator=generator) * (2 / 27) ** 0.5
-            self.random = _convolution(torch.einsum("oihw,ij->ojhw", drawn, _evened(x)), None)
+            if even_hues:
+                drawn = torch.einsum("oihw,ij->ojhw", drawn, _evened(x))
+            self.random = _convolution(drawn, None)
             self.blocks = nn.ModuleList()
             for index, (width, size) in enumerate(zip(widths, sizes, strict=True)):
                 if index:

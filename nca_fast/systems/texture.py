@@ -234,7 +234,8 @@ class Texture(PoolSystem):
         show = partial(nca.to_rgb, clamp=False) if show is None else show
         seen = levelled if config.grid == "hex" else torch.nn.Identity()
         dtype = network_dtype(nca.device, config.precision)
-        extractor = features.load(config.features, config.weights, dtype=dtype, picture=target).to(nca.device)
+        extractor = features.load(config.features, config.weights, dtype=dtype, picture=target, even_hues=True)
+        extractor = extractor.to(nca.device)
         grey = bool(self.swatches) and not self.grey and is_grey(target)
         distance = style.load(config.loss, extractor, moved(target, nca.device), config.projections)
 
