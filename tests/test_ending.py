@@ -13,6 +13,7 @@ from nca_fast.canvas.canvas import Canvas
 from nca_fast.commands.parser import joined, parse
 from nca_fast.commands.score import ScoreCommand
 from nca_fast.media.images import save_image
+from nca_fast.scoring.spelling import scoring
 from nca_fast.systems.texture import Texture
 from nca_fast.systems.texture_settings import TextureConfig, TextureSources
 from nca_fast.training.session import run_training
@@ -73,6 +74,21 @@ def test_a_measured_run_is_told_how_to_train_for_as_long_again(runs):
 
 
 @pytest.mark.parametrize(
+    ("originals", "options"),
+    [
+        ({None: "skimage:brick"}, ""),
+        ({None: "my photo.png"}, " --reference 'my photo.png'"),
+        ({None: None}, " --reference PICTURE"),
+        ({"brick": "skimage:brick", "grass": "skimage:grass"}, ""),
+        ({"brick": "skimage:brick", "wool": "wool.png"}, " --texture wool --reference wool.png"),
+    ],
+)
+def test_a_measurement_that_is_proposed_names_the_original(originals, options):
+    """No path that a model file names is followed, so that without the option it would end in an error."""
+    assert scoring("runs/mine", originals) == f"nca-fast score runs/mine{options}"
+
+
+@pytest.mark.parametrize(
     ("typed", "then"),
     [
         ("profile --dry-run --size 8", ["profile --size 8 --against eager,compile", "profile --size 8 --backward"]),
@@ -107,10 +123,12 @@ def test_a_bar_stands_there_before_the_first_step(runs, capsys, monkeypatch, typ
 
 def test_a_training_says_what_it_waits_for(tmp_path):
     waits = []
-    config = TextureConfig(image_size=16, iterations=1, pool_size=4, batch_size=2, steps_min=2, steps_max=4)
-    sources = TextureSources(noise(tmp_path / "picture.png"))
+    config = TextureConfig(image_size=32, iterations=1, pool_size=4, batch_size=2, steps_min=2, steps_max=4)
+    sources = TextureSources(noise(tmp_path / "a picture.png", 48))
     how = {"progress": False, "wait": lambda what: [waits.append(what), contextlib.nullcontext()][1]}
-    run_training(Texture, sources, tmp_path / "run", config, **how)
+    result = run_training(Texture, sources, tmp_path / "run", config, **how)
+    (scored,) = [shlex.split(line)[1:] for line in result.then if "nca-fast score" in line]
+    assert cli.main([*scored, "--seeds", "1", "--side", "32", "--steps", "2"]) == 0  # a picture of one's own
     assert waits == [
         "reading pictures",
         "loading PyTorch's optimizers",

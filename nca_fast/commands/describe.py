@@ -1,7 +1,6 @@
 """What `nca-fast info MODEL` says: what an automaton is, what it learned, how it was made, and how to use it."""
 
 import json
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,13 +11,15 @@ from nca_fast.nca import NCA
 from nca_fast.pretrained import model_file
 from nca_fast.rendering.size import sensible_size, shown_steps
 from nca_fast.rule import Rule
+from nca_fast.scoring.spelling import scoring
 from nca_fast.sizes import in_words
+from nca_fast.systems.swatches import named
 from nca_fast.systems.vae.model import VAENCA
 
 _STARTS = {"zeros": "zeros", "noise": "noise", "image": "a picture and noise", "cell": "one living cell"}
 _SOURCES = ("image", "textures", "maps", "style", "content", "prompts", "dataset", "init")  # facts of trainings
 _MADE = ("iterations", "seed", "seconds", "nca_fast", "torch", "machine", "date")
-_MEASURED = ("texture", "style")  # systems that `nca-fast score` draws
+_ORIGINALS = {"texture": "image", "style": "style"}  # what names the originals of systems that are measured
 
 
 def show(model: str, as_json: bool) -> None:
@@ -64,8 +65,9 @@ def facts(model: str) -> dict[str, Any]:
     found["made"] = ({"command": made["command"]} if made.get("command") else {}) | facts
     if isinstance(card, Mapping) and "score" in card:
         found["how good"] = str(card["score"])
-    elif made.get("system") in _MEASURED:
-        found["how good"] = f"not measured: nca-fast score {shlex.quote(model)}"
+    elif made.get("system") in _ORIGINALS:
+        known = {one["name"]: one["image"] for one in named(made, f"'provenance' of {path}")}
+        found["how good"] = f"not measured: {scoring(model, known or {None: made.get(_ORIGINALS[made['system']])})}"
     return found | {"use": [drawing(model), page(model)]}
 
 

@@ -1,6 +1,5 @@
 """What `nca-fast score` does: draws a run, or reads a picture, and measures it against its original."""
 
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from nca_fast.pretrained import model_file
 from nca_fast.rendering.render import render
 from nca_fast.scoring.content import content_kept
 from nca_fast.scoring.score import SMALLEST, Score, score
+from nca_fast.scoring.spelling import reference
 from nca_fast.systems.swatches import named
 from nca_fast.training.run_folder import PICTURES_FILE
 
@@ -159,10 +159,9 @@ def _followed(source: Any, path: Path, texture: str | None = None) -> str:
         return source
     if not isinstance(source, str):
         raise ValueError(f"reference must be given, as {path} does not name its original: --reference PICTURE.")
-    which = f"--texture {texture} " if texture else ""
     raise ValueError(
-        f"reference must be given, because no path that a model file names is followed. {path} names: {which}"
-        f"--reference {shlex.quote(source)}"
+        f"reference must be given, because no path that a model file names is followed. {path} names:"
+        f"{reference(source, texture)}"
     )
 
 

@@ -23,6 +23,7 @@ from nca_fast.media.strokes import size_for_strokes
 from nca_fast.media.structure import is_flat
 from nca_fast.nca import NCA
 from nca_fast.presets import PRESETS, style_filters
+from nca_fast.scoring.spelling import scoring
 from nca_fast.systems.drawing import draw_redrawn, redrawn
 from nca_fast.systems.style_settings import (
     FILMED,
@@ -143,8 +144,8 @@ class Style(PoolSystem):
 
     def then(self, out: Path) -> list[str]:
         """How to restyle other pictures, and how good it is."""
-        run = shlex.quote(str(out))
-        return [f"nca-fast apply {run} PICTURE --out restyled.png", f"nca-fast score {run}"]
+        applied = f"nca-fast apply {shlex.quote(str(out))} PICTURE --out restyled.png"
+        return [applied, scoring(str(out), {None: self.facts["style"]})]
 
 
 def style_objective(config: StyleConfig, picture: Tensor, nca: NCA, contents: ContentPictures) -> Objective:

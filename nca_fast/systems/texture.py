@@ -24,6 +24,7 @@ from nca_fast.media.images import load_image, source_name
 from nca_fast.media.structure import is_flat, period
 from nca_fast.nca import NCA
 from nca_fast.presets import PRESETS
+from nca_fast.scoring.spelling import scoring
 from nca_fast.systems.drawing import draw_grown, grown
 from nca_fast.systems.surface import View, for_maps, judged_together, open_maps, views
 from nca_fast.systems.surface import tensor_name as map_tensor_name
@@ -267,8 +268,9 @@ class Texture(PoolSystem):
     def then(self, out: Path) -> list[str]:
         """How to draw more, and how good it is."""
         which = f" --texture {self.swatches[-1].name}" if self.swatches else ""
-        run = shlex.quote(str(out))
-        return [f"nca-fast render {run}{which} --height 1024 --width 1024 --out big.png", f"nca-fast score {run}"]
+        drawn = f"nca-fast render {shlex.quote(str(out))}{which} --height 1024 --width 1024 --out big.png"
+        originals = {swatch.name: swatch.image for swatch in self.swatches} or {None: self.facts["image"]}
+        return [drawn, scoring(str(out), originals)]
 
 
 def check_image(image: Tensor) -> None:
