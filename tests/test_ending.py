@@ -3,6 +3,8 @@
 import contextlib
 import re
 import shlex
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -86,6 +88,12 @@ def test_a_measured_run_is_told_how_to_train_for_as_long_again(runs):
 def test_a_measurement_that_is_proposed_names_the_original(originals, options):
     """No path that a model file names is followed, so that without the option it would end in an error."""
     assert scoring("runs/mine", originals) == f"nca-fast score runs/mine{options}"
+
+
+@pytest.mark.parametrize(("side", "then"), [(32, "score runs/mine --reference mine.png"), (31, "info runs/mine")])
+def test_what_is_too_small_is_not_proposed_to_be_measured(side, then):
+    trained = SimpleNamespace(swatches=[], facts={"image": "mine.png"}, targets=[torch.zeros(3, 40, side)])
+    assert Texture.then(trained, Path("runs/mine"))[1] == f"nca-fast {then}"
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,7 @@ def test_content():
     [
         ([], (3, 64, 64), "pictures must be at least one"),
         ([(3, 16, 64)], (3, 64, 64), "picture must have at least 32 pixels .* 16 x 64. Draw a larger one"),
+        ([(3, 64, 64)], (3, 16, 64), "reference must have .* 16 x 64. Take a larger one, or shrink it less"),
         ([(3, 64, 64)], (1, 64, 64), r"reference must be a float \[3, h, w\], but is torch.float32 \[1, 64, 64\]"),
     ],
 )

@@ -117,9 +117,10 @@ def _check(name: str, picture: Tensor) -> None:
     if picture.ndim != 3 or picture.shape[0] != 3 or not picture.is_floating_point():
         raise ValueError(f"{name} must be a float [3, h, w], but is {picture.dtype} {list(picture.shape)}.")
     if min(picture.shape[1:]) < SMALLEST:
+        remedy = "Take a larger one, or shrink it less" if name == "reference" else "Draw a larger one"
         raise ValueError(
             f"{name} must have at least {SMALLEST} pixels on each side to be measured, but it is {picture.shape[1]} x "
-            f"{picture.shape[2]}. Draw a larger one."
+            f"{picture.shape[2]}. {remedy}."
         )
     if not torch.isfinite(picture).all():
         raise ValueError(f"{name} must be finite, but holds NaN or infinity: the automaton blew up.")

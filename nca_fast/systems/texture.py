@@ -24,6 +24,7 @@ from nca_fast.media.images import load_image, source_name
 from nca_fast.media.structure import is_flat, period
 from nca_fast.nca import NCA
 from nca_fast.presets import PRESETS
+from nca_fast.scoring.score import SMALLEST
 from nca_fast.scoring.spelling import scoring
 from nca_fast.systems.drawing import draw_grown, grown
 from nca_fast.systems.surface import View, for_maps, judged_together, open_maps, views
@@ -266,10 +267,12 @@ class Texture(PoolSystem):
         draw_grown(self, out, progress, iterations, FILMED * films, side)
 
     def then(self, out: Path) -> list[str]:
-        """How to draw more, and how good it is."""
+        """How to draw more, and how good it is; what is too small to be measured has another look proposed."""
         which = f" --texture {self.swatches[-1].name}" if self.swatches else ""
         drawn = f"nca-fast render {shlex.quote(str(out))}{which} --height 1024 --width 1024 --out big.png"
         originals = {swatch.name: swatch.image for swatch in self.swatches} or {None: self.facts["image"]}
+        if min(side for target in self.targets for side in target.shape[1:]) < SMALLEST:
+            return [drawn, f"nca-fast info {shlex.quote(str(out))}"]
         return [drawn, scoring(str(out), originals)]
 
 
