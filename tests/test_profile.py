@@ -34,6 +34,14 @@ def test_shares_are_those_of_the_bound(capsys):
         assert row["peak_memory"] == 12345 and row["cell_steps_per_second"] > 0
 
 
+@pytest.mark.parametrize(("speed", "said"), [(1.99e6, False), (2.01e6, True)])
+def test_a_share_above_all_is_explained(capsys, monkeypatch, speed, said):
+    found = profile.Speed("fused", speed, speed, speed, None)
+    monkeypatch.setattr(profile, "measure", lambda *arguments, **options: [found])
+    assert cli.main(TINY) == 0
+    assert ("Above its bound" in capsys.readouterr().out) == said
+
+
 def test_a_dry_run_runs_nothing(capsys, monkeypatch):
     monkeypatch.setattr(profile, "measure", lambda *arguments, **options: pytest.fail("measured"))
     assert cli.main([*TINY, "--dry-run"]) == 0
