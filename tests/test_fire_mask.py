@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rollouts import masked
 
@@ -93,7 +93,7 @@ def test_rows_and_columns_are_not_periodic():
     assert len(torch.unique(mask, dim=1)) == 512
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # it tells time
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.integers(0, 40), st.integers(0, 40), st.integers(0, 2))
 def test_a_part_is_cut_from_the_whole(seed, step, row, column, sample):
     whole = fire_mask(seed, step, 3, 48, 50, 0.5)
