@@ -27,7 +27,8 @@ from nca_fast.files import MODEL_FILE, atomic_path
 from nca_fast.media.images import load_image, save_image
 from nca_fast.rendering.render import render
 from nca_fast.scoring.score import score
-from nca_fast.systems.texture import Texture, TextureConfig, TextureSources, chosen_crop
+from nca_fast.systems.target import chosen_crop
+from nca_fast.systems.texture import Texture, TextureConfig, TextureSources
 from nca_fast.training.session import run_training
 
 DRAWN = ("moss", "lava", "water", "giraffe", "coral", "terrazzo")

@@ -10,8 +10,10 @@ from test_training import TINY
 from nca_fast import NCA, checkpoint, features
 from nca_fast.features.vgg import VGG, at_hand, cache_file
 from nca_fast.media.images import load_image
+from nca_fast.media.structure import is_grey
 from nca_fast.systems.style_settings import StyleConfig
-from nca_fast.systems.texture import Texture, TextureConfig, TextureSources, as_target, chosen_crop, is_grey
+from nca_fast.systems.target import as_target, chosen_crop
+from nca_fast.systems.texture import Texture, TextureConfig, TextureSources
 from nca_fast.training.session import run_training
 
 QUICK = replace(TINY, iterations=2, lr_milestones=(1,), pool_size=2, disturb=1.0)

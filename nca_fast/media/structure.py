@@ -1,4 +1,4 @@
-"""How large the things in a picture are, found from how it resembles itself after a shift; and if there are any."""
+"""How large the things in a picture are, found from how it resembles itself after a shift; whether it has any."""
 
 import torch
 from torch import Tensor
@@ -6,14 +6,18 @@ from torch.nn import functional as F
 
 _LARGEST = 512  # pixels on the longer side that are looked at; larger pictures are shrunk for it
 _DEEP = 0.005  # of the variance: so far below what follows a minimum must lie, to be one (stochastic ones: 0.0065)
-
-
 _FLAT = 1 / 255  # rms: a JPEG of one colour has less
+_GREY = 0.5 / 255  # rms: where colours differ by less, nobody sees any
 
 
 def is_flat(picture: Tensor) -> bool:
     """Says whether a picture [C, h, w] in [0, 1] has a single colour, as far as anybody could see."""
     return float(picture.std((1, 2), correction=0).max()) < _FLAT
+
+
+def is_grey(picture: Tensor) -> bool:
+    """Says whether a picture [3, h, w] in [0, 1] has no colours that anybody could see."""
+    return float((picture - picture.mean(0)).square().mean()) < _GREY * _GREY
 
 
 def period(picture: Tensor) -> float | None:
