@@ -125,11 +125,12 @@ class ScoreCommand:
         """Proposes, for a run, to draw it, and to train it for as long again; where it cannot, to look at it."""
         from nca_fast import checkpoint
         from nca_fast.commands.ending import drawing
+        from nca_fast.training.settings import length
 
         training = Path(self.what) / TRAINING_FILE
         if not training.exists():
             return [drawing(self.what), f"nca-fast info {shlex.quote(self.what)}"]
         made = checkpoint.load_metadata(training)
-        timed = made["config"].get("minutes")
-        length = f"--iterations {2 * made['iteration']}" if timed is None else f"--minutes {2 * timed:g}"
-        return [drawing(self.what), f"nca-fast {made['system']} --out {shlex.quote(self.what)} --resume {length}"]
+        minutes = made["config"].get("minutes")
+        longer = length(2 * made["iteration"], None if minutes is None else 2 * minutes)
+        return [drawing(self.what), f"nca-fast {made['system']} --out {shlex.quote(self.what)} --resume {longer}"]

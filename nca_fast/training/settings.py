@@ -29,6 +29,11 @@ MOST_CIRCLES = 1000  # all are drawn at once: more would take memory, and leave 
 TOO_LARGE = 2**31  # of all integers but the seed: what asks for more never ends, or fills any memory
 
 
+def length(iterations: int, minutes: float | None) -> str:
+    """Spells the option that says how long a training is: its minutes, or without them its iterations."""
+    return f"--iterations {iterations}" if minutes is None else f"--minutes {minutes:g}"
+
+
 def default_milestones(iterations: int) -> tuple[int, ...]:
     """Chooses when to lower the learning rate where the user does not say: after half and four fifths of the run.
 
@@ -125,9 +130,7 @@ class RunConfig(ComputeConfig):
 
     def longer(self, times: int) -> str:
         """Spells the option of a training so many times as long."""
-        if self.minutes is not None:
-            return f"--minutes {times * self.minutes:g}"
-        return f"--iterations {times * self.iterations}"
+        return length(times * self.iterations, None if self.minutes is None else times * self.minutes)
 
     def check_least(self, **bounds: float) -> None:
         """Raises ValueError for a field, not None, that is below its bound, infinite or NaN."""
