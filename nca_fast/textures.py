@@ -11,10 +11,12 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nca_fast.fields import field
 from nca_fast.files import MODEL_FILE
 from nca_fast.suggestions import closest, did_you_mean
 
@@ -125,6 +127,13 @@ def mixed(textures: Codes, shares: Mapping[str, float] | str | None = None) -> T
     # In float64, whose rounding is gone in float32, so that the code of one alone is its code.
     parts = [torch.tensor(textures[name], dtype=torch.float64) * (share / whole) for name, share in shares.items()]
     return torch.stack(parts).sum(0).float()
+
+
+def named(facts: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """Reads what a model file says of the textures that it knows: dicts of name, image and crop; none of one alone."""
+    kinds = {"name": (str,), "image": (str | None,), "crop": (int, 1)}
+    listed = field(facts, "textures", tuple[dict, ...], where) if "textures" in facts else ()
+    return [{key: field(entry, key, kind, where, *low) for key, (kind, *low) in kinds.items()} for entry in listed]
 
 
 def parse_shares(text: str, textures: Codes) -> dict[str, float]:

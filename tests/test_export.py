@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from nca_fast import NCA, Rule, activations, cli, conformance, fire_mask
+from nca_fast import NCA, Rule, activations, checkpoint, cli, conformance, fire_mask
+from nca_fast.code_biases import single_texture
 from nca_fast.commands import export as command
 from nca_fast.ops import rollout
+from nca_fast.systems.swatches import for_textures
+from nca_fast.textures import mixed, parse_shares
 
 onnx = pytest.importorskip("onnx", reason="needs pip install 'nca-fast[export]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install 'nca-fast[export]'")
@@ -149,6 +152,11 @@ def test_json_reads_back_to_the_same_bits(name, shown, tmp_path):
     [
         ("--to onnx --out x.json", "out must end in .onnx with --to onnx, but got 'x.json'."),
         ("--to json --steps 3 --out x.json", "steps must be left out with --to json, but got 3."),
+        ("--to json --dtype float16 --out x.json", "dtype must be left out with --to json, but got float16."),
+        (
+            "--to safetensors --texture moss --out x.safetensors",
+            "texture must be left out for run, which knows one alone, but got 'moss'.",
+        ),
         ("--to onnx --steps 0 --out x.onnx", "steps must be from 1 to 2147483647, but got 0."),
         (
             "--to onnx --height 1 --out x.onnx",
@@ -169,3 +177,44 @@ def test_without_onnx(tmp_path, monkeypatch, capsys):
     NCA(Rule(channels=4)).save_pretrained(tmp_path)
     assert cli.main(["export", str(tmp_path), "--to", "onnx", "--out", str(tmp_path / "x.onnx")]) != 0
     assert "onnx must be installed for --to onnx: pip install 'nca-fast[export]'." in capsys.readouterr().err
+
+
+def test_a_model_of_half_the_size(tmp_path, capsys):
+    nca, facts = NCA(Rule(channels=4, hidden=(64,)), init_gain=1.0), {"system": "texture", "shown_steps": 40}
+    path = nca.save_pretrained(tmp_path / "run", facts)
+    small, whole = tmp_path / "small.safetensors", tmp_path / "new" / "whole.safetensors"
+    for out, words in ((small, ["--dtype", "float16"]), (whole, [])):
+        assert cli.main(["export", str(path), "--to", "safetensors", *words, "--out", str(out)]) == 0
+    assert f"nca-fast render {small} --out small.png" in capsys.readouterr().out
+    for name, weight in nca.state_dict().items():
+        assert torch.equal(NCA.from_pretrained(small).state_dict()[name], weight.half().float())
+        assert torch.equal(NCA.from_pretrained(whole).state_dict()[name], weight)
+    saved = 2 * sum(weight.numel() for weight in nca.state_dict().values())
+    assert abs(whole.stat().st_size - small.stat().st_size - saved) <= 32  # names of types differ in length
+    assert checkpoint.facts_of(small).items() >= facts.items()
+    with torch.no_grad():
+        nca.layers[0].weight[0, 0] = 1e5
+    path = nca.save_pretrained(tmp_path / "run", facts)
+    capsys.readouterr()
+    before = small.read_bytes()
+    assert cli.main(["export", str(path), "--to", "safetensors", "--dtype", "float16", "--out", str(small)]) == 2
+    assert "layers.0.weight goes to 1e+05 and torch.float16 to 6.55e+04: take torch.float32." in capsys.readouterr().err
+    assert small.read_bytes() == before
+
+
+@pytest.mark.parametrize("shares", ["moss", "moss:1,clay:3"])
+def test_one_texture_of_several(tmp_path, shares):
+    nca = for_textures(NCA.preset("texture"), ["clay", "moss"])
+    with torch.no_grad():
+        nca.layers[-1].weight.normal_(generator=torch.Generator().manual_seed(0))
+    known = [{"name": name, "image": f"{name}.png", "crop": 100 + len(name)} for name in ("clay", "moss")]
+    facts = {"system": "texture", "textures": known, "config": {"image_size": 40, "image_crop": None}}
+    path, out = nca.save_pretrained(tmp_path / "two", facts), tmp_path / "moss.safetensors"
+    assert cli.main(["export", str(path), "--to", "safetensors", "--texture", shares, "--out", str(out)]) == 0
+    alone, made = NCA.from_pretrained(out), checkpoint.facts_of(out)
+    wanted = single_texture(nca, mixed(nca.textures, parse_shares(shares, nca.textures)))
+    for name, weight in wanted.state_dict().items():
+        assert torch.equal(alone.state_dict()[name], weight)
+    assert alone.rule == wanted.rule and "textures" not in made
+    image, crop = ("moss.png", 104) if shares == "moss" else (None, None)
+    assert (made.get("image"), made["config"]["image_crop"], made["config"]["image_size"]) == (image, crop, 40)

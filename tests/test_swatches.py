@@ -9,10 +9,15 @@ import torch
 from runs import assert_same_run
 from test_training import TINY
 
-from nca_fast import NCA, checkpoint, cli, features, ops
+from nca_fast import NCA, checkpoint, cli, features, ops, textures
+from nca_fast.canvas.scene import Scene
+from nca_fast.canvas.settings import CanvasConfig
+from nca_fast.canvas.start import find_paint, simplified
+from nca_fast.code_biases import rolled_out, single_texture, units_at_work
 from nca_fast.losses import style
 from nca_fast.media.images import load_image, save_image
-from nca_fast.systems.swatches import for_textures, judged_each, rolled_out, turns, units_at_work
+from nca_fast.rendering.render import render
+from nca_fast.systems.swatches import for_textures, judged_each, turns
 from nca_fast.systems.texture import GREY_WEIGHT, Texture, TextureSources
 from nca_fast.training import pool, system
 from nca_fast.training.endurance import Endurance
@@ -177,6 +182,57 @@ def test_codes_as_biases_change_nothing(monkeypatch, change, folds, own):
     assert width == [nca.rule.channels, nca.rule.written if folds else nca.rule.channels]
     for one, other in zip(wanted, found, strict=True):  # another order of sums; the worst seen: 2.9e-7 of the largest
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5 * float(one.abs().max()))
+
+
+def several(change=None, **options):
+    """An automaton of three textures whose weights are large enough to say something, and whose units stay off."""
+    nca = for_textures(NCA(replace(NCA.preset("texture").rule, **(change or {})), **options), ["a", "b", "c"])
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in nca.parameters():
+            fresh = torch.randn(parameter.shape, generator=generator) * 0.02
+            parameter.copy_(fresh.where(parameter > -2, parameter))
+    return nca
+
+
+@pytest.mark.parametrize("change", [{}, {"hidden": (12, 5), "output_bias": True}, {"activation": "tanh"}], ids=str)
+@pytest.mark.parametrize(("shares", "units"), [({"b": 1.0}, 1), ({"a": 2.0, "c": 1.0}, 2)], ids=["one", "blend"])
+def test_one_of_several_as_an_automaton_of_its_own(change, shares, units):
+    nca = several(change).double()
+    alone = single_texture(nca, textures.mixed(nca.textures, shares))
+    start = nca.initial_state(2, 7, 6, texture=shares)
+    start[:, 3:] = torch.rand(2, 12, 7, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 0.5
+    with torch.no_grad():
+        wanted = nca(start, 8, seed=3, backend="reference")
+        found = alone(start[:, 3:].contiguous(), 8, seed=3, backend="reference")
+    torch.testing.assert_close(found, wanted[:, 3:], rtol=0, atol=1e-12)
+    assert not torch.allclose(found, start[:, 3:], atol=1e-3)
+    assert torch.equal(nca.to_rgb(wanted).isfinite(), alone.to_rgb(found).isfinite()) and alone.rgb_channel == 0
+    width = alone.rule.hidden[0]
+    own = nca.rule.hidden[0] // 6  # of 4 parts of a texture alone, 3 are shared and each has one: 6 parts
+    assert (alone.textures, alone.rule.frozen) == ({}, 0)
+    assert width == (own * (3 + units) if change.get("activation") is None else nca.rule.hidden[0])
+
+
+def test_what_has_no_single_texture_says_so():
+    with pytest.raises(ValueError, match='its rule must have padding "circular" and hidden units with biases'):
+        single_texture(several({"padding": "zero"}), torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "simple"),
+    [({}, True), ({"texture": "b:1,c:2"}, True), ({"texture_to": ("c",)}, False), ({"start": "noise"}, False)],
+    ids=str,
+)
+def test_a_canvas_of_one_texture_is_drawn_by_what_knows_it_alone(settings, simple):
+    nca = several()
+    scene = Scene(nca, 16, 24, 12, seed=4, config=CanvasConfig(**settings))
+    scene = replace(scene, paint=find_paint(scene))
+    sooner = simplified(scene)
+    assert (sooner.nca.rule.channels, sooner.paint is None) == ((12, True) if simple else (15, False))
+    wanted, found = nca.to_rgb(render(scene)), sooner.nca.to_rgb(render(sooner))
+    assert wanted.std() > 0.003
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)  # another order of sums; the worst seen: 0
 
 
 def test_a_training_rolls_out_codes_as_biases(pictures, tmp_path, monkeypatch):

@@ -13,8 +13,8 @@ from nca_fast.rendering.size import sensible_size, shown_steps
 from nca_fast.rule import Rule
 from nca_fast.scoring.spelling import scoring
 from nca_fast.sizes import in_words
-from nca_fast.systems.swatches import named
 from nca_fast.systems.vae.model import VAENCA
+from nca_fast.textures import named
 
 _STARTS = {"zeros": "zeros", "noise": "noise", "image": "a picture and noise", "cell": "one living cell"}
 _SOURCES = ("image", "textures", "maps", "style", "content", "prompts", "dataset", "init")  # facts of trainings

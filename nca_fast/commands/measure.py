@@ -22,7 +22,7 @@ from nca_fast.rendering.render import render
 from nca_fast.scoring.content import content_kept
 from nca_fast.scoring.score import SMALLEST, Score, score
 from nca_fast.scoring.spelling import reference
-from nca_fast.systems.swatches import named
+from nca_fast.textures import named
 from nca_fast.training.run_folder import PICTURES_FILE
 
 WORTH_MEASURING = 30  # seconds of training

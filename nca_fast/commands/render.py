@@ -158,7 +158,7 @@ class Render:
         from nca_fast.canvas.events import Events
         from nca_fast.canvas.exchange import band_path
         from nca_fast.canvas.scene import Scene
-        from nca_fast.canvas.start import find_paint
+        from nca_fast.canvas.start import find_paint, simplified
         from nca_fast.commands.ending import finish
         from nca_fast.commands.models import open_model
         from nca_fast.commands.report import resume_rendering
@@ -193,6 +193,7 @@ class Render:
         scene = replace(scene, paint=find_paint(scene))
         if scene.paint is not None and scene.paint.said:
             print(scene.paint.said, flush=True)
+        scene = scene if self.save_state else simplified(scene)
         same = {"zoom": zoom, "smooth": self.smooth, "save_state": self.save_state}
         same |= {"progress": streams.shows_progress()}
         if self.out.suffix.lower() in FILMS:

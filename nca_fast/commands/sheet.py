@@ -1,7 +1,7 @@
 """The command that shows all textures that an automaton knows, and what lies between them."""
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -78,8 +78,10 @@ class Sheet:
 
     def _drawn(self, nca: "NCA", row: str, column: str) -> "Tensor":
         from nca_fast.canvas.scene import Scene
+        from nca_fast.canvas.start import find_paint, simplified
         from nca_fast.rendering.render import render
 
         config = CanvasConfig(memory=self.memory, texture=row if row == column else f"{row}:2,{column}:1")
         scene = Scene(nca, self.side, self.side, self.steps, seed=self.seed, config=config, **self.compute.how)
-        return nca.to_rgb(render(scene))[0].cpu()
+        scene = simplified(replace(scene, paint=find_paint(scene)))
+        return scene.nca.to_rgb(render(scene))[0].cpu()

@@ -1,6 +1,6 @@
 """The pictures of a training that learns several textures with one automaton, and how a batch of all is judged."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nca_fast import ops
 from nca_fast.activations import as_activation
+from nca_fast.code_biases import off_by
 from nca_fast.fields import field
 from nca_fast.media.images import source_name
 from nca_fast.nca import NCA
-from nca_fast.rule import Rule
 from nca_fast.textures import MOST, all_codes, check_names, names_of, one_hot
 from nca_fast.training.capture import Captured
 from nca_fast.training.pool import Objective
@@ -21,7 +20,6 @@ from nca_fast.training.run_folder import SavedRun
 
 OWN = 4  # a fourth of the hidden units that a cell uses are its texture's own; the others are shared by all
 RELU = as_activation("relu")
-OFF = 8.0  # a unit's bias under the code of another texture, where sums that were seen stay below 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,94 +131,16 @@ def for_textures(nca: NCA, names: Sequence[str]) -> NCA:
             if abs(sum(map(sum, filter.taps))) < 1e-6:
                 maps[:, number, :count] = 0
         if own and rule.activations[0] == RELU:
-            seen, off = _off(rule)
+            seen, off = off_by(rule)
             others = 1 - torch.eye(count).repeat_interleave(own, 0)
             maps[-own * count :, seen, :count] = torch.where(others > 0, off, maps[-own * count :, seen, :count])
     return several
-
-
-def units_at_work(nca: NCA) -> Tensor | None:
-    """Finds the units of the first hidden layer that the code of each texture leaves on.
-
-    Args:
-        nca: The automaton, see `for_textures`.
-
-    Returns:
-        int64 [textures, units], on its device; None where all are on.
-    """
-    rule, count = nca.rule, nca.rule.frozen
-    if not rule.hidden:
-        return None
-    seen, off = _off(rule)
-    codes = all_codes(nca.textures).to(nca.device)
-    weights = nca.layers[0].weight.detach().view(rule.hidden[0], -1, rule.channels)[:, seen, :count]
-    on = codes @ (weights / off > 0.75).float().T == 0  # Muon moves what has no gradient a little
-    return None if on.all() else on.nonzero()[:, 1].view(len(codes), -1)
-
-
-def _off(rule: Rule) -> tuple[int, float]:
-    """Finds the filter by which a cell sees its code best, and the weight with which it turns a unit off."""
-    sums = _sums(rule)
-    seen = max(range(len(sums)), key=lambda number: abs(sums[number]))
-    return seen, -OFF / sums[seen]
-
-
-def _sums(rule: Rule) -> list[float]:
-    """What each filter, and the maximum, answers to a channel that is 1 everywhere."""
-    return [sum(map(sum, filter.kernel)) for filter in rule.filters] + [1.0] * (rule.maximum_window is not None)
 
 
 def turns(nca: NCA, count: int) -> Tensor:
     """Makes codes of so many states that take the textures in turn, [count, frozen, 1, 1]."""
     codes = all_codes(nca.textures)
     return codes[torch.arange(count) % len(codes), :, None, None].to(nca.device)
-
-
-def rolled_out(nca: NCA, states: Tensor, steps: int, units: Tensor | None = None, **options: Any) -> Tensor:
-    """Does what the automaton does to states each of which has one code all over its torus, in half of the time.
-
-    A filter answers to what is the same everywhere with its sum. So what the first layer makes of a code is a bias,
-
-        b = b1 + sum over filters f and channels c of the code: (sum of f) W1[:, f, c] code[c],
-
-    and each state has a rule of its own, without the channels of the code and without the units that it turns off.
-
-    Args:
-        nca: The automaton, see `for_textures`.
-        states: The code of a texture, one-hot, in the first channels. [B, C, H, W]
-        units: Those at work, as `units_at_work` finds them. None: all.
-        steps, options: As in `nca_fast.rollout`.
-    """
-    rule, count, samples = nca.rule, nca.rule.frozen, len(states)
-    if not _codes_are_biases(rule):
-        return nca(states, steps, **options)
-    (weight, bias), *later = nca.weights
-    maps, codes = weight.view(len(weight), -1, rule.channels), states[:, :count, 0, 0]
-    answers = torch.einsum("hfc,f,bc->bh", maps[:, :, :count], weight.new_tensor(_sums(rule)), codes)
-    weights = [(maps[:, :, count:].flatten(1).expand(samples, -1, -1), bias + answers)]
-    for weight, bias in later:
-        weights.append((weight.expand(samples, -1, -1), None if bias is None else bias.expand(samples, -1)))
-    if units is not None:
-        which = units[codes.argmax(1)]
-        (weight, bias), (following, its_bias), *rest = weights
-        rows = which[:, :, None].expand(-1, -1, weight.shape[2])
-        columns = which[:, None].expand(-1, following.shape[1], -1)
-        weights = [(weight.gather(1, rows), bias.gather(1, which)), (following.gather(2, columns), its_bias), *rest]
-    rule = replace(rule, channels=rule.written, frozen=0, hidden=(weights[0][0].shape[1], *rule.hidden[1:]))
-    changed = ops.rollout(states[:, count:].contiguous(), weights, rule, steps, **options)
-    return torch.cat([states[:, :count], changed], 1)
-
-
-def all_rolled_out(nca: NCA, states: Tensor, steps: int, units: Tensor | None = None, **options: Any) -> Tensor:
-    """As `rolled_out`, of states of which the last may have several codes."""
-    alone = rolled_out(nca, states[:-1], steps, units, **options)
-    return torch.cat([alone, nca(states[-1:], steps, first_sample=len(alone), **options)])
-
-
-def _codes_are_biases(rule: Rule) -> bool:
-    """Whether codes can be biases: on a torus, where nothing is drawn for a channel by its number."""
-    drawn = "channel" not in rule.fire_shared or rule.state_noise or rule.update_noise
-    return rule.padding == "circular" and rule.hidden_bias and bool(rule.hidden) and not drawn
 
 
 def judged_each(judges: Sequence[tuple[Captured, Callable[[torch.Generator], list[Tensor]]]], nca: NCA) -> Objective:
@@ -246,10 +166,3 @@ def judged_each(judges: Sequence[tuple[Captured, Callable[[torch.Generator], lis
         return total
 
     return objective
-
-
-def named(facts: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
-    """Reads what a model file says of the textures that it knows: dicts of name, image and crop; none of one alone."""
-    kinds = {"name": (str,), "image": (str | None,), "crop": (int, 1)}
-    listed = field(facts, "textures", tuple[dict, ...], where) if "textures" in facts else ()
-    return [{key: field(entry, key, kind, where, *low) for key, (kind, *low) in kinds.items()} for entry in listed]

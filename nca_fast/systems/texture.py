@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nca_fast import features
 from nca_fast.canvas.paint import beside_each_other
+from nca_fast.code_biases import all_rolled_out, rolled_out, units_at_work
 from nca_fast.devices import moved, network_dtype
 from nca_fast.hexagons import levelled, on_grid, training_size
 from nca_fast.losses import regularizers, style, weighted
@@ -28,17 +29,7 @@ from nca_fast.scoring.spelling import scoring
 from nca_fast.systems.drawing import draw_grown, grown
 from nca_fast.systems.surface import View, for_maps, judged_together, open_maps, views
 from nca_fast.systems.surface import tensor_name as map_tensor_name
-from nca_fast.systems.swatches import (
-    Swatch,
-    all_rolled_out,
-    for_textures,
-    judged_each,
-    open_swatches,
-    rolled_out,
-    tensor_name,
-    turns,
-    units_at_work,
-)
+from nca_fast.systems.swatches import Swatch, for_textures, judged_each, open_swatches, tensor_name, turns
 from nca_fast.systems.target import as_target, check_image, chosen_crop
 from nca_fast.systems.texture_settings import FILMED, TEXTURE, TextureConfig, TextureSources
 from nca_fast.training.capture import Captured
