@@ -174,6 +174,8 @@ def main() -> None:
     torch.set_num_threads(1)  # threads that wait for each other at every blend take longer where others work, too
     folder, *names = sys.argv[1:] or ["runs"]
     runs, shots = Path(folder), {f.__name__: f for f in (textures, hexagons, style, growing, phone)}
+    if set(names) - set(shots):
+        sys.exit(f"NAME must be any of {', '.join(shots)}, but got {', '.join(names)}.")
     runs.mkdir(parents=True, exist_ok=True)
     Image.fromarray(data.coffee()).save(COFFEE)
     with sync_playwright() as started:

@@ -5,6 +5,7 @@ Kernels import nothing of nca_fast: they are given tensors, a `KernelRule` and a
 """
 
 import os
+import sys
 import warnings
 from functools import cache
 from importlib import import_module
@@ -157,6 +158,15 @@ def _forks_take_one_thread():
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
+def _outside() -> int:
+    """Counts the calls from the function that asks to the first one that is neither ours nor torch's, where a warning
+    is of use; from the outermost one where all are."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("nca_fast", "torch"):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
 def choose(
     backend: str | None, rule: Rule, x: Tensor, precision: str | None, uses: tuple[str, ...] = ()
 ) -> tuple[str, str]:
@@ -199,7 +209,9 @@ def choose(
             reason = str(error)
     if reason not in _said:
         _said.add(reason)
-        warnings.warn(f"nca_fast runs stock convolutions, no faster than PyTorch alone: {reason}", stacklevel=4)
+        warnings.warn(
+            f"nca_fast runs stock convolutions, no faster than PyTorch alone: {reason}", stacklevel=_outside()
+        )
     return "convolutions", exact
 
 

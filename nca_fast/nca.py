@@ -254,7 +254,7 @@ class NCA(nn.Module):
         """Writes `model.safetensors` (weights, rule, read-out, provenance) into a folder, atomically.
 
         Args:
-            folder: Made when it is not there. Or the file, whose name ends in .safetensors.
+            folder: Made when it is not there. Or the file: a name that ends in .safetensors and is no folder.
             provenance: JSON-able facts to keep with the weights: how they came about.
             dtype: Of the weights in the file. None: as they are. float16 halves it, and no texture was seen to suffer.
 
@@ -268,7 +268,7 @@ class NCA(nn.Module):
         from nca_fast import checkpoint
 
         path = Path(folder)
-        path = path if path.suffix == ".safetensors" else path / MODEL_FILE
+        path = path if path.suffix == ".safetensors" and not path.is_dir() else path / MODEL_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         mine = ("layers.", "parametrizations.kernels.")
         tensors = {name: t for name, t in self.state_dict().items() if not name.startswith(mine)}

@@ -130,6 +130,14 @@ def test_devices_without_kernels_are_served_by_convolutions():
         assert choose(None, RULE, torch.empty(1, 4, 5, 6, device="meta"), None) == ("convolutions", "fp32")
 
 
+def test_a_warning_names_the_line_that_asked():
+    backends._said.clear()
+    wide = NCA(Rule(channels=4, hidden=(6,))).double()
+    with pytest.warns(UserWarning, match="stock convolutions") as caught:
+        wide(torch.zeros(1, 4, 5, 6, dtype=torch.float64), 1)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
 def test_on_the_cpu_no_precision_is_float32():
     x, nca = torch.randn(1, 4, 5, 6), NCA(RULE, init_gain=1.0)
     weights = random_weights(RULE)

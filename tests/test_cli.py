@@ -97,6 +97,7 @@ def test_texture_writes_and_resume_remembers(tmp_path, picture, capsys):
     assert facts["image"] == str(picture)
 
     assert run("texture --resume --out {0} --iterations 3", out) == 0
+    assert re.search(r"^3 iterations, the last 1 in \d+ s, ", capsys.readouterr().out, re.MULTILINE)
     metadata = checkpoint.load_metadata(out / "training.safetensors")
     assert metadata["iteration"] == 3
     assert metadata["config"]["batch_size"] == 2

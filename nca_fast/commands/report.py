@@ -55,7 +55,9 @@ def finish_training(result: TrainingResult, score: Score | None = None) -> None:
     said = []
     if result.cell_steps_per_second:
         speed = result.cell_steps_per_second / 1e6
-        said = [f"{result.iterations} iterations, {result.seconds:.0f} s, {speed:.1f} million cell-steps/s in training"]
+        done = f"the last {result.iterations - result.resumed_at} in" if result.resumed_at else ""
+        took = f"{done} {result.seconds:.0f} s".lstrip()
+        said = [f"{result.iterations} iterations, {took}, {speed:.1f} million cell-steps/s in training"]
     facts = {"iterations": result.iterations, "seconds": round(result.seconds, 3), "figures": result.figures}
     facts["runs_away"] = None if result.endured is None else result.runs_away
     if score is not None:

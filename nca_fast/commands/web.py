@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from nca_fast import zoo
 from nca_fast.commands import streams
 from nca_fast.media.sources import check_data_set
 from nca_fast.pretrained import check_model
@@ -55,7 +54,8 @@ class Web:
         models = read(list(self.models), self.dataset, streams.waiting)
         write_page(models, self.title, self.out)
         first = self.models[0]
-        replay = shlex.join([*([] if first.startswith(zoo.PREFIX) else [first]), "--replay", models[0].name])
-        then = [drawing(first), f"nca-fast render {replay}-replay.json --out painted.png"]
-        said = "Open it in a browser: it needs no server and no network. What is painted on it can be saved."
-        finish([self.out], [said], then)
+        said = [
+            "Open it in a browser: it needs no server and no network.",
+            "What is painted on it can be saved, and drawn on a larger canvas by nca-fast render --replay FILE.",
+        ]
+        finish([self.out], said, [drawing(first), f"nca-fast info {shlex.quote(first)}"])

@@ -173,7 +173,7 @@ class Growing(PoolSystem):
         grown, regrown = figures["grown"], figures["regrown"]
         error = f"mean squared error grown {grown:.2g}, regrown {regrown:.2g} (sharp: {SHARP:g} or less)"
         if max(grown, regrown) > SHARP:
-            error += f"; a longer run is sharper: nca-fast grow ... {self.config.longer(2)}"
+            error += f"; a run with {self.config.longer(2)} is sharper"
         return [error]
 
     def then(self, out: Path) -> list[str]:

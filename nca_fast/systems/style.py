@@ -34,6 +34,7 @@ from nca_fast.systems.style_settings import (
     StyleConfig,
     StyleSources,
 )
+from nca_fast.systems.target import check_picture
 from nca_fast.training.capture import Captured
 from nca_fast.training.content import ContentPictures, first_picture, shrunk
 from nca_fast.training.pool import Objective
@@ -64,7 +65,7 @@ class Style(PoolSystem):
 
         def read(image: str | Path | Tensor) -> Tensor:
             picture = image if isinstance(image, Tensor) else load_image(image)
-            check_style(picture)
+            check_picture(picture, "style", SMALLEST_STYLE)
             if self.config.style_size is None:
                 found = size_for_strokes(picture, STROKE_WIDTH, *STYLE_SIZES)
                 self.config = replace(self.config, style_size=max(SMALLEST_STYLE, round(config.style_scale * found)))
@@ -213,15 +214,6 @@ def style_objective(config: StyleConfig, picture: Tensor, nca: NCA, contents: Co
         return captured(states, drawn=[*of_color, *of_style])
 
     return objective
-
-
-def check_style(picture: Tensor) -> None:
-    """Raises ValueError for what is no picture, or too small."""
-    if picture.ndim != 3 or picture.shape[0] != 3 or min(picture.shape[1:]) < SMALLEST_STYLE:
-        raise ValueError(
-            f"style must be [3, h, w], at least {SMALLEST_STYLE} pixels high and wide, but it is "
-            f"{list(picture.shape)}. Choose another picture."
-        )
 
 
 def as_style(picture: Tensor, size: int) -> Tensor:

@@ -9,12 +9,17 @@ from nca_fast.systems.texture_settings import SMALLEST_IMAGE
 CELLS = 12  # from one thing in a picture to the next, where the scale is chosen
 
 
-def check_image(image: Tensor) -> None:
-    """Raises ValueError for what is no picture to learn."""
-    if image.ndim != 3 or image.shape[0] != 3 or min(image.shape[1:]) < SMALLEST_IMAGE:
+def check_picture(picture: Tensor, name: str, smallest: int) -> None:
+    """Raises ValueError for what is no picture to learn, or has fewer rows or columns than `smallest`.
+
+    Args:
+        picture: [3, h, w]
+        name: What the error calls it.
+    """
+    if picture.ndim != 3 or picture.shape[0] != 3 or min(picture.shape[1:]) < smallest:
         raise ValueError(
-            f"image must be [3, h, w], at least {SMALLEST_IMAGE} pixels high and wide, but its shape is "
-            f"{list(image.shape)}. Choose another picture."
+            f"{name} must be [3, h, w], at least {smallest} pixels high and wide, but its shape is "
+            f"{list(picture.shape)}. Choose another picture."
         )
 
 

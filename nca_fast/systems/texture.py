@@ -30,7 +30,7 @@ from nca_fast.systems.drawing import draw_grown, grown
 from nca_fast.systems.surface import View, for_maps, judged_together, open_maps, views
 from nca_fast.systems.surface import tensor_name as map_tensor_name
 from nca_fast.systems.swatches import Swatch, for_textures, judged_each, open_swatches, tensor_name, turns
-from nca_fast.systems.target import as_target, check_image, chosen_crop
+from nca_fast.systems.target import SMALLEST_IMAGE, as_target, check_picture, chosen_crop
 from nca_fast.systems.texture_settings import FILMED, TEXTURE, TextureConfig, TextureSources
 from nca_fast.training.capture import Captured
 from nca_fast.training.pool import Objective
@@ -83,7 +83,7 @@ class Texture(PoolSystem):
     def _read(self, image: str | Path | Tensor) -> tuple[Tensor, int]:
         """Opens a picture: what is learned of it, and how many of its pixels that is."""
         whole = image if isinstance(image, Tensor) else load_image(image)
-        check_image(whole)
+        check_picture(whole, "image", SMALLEST_IMAGE)
         size, crop = self.config.image_size, self.config.image_crop
         crop = chosen_crop(whole, size) if crop is None else crop
         return as_target(whole, crop, size), crop

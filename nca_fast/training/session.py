@@ -39,6 +39,7 @@ class TrainingResult:
         model: What was trained.
         files: What was written, in the order in which a user looks at it.
         iterations: Iterations of the whole run.
+        resumed_at: How many of them an earlier call did.
         seconds: Wall time of the iterations of this call.
         cell_steps_per_second: Speed of these iterations, losses and checkpoints included.
         endured: How the model lasted in long rollouts; None where the system has none.
@@ -50,6 +51,7 @@ class TrainingResult:
     model: nn.Module
     files: tuple[Path, ...]
     iterations: int
+    resumed_at: int
     seconds: float
     cell_steps_per_second: float
     endured: Endured | None
@@ -143,6 +145,7 @@ def _run(stack, is_new, system, sources, out, config, resume, init, progress, co
         if processes.rank() == 0:  # all is well, but for what only the work itself can tell
             for line in work.beginning():
                 say(line)
+        resumed_at = run.iteration
         seconds, cell_steps, endured = _train(work, run, saved, out, command, progress, say, wait)
         with wait("measuring and drawing what was learned"):
             figures = work.figures()
@@ -154,7 +157,7 @@ def _run(stack, is_new, system, sources, out, config, resume, init, progress, co
     notes = (*([] if endured is None else [str(endured)]), *_films_left_out(work, out), *work.notes(figures))
     speed = cell_steps / seconds if seconds else 0.0
     return TrainingResult(
-        run.model, files, run.iteration, seconds, speed, endured, figures, notes, tuple(work.then(out))
+        run.model, files, run.iteration, resumed_at, seconds, speed, endured, figures, notes, tuple(work.then(out))
     )
 
 
