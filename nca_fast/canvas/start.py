@@ -13,7 +13,7 @@ from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.state_file import StateFile
 from nca_fast.code_biases import folds, single_texture
 from nca_fast.media.images import load_image
-from nca_fast.nca import put_cell, put_image, scaled_to_unit
+from nca_fast.states import put_cell, put_image, scaled_to_unit
 from nca_fast.textures import mixed, model_name, one_hot, parse_shares
 
 PIECE = 2**22  # random numbers at a time: a multiple of 16, as many as torch draws normal numbers in

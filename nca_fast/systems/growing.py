@@ -17,7 +17,8 @@ from nca_fast.devices import moved
 from nca_fast.losses import regularizers, weighted
 from nca_fast.media.film import VideoWriter, missing_encoder
 from nca_fast.media.images import enlarged, load_rgba, save_image, source_name
-from nca_fast.nca import NCA, over_white
+from nca_fast.nca import NCA
+from nca_fast.states import over_white
 from nca_fast.systems.growing_settings import FILMED, GROW, GrowingConfig, GrowingSources
 from nca_fast.training.capture import Captured
 from nca_fast.training.damage import circles

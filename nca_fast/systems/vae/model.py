@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from nca_fast import ops, processes
 from nca_fast.devices import moved
 from nca_fast.files import MODEL_FILE
-from nca_fast.nca import put_cell, read_living
 from nca_fast.rule import Rule
+from nca_fast.states import put_cell, read_living
 from nca_fast.systems.vae.architecture import Architecture
 
 # With 1 a step of Adam moves a rule too far. The published code has 1, no common rule and a rate of 1e-4.
