@@ -14,6 +14,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,19 +54,25 @@ def train(sources: Sequence[str], out: Path, config: TextureConfig) -> None:
         run_training(Texture, TextureSources(first, tuple(more)), out, config, resume=True, progress=False)
 
 
-def measured(source: str, run: Path, texture: str | None) -> dict[str, float]:
+def measured(source: str, run: Path, texture: str | None) -> dict[str, Any]:
     """Draws what a run knows, and measures it; see the module."""
     whole = load_image(source)
     crop, nca = chosen_crop(whole, CONFIG.image_size), NCA.from_pretrained(run)
     config = CanvasConfig(texture=texture)
     scenes = [Scene(nca, SIDE, SIDE, CONFIG.picture_steps, seed=seed, config=config) for seed in range(DRAWINGS)]
     pictures = [nca.to_rgb(render(scene)).nan_to_num()[0] for scene in scenes]
-    made = checkpoint.facts_of(run / MODEL_FILE)
+    made, found = checkpoint.facts_of(run / MODEL_FILE), score(pictures, as_learned(whole, CONFIG.image_size, crop))
     return {
         "seed": made["config"]["seed"],
         "iterations": made["iterations"],
-        "times": score(pictures, as_learned(whole, CONFIG.image_size, crop)).total.times,
+        "times": found.total.times,
+        "measures": {name: measure.times for name, measure in found.measures.items()},
     }
+
+
+def _ratio(several: Sequence[float], alone: Sequence[float]) -> float:
+    """How many times as far one of several is as one alone, by medians."""
+    return statistics.median(several) / statistics.median(alone)
 
 
 def main() -> None:
@@ -83,9 +90,13 @@ def main() -> None:
     for name, source in sources.items():
         several = [measured(source, run, name) for run in sorted(folder.glob("eight-*"))]
         alone = [measured(source, run, None) for run in sorted(folder.glob(f"own-{name}-*"))]
-        middle = [statistics.median(run["times"] for run in runs) for runs in (several, alone)]
-        found[name] = {"one of eight": several, "its own": alone, "ratio of medians": middle[0] / middle[1]}
-        print(f"{name}: {found[name]['ratio of medians']:.2f}", flush=True)
+        ratio = _ratio([run["times"] for run in several], [run["times"] for run in alone])
+        parts = {
+            key: [[run["measures"][key] for run in runs] for runs in (several, alone)] for key in several[0]["measures"]
+        }
+        ratios = {key: _ratio(*times) for key, times in parts.items()}
+        found[name] = {"one of eight": several, "its own": alone, "ratio of medians": ratio, "by measure": ratios}
+        print(f"{name}: {ratio:.2f}", *(f"{key} {value:.2f}" for key, value in ratios.items()), sep="  ", flush=True)
     mean = math.exp(statistics.fmean(math.log(one["ratio of medians"]) for one in found.values()))
     result = {"header": header(), "textures": found, "geometric mean of ratios": mean}
     with atomic_path(RESULTS / "several_textures.json") as temporary:

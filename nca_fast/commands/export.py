@@ -86,7 +86,7 @@ class Export:
             nca, made = self._alone(nca, made, path)
         if self.to == "safetensors":
             nca.save_pretrained(self.out, made, getattr(torch, self.dtype or "float32"))
-            said = f"{self.out.stat().st_size / 1000:.0f} KB, {sum(p.numel() for p in nca.parameters()):,} numbers"
+            said = f"In it: rule, start, and {sum(p.numel() for p in nca.parameters()):,} weights in {self.dtype or 'float32'}."
             finish([self.out], said=[said], then=[drawing(str(self.out)), page(str(self.out))])
             return
         content = self._json(nca, path) if self.to == "json" else self._onnx(nca)
