@@ -85,8 +85,9 @@ class Export:
         if self.texture is not None:
             nca, made = self._alone(nca, made, path)
         if self.to == "safetensors":
-            nca.save_pretrained(self.out, made, getattr(torch, self.dtype or "float32"))
-            said = f"In it: rule, start, and {sum(p.numel() for p in nca.parameters()):,} weights in {self.dtype or 'float32'}."
+            dtype, count = self.dtype or "float32", sum(parameter.numel() for parameter in nca.parameters())
+            nca.save_pretrained(self.out, made, getattr(torch, dtype))
+            said = f"In it: rule, start, and {count:,} weights in {dtype}."
             finish([self.out], said=[said], then=[drawing(str(self.out)), page(str(self.out))])
             return
         content = self._json(nca, path) if self.to == "json" else self._onnx(nca)
