@@ -1,5 +1,6 @@
 """The checks of `rollout`'s arguments: each error says name, rule, value and, where there is one, the remedy."""
 
+import math
 from numbers import Real
 from typing import Any
 
@@ -10,6 +11,12 @@ from nca_fast.integers import checked_integer, checked_origin
 from nca_fast.rule import Rule
 
 _STATE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_RANGES = {
+    "seed": (0, 2**64 - 1),
+    "canvas_height": (1, 2**32),
+    "checkpoint_every": (1, 2**32 - 1),
+    "bptt_steps": (1, 2**32 - 1),
+}
 
 
 def check(
@@ -22,6 +29,8 @@ def check(
     **numbers: Any,
 ) -> dict[str, Any]:
     """Checks all arguments of `ops.rollout` or `ops.advance`, but for those of `check_ways`, backend and precision.
+
+    Whether weights are finite, `check_finite` says.
 
     Returns:
         The numbers as Python's.
@@ -121,8 +130,32 @@ def _check_dense(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name} must be a dense tensor, but is {kind}: use .to_dense() (of a nested one its parts).")
 
 
+def check_finite(weights, together: Tensor | None = None) -> None:
+    """Checks on the CPU that all numbers of (W, b) pairs are finite: a GPU would have to wait.
+
+    Args:
+        together: All of them in one tensor, where there is one: one sum is looked at before each for itself.
+
+    Raises:
+        ValueError: A tensor holds NaN or infinity.
+    """
+    if together is not None and together.is_cpu and _can_be_read(together) and math.isfinite(together.detach().sum()):
+        return  # a sum of finite numbers, too, may overflow
+    for i, pair in enumerate(weights):
+        for t in pair:
+            # float8 cannot tell
+            if t is not None and t.is_cpu and not _holds(torch.isfinite(t if t.element_size() > 1 else t.float())):
+                raise ValueError(f"weights[{i}] must be finite, but holds NaN or infinity: the training has diverged.")
+
+
+def _can_be_read(t):
+    """Says whether a tensor holds numbers that Python may see: not those of compilers, transforms, fakes and meta."""
+    plain = type(t) is Tensor and not torch.compiler.is_compiling()
+    return plain and not t.is_meta and not torch._C._functorch.is_functorch_wrapped_tensor(t)
+
+
 def _check_weights(x: Tensor, weights, rule: Rule) -> None:
-    """Checks shapes, device and type of (W, b) pairs, and that they are finite on the CPU: a GPU would have to wait."""
+    """Checks shapes, device and type of (W, b) pairs."""
     shapes = rule.weight_shapes
     pairs = isinstance(weights, (list, tuple)) and all(isinstance(w, (list, tuple)) and len(w) == 2 for w in weights)
     if not pairs:
@@ -158,8 +191,6 @@ def _check_weights(x: Tensor, weights, rule: Rule) -> None:
                 )
             if not t.is_floating_point():
                 raise TypeError(f"{name} must be floating point, but got {t.dtype}: use .dequantize() or .float().")
-            if t.is_cpu and not _holds(torch.isfinite(t if t.element_size() > 1 else t.float())):  # float8 cannot tell
-                raise ValueError(f"{name} must be finite, but holds NaN or infinity: the training has diverged.")
 
 
 def _shapes(batch, own):
@@ -181,16 +212,12 @@ def _checked_numbers(batch, *, steps, first_step, origin, **others):
     steps = checked_integer("steps", steps, 1, 2**32 - 1)
     first_step = checked_integer("first_step", first_step, 0, 2**32 - steps)
     row, column = checked_origin(origin)
-    ranges = {
-        "seed": (0, 2**64 - 1),
+    if (first := others.pop("first_sample", None)) is not None:
         # A word of the counter that draws the masks, as first_step. (A compiler's symbolic batch must not be bounded.)
-        "first_sample": (0, 2**32 - (1 if torch.compiler.is_compiling() else batch)),
-        "canvas_height": (1, 2**32),
-        "checkpoint_every": (1, 2**32 - 1),
-        "bptt_steps": (1, 2**32 - 1),
-    }
-    others = {n: None if v is None else checked_integer(n, v, *ranges[n]) for n, v in others.items()}
-    return {"steps": steps, "first_step": first_step, "origin": (row, column)} | others
+        most = 2**32 - (1 if torch.compiler.is_compiling() else batch)
+        first = {"first_sample": checked_integer("first_sample", first, 0, most)}
+    others = {n: None if v is None else checked_integer(n, v, *_RANGES[n]) for n, v in others.items()}
+    return {"steps": steps, "first_step": first_step, "origin": (row, column)} | (first or {}) | others
 
 
 def _check_fire_rate(x: Tensor, fire_rate, rule: Rule) -> None:

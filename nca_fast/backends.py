@@ -144,6 +144,7 @@ _OF_DEVICE = {backend.DEVICE: name for name, backend in BACKENDS.items()}
 _said = set()  # why no kernels were taken, each reason told once
 
 
+@cache
 def kernels(backend: str) -> Kernels:
     """Imports the module that runs a backend's kernels."""
     if backend == "cpu":

@@ -12,7 +12,7 @@ twice. A callable is no argument of a registered operator, hence this way beside
 import torch
 from torch import Tensor
 
-from nca_fast import backends, operators
+from nca_fast import backends, operators, running
 from nca_fast.arguments import checked_state
 from nca_fast.once import once
 
@@ -51,8 +51,8 @@ class _Run:
     def __init__(self, params, drawn, fire, noise, field, settings):
         rule, backend, precision, _, _, _, place, _ = settings
         self.kernels, self.rule, self.fire = backends.kernels(backend), rule.kernel_rule, fire
-        self.weights = operators.packed(self.kernels, params, self.rule, precision, noise, field)
-        self.place = operators.seeded(place, drawn)
+        self.weights = running.packed(self.kernels, params, self.rule, precision, noise, field)
+        self.place = running.seeded(place, drawn)
 
     def step(self, x, n):
         """The state after step n of the rollout, [B, C, H, W]."""

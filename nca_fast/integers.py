@@ -24,6 +24,8 @@ def as_integer(value: Any) -> int | None:
 
 def checked_integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     """Returns an integer of any kind as Python's. Raises TypeError or ValueError where it is none from low to high."""
+    if type(value) is int and value >= low and (high is None or value <= high):
+        return value
     number = as_integer(value)
     if number is None:
         raise TypeError(f"{name} must be an integer, but got {value!r}.")

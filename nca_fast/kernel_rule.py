@@ -1,7 +1,8 @@
 """What a kernel needs to know of a rule, as plain numbers."""
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from typing import Any
 
 from nca_fast.activations import Activation
@@ -42,7 +43,7 @@ class KernelRule:
 
     @classmethod
     def of(cls, rule: Any) -> "KernelRule":
-        """Takes from a `Rule` what kernels see."""
+        """Takes from a `Rule` what kernels see; of equal rules the same object, soon found where it is a key."""
         size = max([3, *(filter.size for filter in rule.filters)])
 
         def padded(filter):
@@ -55,7 +56,14 @@ class KernelRule:
         noise = (rule.state_noise, rule.update_noise)
         step = (rule.fire_shared, rule.activations, rule.residual, rule.clamp, *noise)
         seen = (rule.frozen, rule.padding, rule.maximum_window)
-        return cls(stencils, rule.layers, *seen, *alive, *step, rule.learned_filters, rule.derivatives)
+        return _only(cls(stencils, rule.layers, *seen, *alive, *step, rule.learned_filters, rule.derivatives))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self):
+        return hash(tuple(getattr(self, field.name) for field in fields(self)))
 
     @property
     def circular(self) -> bool:
@@ -71,3 +79,8 @@ class KernelRule:
     def hidden(self) -> tuple[int, ...]:
         """Widths of the hidden layers."""
         return tuple(out for out, _, _ in self.layers[:-1])
+
+
+@lru_cache(maxsize=256)
+def _only(rule):
+    return rule

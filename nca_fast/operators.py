@@ -1,20 +1,18 @@
 """The rollout as PyTorch sees it: a registered operator and its gradient.
 
 It saves states only; everything else of the backward pass (masks, perception, hidden units) is computed again by the
-kernels. torch.compile, export and autograd see the operator. Transforms of torch.func, which cannot differentiate a
-registered operator, see a `torch.autograd.Function` around it.
+kernels. torch.compile, export, modes and profilers see the operator. Transforms of torch.func, which cannot
+differentiate a registered operator, see a `torch.autograd.Function` around it. Where nobody watches, another one calls
+the kernels at once: what PyTorch does around a registered operator takes a tenth of a millisecond, and several times
+that where the kernels before it have filled the caches.
 """
-
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 
-from nca_fast import backends
-from nca_fast.backends import Place
-from nca_fast.kernels import kept_memory
-from nca_fast.rule import Rule
+from nca_fast import backends, running
 
 ONCE = (
     "rollout can be differentiated once only by a fused kernel, but a second derivative was asked for: "
@@ -55,11 +53,14 @@ def rollout(
     Returns:
         The states after the last step, like x; with `at`, [count, *x.shape].
     """
-    arguments = (x, params, drawn, fire, noise, field, rule, backend, precision, steps)
     learned = [t for t in (x, params, field) if t is not None]
     every = every if torch.is_grad_enabled() and any(map(_is_tracked, learned)) else 0
-    run = _Rollout.apply if is_transformed(*learned) else _rollout_op
-    return run(*arguments, every, passed, place, at)[0]
+    arguments = (x, params, drawn, fire, noise, field, rule, backend, precision, steps, every, passed, place, at)
+    if is_transformed(*learned):
+        return _Rollout.apply(*arguments)[0]
+    if _is_watched(learned):
+        return _rollout_op(*arguments)[0]
+    return (_EagerRollout.apply if every else running.forward)(*arguments)[0]
 
 
 def is_transformed(*tensors):
@@ -72,6 +73,17 @@ def is_transformed(*tensors):
 def is_dual(t):
     """Says whether a tensor carries a derivative of forward mode."""
     return not torch.compiler.is_compiling() and forward_ad.unpack_dual(t).tangent is not None
+
+
+def _is_watched(tensors):
+    """Says whether anybody wants to see operators: a compiler, a mode, a tracer, a profiler or a tensor's own class."""
+    if torch.compiler.is_compiling():
+        return True
+    c = torch._C
+    if c._len_torch_dispatch_stack() or c._len_torch_function_stack() or c._is_tracing():
+        return True
+    plain = all(type(t) in (Tensor, Parameter) and not c._functorch.is_legacy_batchedtensor(t) for t in tensors)
+    return not plain or c._autograd._profiler_enabled()
 
 
 def _is_tracked(t):
@@ -87,72 +99,6 @@ def _is_tracked(t):
         if t.requires_grad:
             return True
     return False
-
-
-def seeded(place, drawn):
-    """Puts a seed that was drawn into a place; it lies on the CPU."""
-    return place if drawn is None else place._replace(seed=int(drawn))
-
-
-@lru_cache(maxsize=256)
-def _kernel_rule(rule):
-    return Rule.from_json(rule).kernel_rule
-
-
-def _opened(backend, rule, place, drawn):
-    """Finds the kernels, the rule and the place that an operator's schema writes as text, integers and a tensor."""
-    return backends.kernels(backend), _kernel_rule(rule), seeded(Place(*place), drawn)
-
-
-def packed(kernels, params, rule, precision, noise, field):
-    """Packs the weights; backends that are asked for neither noise nor frames need not know of them."""
-    given = {name: t for name, t in {"noise": noise, "field": field}.items() if t is not None}
-    return kernels.pack_weights(params, rule, precision, **given)
-
-
-def _legs(steps, passed, at):
-    """Cuts a rollout at the states that are asked for: (first step, steps, how many of them pass gradient) of each."""
-    if not at:
-        return [(0, steps, passed)]
-    first, count, distance = at
-    ends = [first + i * distance for i in range(count)]
-    starts = [0, *ends[:-1]]
-    return [
-        (start, end - start, _within(end - (steps - passed), end - start))
-        for start, end in zip(starts, ends, strict=True)
-    ]
-
-
-def _within(number, most):
-    """Cuts a number, which may be a symbol of torch.compile, to 0 to most."""
-    return max(0, min(number, most))
-
-
-def _segments(steps, every, passed):
-    """Cuts steps into segments and lists their first steps: of the last `passed` steps, every `every`-th.
-
-    A segment begins at a saved state, but the first one at the first state unless the gradient is truncated.
-    """
-    return list(range(steps - passed, steps, every)) if every else []
-
-
-def _saved_count(steps, every, passed):
-    """Counts the states of a leg at which segments begin, but for its first."""
-    return (passed + every - 1) // every - (1 if passed == steps else 0) if every else 0
-
-
-def _saved_shape(state, every, legs):
-    """Gives the shape of all saved states in a row: those at which segments begin, but for x and what is returned.
-
-    The numbers may be symbols of torch.compile, which no list counts. The two spare numbers are for it too: it compiles
-    anew for each length that is 0 or 1, and one state or none are common numbers of them.
-    """
-    return (sum(_saved_count(steps, every, passed) for _, steps, passed in legs) * state.numel() + 2,)
-
-
-def _states_in(saved, state):
-    """Returns the states in the memory of `_saved_shape`. [n, *state.shape]"""
-    return saved[:-2].view(-1, *state.shape)
 
 
 @torch.library.custom_op("nca_fast::rollout", mutates_args=())
@@ -172,54 +118,17 @@ def _rollout_op(
     place: list[int],
     at: list[int],
 ) -> tuple[Tensor, Tensor]:
-    """Computes the states that are asked for, and those at which segments begin, in a row in the kernels' layout."""
-    kernels, rule, place = _opened(backend, rule, place, drawn)
-    weights, state, legs = (
-        packed(kernels, params, rule, precision, noise, field),
-        kernels.to_layout(x),
-        _legs(steps, passed, at),
-    )
-    row = kept_memory.empty(_saved_shape(state, every, legs), state)
-    row[-2:] = 0
-    saved = _states_in(row, state)
-    y = kept_memory.empty((len(legs), *state.shape) if at else state.shape, state)
-    ends = y if at else y[None]
-    if at and len(saved) == 0 and len(legs) > 1:  # no states between those that are returned, which are evenly spaced
-        first, distance = legs[0][1], legs[1][1]
-        kernels.advance(state, weights, fire, rule, place, ends[:1], first)
-        kernels.advance(ends[0], weights, fire, rule, place.after(first), ends[1:], distance)
-    else:
-        for (start, count, within), end in zip(legs, ends, strict=True):
-            own = _saved_count(count, every, within)
-            _advance_leg(
-                kernels, state, (weights, fire, rule, place.after(start)), count, every, within, saved[:own], end
-            )
-            state, saved = end, saved[own:]
-    if not at:
-        return kernels.from_layout(y, x.shape[1]), row
-    plain = [kernels.from_layout(end, x.shape[1]) for end in y]
-    return y if plain[0].data_ptr() == y.data_ptr() else torch.stack(plain), row
-
-
-def _advance_leg(kernels, state, how, steps, every, passed, saved, end):
-    """Takes the steps of a leg from `state` to `end`, by way of those that are saved."""
-    weights, fire, rule, place = how
-    starts, done = [s for s in _segments(steps, every, passed) if s > 0], 0
-    if starts[:1] == [every]:
-        runs = [(saved, every)]
-    else:  # the gradient ends at a later state
-        runs = [(saved[:1], starts[0]), (saved[1:], every)] if starts else []
-    for states, between in [*runs, (end[None], steps - (starts[-1] if starts else 0))]:
-        if len(states):
-            kernels.advance(state, weights, fire, rule, place.after(done), states, between)
-            state, done = states[-1], done + len(states) * between
+    settings = (rule, backend, precision, steps, every, passed, place, at)
+    y, saved = running.forward(x, params, drawn, fire, noise, field, *settings)
+    saved[-2:] = 0  # what is spare, for who compares
+    return y, saved
 
 
 @_rollout_op.register_fake
 def _(x, params, drawn, fire, noise, field, rule, backend, precision, steps, every, passed, place, at):
     state = backends.kernels(backend).to_layout(x)
     y = x.new_empty(at[1], *x.shape) if at else torch.empty_like(x)
-    return y, state.new_empty(_saved_shape(state, every, _legs(steps, passed, at)))
+    return y, state.new_empty(running.saved_shape(state, every, steps, passed, at))
 
 
 @torch.library.custom_op("nca_fast::rollout_backward", mutates_args=())
@@ -242,51 +151,8 @@ def _rollout_backward_op(
     place: list[int],
     at: list[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Computes the gradients in x, in params and in field, empty where there is none.
-
-    Args:
-        returned: The states that were asked for; None without `at`.
-        saved: Those in between, as the rollout has them.
-        The others as there.
-    """
-    kernels, rule, place = _opened(backend, rule, place, drawn)
-    weights, legs = packed(kernels, params, rule, precision, noise, field), _legs(steps, passed, at)
-    last = grad_y[-1] if at else grad_y
-    grad = kernels.to_layout(last)
-    grad = grad.clone() if grad.data_ptr() == last.data_ptr() else grad
-    buffer, saved = kernels.gradient_buffer(weights, grad), _states_in(saved, grad)
-    for i, (start, count, within) in reversed(list(enumerate(legs))):
-        if i + 1 < len(legs):
-            grad += kernels.to_layout(grad_y[i])
-        if within == 0:
-            break
-        own = _saved_count(count, every, within)
-        begin = x if i == 0 else returned[i - 1]
-        how = (weights, fire, rule, place.after(start))
-        grad = _leg_back(kernels, begin, grad, how, count, every, within, saved[len(saved) - own :], buffer)
-        saved = saved[: len(saved) - own]
-        if within < count:
-            break
-    grad_x = torch.zeros_like(x) if passed < steps else kernels.from_layout(grad, x.shape[1])
-    grad_params, grad_field = kernels.reduce_gradients(buffer, weights)
-    return grad_x, grad_params, params.new_empty(0) if grad_field is None else grad_field
-
-
-def _leg_back(kernels, x, grad, how, steps, every, passed, saved, buffer):
-    """Takes the gradient of a leg's last state back to that of its first, or of the first that gets one."""
-    weights, fire, rule, place = how
-    begin = _segments(steps, every, passed)
-    runs = list(zip(begin, begin[1:] + [steps], [None] * (begin[0] == 0) + list(saved), strict=True))
-    if every == 1:  # all states are there
-        grad = kernels.backward(saved, grad, weights, fire, rule, place.after(steps - len(saved)), buffer)
-        runs = runs[: len(runs) - len(saved)]
-    inner = grad.new_empty(min(every, passed), *grad.shape) if runs else None
-    for start, end, state in reversed(runs):
-        states = inner[: end - start]
-        states[0] = kernels.to_layout(x) if state is None else state
-        kernels.advance(states[0], weights, fire, rule, place.after(start), states[1:], 1)
-        grad = kernels.backward(states, grad, weights, fire, rule, place.after(start), buffer)
-    return grad
+    settings = (rule, backend, precision, steps, every, passed, place, at)
+    return running.backward(grad_y, x, params, drawn, fire, noise, field, returned, saved, *settings)
 
 
 @_rollout_backward_op.register_fake
@@ -312,10 +178,27 @@ def _differentiate(ctx, grad_y, _):
     settings = (None,) * len(ctx.settings)
     if grad_y is None:
         return *(None,) * 6, *settings
-    run = _RolloutBackward.apply if is_transformed(grad_y) else _rollout_backward_op
+    run = running.backward
+    if is_transformed(grad_y):
+        run = _RolloutBackward.apply
+    elif torch.is_grad_enabled() or _is_watched([grad_y]):  # a second derivative, which the operator refuses
+        run = _rollout_backward_op
     grad_x, grad_params, grad_field = run(grad_y.contiguous(), *ctx.saved_tensors, *ctx.settings)
     grad_x, grad_field = (grad_x if ctx.passed == ctx.steps else None), (grad_field if ctx.framed else None)
     return grad_x, grad_params, None, None, None, grad_field, *settings
+
+
+class _EagerRollout(torch.autograd.Function):
+    """The rollout and its gradient where nobody watches."""
+
+    @staticmethod
+    def forward(ctx, *arguments):
+        """Runs the kernels."""
+        output = running.forward(*arguments)
+        _save(ctx, arguments, output)
+        return output
+
+    backward = staticmethod(_differentiate)
 
 
 def _no_second_derivative(ctx, *_):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from nca_fast import arguments, backends, between, operators
+from nca_fast import arguments, backends, between, operators, running
 from nca_fast.backends import Place
 from nca_fast.fire_masks import drawn_seed, threshold
 from nca_fast.frames import as_field
@@ -141,14 +141,16 @@ def rollout(
     arguments.check_ways(at, after, after_inputs, steps, x.shape[2], canvas_height)
     backend, precision = backends.choose(backend, rule, x, precision, _uses(weights, rule, fire_rate, frame))
     if backend in backends.PLAIN:
+        arguments.check_finite(weights)
         ways = {"at": at, "after": after, "after_inputs": after_inputs}
         fields = {"fire_rate": fire_rate, "noise": noise, "frame": frame}
         options = {"precision": precision} | fields | where | saved | ways
         return _plainly(backend, x, weights, rule, steps, **options)
     if isinstance(noise, Tensor) and operators.is_dual(noise):
         operators.no_forward_mode()
-    rule, weights = backends.as_served(backend, rule, weights)
+    given, (rule, weights) = weights, backends.as_served(backend, rule, weights)
     params, drawn, fire, factor, place = _kernel_inputs(x, weights, rule, fire_rate, noise, **where)
+    arguments.check_finite(given, params)
     field = _kernel_field(x, frame)
     checkpoint_every, bptt_steps = saved.values()
     passed = steps if bptt_steps is None else min(bptt_steps, steps)
@@ -212,16 +214,18 @@ def advance(
     steps = where.pop("steps")
     backend, precision = backends.choose(backend, rule, x, precision, _uses(weights, rule, fire_rate, frame))
     if backend in backends.PLAIN:
+        arguments.check_finite(weights)
         options = {"fire_rate": fire_rate, "frame": frame, "precision": precision} | where
         y = _plainly(backend, x, weights, rule, steps, **options)
         return spare.copy_(y), x
-    rule, weights = backends.as_served(backend, rule, weights)
+    given, (rule, weights) = weights, backends.as_served(backend, rule, weights)
     params, drawn, fire, factor, place = _kernel_inputs(x, weights, rule, fire_rate, 1.0, **where)
+    arguments.check_finite(given, params)
     if operators.is_transformed(x, params):
         raise RuntimeError("advance works in place, and cannot be transformed by torch.func: use rollout.")
-    place = operators.seeded(place, drawn)
+    place = running.seeded(place, drawn)
     kernels, kernel_rule = backends.kernels(backend), rule.kernel_rule
-    packed = operators.packed(kernels, params, kernel_rule, precision, factor, _kernel_field(x, frame))
+    packed = running.packed(kernels, params, kernel_rule, precision, factor, _kernel_field(x, frame))
     state = kernels.to_layout(x)
     if state is not x:  # a copy in the kernels' own layout, on which all steps are one call
         y = torch.empty_like(state)

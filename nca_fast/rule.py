@@ -101,6 +101,9 @@ class Rule:
         activations: `Activation` of every layer, first to last.
         derivatives: Which filters are derivatives, of which order: `Derivatives`.
         kernel_rule: What kernels are told of the rule.
+        layers: (outputs, inputs, has a bias) of every layer, first to last.
+        weight_shapes: Shapes of all weights as `rollout` takes them, pairs (W, b): those of learned filters, without b,
+            first.
 
     Raises:
         TypeError, ValueError: name, rule and value of the first field that does not hold.
@@ -186,6 +189,12 @@ class Rule:
                 raise ValueError(f"{name} must be finite and at least 0, but got {getattr(self, name)}.")
         # Once, because every rollout asks for them, and torch.compile cannot trace json.
         put("derivatives", derivatives(self.filters))
+        widths, last = (self.inputs, *self.hidden, self.written), len(self.hidden)
+        biases = (*(self.hidden_bias,) * last, self.output_bias)
+        put("layers", tuple(zip(widths[1:], widths, biases, strict=False)))
+        kernels = ((self.learned_filters, self.channels, 3, 3), None)
+        shapes = (((out, inputs), (out,) if has_bias else None) for out, inputs, has_bias in self.layers)
+        put("weight_shapes", (kernels, *shapes) if self.learned_filters else tuple(shapes))
         put("_json", json.dumps(asdict(self)))
         put("kernel_rule", KernelRule.of(self))
 
@@ -238,22 +247,6 @@ class Rule:
     def written(self) -> int:
         """Outputs of the last layer: the channels that are not frozen."""
         return self.channels - self.frozen
-
-    @property
-    def layers(self) -> tuple[tuple[int, int, bool], ...]:
-        """(outputs, inputs, has a bias) of every layer, first to last."""
-        widths = (self.inputs, *self.hidden, self.written)
-        last = len(widths) - 2
-        return tuple(
-            (widths[i + 1], widths[i], self.output_bias if i == last else self.hidden_bias) for i in range(last + 1)
-        )
-
-    @property
-    def weight_shapes(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...] | None], ...]:
-        """Shapes of all weights as `rollout` takes them, pairs (W, b): those of learned filters, without b, first."""
-        kernels = ((self.learned_filters, self.channels, 3, 3), None)
-        layers = (((out, inputs), (out,) if has_bias else None) for out, inputs, has_bias in self.layers)
-        return (kernels, *layers) if self.learned_filters else tuple(layers)
 
     @property
     def filter_reach(self) -> int:
