@@ -155,7 +155,7 @@ MISTAKES = [
     ),
     (
         16,
-        "../nca_fast/operators.py",
+        "../nca_fast/running.py",
         "begin = x if i == 0 else returned[i - 1]",
         "begin = x",
         "fields_of_rules.states_on_the_way",

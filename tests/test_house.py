@@ -25,7 +25,7 @@ ROOMS = (
     ("pretrained",),
     ("zoo",),
     ("checkpoint",),
-    ("ops", "operators", "between", "backends", "devices", "compute"),
+    ("ops", "operators", "between", "running", "backends", "devices", "compute"),
     ("states",),
     ("reference", "convolutions", "continued", "folding", "frames", "rule", "kernel_rule", "arguments"),
     ("derivatives",),

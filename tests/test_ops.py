@@ -1,5 +1,6 @@
 """The operator's public edge: errors, choice of a backend, torch.compile, opcheck, memory."""
 
+import contextlib
 import warnings
 
 import fresh
@@ -199,6 +200,26 @@ def test_output_that_nobody_uses_has_no_gradient():
     y = call(x=x, backend="cpu")
     (x * 2 + 0 * y.detach()).sum().backward()
     assert (x.grad == 2).all()
+
+
+def test_weights_may_be_so_large_that_their_sum_is_not_finite():
+    weights = random_weights(RULE)
+    weights[0][0].fill_(3e38)
+    assert call(weights=weights, backend="cpu").shape == (2, 4, 5, 6)
+
+
+@pytest.mark.parametrize("options", [{}, {"checkpoint_every": 3}, {"bptt_steps": 2}, {"at": range(2, 6)}], ids=str)
+def test_operators_are_there_for_who_watches(options):
+    """A profiler sees them. Where nobody watches, the kernels are called at once, and give the same bits."""
+    nca, results = NCA(Rule(channels=4, hidden=(6,)), init_gain=1.0), []
+    x = torch.randn(2, 4, 8, 8, requires_grad="bptt_steps" not in options)
+    for watch in (contextlib.nullcontext(), torch.profiler.profile()):
+        with watch:
+            y = nca(x, 5, seed=0, **options)
+            gradients = torch.autograd.grad(y.square().sum(), [t for t in (x, *nca.parameters()) if t.requires_grad])
+        results.append([y, *gradients])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert {"nca_fast::rollout", "nca_fast::rollout_backward"} <= {event.key for event in watch.key_averages()}
 
 
 @pytest.mark.parametrize("every, passed, at", [(1, 4, []), (3, 4, []), (2, 3, []), (0, 4, []), (2, 4, [1, 2, 3])])
