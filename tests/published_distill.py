@@ -348,14 +348,15 @@ class ImageManipulation(System):
         C = x.shape[1]
         W1 = torch.cat([w[:, :C], filterwise(w[:, C:], 3)], 1)
 
-        lines = torch.zeros(3, 1, 7, 1)  # of three channels at once, a Gaussian is one down the rows and one along them
-        for line, k in zip(lines, (7, 5, 3), strict=True):
-            g = torch.exp(-((torch.arange(k) - k // 2) ** 2) / 8.0)
-            line[0, (7 - k) // 2 : (7 + k) // 2, 0] = g / g.sum()
+        def circulant(n):  # what is blurred around a torus, wider or less for each of three channels: [3, n, n]
+            apart = (torch.arange(n) - torch.arange(n)[:, None] + n // 2) % n - n // 2
+            g = torch.stack([torch.exp(-(apart**2) / 8.0) * (apart.abs() <= k // 2) for k in (7, 5, 3)])
+            return g / g.sum(1, keepdim=True)
 
-        def blur(x, u, n):
-            soft = F.conv2d(F.pad(x[:, C - 4 : C - 1], [3] * 4, "circular"), lines, groups=3)
-            soft = F.conv2d(soft, lines.mT, groups=3)
+        down, along = map(circulant, x.shape[2:])
+
+        def blur(x, u, n):  # down the rows, and along them
+            soft = down @ x[:, C - 4 : C - 1] @ along
             return torch.cat([x[:, :3], torch.cat([x[:, 3 : C - 4], soft, x[:, C - 1 :]], 1) + u[:, 3:]], 1)
 
         return self.roll(x, [(W1, b), *rest], after=blur)

@@ -233,9 +233,10 @@ class ClampedColours(System):
         return x
 
     def ours(self, x):
-        w, b = one(self.w1)
+        (w, b), others = one(self.w1), x.shape[1] - 3
+        low, high = x.new_tensor([[0.0] * 3 + [-math.inf] * others, [1.0] * 3 + [math.inf] * others])[:, :, None, None]
         weights = [(filterwise(w, 3), b), one(self.w2)]
-        return self.roll(x, weights, after=lambda x, new, n: torch.cat([new[:, :3].clamp(0, 1), new[:, 3:]], 1))
+        return self.roll(x, weights, after=lambda x, new, n: new.clamp(low, high))
 
 
 class UniformFactor(System):
@@ -313,7 +314,15 @@ class TrafficNCA(System):
         return x
 
     def ours(self, x):
-        return self.roll(x, [one(self.w1), one(self.w2)], after=lambda x, new, n: self.calibrated(new * self.valid))
+        a, valid, pulled = self.alpha, self.valid, self.target * self.pull
+        keeps = torch.cat([valid.expand(-1, a, -1, -1), valid * (1 - 2 * self.pull), valid.expand_as(x[:, a + 1 :])], 1)
+        gets = torch.cat([pulled, 2 * valid * self.pull, torch.zeros_like(x[:, a + 1 :])], 1)
+
+        def calibrated(x, new, n):  # `theirs`, which is linear but for the softmax
+            soft, rest = torch.softmax(new[:, :a] * valid, 1), torch.addcmul(gets, new, keeps)
+            return torch.cat([torch.addcmul(rest[:, :a], soft, pulled, value=-1), rest[:, a:]], 1)
+
+        return self.roll(x, [one(self.w1), one(self.w2)], after=calibrated)
 
 
 class SelfReplication(System):
@@ -345,8 +354,14 @@ class SelfReplication(System):
     def ours(self, x):
         w, b = one(self.w1)
         weights = [(filterwise(w, 3), b), one(self.w2)]
-        z = self.roll(self.ringed(x), weights, after=lambda x, new, n: self.ringed(new[:, :, 1:-1, 1:-1]))
-        return z[:, :, 1:-1, 1:-1]
+        x = self.ringed(x)
+        numbers = torch.arange(x.shape[2] * x.shape[3]).view(1, 1, *x.shape[2:])
+        places = self.ringed(numbers[:, :, 1:-1, 1:-1]).expand_as(x).flatten(2)  # where what a cell becomes is found
+
+        def ringed(x, new, n):
+            return new.flatten(2).gather(2, places).view_as(new)
+
+        return self.roll(x, weights, after=ringed)[:, :, 1:-1, 1:-1]
 
 
 class Bitcoin(System):
