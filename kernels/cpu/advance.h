@@ -23,6 +23,7 @@ inline void prefer_large_pages(const float* memory, int64_t size) {
 
 constexpr int64_t CHAIN = 4;             // the most steps of a chain
 constexpr int64_t CHAIN_BYTES = 1 << 19;  // of the rows that its stages keep, so that they stay in L2
+constexpr int64_t NARROWEST = 128;        // columns of its tiles, which are a multiple of these
 
 // How many steps the shares take at once, the columns of their tiles, and whether each step's rows lie below those of the
 // step before: see chain.h.
@@ -35,7 +36,7 @@ inline Plan planned(const Step& s, int64_t shares, int64_t steps, bool has_alive
   const auto plan = [&](int64_t rows_of_a_step, bool leans) {
     const int64_t most = std::min({CHAIN, steps, 1 + rows / rows_of_a_step});
     const int64_t column_bytes = most * (2 * s.reach + 3) * s.C * int64_t(sizeof(float));
-    const int64_t columns = std::max<int64_t>(CHAIN_BYTES / column_bytes / SEGMENT * SEGMENT, SEGMENT);
+    const int64_t columns = std::max<int64_t>(CHAIN_BYTES / column_bytes / NARROWEST * NARROWEST, NARROWEST);
     return Plan{most, s.W <= columns + columns / 2 ? s.W : columns, leans};
   };
   const bool can_lean = s.circular && (s.B % shares == 0 || shares % s.B == 0);  // shares that are in one sample, or whole ones

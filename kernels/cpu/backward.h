@@ -139,8 +139,8 @@ struct Backward {
     const auto input = [&](int i) {
       return i ? Cells<const float>{*units[i - 1], CHUNK} : Cells<const float>{packer.y + p, packer.S};
     };
-    for (int i = 0; i < last; ++i) run_hidden(s, network, i, input(i), *units[i], inputs[i] ? static_cast<float*>(*inputs[i]) : nullptr, cells);
-    if (s.clamps || has_update_activation()) dense<Then::nothing>(network[last].forward, network[last].bias, input(last), nullptr, {*units[last], CHUNK}, cells);
+    for (int i = 0; i < last; ++i) run_hidden(s, network, i, input(i), *units[i], inputs[i] ? static_cast<float*>(*inputs[i]) : nullptr, cells, ahead);
+    if (s.clamps || has_update_activation()) dense<Then::nothing>(network[last].forward, network[last].bias, input(last), nullptr, {*units[last], CHUNK}, cells, ahead);
     if (gates() || s.by_channel || has_update_activation()) open_updates(p, cells);
     for (int i = last; i >= 0; --i) {
       const Layer& layer = network[i];
@@ -150,11 +150,11 @@ struct Backward {
       outer(grad, transposed, cells, layer.out, stride, *partial.weight[i]);
       if (layer.has_bias)
         for (int o = 0; o < layer.out; ++o) add_lanes(*partial.bias[i] + o * VL, grad.at + o * grad.stride, cells);
-      if (i && s.activations[i - 1].is(Function::relu)) dense<Then::gate>(layer.backward, nullptr, grad, *units[i - 1], {*grads[i - 1], CHUNK}, cells);
+      if (i && s.activations[i - 1].is(Function::relu)) dense<Then::gate>(layer.backward, nullptr, grad, *units[i - 1], {*grads[i - 1], CHUNK}, cells, ahead);
       else if (i) {
-        dense<Then::nothing>(layer.backward, nullptr, grad, nullptr, {*grads[i - 1], CHUNK}, cells);
+        dense<Then::nothing>(layer.backward, nullptr, grad, nullptr, {*grads[i - 1], CHUNK}, cells, ahead);
         apply_slope(s.activations[i - 1], {*grads[i - 1], CHUNK}, inputs[i - 1] ? *inputs[i - 1] : *units[i - 1], layer.in, cells);
-      } else dense<Then::nothing>(layer.backward, nullptr, grad, nullptr, {grad_y + p, packer.S}, cells);
+      } else dense<Then::nothing>(layer.backward, nullptr, grad, nullptr, {grad_y + p, packer.S}, cells, ahead);
     }
     if (s.frames) turn_back(p, cells);
     if (++partial.chunks == FOLD) partial.fold(sample);
@@ -280,6 +280,7 @@ struct Backward {
           const int64_t group_end = std::min(r1, group + group_rows);
           packer.count = 0, blocks.clear();
           for (int64_t row = group; row < group_end; ++row) pack_row(row, row - group, x + first, grad + first, c0, c1);
+          ask_ahead(x + first, grad + first, grad_x + first, group, r0, r1, c0, c1);
           for (int p = 0; p < packer.count; p += CHUNK) run(sample, p, std::min(CHUNK, packer.count - p));
           if (s.L) add_taps(group, group_end, c1 - c0);
           for (int64_t row = group; s.frames && row < group_end; ++row) add_frames(sample, row, row - group, c0, c1);
@@ -295,10 +296,24 @@ struct Backward {
     if (s.rules == 1) partial.fold(0);
   }
 
+  // While the cells of a group are computed: for what the next one reads, and for the gradient of the rows that come into sight.
+  void ask_ahead(const float* x, const float* grad, float* grad_x, int64_t group, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
+    ahead.begin(c1 - c0);
+    const auto add = [&](const float* state, int64_t row, bool to_write) {
+      if (!s.beyond(row, s.H)) ahead.add(state + s.source(row, s.H) * s.W + c0, s.C, s.plane(), to_write);
+    };
+    for (int64_t row = std::min(r1, group + 2 * group_rows) - 1; row >= group + group_rows; --row) {
+      add(x, row + s.reach, false);
+      if (row + s.reach < r1) add(grad, row + s.reach, false);
+    }
+    for (int64_t row = std::min(r1 - s.reach, group + group_rows) - 1; row >= group; --row) add(grad_x, row + s.reach, true);
+  }
+
   void pack_row(int64_t row, int64_t in_group, const float* x, const float* grad, int64_t c0, int64_t c1) {
     packer.copy_row(x, row + s.reach);
     packer.look(row);
-    const Blocks& batch = packer.pack(0, c1 - c0, [&](int64_t at, uint32_t bits, int place) { blocks.push_back({at, bits, place}); });
+    packer.pack(0, c1 - c0, std::numeric_limits<int>::max(), [&](int64_t at, uint32_t bits, int place) { blocks.push_back({at, bits, place}); });
+    const Blocks& batch = packer.batch;
     const float* g = grad + s.frozen * s.plane() + row * s.W + c0;
     float* packed = *grads.back();
     for (int64_t c = s.frozen; c < s.C; ++c, g += s.plane(), packed += packer.S)
@@ -579,6 +594,7 @@ struct Backward {
   const Alive* const alive;
   Packer packer;
   Buffer turned;  // of packed cells: gradients of the logarithm of their scale and of their angle, [2][packer.S]
+  Ahead ahead;
   const std::vector<std::unique_ptr<Buffer>> units;  // of every layer: outputs
   std::vector<std::unique_ptr<Buffer>> inputs;       // of hidden layers whose activation needs it: what that took
   const std::vector<std::unique_ptr<Buffer>> grads;  // of every layer: gradients of the outputs

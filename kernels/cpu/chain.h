@@ -30,7 +30,7 @@ struct Chain {
     for (int64_t i = steps - 1; i >= 0; --i) {
       const Stage::Area area{r0 + i * reach, r1 + i * reach, 0, s.W};
       stages[i]->turn_to(first_step + uint32_t(i));
-      stages[i]->begin(sample, area, area, i + 1 < steps ? &*stages[i + 1] : nullptr, states[i]);
+      stages[i]->begin(sample, area, area, i ? nullptr : x, i + 1 < steps ? &*stages[i + 1] : nullptr, states[i]);
       if (i + 1 < steps) stages[i]->keep_first(*kept[2 * i + turn]);
     }
     first(x);
@@ -58,7 +58,7 @@ struct Chain {
         const Stage::Area own{r0, r1, c0, std::min(s.W, c0 + columns)};
         for (int64_t i = steps - 1; i >= 0; --i) {
           float* const state = states[i] ? states[i] + at : nullptr;
-          stages[i]->begin(sample, around(s, own, (steps - 1 - i) * reach), own, i + 1 < steps ? &*stages[i + 1] : nullptr, state);
+          stages[i]->begin(sample, around(s, own, (steps - 1 - i) * reach), own, i ? nullptr : x + at, i + 1 < steps ? &*stages[i + 1] : nullptr, state);
         }
         first(x + at);
         for (int64_t i = 0; i < steps; ++i) stages[i]->finish();

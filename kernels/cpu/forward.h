@@ -2,6 +2,7 @@
 // rows of the new state, or passes them on to the stage that takes the next step, see chain.h.
 #pragma once
 
+#include "ahead.h"
 #include "packer.h"
 
 namespace nca_fast {
@@ -16,30 +17,30 @@ struct Units {
 };
 
 // Runs hidden layer i on a chunk of cells; what its activation takes is kept in `input`, unless null.
-inline void run_hidden(const Step& s, const Network& network, size_t i, Cells<const float> in, float* units, float* input, int cells) {
+inline void run_hidden(const Step& s, const Network& network, size_t i, Cells<const float> in, float* units, float* input, int cells, Ahead& ahead) {
   const Layer& layer = network[i];
-  if (s.activations[i].is(Function::relu)) return dense<Then::relu>(layer.forward, layer.bias, in, nullptr, {units, CHUNK}, cells);
-  dense<Then::nothing>(layer.forward, layer.bias, in, nullptr, {units, CHUNK}, cells);
+  if (s.activations[i].is(Function::relu)) return dense<Then::relu>(layer.forward, layer.bias, in, nullptr, {units, CHUNK}, cells, ahead);
+  dense<Then::nothing>(layer.forward, layer.bias, in, nullptr, {units, CHUNK}, cells, ahead);
   apply(s.activations[i], {units, CHUNK}, input, layer.out, cells);
 }
 
-constexpr int64_t SEGMENT = 128;  // columns that are packed before they run through the network: few enough to stay in L1
+constexpr int ENOUGH = 2 * CHUNK;  // packed cells that run through the network at once: few enough to stay in L1
 
 // One step, row by row.
 struct Stage {
   // For tiles of at most `columns`. `cells`: the only ones to update; null for all.
   Stage(const Step& step, int64_t columns, const Bits* cells, const Units& units)
-      : s(step), wait(2 + 4 * CHUNK / columns), packer(s, columns, CHUNK + std::min(round_up(columns, VL), SEGMENT), wait, false, false), units(units),
+      : s(step), wait(2 + 4 * CHUNK / columns), packer(s, columns, ENOUGH + VL, wait, false, false), units(units),
         capacity(round_up((wait + 1) * columns + CHUNK, VL) + V * VL + VL), u(round_up(s.written() * (s.by_channel ? 2 : 1), R) * capacity + V * VL),
         blocks_of_row(round_up(columns, VL) / VL), blocks(wait * blocks_of_row), ends(wait) {
     packer.cells = cells;
   }
 
   // A tile is about to come: rows r0 to r1, columns c0 to c1. What is written goes to the next stage, or else to `state`; with
-  // both, `state` gets the rows and columns of `own`.
+  // both, `state` gets the rows and columns of `own`. `from`: the sample that its rows come from, or null for another stage.
   struct Area { int64_t r0, r1, c0, c1; };
-  void begin(int64_t sample, Area tile, Area own_area, Stage* next_or_null, float* sample_of_state) {
-    network = &s.network(sample), area = tile, own = own_area, next = next_or_null, state = sample_of_state;
+  void begin(int64_t sample, Area tile, Area own_area, const float* from, Stage* next_or_null, float* sample_of_state) {
+    network = &s.network(sample), area = tile, own = own_area, canvas = from, next = next_or_null, state = sample_of_state;
     packer.begin(sample, tile.c0, tile.c1);
     packer.count = 0, computed = first = 0;
     written = row = tile.r0;
@@ -78,15 +79,24 @@ struct Stage {
   // Computes the cells of a row, or leaves some for the next one.
   void process() {
     packer.look(row);
+    ask_ahead();
     int64_t block = slot(row) * blocks_of_row;
-    for (int64_t at = 0; at < packer.width; at += SEGMENT) {
-      packer.pack(at, std::min(packer.width, at + SEGMENT), [&](int64_t, uint32_t bits, int place) { blocks[block++] = {bits, computed + place}; });
+    for (int64_t at = 0; at < packer.width;) {
+      at = packer.pack(at, packer.width, ENOUGH, [&](int64_t, uint32_t bits, int place) { blocks[block++] = {bits, computed + place}; });
       if (packer.count >= CHUNK) run(packer.count / CHUNK * CHUNK);
     }
     ends[slot(row)] = computed + packer.count;
     ++row;
     if (packer.count && row - written == wait) run(packer.count);  // no room for another row that waits
     flush();
+  }
+
+  // While the cells of a row are computed: for the next row to be copied, and where this one will be written.
+  void ask_ahead() {
+    const int64_t from = std::max<int64_t>(area.c0, 0), to = std::min(area.c1, s.W), next_row = row + s.reach + 1;
+    ahead.begin(to - from);
+    if (canvas && row + 1 < area.r1 && !s.beyond(next_row, s.H)) ahead.add(canvas + s.source(next_row, s.H) * s.W + from, s.C, s.plane(), false);
+    if (state && row >= own.r0 && row < own.r1) ahead.add(state + s.source(row, s.H) * s.W + from, s.C, s.plane(), true);
   }
 
   // Updates the first packed cells.
@@ -97,8 +107,8 @@ struct Stage {
       Cells<const float> in{packer.y + p, packer.S};
       const Cells<float> out{u + (computed - first + p), capacity};
       const int n = std::min(CHUNK, cells - p);
-      for (size_t i = 0; i < last; in = {units[i++], CHUNK}) run_hidden(s, *network, i, in, units[i], nullptr, n);
-      dense<Then::nothing>((*network)[last].forward, (*network)[last].bias, in, nullptr, out, n);
+      for (size_t i = 0; i < last; in = {units[i++], CHUNK}) run_hidden(s, *network, i, in, units[i], nullptr, n, ahead);
+      dense<Then::nothing>((*network)[last].forward, (*network)[last].bias, in, nullptr, out, n, ahead);
       if (!s.activations[last].is(Function::identity)) apply(s.activations[last], out, nullptr, s.written(), n);
       if (packer.end_row > packer.noise_row) add_extras(out, p, n);
     }
@@ -189,9 +199,11 @@ struct Stage {
   std::vector<int64_t> ends;                        // [wait]: the number behind a row's last cell
   const Network* network = nullptr;                 // of the sample at hand
   Area area{}, own{};
+  const float* canvas = nullptr;
   Stage* next = nullptr;
   float* state = nullptr;
   float* kept = nullptr;
+  Ahead ahead;
   int64_t row = 0, written = 0;       // the next one to compute, and to write
   int64_t computed = 0, first = 0;    // numbers of cells, in the order of packing: the next one to compute, and the first in `u`
 };

@@ -167,9 +167,9 @@ inline void for_blocks(int rows, const Visit& visit) {
   else if (rows > first) visit(std::integral_constant<int, 2>(), first);
 }
 
-// out[o][p] = bias[o] + sum over k of W[o][k] in[k][p], for N vectors of cells p.
-template <int N, Then THEN, bool FIRST>
-void dense_vectors(const Panel& w, Pass pass, const float* bias, Cells<const float> in, const float* hidden, Cells<float> out) {
+// out[o][p] = bias[o] + sum over k of W[o][k] in[k][p], for N vectors of cells p; `beside()` after each block.
+template <int N, Then THEN, bool FIRST, class Beside>
+void dense_vectors(const Panel& w, Pass pass, const float* bias, Cells<const float> in, const float* hidden, Cells<float> out, Beside& beside) {
   for_blocks(w.out, [&](auto rows, int first) {
     constexpr int ROWS = decltype(rows)::value;
     vf a[ROWS][N];
@@ -191,30 +191,31 @@ void dense_vectors(const Panel& w, Pass pass, const float* bias, Cells<const flo
         if (THEN == Then::gate) a[r][v] = relu_gate(load(hidden + (first + r) * CHUNK + v * VL), a[r][v]);
         store(to + r * out.stride + v * VL, a[r][v]);
       }
+    beside();
   });
 }
 
-template <Then THEN, bool FIRST>
-void dense_pass(const Panel& w, Pass pass, const float* bias, Cells<const float> in, const float* hidden, Cells<float> out, int cells) {
+template <Then THEN, bool FIRST, class Beside>
+void dense_pass(const Panel& w, Pass pass, const float* bias, Cells<const float> in, const float* hidden, Cells<float> out, int cells, Beside& beside) {
   for (int p = 0; p < cells; p += V * VL) {
     const float* h = THEN == Then::gate ? hidden + p : nullptr;
     switch (std::min(V, (cells - p + VL - 1) / VL)) {
-      case 1: dense_vectors<1, THEN, FIRST>(w, pass, bias, in + p, h, out + p); break;
-      case 2: dense_vectors<2, THEN, FIRST>(w, pass, bias, in + p, h, out + p); break;
-      case 3: dense_vectors<3, THEN, FIRST>(w, pass, bias, in + p, h, out + p); break;
-      default: dense_vectors<V, THEN, FIRST>(w, pass, bias, in + p, h, out + p);
+      case 1: dense_vectors<1, THEN, FIRST>(w, pass, bias, in + p, h, out + p, beside); break;
+      case 2: dense_vectors<2, THEN, FIRST>(w, pass, bias, in + p, h, out + p, beside); break;
+      case 3: dense_vectors<3, THEN, FIRST>(w, pass, bias, in + p, h, out + p, beside); break;
+      default: dense_vectors<V, THEN, FIRST>(w, pass, bias, in + p, h, out + p, beside);
     }
   }
 }
 
-template <Then THEN>
-void dense(const Panel& w, const float* bias, Cells<const float> in, const float* hidden, Cells<float> out, int cells) {
+template <Then THEN, class Beside>
+void dense(const Panel& w, const float* bias, Cells<const float> in, const float* hidden, Cells<float> out, int cells, Beside& beside) {
   const int passes = w.out > 2 * R ? (w.in + DEPTH - 1) / DEPTH : 1;
-  if (passes == 1) return dense_pass<THEN, true>(w, {0, w.in}, bias, in, hidden, out, cells);
+  if (passes == 1) return dense_pass<THEN, true>(w, {0, w.in}, bias, in, hidden, out, cells, beside);
   const auto pass = [&](int i) { return Pass{int(int64_t(i) * w.in / passes), int(int64_t(i + 1) * w.in / passes)}; };
-  dense_pass<Then::nothing, true>(w, pass(0), bias, in, nullptr, out, cells);
-  for (int i = 1; i + 1 < passes; ++i) dense_pass<Then::nothing, false>(w, pass(i), bias, in, nullptr, out, cells);
-  dense_pass<THEN, false>(w, pass(passes - 1), bias, in, hidden, out, cells);
+  dense_pass<Then::nothing, true>(w, pass(0), bias, in, nullptr, out, cells, beside);
+  for (int i = 1; i + 1 < passes; ++i) dense_pass<Then::nothing, false>(w, pass(i), bias, in, nullptr, out, cells, beside);
+  dense_pass<THEN, false>(w, pass(passes - 1), bias, in, hidden, out, cells, beside);
 }
 
 constexpr int WIDE = V * VL;  // inputs that `outer` takes together

@@ -5,13 +5,12 @@
 #include <limits>
 #include <vector>
 
+#include "ahead.h"
 #include "bits.h"
 #include "narrow.h"
 #include "step.h"
 
 namespace nca_fast {
-
-constexpr int64_t LINE = 16;  // floats of a line of the cache
 
 // Copies n floats; of so few that a call of memcpy would cost as much.
 inline void copy_floats(float* to, const float* from, int64_t n) {
@@ -337,14 +336,16 @@ struct Packer {
     noise_key = s.shared & (BATCH | HEIGHT) && s.update_noise > 0 ? philox_row_key(s, sample, row) : key;
   }
 
-  // Packs the firing cells of columns `begin` to `end` of the row behind those that are there; both but the row's end are
-  // multiples of VL. visit(offset, bits, place) for every VL columns. Returns the blocks of which a cell fires.
+  // Packs the firing cells of columns `begin` to `end` of the row behind those that are there, until `enough` are; both but the
+  // row's end are multiples of VL. visit(offset, bits, place) for every VL columns. Returns the column that it came to, and
+  // leaves the blocks of which a cell fires in `batch`.
   template <class Visit>
-  const Blocks& pack(int64_t begin, int64_t end, const Visit& visit) {
+  int64_t pack(int64_t begin, int64_t end, int enough, const Visit& visit) {
     batch.clear();
     const int first = count;
     int64_t column = s.source(left + begin, s.W);
-    for (int64_t at = begin; at < end; at += VL, column = column + VL < s.W ? column + VL : column + VL - s.W) {
+    int64_t at = begin;
+    for (; at < end && count < enough; at += VL, column = column + VL < s.W ? column + VL : column + VL - s.W) {
       uint32_t bits = any_fire_bits(s, key, sample, row, column, end - at, each.data());
       if (cells) bits &= cells->block(sample, row, column);
       visit(at, bits, count);
@@ -355,7 +356,7 @@ struct Packer {
     }
     if (!batch.empty()) perceive(batch);
     if (s.frames && !batch.empty()) turn(batch, first);
-    return batch;
+    return at;
   }
 
   // Packs what is known of the cells of a block beside what they perceive.
