@@ -138,7 +138,7 @@ class _Between(torch.autograd.Function):
             if buffer is None:
                 buffer = run.kernels.gradient_buffer(run.weights, run.kernels.to_layout(call.x))
             g = torch.zeros_like(call.x) if g_y is None else run.back(call.x, g_y, n, buffer)
-            g = g if g_x is None else g + g_x
+            g = g if g_x is None else g.add_(g_x)
         grad_x = g if passed == steps and ctx.needs_input_grad[0] else None
         weights, frames = run.kernels.reduce_gradients(buffer, run.weights)
         return grad_x, weights, None, None, None, frames, None, None, None, *grad_inputs

@@ -29,7 +29,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from nca_fast.eager import is_plain
 from nca_fast.integers import checked_draw
+from nca_fast.kernels.cpu import cells
 
 WORD, _SIGN = 0xFFFFFFFF, 0x80000000
 PHILOX_MULTIPLY = (0xD2511F53, 0xCD9E8D57)
@@ -141,8 +143,15 @@ def fire_mask(
     step, batch, height, width = size
     if not isinstance(fire_rate, Tensor) and not 0 <= fire_rate <= 1:
         raise ValueError(f"fire_rate must be in [0, 1], but got {fire_rate}.")
-    where = (fire_rate, origin, first_sample, canvas_height, device)
     lanes = (0,) if "channel" in shared else tuple(range(frozen, channels))
+    numbers = not isinstance(seed, Tensor) and not isinstance(fire_rate, Tensor)
+    if numbers and (device is None or torch.device(device).type == "cpu") and is_plain():
+        sizes = {"batch": batch, "channel": len(lanes), "height": height, "width": width}
+        shape = tuple(1 if axis in shared else size for axis, size in sizes.items())
+        draw = (seed, step, origin, first_sample, canvas_height or 2**32, shared, lanes[0])
+        if (mask := cells.fire_mask(shape, *draw, math.ceil(fire_rate * 2**32))) is not None:
+            return mask.expand(batch, -1, height, width)
+    where = (fire_rate, origin, first_sample, canvas_height, device)
     return next(fire_masks(seed, step, 1, batch, height, width, *where, shared, lanes)).expand(batch, -1, height, width)
 
 

@@ -10,9 +10,9 @@ that where the kernels before it have filled the caches.
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn import Parameter
 
 from nca_fast import backends, running
+from nca_fast.eager import is_plain
 
 ONCE = (
     "rollout can be differentiated once only by a fused kernel, but a second derivative was asked for: "
@@ -58,7 +58,7 @@ def rollout(
     arguments = (x, params, drawn, fire, noise, field, rule, backend, precision, steps, every, passed, place, at)
     if is_transformed(*learned):
         return _Rollout.apply(*arguments)[0]
-    if _is_watched(learned):
+    if _is_watched(*learned):
         return _rollout_op(*arguments)[0]
     return (_EagerRollout.apply if every else running.forward)(*arguments)[0]
 
@@ -75,15 +75,9 @@ def is_dual(t):
     return not torch.compiler.is_compiling() and forward_ad.unpack_dual(t).tangent is not None
 
 
-def _is_watched(tensors):
+def _is_watched(*tensors):
     """Says whether anybody wants to see operators: a compiler, a mode, a tracer, a profiler or a tensor's own class."""
-    if torch.compiler.is_compiling():
-        return True
-    c = torch._C
-    if c._len_torch_dispatch_stack() or c._len_torch_function_stack() or c._is_tracing():
-        return True
-    plain = all(type(t) in (Tensor, Parameter) and not c._functorch.is_legacy_batchedtensor(t) for t in tensors)
-    return not plain or c._autograd._profiler_enabled()
+    return not is_plain(*tensors) or torch._C._autograd._profiler_enabled()
 
 
 def _is_tracked(t):
@@ -181,7 +175,7 @@ def _differentiate(ctx, grad_y, _):
     run = running.backward
     if is_transformed(grad_y):
         run = _RolloutBackward.apply
-    elif torch.is_grad_enabled() or _is_watched([grad_y]):  # a second derivative, which the operator refuses
+    elif torch.is_grad_enabled() or _is_watched(grad_y):  # a second derivative, which the operator refuses
         run = _rollout_backward_op
     grad_x, grad_params, grad_field = run(grad_y.contiguous(), *ctx.saved_tensors, *ctx.settings)
     grad_x, grad_field = (grad_x if ctx.passed == ctx.steps else None), (grad_field if ctx.framed else None)

@@ -236,13 +236,13 @@ class AdversarialGrowing(System):
     def ours(self, x):
         C, (a1, a2), (b1, b2) = self.C, self.a, self.b
 
+        shares = torch.stack([1 - self.map, self.map], 1)
+
         def mixed(x, u, n):
-            x, results = x[:, :C], []
-            was = nca_fast.alive(x, self.one_rule)
-            for part, mask in zip(u.split(C, 1), self.masks(x, n), strict=True):
-                new = x + part * mask
-                results.append(new * (was & nca_fast.alive(new, self.one_rule)))
-            return (results[0] * (1 - self.map) + results[1] * self.map).repeat(1, 2, 1, 1)
+            x = x[:, :C]
+            new = torch.addcmul(x[:, None], u.unflatten(1, (2, C)), torch.stack(self.masks(x, n), 1).to(x))
+            living = nca_fast.alive(new.flatten(0, 1), self.one_rule).unflatten(0, (-1, 2))
+            return (new * (shares * (living & nca_fast.alive(x, self.one_rule)[:, None]))).sum(1).repeat(1, 2, 1, 1)
 
         own = torch.cat([filterwise(one(w)[0], 3).unflatten(1, (3, C)) for w in (a1, b1)])  # [40, 3, C]
         W1 = torch.cat([own, torch.zeros_like(own)], 2).flatten(1)  # the second copy of the state is not looked at

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from nca_fast.kernels.cpu import build
 from rollouts import masked, random_weights, relative_error, values_and_gradients
 
 import nca_fast
@@ -439,7 +440,11 @@ def test_a_function_in_between_is_given_numbers_of_steps_from_the_start_of_life(
     assert seen == [8, 9] * 3
 
 
-def test_alive_says_who_lives():
+@pytest.mark.parametrize("by", ["the library", "PyTorch"])
+def test_alive_says_who_lives(by, monkeypatch):
+    build.load()
+    if by == "PyTorch":
+        monkeypatch.setattr(build, "_loaded_ones", [])
     x = torch.zeros(1, 2, 4, 5)
     x[0, 1, 0, 0] = 1
     torus, cut = Rule(2, (3,), alive_channel=1), Rule(2, (3,), alive_channel=1, alive_padding="zero")
@@ -447,11 +452,11 @@ def test_alive_says_who_lives():
     with pytest.raises(ValueError, match="alive needs a rule with an alive_channel"):
         nca_fast.alive(x, Rule(2, (3,)))
     generator = torch.Generator().manual_seed(1)
-    for size in [(1, 1), (1, 2), (2, 5), (6, 7)]:
-        x = torch.randn(3, 2, *size, generator=generator)
-        x[1, 1, -1, -1] = torch.nan
-        for rule in (torus, cut):
-            assert torch.equal(nca_fast.alive(x, rule), nca_fast.reference.alive(x, rule))
+    for size, bad in itertools.product([(1, 1), (1, 2), (2, 5), (6, 7), (5, 130), (120, 128)], (torch.nan, -torch.inf)):
+        x = torch.randn(3, 2, *size, generator=generator) - 1.5  # a quarter lives
+        x[1, 1, -1, -1] = bad
+        for rule, state in itertools.product((torus, cut), (x, x.mT)):  # and in an order that the library does not know
+            assert torch.equal(nca_fast.alive(state, rule), nca_fast.reference.alive(state, rule))
 
 
 @pytest.mark.parametrize("mode", ["both", "before", "after", "update"])

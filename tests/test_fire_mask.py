@@ -1,11 +1,13 @@
 """The fire mask: known answers for Philox, statistics, and that parts agree with the whole."""
 
+import itertools
 from functools import partial
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nca_fast.kernels.cpu import build
 from rollouts import masked
 
 from nca_fast import Rule, fire_mask, fire_masks, normal
@@ -116,6 +118,33 @@ def test_masks_of_many_steps_are_those_of_each(rate, rows, cells, monkeypatch):
     )
 
 
+EXTREMES = {
+    "seed": (0, 2**63 - 1, 2**63, 2**64 - 1),
+    "first_step": (0, 2**31, 2**32 - 1),
+    "first_sample": (0, 2**31 - 1, 2**32 - 2),
+    "canvas_height": (None, 1, 2, 2**31, 2**32),
+    "origin": ((0, 0), (2**31 - 1, 2**32 - 1), (2**32 - 1, 2**31)),
+}
+
+
+@pytest.mark.parametrize("shared", [("channel",), ("batch", "channel"), (), ("width",), ("height", "channel")], ids=str)
+@pytest.mark.parametrize("name", EXTREMES)
+def test_the_library_draws_the_masks_of_pytorch(name, shared, monkeypatch):
+    """Where the C++ library is loaded, it draws them: of 130 columns, and of 200 x 200 cells on threads."""
+    build.load()
+    for value, size in itertools.product(EXTREMES[name], ((2, 4, 130), (2, 200, 200))):
+        where = {"first_step": 5, "origin": (9, 2), "first_sample": 3, "canvas_height": None, "seed": 77, name: value}
+        seed, step = where.pop("seed"), where.pop("first_step")
+        options = where | {"shared": shared, "channels": 5, "frozen": 2}
+        masks = []
+        for libraries in (build._loaded_ones, []):
+            monkeypatch.setattr(build, "_loaded_ones", libraries)
+            masks += [[fire_mask(seed, step, *size, rate, **options) for rate in (0.5, 0.3, 0.0, 1.0)]]
+            monkeypatch.undo()
+        for mask, want in zip(*masks, strict=True):
+            assert torch.equal(mask, want) and mask.shape == (size[0], 1 if "channel" in shared else 3, *size[1:])
+
+
 def test_a_gpu_hashes_more_at_once():
     cpu, gpu = (fire_masks._at_once(torch.device(kind)) for kind in ("cpu", "cuda"))
     assert fire_masks._at_once(None) == cpu < gpu
@@ -128,15 +157,6 @@ def test_map_equals_number_where_it_is_constant():
     mask = fire_mask(5, 2, 2, 8, 9, rate)
     assert torch.equal(mask[:, :, 1:, :4], fire_mask(5, 2, 2, 8, 9, 0.3)[:, :, 1:, :4])
     assert mask[:, :, 1:, 4:].all() and not mask[:, :, 0].any()
-
-
-EXTREMES = {
-    "seed": (0, 2**63 - 1, 2**63, 2**64 - 1),
-    "first_step": (0, 2**31, 2**32 - 1),
-    "first_sample": (0, 2**31 - 1, 2**32 - 2),
-    "canvas_height": (None, 1, 2, 2**31, 2**32),
-    "origin": ((0, 0), (2**31 - 1, 2**32 - 1), (2**32 - 1, 2**31)),
-}
 
 
 @pytest.mark.parametrize("name", EXTREMES)

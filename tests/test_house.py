@@ -31,7 +31,7 @@ ROOMS = (
     ("derivatives",),
     ("filters", "activations", "fire_masks", "normals"),
     ("processes", "files", "fields", "control_groups", "waiting", "integers", "prompts", "sizes", "map_names", "once"),
-    ("interrupts", "suggestions", "choices"),
+    ("interrupts", "suggestions", "choices", "eager"),
     ("kernels",),
 )
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

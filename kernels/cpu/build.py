@@ -24,6 +24,7 @@ PREBUILT = compiler.FOLDER / "prebuilt"
 _RETRY_SECONDS = 3600
 _failed: dict[Path, str] = {}  # what this process compiled in vain, and why, by the file that tells of it
 _refused: set[Path] = set()  # prebuilt libraries that this system does not load
+_loaded_ones: list[Library] = []
 
 
 class Status(NamedTuple):
@@ -130,6 +131,11 @@ def load(isa: str | None = None) -> Library:
     return _compile(plan)
 
 
+def loaded() -> Library | None:
+    """Gives the last library that this process loaded; None where there was none yet, for who can do without."""
+    return _loaded_ones[-1] if _loaded_ones else None
+
+
 def _loaded(library):
     """Loads a library.
 
@@ -138,7 +144,8 @@ def _loaded(library):
         MemoryError: this process has no room for it.
     """
     try:
-        return Library(library, torch_threads())
+        _loaded_ones.append(Library(library, torch_threads()))
+        return _loaded_ones[-1]
     except OSError as error:
         if compiler.short_of_memory(library):
             raise MemoryError(f"no memory for the compiled C++ kernel {library}: {error}") from error

@@ -50,4 +50,10 @@ struct Canvas {
   int64_t frame_samples;
 };
 
+// Where and when a fire mask is drawn: as in Canvas, and the step.
+struct Draw {
+  int64_t seed, row, column, sample, height;
+  int64_t shared, step;
+};
+
 }  // namespace nca_fast

@@ -61,13 +61,21 @@ class Canvas(ctypes.Structure):
     ]
 
 
-_RULE, _CANVAS = ctypes.POINTER(Rule), ctypes.POINTER(Canvas)
+class Draw(ctypes.Structure):
+    """`Draw` of interface.h."""
+
+    _fields_ = [(name, c_int64) for name in ("seed", "row", "column", "sample", "height", "shared", "step")]
+
+
+_RULE, _CANVAS, _NUMBER = ctypes.POINTER(Rule), ctypes.POINTER(Canvas), ctypes.POINTER(c_int64)
 _FUNCTIONS = {
     "packed_size": ([_RULE], c_int64),
     "pack": ([_RULE, c_void_p, c_int64, c_void_p], c_char_p),
-    "steps_at_once": ([_RULE, _CANVAS, ctypes.POINTER(c_int64)], c_char_p),
+    "steps_at_once": ([_RULE, _CANVAS, _NUMBER], c_char_p),
     "advance": ([_RULE, _CANVAS, c_int64, c_void_p, c_void_p, c_int64, c_int64, c_void_p], c_char_p),
     "backward": ([_RULE, _CANVAS, c_int64, c_void_p, c_int64, *[c_void_p] * 4], c_char_p),
+    "fire_mask": ([ctypes.POINTER(Draw), *[c_int64] * 6, c_void_p], c_char_p),
+    "alive": ([c_void_p, *[c_int64] * 4, c_double, c_int64, c_void_p, _NUMBER], c_char_p),
 }
 
 
@@ -140,6 +148,18 @@ class Library:
         """
         tensors = (None if t is None else t.data_ptr() for t in (grad, other, grad_params, grad_frames))
         _raise(self._backward(byref(rule), byref(canvas), step, states.data_ptr(), len(states), *tensors))
+
+    def fire_mask(self, draw: Draw, first: int, limit: int, fires: torch.Tensor) -> None:
+        """Fills fires, bool [samples, lanes, rows, columns], lanes from `first` on: whether a hash is below limit."""
+        samples, lanes, rows, columns = fires.shape
+        _raise(self._fire_mask(byref(draw), samples, lanes, first, rows, columns, limit, fires.data_ptr()))
+
+    def alive(self, alpha: torch.Tensor, threshold: float, circular: bool, living: torch.Tensor) -> bool:
+        """Fills living, bool [B, 1, H, W], from rows of alpha that follow each other; False where it holds NaN."""
+        known, (samples, _, rows, columns) = c_int64(), living.shape
+        where = (alpha.data_ptr(), alpha.stride(0), samples, rows, columns)
+        _raise(self._alive(*where, threshold, circular, living.data_ptr(), byref(known)))
+        return bool(known.value)
 
 
 def _raise(message):

@@ -16,6 +16,7 @@
 
 #include "advance.h"
 #include "backward.h"
+#include "cells.h"
 #include "interface.h"
 
 namespace nca_fast {
@@ -163,4 +164,15 @@ NCA_FAST_EXPORT const char* nca_fast_advance(const Rule* rule, const Canvas* can
 NCA_FAST_EXPORT const char* nca_fast_backward(const Rule* rule, const Canvas* canvas, int64_t first_step, const float* states, int64_t count, float* grad,
                                               float* other, double* grad_params, float* grad_frames) {
   return guarded([&] { backward(*rule, *canvas, first_step, states, count, grad, other, grad_params, grad_frames); });
+}
+
+NCA_FAST_EXPORT const char* nca_fast_fire_mask(const Draw* draw, int64_t samples, int64_t lanes, int64_t first, int64_t rows, int64_t columns, int64_t limit,
+                                               uint8_t* fires) {
+  const Draws draws{uint64_t(draw->seed), draw->row, draw->height, uint32_t(draw->column), uint32_t(draw->sample), columns, draw->shared, uint32_t(draw->step)};
+  return guarded([&] { fire_mask(draws, samples, lanes, first, rows, limit, fires); });
+}
+
+NCA_FAST_EXPORT const char* nca_fast_alive(const float* alpha, int64_t apart, int64_t samples, int64_t rows, int64_t columns, double threshold,
+                                           int64_t circular, uint8_t* living, int64_t* known) {
+  return guarded([&] { *known = alive(alpha, apart, samples, rows, columns, float(threshold), circular, living); });
 }

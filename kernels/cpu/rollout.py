@@ -15,6 +15,7 @@ from torch import Tensor
 from .. import kept_memory
 from ..frames import gradient_of_frames
 from . import build
+from .cells import shared_axes
 from .library import Activation, Canvas, Rule
 
 # Steps of one call into C++ are limited to about this many cell-steps, a second or two, so that Ctrl-C is heard.
@@ -25,7 +26,6 @@ _CELL_STEPS_PER_CALL = 50_000_000
 _FUNCTIONS = ("identity", "relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "hardtanh")
 _PADDINGS = ("circular", "zero", "reflect", "replicate")
 _ALIVE_MASKS = ("both", "before", "after", "update")
-_SHARED = {"batch": 1, "channel": 2, "height": 4, "width": 8}
 
 
 class Weights(NamedTuple):
@@ -106,7 +106,7 @@ def _rule(rule):
         alive_threshold=rule.alive_threshold,
         alive_mask=_ALIVE_MASKS.index(rule.alive_mask),
         alive_circular=rule.alive_circular,
-        fire_shared=sum(_SHARED[axis] for axis in rule.fire_shared),
+        fire_shared=shared_axes(rule.fire_shared),
         residual=rule.residual,
         low=-math.inf if low is None else low,
         high=math.inf if high is None else high,

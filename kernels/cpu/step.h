@@ -17,15 +17,24 @@ enum class Padding { circular, zero, reflect, replicate };  // in the order of r
 enum class AliveMask { both, before, after, update };
 enum Shared { BATCH = 1, CHANNEL = 2, HEIGHT = 4, WIDTH = 8 };
 
-struct Step {
+// What the draws of a step depend on.
+struct Draws {
+  uint64_t seed;
+  int64_t row0, canvas_height;
+  uint32_t column0, sample0;
+  int64_t W, shared;  // bits of the axes that share theirs
+  uint32_t step = 0;
+};
+
+struct Step : Draws {
   Step(const Rule& rule, const Canvas& canvas)
-      : B(canvas.B), C(canvas.C), H(canvas.H), W(canvas.W), F(rule.filters), L(rule.learned), frozen(rule.frozen), padding(Padding(rule.padding)),
+      : Draws{uint64_t(canvas.seed), canvas.row, canvas.height, uint32_t(canvas.column), uint32_t(canvas.sample), canvas.W, rule.fire_shared},
+        B(canvas.B), C(canvas.C), H(canvas.H), F(rule.filters), L(rule.learned), frozen(rule.frozen), padding(Padding(rule.padding)),
         circular(padding == Padding::circular), window(int(rule.window)), alive_channel(rule.alive_channel),
         alive_threshold(float(rule.alive_threshold)), alive_mask(AliveMask(rule.alive_mask)), alive_circular(rule.alive_circular),
         residual(rule.residual), clamps(rule.low > -HUGE_VAL || rule.high < HUGE_VAL), low(float(rule.low)), high(float(rule.high)),
         state_noise(float(rule.state_noise)), update_noise(float(rule.update_noise)), noise(canvas.noise), noise_samples(canvas.noise_samples),
         frames(canvas.frames), frame_samples(canvas.frame_samples), laplacians(rule.laplacians, rule.laplacians + rule.laplacian_count),
-        seed(canvas.seed), canvas_height(canvas.height), row0(canvas.row), column0(canvas.column), sample0(canvas.sample), shared(rule.fire_shared),
         by_channel(!(shared & CHANNEL) || canvas.fire_channels > 1), fire(canvas.fire), fire_map(canvas.fire_map), fire_periods(canvas.fire_periods),
         fire_samples(canvas.fire_samples), fire_channels(canvas.fire_channels), filters(rule), reach(std::max(filters.reach, window / 2)),
         tile(C > 64 ? std::max<int64_t>(64, TILE * 64 / C / 64 * 64) : TILE), parameters(parameter_count(rule)), periods(canvas.periods),
@@ -83,7 +92,7 @@ struct Step {
 
   vf clamped(vf v) const { return v < low ? splat(low) : v > high ? splat(high) : v; }  // NaN stays NaN
 
-  int64_t B, C, H, W;
+  int64_t B, C, H;
   int64_t F, L;  // filters that are fixed, and that are learned; the perception is theirs in this order, then the local maxima
   int64_t frozen;
   Padding padding;
@@ -101,11 +110,6 @@ struct Step {
   struct Pair { int64_t x, y; };
   std::vector<Pair> pairs;          // filters that frames turn,
   std::vector<int64_t> laplacians;  // and that they scale by the square
-  uint64_t seed;
-  int64_t canvas_height, row0;
-  uint32_t column0, sample0;
-  uint32_t step = 0;
-  int64_t shared;
   bool by_channel;      // whether the channels of a cell do not all fire together
   const int64_t* fire;  // a cell fires when its hash is below: one number, or maps, see `limits`
   bool fire_map;
@@ -122,7 +126,7 @@ struct Step {
 
 struct RowKey { uint32_t k0, k1, k2, k3; };
 
-inline RowKey philox_row_key(const Step& s, int64_t sample, int64_t row, int64_t shared = 0) {  // Philox4x32-10, see nca_fast/fire_masks.py
+inline RowKey philox_row_key(const Draws& s, int64_t sample, int64_t row, int64_t shared = 0) {  // Philox4x32-10, see nca_fast/fire_masks.py
   uint32_t c0 = shared & HEIGHT ? 0 : uint32_t((s.row0 + row) % s.canvas_height), c1 = shared & BATCH ? 0 : s.sample0 + uint32_t(sample);
   uint32_t c2 = s.step, c3 = 0;
   uint32_t k0 = uint32_t(s.seed), k1 = uint32_t(s.seed >> 32);
@@ -162,7 +166,7 @@ inline Word normal_integer(const Step& s, RowKey key, Word column, int64_t c, bo
 constexpr float NORMAL = float(1 / (65536 * 4.02077936060494));  // sqrt(16 + 1/6)
 
 // The numbers of VL neighbouring columns, as the draws know them; a row that goes around goes on at its other end.
-inline vu columns_from(const Step& s, int64_t column) {
+inline vu columns_from(const Draws& s, int64_t column) {
   vu at = lane_numbers() + uint32_t(column);
   if (column + VL > s.W) at = at >= uint32_t(s.W) ? at - uint32_t(s.W) : at;
   return at + s.column0;
@@ -180,10 +184,14 @@ inline float noise_of_cell(const Step& s, RowKey key, int64_t sample, int64_t co
   return e * s.state_noise * s.noise_factor(sample);
 }
 
+// The hashes of VL cells from `column` on, of a lane.
+inline vu fire_hashes(const Draws& s, RowKey key, int64_t column, int64_t lane) {
+  return hashed(s.shared & WIDTH ? vu{} : columns_from(s, column), s.shared & CHANNEL ? 0 : uint32_t(lane), key.k0, key.k1);
+}
+
 // One bit per lane for the cells of columns column .. column + min(VL, left) - 1 that fire; c counts the written channels.
 inline uint32_t fire_bits(const Step& s, RowKey key, int64_t sample, int64_t row, int64_t column, int64_t left, int64_t c = 0) {
-  const vu at = s.shared & WIDTH ? vu{} : columns_from(s, column);
-  const vu z = hashed(at, s.shared & CHANNEL ? 0 : uint32_t(s.frozen + c), key.k0, key.k1);
+  const vu z = fire_hashes(s, key, column, s.frozen + c);
   uint32_t bits = 0;
   if (s.fire_map) {
     const int64_t* limit = s.limits(sample, c, row);
