@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from nca_fast import ops
+from nca_fast.activations import as_activation
 from nca_fast.nca import NCA
 from nca_fast.rule import Rule
 from nca_fast.textures import all_codes
 
+RELU = as_activation("relu")
 OFF = 8.0  # a unit's bias under the code of another texture, where sums that were seen stay below 3
 
 
@@ -32,20 +34,27 @@ def units_at_work(nca: NCA, codes: Tensor | None = None) -> Tensor | None:
     Returns:
         int64 [n, units], on its device; None where all are on.
     """
-    rule, count = nca.rule, nca.rule.frozen
-    if not rule.hidden:
+    rule, count, found = nca.rule, nca.rule.frozen, off_by(nca.rule)
+    if found is None:
         return None
-    seen, off = off_by(rule)
+    seen, off = found
     codes = (all_codes(nca.textures) if codes is None else codes).to(nca.layers[0].weight)
     weights = nca.layers[0].weight.detach().view(rule.hidden[0], -1, rule.channels)[:, seen, :count]
     on = codes @ (weights / off > 0.75).to(codes).T < 0.999  # Muon moves what has no gradient a little
     return None if on.all() else on.nonzero()[:, 1].view(len(codes), -1)
 
 
-def off_by(rule: Rule) -> tuple[int, float]:
-    """Finds the filter by which a cell sees its code best, and the weight with which it turns a unit off."""
+def off_by(rule: Rule) -> tuple[int, float] | None:
+    """Finds the filter by which a cell sees its code best, and the weight with which it turns a unit off.
+
+    Returns:
+        The filter's number, and the weight. None where no code turns a unit off, because there is no unit that rests
+        below 0, or no filter that sees what is the same everywhere.
+    """
     sums = _sums(rule)
-    seen = max(range(len(sums)), key=lambda number: abs(sums[number]))
+    seen = max(range(len(sums)), key=lambda number: abs(sums[number]), default=None)
+    if not rule.hidden or rule.activations[0] != RELU or seen is None or abs(sums[seen]) < 1e-6:
+        return None
     return seen, -OFF / sums[seen]
 
 
@@ -90,19 +99,20 @@ def single_texture(nca: NCA, code: Tensor) -> NCA:
         code: What it draws, as `nca_fast.textures.mixed` makes it. [frozen]
 
     Raises:
-        ValueError: What a code does is no bias, see `folds`.
+        ValueError: There is none, see `has_single`.
     """
     rule, count = nca.rule, nca.rule.frozen
-    if not folds(rule):
+    if not has_single(nca):
         raise ValueError(
             "texture must be left out for this automaton, which draws one of its textures only as a whole: its rule "
-            'must have padding "circular" and hidden units with biases, and nothing that is drawn for each channel.'
+            'must have padding "circular", hidden units with biases, no learned filters, no alive channel and nothing '
+            "that is drawn for each channel, and its colours must come after the channels of the code."
         )
     codes = code[None].to(nca.layers[0].weight)
     with torch.no_grad():
         rule, weights = _without_codes(nca, codes, units_at_work(nca, codes))
-        maps = {name: channel - count for name, channel in nca.maps.items()}
-        alone = NCA(rule, rgb_channel=nca.rgb_channel - count, start=nca.start, maps=maps).to(nca.layers[0].weight)
+        alone = NCA(rule, rgb_channel=nca.rgb_channel - count, start=nca.start, maps=nca.maps)
+        alone = alone.to(nca.layers[0].weight)
         for layer, (weight, bias) in zip(alone.layers, weights, strict=True):
             layer.weight.copy_(weight[0])
             if bias is not None:
@@ -130,6 +140,12 @@ def _without_codes(nca: NCA, codes: Tensor, units: Tensor | None) -> tuple[Rule,
 
 
 def folds(rule: Rule) -> bool:
-    """Says whether codes can be biases: on a torus, where nothing is drawn for a channel by its number."""
+    """Says whether codes can be biases: on a torus, where no channel has filters, noise or a meaning by its number."""
     drawn = "channel" not in rule.fire_shared or rule.state_noise or rule.update_noise
-    return rule.padding == "circular" and rule.hidden_bias and bool(rule.hidden) and not drawn
+    named = rule.learned_filters or rule.alive_channel is not None
+    return rule.padding == "circular" and rule.hidden_bias and bool(rule.hidden) and not (drawn or named)
+
+
+def has_single(nca: NCA) -> bool:
+    """Says whether `single_texture` can make one: codes can be biases, and none of them is shown as a colour."""
+    return folds(nca.rule) and nca.rgb_channel >= nca.rule.frozen

@@ -9,7 +9,7 @@ import torch
 from runs import assert_same_run
 from test_training import TINY
 
-from nca_fast import NCA, checkpoint, cli, features, ops, textures
+from nca_fast import NCA, Rule, checkpoint, cli, features, ops, textures
 from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.settings import CanvasConfig
 from nca_fast.canvas.start import find_paint, simplified
@@ -215,8 +215,52 @@ def test_one_of_several_as_an_automaton_of_its_own(change, shares, units):
 
 
 def test_what_has_no_single_texture_says_so():
-    with pytest.raises(ValueError, match='its rule must have padding "circular" and hidden units with biases'):
+    with pytest.raises(ValueError, match='its rule must have padding "circular", hidden units with biases'):
         single_texture(several({"padding": "zero"}), torch.ones(3))
+
+
+def of_two(**change):
+    """An automaton of two textures that no training made."""
+    options = {name: change.pop(name) for name in ("maps", "rgb_channel") if name in change}
+    rule = Rule(**({"channels": 12, "frozen": 2, "hidden": (8,)} | change))
+    nca = NCA(rule, textures=textures.one_hot(["a", "b"]), **({"rgb_channel": 2} | options))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in nca.parameters():
+            parameter.normal_(0, 0.1, generator=generator)
+        nca.layers[0].weight[0, :2] = -8.0  # which turns a unit off where the activation is relu
+    return nca
+
+
+@pytest.mark.parametrize(
+    ("change", "single"),
+    [
+        ({"maps": {"normal": 3, "height": 1}}, True),
+        ({"activation": "tanh"}, True),
+        ({"filters": ("sobel_x", "laplacian")}, True),  # no filter sees a code
+        ({"maximum_window": 3, "clamp": (-1, 0.5), "residual": False}, True),
+        ({"rgb_channel": 0}, False),  # the code is shown
+        ({"alive_channel": 1}, False),
+        ({"alive_channel": 5}, False),
+        ({"learned_filters": 2}, False),
+        ({"filters": (), "learned_filters": 2}, False),
+        ({"state_noise": 0.1}, False),
+    ],
+    ids=str,
+)
+def test_what_no_training_made_is_drawn_as_it_is(change, single):
+    nca = of_two(**change)
+    scene = Scene(nca, 9, 13, 4, seed=4, config=CanvasConfig(texture="b"))
+    scene = replace(scene, paint=find_paint(scene))
+    sooner = simplified(scene)
+    assert (sooner.paint is None) == single
+    wanted, found = render(scene), render(sooner)
+    torch.testing.assert_close(sooner.nca.to_rgb(found), nca.to_rgb(wanted), rtol=0, atol=1e-6)  # the worst: 1.2e-7
+    for name in nca.maps:
+        torch.testing.assert_close(sooner.nca.to_map(found, name), nca.to_map(wanted, name), rtol=0, atol=1e-6)
+    if not single:
+        with pytest.raises(ValueError, match="texture must be left out for this automaton"):
+            single_texture(nca, torch.tensor([0.0, 1.0]))
 
 
 @pytest.mark.parametrize(

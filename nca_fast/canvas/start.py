@@ -11,7 +11,7 @@ from nca_fast.canvas.band import BLOCK, Band
 from nca_fast.canvas.paint import Paint, parse_legend, read_map
 from nca_fast.canvas.scene import Scene
 from nca_fast.canvas.state_file import StateFile
-from nca_fast.code_biases import folds, single_texture
+from nca_fast.code_biases import has_single, single_texture
 from nca_fast.media.images import load_image
 from nca_fast.states import put_cell, put_image, scaled_to_unit
 from nca_fast.textures import mixed, model_name, one_hot, parse_shares
@@ -221,7 +221,7 @@ def simplified(scene: Scene) -> Scene:
     paint, config = scene.paint, scene.config
     alone = not (config.graft or scene.events) and paint is not None and paint.codes.shape[:2] == (1, 1)
     zeros = (config.start or scene.nca.start) == "zeros"  # noise is scaled by that of all channels of a cell
-    if not (alone and zeros and folds(scene.nca.rule)):
+    if not (alone and zeros and has_single(scene.nca)):
         return scene
     return replace(
         scene, nca=single_texture(scene.nca, paint.codes[0, 0]), paint=None, config=replace(config, texture=None)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nca_fast.activations import as_activation
 from nca_fast.code_biases import off_by
 from nca_fast.fields import field
 from nca_fast.media.images import source_name
@@ -19,7 +18,6 @@ from nca_fast.training.pool import Objective
 from nca_fast.training.run_folder import SavedRun
 
 OWN = 4  # a fourth of the hidden units that a cell uses are its texture's own; the others are shared by all
-RELU = as_activation("relu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +128,9 @@ def for_textures(nca: NCA, names: Sequence[str]) -> NCA:
         for number, filter in enumerate(rule.filters):
             if abs(sum(map(sum, filter.taps))) < 1e-6:
                 maps[:, number, :count] = 0
-        if own and rule.activations[0] == RELU:
-            seen, off = off_by(rule)
+        found = off_by(rule)
+        if own and found is not None:
+            seen, off = found
             others = 1 - torch.eye(count).repeat_interleave(own, 0)
             maps[-own * count :, seen, :count] = torch.where(others > 0, off, maps[-own * count :, seen, :count])
     return several
