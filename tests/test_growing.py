@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -98,6 +99,16 @@ def test_worst_starts_afresh_and_best_are_damaged(picture, tmp_path):
     assert torch.equal(after[2], states[2])
     erased = (after[0, 4:] == 0).all(0)
     assert 0 < erased.sum() < 144 and torch.equal(after[0] * ~erased, states[0] * ~erased)
+
+
+def test_states_with_large_hidden_channels_live_on(picture, tmp_path):
+    system = Growing(CONFIG.resolved(), GrowingSources(picture), None, tmp_path)
+    system.begin(system.model(), None)  # fresh weights change nothing
+    pool = system.step.pool.states
+    pool[:] = torch.nn.functional.pad(picture, [2] * 4).repeat(1, 4, 1, 1)
+    pool[:, 4:] *= 8  # as those of healthy automata
+    system.step(0, 0, mock.Mock(finite=None))
+    assert (pool.amax((1, 2, 3)) == 8).sum() == 5  # of 6; one starts afresh
 
 
 def test_an_interrupted_run_ends_as_one_that_was_left_alone(picture, tmp_path):

@@ -61,6 +61,9 @@ class GrowingConfig(PoolConfig):
     """Longest rollout of an iteration."""
     overflow_weight: float = 0.0
     """Weight of a loss that keeps all channels of all cells between -1 and 1. The notebook has none."""
+    state_limit: float = 50.0
+    """A state that has run away, with a value beyond plus or minus this, starts afresh. (No loss keeps hidden channels
+    small: those of a healthy automaton reach 7.)"""
     video_steps: int | None = None
     """Steps shown in growing.mp4, in which the picture grows, is wounded and regrows. None: 512, unless that takes long
     beside the training. 0, or --no-video: none."""
