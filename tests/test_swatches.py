@@ -118,8 +118,8 @@ def test_damaged_facts_are_one_error_that_names_the_file(tmp_path, whole_run):
 def test_every_texture_has_hidden_units_of_its_own(whole_run):
     alone = NCA.preset("texture")
     fresh = for_textures(alone, ["a", "b", "c"])
-    assert alone.rule.hidden == (96,) and fresh.rule.hidden == (144,)
-    shared, own = list(range(72)), torch.arange(72, 144).view(3, 24).tolist()
+    assert alone.rule.hidden == (96,) and fresh.rule.hidden == (160,)
+    shared, own = list(range(64)), torch.arange(64, 160).view(3, 32).tolist()
     wanted = torch.tensor([shared + mine for mine in own])
     assert torch.equal(units_at_work(fresh), wanted)
     assert torch.equal(units_at_work(NCA.from_pretrained(whole_run[0])), wanted)  # no training turns one on
@@ -129,7 +129,7 @@ def test_every_texture_has_hidden_units_of_its_own(whole_run):
     for rule in (replace(alone.rule, hidden=()), replace(alone.rule, activation="silu")):
         assert units_at_work(for_textures(NCA(rule), ["a", "b"])) is None
     deep = for_textures(NCA(replace(alone.rule, hidden=(6, 5))), ["a", "b"])
-    assert deep.rule.hidden == (7, 5) and units_at_work(deep).tolist() == [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 6]]
+    assert deep.rule.hidden == (8, 5) and units_at_work(deep).tolist() == [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 6, 7]]
 
 
 def test_units_of_another_texture_say_nothing():
@@ -209,9 +209,9 @@ def test_one_of_several_as_an_automaton_of_its_own(change, shares, units):
     assert not torch.allclose(found, start[:, 3:], atol=1e-3)
     assert torch.equal(nca.to_rgb(wanted).isfinite(), alone.to_rgb(found).isfinite()) and alone.rgb_channel == 0
     width = alone.rule.hidden[0]
-    own = nca.rule.hidden[0] // 6  # of 4 parts of a texture alone, 3 are shared and each has one: 6 parts
+    own = nca.rule.hidden[0] // 5  # of 3 parts of a texture alone, 2 are shared and each has one: 5 parts
     assert (alone.textures, alone.rule.frozen) == ({}, 0)
-    assert width == (own * (3 + units) if change.get("activation") is None else nca.rule.hidden[0])
+    assert width == (own * (2 + units) if change.get("activation") is None else nca.rule.hidden[0])
 
 
 def test_what_has_no_single_texture_says_so():
@@ -291,7 +291,7 @@ def test_a_training_rolls_out_codes_as_biases(pictures, tmp_path, monkeypatch):
     assert sizes == [narrow]
     monkeypatch.setattr(system.PoolSystem, "trial", lambda self: Endurance(1, 16, 64))
     work.endured(10**4)
-    assert sizes[1:] == [narrow, (work.nca.rule.channels, 144)]  # the last state holds all codes
+    assert sizes[1:] == [narrow, (work.nca.rule.channels, 160)]  # the last state holds all codes
 
 
 def test_every_state_is_judged_by_its_own_picture():

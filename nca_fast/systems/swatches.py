@@ -17,7 +17,7 @@ from nca_fast.training.capture import Captured
 from nca_fast.training.pool import Objective
 from nca_fast.training.run_folder import SavedRun
 
-OWN = 4  # a fourth of the hidden units that a cell uses are its texture's own; the others are shared by all
+OWN = 3  # a third of the hidden units that a cell uses are its texture's own; the others are shared by all
 
 
 @dataclass(frozen=True, eq=False)
