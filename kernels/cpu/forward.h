@@ -24,13 +24,14 @@ inline void run_hidden(const Step& s, const Network& network, size_t i, Cells<co
   apply(s.activations[i], {units, CHUNK}, input, layer.out, cells);
 }
 
-constexpr int ENOUGH = 2 * CHUNK;  // packed cells that run through the network at once: few enough to stay in L1
+constexpr int ENOUGH = 2 * CHUNK;      // packed cells that run through the network at once: few enough to stay in L1
+constexpr int ROOM = 3 * CHUNK + VL;   // for these, and for some that ran before: to be moved to the front costs time, too
 
 // One step, row by row.
 struct Stage {
   // For tiles of at most `columns`. `cells`: the only ones to update; null for all.
   Stage(const Step& step, int64_t columns, const Bits* cells, const Units& units)
-      : s(step), wait(2 + 4 * CHUNK / columns), packer(s, columns, ENOUGH + VL, wait, false, false), units(units),
+      : s(step), wait(2 + 4 * CHUNK / columns), packer(s, columns, ROOM, wait, false, false), units(units),
         capacity(round_up((wait + 1) * columns + CHUNK, VL) + V * VL + VL), u(round_up(s.written() * (s.by_channel ? 2 : 1), R) * capacity + V * VL),
         blocks_of_row(round_up(columns, VL) / VL), blocks(wait * blocks_of_row), ends(wait) {
     packer.cells = cells;
@@ -42,7 +43,7 @@ struct Stage {
   void begin(int64_t sample, Area tile, Area own_area, const float* from, Stage* next_or_null, float* sample_of_state) {
     network = &s.network(sample), area = tile, own = own_area, canvas = from, next = next_or_null, state = sample_of_state;
     packer.begin(sample, tile.c0, tile.c1);
-    packer.count = 0, computed = first = 0;
+    packer.count = packer.done = 0, computed = first = 0;
     written = row = tile.r0;
     for (int64_t r = row - s.reach; r < row + s.reach; ++r)
       if (s.beyond(r, s.H)) packer.clear_row(r);
@@ -72,7 +73,7 @@ struct Stage {
   }
 
   void finish() {
-    if (packer.count) run(packer.count);
+    if (packer.waiting()) run(packer.waiting());
     flush();
   }
 
@@ -82,12 +83,12 @@ struct Stage {
     ask_ahead();
     int64_t block = slot(row) * blocks_of_row;
     for (int64_t at = 0; at < packer.width;) {
-      at = packer.pack(at, packer.width, ENOUGH, [&](int64_t, uint32_t bits, int place) { blocks[block++] = {bits, computed + place}; });
-      if (packer.count >= CHUNK) run(packer.count / CHUNK * CHUNK);
+      at = packer.pack(at, packer.width, packer.done + ENOUGH, [&](int64_t, uint32_t bits, int place) { blocks[block++] = {bits, computed + place - packer.done}; });
+      if (packer.waiting() >= CHUNK) run(packer.waiting() / CHUNK * CHUNK);
     }
-    ends[slot(row)] = computed + packer.count;
+    ends[slot(row)] = computed + packer.waiting();
     ++row;
-    if (packer.count && row - written == wait) run(packer.count);  // no room for another row that waits
+    if (packer.waiting() && row - written == wait) run(packer.waiting());  // no room for another row that waits
     flush();
   }
 
@@ -104,7 +105,7 @@ struct Stage {
     if (computed - first + round_up(cells, VL) + V * VL > capacity) keep_waiting();
     const size_t last = network->size() - 1;
     for (int p = 0; p < cells; p += CHUNK) {
-      Cells<const float> in{packer.y + p, packer.S};
+      Cells<const float> in{packer.y + packer.done + p, packer.S};
       const Cells<float> out{u + (computed - first + p), capacity};
       const int n = std::min(CHUNK, cells - p);
       for (size_t i = 0; i < last; in = {units[i++], CHUNK}) run_hidden(s, *network, i, in, units[i], nullptr, n, ahead);
@@ -113,13 +114,13 @@ struct Stage {
       if (packer.end_row > packer.noise_row) add_extras(out, p, n);
     }
     computed += cells;
-    packer.drain(cells);
+    packer.drain(cells, ENOUGH + VL);
   }
 
   NCA_FAST_APART void add_extras(Cells<float> out, int p, int n) const {
     for (int64_t c = 0; c < s.written(); ++c)
       for (int q = 0; q < n; q += VL) {
-        const auto packed = [&](int64_t kind) { return load(packer.y + (kind + c) * packer.S + p + q); };
+        const auto packed = [&](int64_t kind) { return load(packer.y + (kind + c) * packer.S + packer.done + p + q); };
         float* to = out.at + c * out.stride + q;
         if (s.update_noise > 0) store(to, load(to) + packed(packer.noise_row));
         if (s.by_channel) store(to + s.written() * out.stride, packed(packer.fires_row));

@@ -32,7 +32,7 @@ struct Packer {
   // channels are packed too; with `all`, the perception of channels that no unit looks at.
   Packer(const Step& s, int64_t columns, int64_t cells, int64_t wait, bool keeps_old, bool all)
       : s(s), all(all), noise_row(round_up(round_up(s.inputs(), VL), R)), fires_row(noise_row + (s.update_noise > 0 ? s.written() : 0)),
-        old_row(fires_row + (s.by_channel ? s.written() : 0)), end_row(old_row + (keeps_old ? s.written() : 0)), row_size(round_up(columns, VL) + 2 * VL), S(odd_lines(cells + VL)), depth(2 * s.reach + 1 + wait), rows(depth * s.C * row_size, Buffer::zeros),
+        old_row(fires_row + (s.by_channel ? s.written() : 0)), end_row(old_row + (keeps_old ? s.written() : 0)), row_size(round_up(columns, VL) + 2 * VL), room(cells), S(odd_lines(cells + VL)), depth(2 * s.reach + 1 + wait), rows(depth * s.C * row_size, Buffer::zeros),
         profiles(s.filters.reach == 1 ? SLOTS * row_size : s.filters.uses.size() * row_size), highest(s.window ? row_size : 0), outside(s.window ? row_size : 0),
         y(end_row * S), frames(s.frames ? 2 * S : 0), each(s.by_channel ? s.written() : 0) {
     // A filter of zeros has no terms: its rows stay so. What pads a vector or a register block is computed with, and what a
@@ -370,18 +370,23 @@ struct Packer {
 
   float* extra(int64_t row) const { return y + row * S + count; }
 
-  // Forgets the first `cells` packed cells and moves the others to the front.
-  void drain(int cells) {
-    count -= cells;
+  // Forgets the first `cells` of the packed cells that wait, and moves the others to the front where fewer than `more` could follow.
+  void drain(int cells, int more) {
+    done += cells;
+    if (done < count && done + more <= room) return;
     const int64_t used = all ? s.inputs() : s.seen_inputs;
-    for (int64_t k = 0; k < end_row; k = k + 1 == used ? noise_row : k + 1)
-      for (int p = 0; p < count; p += VL) store(y + k * S + p, load(y + k * S + cells + p));
+    for (int64_t k = 0; done < count && k < end_row; k = k + 1 == used ? noise_row : k + 1)
+      for (int p = 0; p < count - done; p += VL) store(y + k * S + p, load(y + k * S + done + p));
+    count -= done, done = 0;
   }
+
+  int waiting() const { return count - done; }
 
   const Step& s;
   const bool all;
   const int64_t noise_row, fires_row, old_row, end_row;  // of y: what is packed beside the inputs, a row for each written channel
   const int64_t row_size;
+  const int64_t room;  // for packed cells
   const int64_t S;  // stride of packed cells; a store may overshoot by a vector
   const int64_t depth;
   Buffer rows;      // those that a cell perceives, in turn: [depth][C][row_size], columns from VL on
@@ -397,7 +402,8 @@ struct Packer {
   int64_t sample = 0, left = 0, width = 0;
   int64_t row = 0, here = 0;  // the row at hand: of the canvas, and as it is numbered, beyond a torus too
   RowKey key{}, noise_key{};
-  int count = 0;
+  int count = 0;  // of packed cells, of which the first `done` are forgotten
+  int done = 0;
   Blocks batch;
 };
 
