@@ -101,14 +101,17 @@ def test_worst_starts_afresh_and_best_are_damaged(picture, tmp_path):
     assert 0 < erased.sum() < 144 and torch.equal(after[0] * ~erased, states[0] * ~erased)
 
 
-def test_states_with_large_hidden_channels_live_on(picture, tmp_path):
-    system = Growing(CONFIG.resolved(), GrowingSources(picture), None, tmp_path)
+@pytest.mark.parametrize(("change", "left", "said"), [({}, 5, ""), ({"state_limit": 5.0}, 3, "67% of the states went")])
+def test_states_with_large_hidden_channels_live_on(picture, tmp_path, change, left, said):
+    system = Growing(replace(CONFIG, **change).resolved(), GrowingSources(picture), None, tmp_path)
     system.begin(system.model(), None)  # fresh weights change nothing
     pool = system.step.pool.states
     pool[:] = torch.nn.functional.pad(picture, [2] * 4).repeat(1, 4, 1, 1)
     pool[:, 4:] *= 8  # as those of healthy automata
-    system.step(0, 0, mock.Mock(finite=None))
-    assert (pool.amax((1, 2, 3)) == 8).sum() == 5  # of 6; one starts afresh
+    system.step(0, 0, mock.Mock(finite=None))  # with 3 of 6, of which one starts afresh in any case
+    assert (pool.amax((1, 2, 3)) == 8).sum() == left
+    notes = system.notes({"grown": 0.0, "regrown": 0.0})[1:]
+    assert len(notes) == bool(said) and "".join(notes).startswith(said)
 
 
 def test_an_interrupted_run_ends_as_one_that_was_left_alone(picture, tmp_path):

@@ -175,7 +175,7 @@ class Growing(PoolSystem):
         error = f"mean squared error grown {grown:.2g}, regrown {regrown:.2g} (sharp: {SHARP:g} or less)"
         if max(grown, regrown) > SHARP:
             error += f"; a run with {self.config.longer(2)} is sharper"
-        return [error]
+        return [error, *super().notes(figures)]
 
     def then(self, out: Path) -> list[str]:
         """How to draw more."""

@@ -6,7 +6,7 @@ Niklasson et al., "Self-Organising Textures", Distill 2021, whose PyTorch notebo
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from nca_fast.nca import NCA
 from nca_fast.training.descent import Descent
 from nca_fast.training.disturbance import disturbed
 from nca_fast.training.loop import Work, derived_generator, derived_seed
+
+MANY = 0.2  # of the states that were trained: less is chance, or the beginning of a run
 
 Objective = Callable[[Tensor, torch.Generator], dict[str, Tensor]]
 
@@ -121,6 +123,8 @@ class PoolStep:
     precision: str | None = None
     restart: Callable[[Tensor, int], Tensor] | None = None
     roll: Callable[..., Tensor] | None = None
+    trained: int = field(default=0, init=False)  # states, since this object was made
+    began_anew: int | Tensor = field(default=0, init=False)  # of them, because they ran away; on the device
 
     def __call__(self, iteration: int, planned: int, descend: Descent) -> Work:
         """Does an iteration; see `loop.train`."""
@@ -154,8 +158,20 @@ class PoolStep:
         if not healthy.is_cpu or not healthy.all():  # on a GPU states are made anew sooner than the host has looked
             fresh = self._fresh(states, derived_seed(self.seed, "restart", iteration))
             states = torch.where(healthy, states, fresh)
+            self.began_anew = self.began_anew + (~healthy).sum()
+        self.trained += self.batch_size
         self.pool.write(indices, states, descend.finite)
         return Work(count, self.batch_size * states.shape[2] * states.shape[3] * count)
+
+    def notes(self) -> list[str]:
+        """Says that many states ran away, if they did: a pool of young ones teaches neither to stay nor to mend."""
+        share = int(self.began_anew) / max(1, self.trained)
+        if share < MANY:
+            return []
+        return [
+            f"{share:.0%} of the states went beyond +-{self.state_limit:g} and began anew, so that little was learned "
+            "of old ones: a larger --overflow-weight keeps values small, a larger --state-limit lets them be"
+        ]
 
     def _fresh(self, states: Tensor, seed: int) -> Tensor:
         return self.start(len(states), seed) if self.restart is None else self.restart(states, seed)

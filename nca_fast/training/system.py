@@ -298,8 +298,8 @@ class PoolSystem(ABC):
         return {}
 
     def notes(self, figures: Mapping[str, float]) -> list[str]:
-        """As `System.notes`: nothing."""
-        return []
+        """As `System.notes`: that many states ran away, if they did."""
+        return self.step.notes()
 
     def derived(self, purpose: str) -> int:
         """The seed of something that the whole run does alike, such as its previews."""
