@@ -8,7 +8,7 @@ import os
 import sys
 
 # Some microseconds: on a quiet machine as fast as spinning without end, beside other work as fast as not spinning.
-_SETTINGS = {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "0"}  # of GCC's and of LLVM's and Intel's OpenMP
+_SETTINGS = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}  # of GCC's and of LLVM's and Intel's OpenMP
 
 
 def wait_briefly() -> None:
