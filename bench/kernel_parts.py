@@ -1,16 +1,21 @@
-"""What does each part of the C++ kernel take? Nanoseconds of one thread for a cell-step, by doing a part twice.
+"""What does each part of the C++ kernel take, and what could it take at least? One thread, by doing a part twice.
 
-    python -m bench.kernel_parts            rollouts forward and with gradients of three rules; writes a result file
-    python -m bench.kernel_parts --quick    few rounds, no file
+    python -m bench.kernel_parts                        rollouts forward and with gradients of three rules
+    python -m bench.kernel_parts --only texture         those of one rule; --kind training: one kind; ten seconds each
+    python -m bench.kernel_parts --quick                few rounds, no file
+
+Cases that were measured replace those of the result file, bench/results/kernel_parts_MACHINE.json, and the others stay.
 
 The kernel is compiled once more, from a copy of its sources in which a loop stands before each part: it does the part
 once, or twice where that part's turn has come. What a part costs is how much longer the call then takes. The second
 time finds its memory in the caches, so that a part may cost more than that; what the parts leave of the whole is said.
+The least is counted, see bench/kernel_least.py, for CPUs with AVX-512 whose 512-bit instructions take two passes.
 """
 
 import argparse
 import ctypes
 import importlib
+import json
 import re
 import shutil
 import statistics
@@ -24,6 +29,7 @@ from nca_fast.kernels.cpu import compiler
 from torch import Tensor
 
 from bench.harness import RESULTS, header, write_result
+from bench.kernel_least import LANES, bound, least
 from nca_fast import ops
 from nca_fast.profiling.bounds import fma_peak, operations_per_fired_cell, training_operations_per_fired_cell
 from nca_fast.profiling.speed import preset_at_work, start_state
@@ -40,7 +46,7 @@ PARTS = {
     ],
     "perception": [("packer.h", "perceive(batch);\n    if (s.frames")],
     "who fires": [("packer.h", "if (cells) bits &=", DRAW)],
-    "packed cells moved": [("packer.h", "for (int p = 0; p < count; p += VL) store(y + k * S + p")],
+    "packed cells moved": [("packer.h", "for (int p = 0; p < count - done; p += VL) store(y + k * S + p")],
     "rows copied": [("packer.h", "for (int64_t c = 0; c < s.C; ++c) copy_floats(to + c * row_size")],
     "rows written": [("forward.h", "write_row<true>("), ("forward.h", "write_row<false>(to, next")],
     "states saved": [("forward.h", "for (int64_t c = 0; c < s.C; ++c)\n        std::memcpy(state")],
@@ -65,11 +71,9 @@ PARTS = {
     "gradients begun": [("backward.h", "std::memcpy(grad_x + at, grad + at")],
     "winners of maxima": [("backward.h", "find_winners(row, in_group, batch);")],
 }
-CASES = [  # preset, batch, side, steps
-    ("texture", 1, 128, 16),
-    ("growing", 4, 64, 16),
-    ("vae-mnist", 4, 64, 16),
-]
+MOVED = "packed cells moved"  # to the front: none would be if chunks were always full, so that its least is 0
+CASES = {"texture": (1, 128, 16), "growing": (4, 64, 16), "vae-mnist": (4, 64, 16)}  # preset: batch, side, steps
+KINDS = ["forward", "training"]
 
 
 def instrumented(folder: Path):
@@ -130,10 +134,10 @@ def costs(call, again, rounds: int, names: list[str]) -> tuple[float, dict[str, 
     """Median seconds of a call, and those that doing each of these parts again adds."""
     whole, more = [], {name: [] for name in names}
     for number in range(-1, rounds):
-        for i, name in enumerate(PARTS):
-            if name not in names:
-                continue
-            once = seconds(call)
+        for k, name in enumerate(names):
+            if k % 2 == 0:  # the pace of a machine changes within a second
+                once = seconds(call)
+            i = list(PARTS).index(name)
             again[i] = 2
             twice = seconds(call)
             again[i] = 1
@@ -143,48 +147,68 @@ def costs(call, again, rounds: int, names: list[str]) -> tuple[float, dict[str, 
     return statistics.median(whole), medians
 
 
-def measure(options) -> dict:
-    """All cases."""
-    torch.set_num_threads(1)
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        kernel, again = instrumented(Path(folder))
-        for preset, batch, side, steps in CASES:
-            if options.only and preset not in options.only:
-                continue
-            nca = preset_at_work(preset)
-            cell_steps, fires = batch * side * side * steps, nca.rule.fire_rate
-            for kind, call in calls(kernel, preset, batch, side, steps).items():
-                peak = fma_peak()
-                names = [name for name, places in PARTS.items() if kind == "training" or places[0][0] != "backward.h"]
-                time_of_all, time_of_parts = costs(call, again, options.rounds, names)
-                operations = operations_per_fired_cell if kind == "forward" else training_operations_per_fired_cell
-                at_peak = operations(nca) * fires / (peak + fma_peak()) * 2 * 1e9
-                whole = time_of_all / cell_steps * 1e9
-                parts = {name: t / cell_steps * 1e9 for name, t in time_of_parts.items() if t > 0.001 * time_of_all}
-                found[f"{preset}, {kind}"] = {"nanoseconds": whole, "products_at_the_peak": at_peak, "parts": parts}
-                print(f"{preset}, {kind}: {whole:.1f} ns a cell-step, {at_peak / whole:.0%} of the peak", flush=True)
-                for name, t in parts.items():
-                    print(f"    {name:<40} {t:6.2f}")
-                print(f"    {'all else':<40} {whole - sum(parts.values()):6.2f}", flush=True)
-    return found
+def measured(kernel, again, preset: str, kind: str, size: tuple[int, int, int], rounds: int) -> dict:
+    """One case: the whole, its parts, and what they could take at least; shows them.
+
+    Args:
+        kernel, again: As `instrumented` gives them.
+        preset: Of the rule.
+        kind: "forward" or "training".
+        size: Batch, side, steps.
+        rounds: Of each part.
+    """
+    nca, (batch, side, steps) = preset_at_work(preset), size
+    counted = least(nca, kind)
+    call, per_cell = calls(kernel, preset, *size)[kind], 1e9 / (batch * side * side * steps)
+    peak = fma_peak()
+    whole, found = costs(call, again, rounds, [name for name in PARTS if name in counted or name == MOVED])
+    clock = (peak + fma_peak()) / 2 / (2 * LANES) / 1e9  # in GHz: a multiply-add of 16 numbers a cycle
+    operations = operations_per_fired_cell if kind == "forward" else training_operations_per_fired_cell
+    whole, products = whole * per_cell, operations(nca) * nca.rule.fire_rate / (2 * LANES) / clock
+    print(
+        f"{preset}, {kind}: {whole:.1f} ns a cell-step, {products / whole:.0%} of the peak, {clock:.2f} GHz", flush=True
+    )
+    parts = {}
+    for name, took in found.items():
+        cycles, unit = bound(counted[name]) if name in counted else (0.0, "nothing")
+        parts[name] = {"nanoseconds": took * per_cell, "least_cycles": cycles, "bound": unit}
+        print(
+            f"    {name:<38} {took * per_cell:6.1f} ns {took * per_cell * clock:6.1f} cycles, {cycles:5.1f} by {unit}"
+        )
+    rest = whole - sum(part["nanoseconds"] for part in parts.values())
+    print(f"    {'all else, and memory that is waited for':<38} {rest:6.1f} ns {rest * clock:6.1f} cycles", flush=True)
+    facts = {name: header()[name] for name in ("commit", "changed_files", "date")}
+    return facts | {
+        "rounds": rounds,
+        "gigahertz": clock,
+        "nanoseconds": whole,
+        "products_at_the_peak": products,
+        "parts": parts,
+    }
 
 
 def main() -> None:
-    """Measures, and writes bench/results/kernel_parts_MACHINE.json."""
+    """Measures, and brings bench/results/kernel_parts_MACHINE.json up to date."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three rounds, no file")
-    parser.add_argument("--rounds", type=int, default=21, help="of each part (default 21)")
-    parser.add_argument("--only", nargs="*", help="presets")
+    parser.add_argument(
+        "--rounds", type=int, default=9, help="of each part, and three times as many forward (default 9)"
+    )
+    parser.add_argument("--only", nargs="*", choices=list(CASES), default=list(CASES), help="presets")
+    parser.add_argument("--kind", nargs="*", choices=KINDS, default=KINDS, help="forward, training, or both")
     options = parser.parse_args()
-    if options.quick:
-        options.rounds = 3
-    result = measure(options)
-    if options.quick or options.only:
-        return
+    torch.set_num_threads(1)
     facts = header()
-    machine = re.sub(r"[^a-z0-9]+", "-", facts["cpu"].lower()).strip("-")
-    write_result(RESULTS / f"kernel_parts_{machine}.json", {"header": facts, "rounds": options.rounds, "rules": result})
+    path = RESULTS / f"kernel_parts_{re.sub(r'[^a-z0-9]+', '-', facts['cpu'].lower()).strip('-')}.json"
+    rules = json.loads(path.read_text())["rules"] if path.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        kernel, again = instrumented(Path(folder))
+        for preset in options.only:
+            for kind in options.kind:
+                rounds = 3 if options.quick else options.rounds * (3 if kind == "forward" else 1)
+                rules[f"{preset}, {kind}"] = measured(kernel, again, preset, kind, CASES[preset], rounds)
+    if not options.quick:
+        write_result(path, {"header": facts, "rules": rules})
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ BLOCK = re.compile(r"(<!-- table: (?P<name>\w+)(?: (?P<file>\S+))? -->\n).*?(<!-
 
 
 PARTS = ("forward", "training")  # of published.json
+KERNEL_CASES = ("texture, forward", "texture, training", "vae-mnist, forward", "vae-mnist, training")
 
 
 def pages() -> list[Path]:
@@ -81,6 +82,32 @@ def rules(result: dict) -> list[str]:
         )
         table.append([f"`{name}`", *(text for pair in found for text in pair)])
     return [*_table(table), "", _machine(result)]
+
+
+def kernel_parts(result: dict) -> list[str]:
+    """Cycles of each part of the C++ kernel, measured and at least."""
+    cases = {name: result["rules"][name] for name in KERNEL_CASES}
+    names = list(dict.fromkeys(part for case in cases.values() for part in case["parts"]))
+    table = [["cycles a cell-step, one thread: measured / at least", *cases, "bound by"]]
+    for name in names:
+        found = [(case["parts"].get(name), case["gigahertz"]) for case in cases.values()]
+        cells = [f"{of['nanoseconds'] * clock:.1f} / {of['least_cycles']:.1f}" if of else "" for of, clock in found]
+        bounds = dict.fromkeys(of["bound"] for of, _ in found if of and of["least_cycles"])
+        table.append([name, *cells, ", ".join(bounds) or "nothing"])
+    rest = [
+        f"{(case['nanoseconds'] - sum(of['nanoseconds'] for of in case['parts'].values())) * case['gigahertz']:.1f}"
+        for case in cases.values()
+    ]
+    table.append(["all else, and memory that is waited for", *rest, ""])
+    sums = [sum(of["least_cycles"] for of in case["parts"].values()) for case in cases.values()]
+    whole = [(case["nanoseconds"], case["gigahertz"]) for case in cases.values()]
+    table.append(["**in all**", *(f"{ns * c:.0f} / {s:.0f}" for (ns, c), s in zip(whole, sums, strict=True)), ""])
+    table.append(["nanoseconds", *(f"{ns:.1f} / {s / c:.1f}" for (ns, c), s in zip(whole, sums, strict=True)), ""])
+    peaks = [case["products_at_the_peak"] for case in cases.values()]
+    shares = zip(whole, sums, peaks, strict=True)
+    table.append(["of the peak", *(f"{p / ns:.0%} / {p / (s / c):.0%}" for (ns, c), s, p in shares), ""])
+    dates = sorted({f"commit {case['commit']}, {case['date'][:10]}" for case in cases.values()})
+    return [*_table(table), "", f"{result['header']['cpu']}, {result['header']['vectors']}; {'; '.join(dates)}."]
 
 
 def style_speed(result: dict) -> list[str]:
@@ -198,7 +225,19 @@ def _answers(name: str) -> Callable[[], list[str]]:
 TABLES: dict[str, Callable[..., list[str]]] = {
     **{
         table.__name__: table
-        for table in (speed, published, rules, style_speed, population, vae_speed, authors, canvas, shelf, words)
+        for table in (
+            speed,
+            published,
+            rules,
+            kernel_parts,
+            style_speed,
+            population,
+            vae_speed,
+            authors,
+            canvas,
+            shelf,
+            words,
+        )
     },
     **{name: _answers(name) for name in ("fields", "presets", "gpus")},
 }

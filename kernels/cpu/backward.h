@@ -362,19 +362,26 @@ struct Backward {
     return total;
   }
 
-  // What columns q to q + VL - 1 of the rows from row - REACH to row + REACH are owed by the filters of a row's cells.
-  template <int REACH>
-  void owed_to_filtered(int64_t c, int64_t q, vf* owed) const {
-    vf even[REACH + 1] = {}, odd[REACH + 1] = {};
+  // What N * VL columns from q on of the rows from row - REACH to row + REACH are owed by the filters of a row's cells.
+  template <int REACH, int N>
+  void owed_to_filtered(int64_t c, int64_t q, vf (*owed)[N]) const {
+    vf even[REACH + 1][N] = {}, odd[REACH + 1][N] = {};
     for (size_t p = 0; p < s.filters.profiles.size(); ++p) {
       const Profile& profile = s.filters.profiles[p];
-      const vf grad = profile_grad(c, p, q);
+      vf grad[N] = {};
+      for (const Filters::Use& use : s.filters.uses[p]) {
+        const float* const from = placed(c, use.filter) + q - use.shift;
+        for (int n = 0; n < N; ++n) grad[n] += use.weight * load(from + n * VL);
+      }
       for_terms<REACH>(s.filters.terms[p], [&](auto evens, auto odds) NCA_FAST_WITHIN {
-        for (int j = 0; j < evens; ++j) even[j] += profile.even[j] * grad;
-        for (int j = 1; j <= odds; ++j) odd[j] += profile.odd[j] * grad;
+        for (int j = 0; j < evens; ++j)
+          for (int n = 0; n < N; ++n) even[j][n] += profile.even[j] * grad[n];
+        for (int j = 1; j <= odds; ++j)
+          for (int n = 0; n < N; ++n) odd[j][n] += profile.odd[j] * grad[n];
       });
     }
-    for (int j = 0; j <= REACH; ++j) owed[REACH - j] = even[j] - odd[j], owed[REACH + j] = even[j] + odd[j];
+    for (int j = 0; j <= REACH; ++j)
+      for (int n = 0; n < N; ++n) owed[REACH - j][n] = even[j][n] - odd[j][n], owed[REACH + j][n] = even[j][n] + odd[j][n];
   }
 
   // Gradients of the taps, by the packed cells of a group of rows, whose states around are still there: that of tap (i, j) is
@@ -421,28 +428,36 @@ struct Backward {
 
   struct Target { float* row; int64_t plane; };  // a row of gradients, channel 0, and the distance of channels; null: none
 
-  // Adds to the rows around a row, `reach` to either side, what `owed(q, rows)` says, for channel c of a tile. Rows that
-  // are one, on a torus of few rows, are owed one sum: terms that cancel would round what is there.
-  template <class Owed>
+  // Adds to the rows around a row, `reach` to either side, what `owed(q, rows)` says, for channel c of a tile: of MOST * VL
+  // columns from q on, and at the end of VL. Rows that are one, on a torus of few rows, are owed one sum: terms that cancel
+  // would round what is there.
+  template <int MOST, class Owed>
   void spread(int64_t c, int reach, const Target* around, int64_t c0, int64_t c1, const Owed& owed) {
     const int64_t width = c1 - c0;
     const int near = 2 * reach + 1, others = s.circular ? int(std::min<int64_t>(near, s.H)) : near;
     const Target* rows = around + s.reach - reach;
-    vf owes[2 * FARTHEST + 1];
-    for (int64_t q = 0; q < width; q += VL) {
-      owed(q, owes);
-      for (int i = near - 1; i >= others; --i) owes[i - others] += owes[i];
-      for (int i = 0; i < others; ++i)
-        if (rows[i].row) add_some(rows[i].row + c * rows[i].plane + c0 + q, owes[i], width - q);
-    }
+    int64_t q = 0;
+    const auto add = [&]<int N>(std::integral_constant<int, N>) NCA_FAST_WITHIN {
+      for (; q + (N - 1) * VL < width; q += N * VL) {
+        vf owes[2 * FARTHEST + 1][N];
+        owed(q, owes);
+        for (int n = 0; n < N; ++n)
+          for (int i = near - 1; i >= others; --i) owes[i - others][n] += owes[i][n];
+        for (int i = 0; i < others; ++i)
+          for (int n = 0; n < N && rows[i].row; ++n) add_some(rows[i].row + c * rows[i].plane + c0 + q + n * VL, owes[i][n], width - q - n * VL);
+      }
+    };
+    if (MOST > 1) add(std::integral_constant<int, MOST>());
+    add(std::integral_constant<int, 1>());
     if (whole_row()) return;
+    vf owes[2 * FARTHEST + 1][1];
     for (const int64_t q : {-int64_t(reach), width}) {  // columns beside the tile
       if (s.padding == Padding::zero && (q < 0 ? c0 == 0 : c1 == s.W)) continue;
       owed(q, owes);
       for (int i = 0; i < near; ++i)
         for (int lane = 0; rows[i].row && lane < reach; ++lane) {
           const int64_t column = c0 + q + lane;
-          if (!s.beyond(column, s.W)) rows[i].row[c * rows[i].plane + s.source(column, s.W)] += owes[i][lane];
+          if (!s.beyond(column, s.W)) rows[i].row[c * rows[i].plane + s.source(column, s.W)] += owes[i][0][lane];
         }
     }
   }
@@ -540,7 +555,7 @@ struct Backward {
 
   void spread_channel(int64_t sample, int64_t c, int64_t in_group, const Target* around, int64_t c0, int64_t c1) {
     const auto filtered = [&]<int REACH>(std::integral_constant<int, REACH>) {
-      spread(c, REACH, around, c0, c1, [&](int64_t q, vf* owed) { owed_to_filtered<REACH>(c, q, owed); });
+      spread<VL == 16 ? 2 : 1>(c, REACH, around, c0, c1, [&](int64_t q, auto* owed) { owed_to_filtered<REACH>(c, q, owed); });
     };
     switch (s.F ? s.filters.reach : 0) {
       case 0: break;
@@ -550,12 +565,13 @@ struct Backward {
       default: filtered(std::integral_constant<int, 4>());
     }
     if (s.L) spread_learned(s.network(sample).taps + c * s.L * TAPS, c, around, c0, c1);
-    if (s.window) spread(c, s.window / 2, around, c0, c1, [&](int64_t q, vf* owed) { owed_to_winners(c, winner_row(in_group, c), q, owed); });
+    if (s.window) spread<1>(c, s.window / 2, around, c0, c1, [&](int64_t q, vf (*owed)[1]) { owed_to_winners(c, winner_row(in_group, c), q, *owed); });
   }
 
   // Of the learned filters of channel c, whose taps these are.
   NCA_FAST_APART void spread_learned(const float* taps, int64_t c, const Target* around, int64_t c0, int64_t c1) {
-    spread(c, 1, around, c0, c1, [&](int64_t q, vf* owed) {
+    spread<1>(c, 1, around, c0, c1, [&](int64_t q, vf (*rows)[1]) {
+      vf* const owed = *rows;
       owed[0] = owed[1] = owed[2] = vf{};
       for (int64_t f = 0; f < s.L; ++f)
         for (int j = 0; j < 3; ++j) {
@@ -567,11 +583,11 @@ struct Backward {
 
   void spread_narrow(int64_t c, const Target* around, int64_t c0, int64_t c1) {
     const auto known = [&]<uint32_t... MASKS>() {
-      spread(c, 1, around, c0, c1, [&](int64_t q, vf* owed) {
+      spread<1>(c, 1, around, c0, c1, [&](int64_t q, vf (*owed)[1]) {
         vf profiles[PROFILES] = {};
         int64_t f = 0;
         ((add_profiles<MASKS>(placed(c, f) + q, s.filters.of[f].weights, profiles), ++f), ...);
-        owed_to_profiles(profiles, owed);
+        owed_to_profiles(profiles, *owed);
       });
     };
     switch (s.filters.known) {
@@ -579,10 +595,10 @@ struct Backward {
       case Known::gradient_and_laplacian: return known.template operator()<CELL, DIFFERENCE_X, DIFFERENCE_Y, LAPLACIAN>();
       case Known::no: break;
     }
-    spread(c, 1, around, c0, c1, [&](int64_t q, vf* owed) {
+    spread<1>(c, 1, around, c0, c1, [&](int64_t q, vf (*owed)[1]) {
       vf profiles[PROFILES];
       for (int i = 0; i < PROFILES; ++i) profiles[i] = profile_grad(c, i, q);
-      owed_to_profiles(profiles, owed);
+      owed_to_profiles(profiles, *owed);
     });
   }
 
