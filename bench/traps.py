@@ -127,8 +127,8 @@ MISTAKES = [
     (
         12,
         "../tests/published_distill.py",
-        "new * (was & nca_fast.alive(new, self.one_rule))",
-        "new * was",
+        "(living & nca_fast.alive(x, self.one_rule)[:, None])",
+        "(nca_fast.alive(x, self.one_rule)[:, None])",
         "published.AdversarialGrowing",
     ),
     (
