@@ -75,9 +75,13 @@ class Backend(Protocol):
 class Kernels(Protocol):
     """The module `rollout` of a backend's package, imported only where there is no refusal.
 
+    READS_GRADIENT says whether `backward` from a single state leaves its gradient as it is.
+
     States inside a rollout are what `to_layout` gave, `weights` is what `pack_weights` gave: a backend lays them out as
     it likes. All tensors are contiguous, and those that are not written are left as they are.
     """
+
+    READS_GRADIENT: bool
 
     def to_layout(self, x: Tensor) -> Tensor:
         """Lays out a state [B, C, H, W] for the kernels: a new tensor, or x itself where PyTorch's layout is theirs."""
@@ -125,7 +129,7 @@ class Kernels(Protocol):
 
         Args:
             states: Before each of some consecutive steps; all but the first as `advance` gave them. [n, *grad.shape].
-            grad: Gradient of the state after the last of them; overwritten.
+            grad: Gradient of the state after the last of them; overwritten, see READS_GRADIENT.
             place: Of the step taken from states[0].
             buffer: What `gradient_buffer` made; added to.
             The others as in `advance`.

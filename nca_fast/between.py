@@ -64,7 +64,8 @@ class _Run:
     def back(self, x, grad_y, n, buffer):
         """The gradient of the state before step n, [B, C, H, W]; that of the weights is added to the buffer."""
         state, grad = self.kernels.to_layout(x), self.kernels.to_layout(grad_y.contiguous())
-        grad = grad.clone() if grad.data_ptr() == grad_y.data_ptr() else grad
+        if grad.data_ptr() == grad_y.data_ptr() and not self.kernels.READS_GRADIENT:
+            grad = grad.clone()
         place = self.place.after(n)
         grad = self.kernels.backward(state[None], grad, self.weights, self.fire, self.rule, place, buffer)
         return self.kernels.from_layout(grad, grad_y.shape[1])

@@ -7,6 +7,8 @@ the kernels at once: what PyTorch does around a registered operator takes a tent
 that where the kernels before it have filled the caches.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -172,7 +174,7 @@ def _differentiate(ctx, grad_y, _):
     settings = (None,) * len(ctx.settings)
     if grad_y is None:
         return *(None,) * 6, *settings
-    run = running.backward
+    run = partial(running.backward, weights=getattr(ctx, "weights", None))
     if is_transformed(grad_y):
         run = _RolloutBackward.apply
     elif torch.is_grad_enabled() or _is_watched(grad_y):  # a second derivative, which the operator refuses
@@ -183,12 +185,14 @@ def _differentiate(ctx, grad_y, _):
 
 
 class _EagerRollout(torch.autograd.Function):
-    """The rollout and its gradient where nobody watches."""
+    """The rollout and its gradient where nobody watches; packed weights, which are small, are kept for it."""
 
     @staticmethod
     def forward(ctx, *arguments):
         """Runs the kernels."""
-        output = running.forward(*arguments)
+        _, params, _, _, noise, field, rule, backend, precision, *_ = arguments
+        ctx.weights = running.weights_of(params, noise, field, rule, backend, precision)
+        output = running.forward(*arguments, ctx.weights)
         _save(ctx, arguments, output)
         return output
 

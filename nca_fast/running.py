@@ -5,6 +5,7 @@ saved states.
 """
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,14 +31,17 @@ def forward(
     passed: int,
     place: list[int],
     at: list[int],
+    weights: Any = None,
 ) -> tuple[Tensor, Tensor]:
     """Computes the states that are asked for, and those at which segments begin, in a row in the kernels' layout.
 
     Args:
-        As in `operators.rollout`. The spare numbers of the row, see `saved_shape`, are not written.
+        weights: What `weights_of` gave, or None.
+        The others as in `operators.rollout`. The spare numbers of the row, see `saved_shape`, are not written.
     """
+    weights = weights or weights_of(params, noise, field, rule, backend, precision)
     kernels, rule, place = _opened(backend, rule, place, drawn)
-    weights, state = packed(kernels, params, rule, precision, noise, field), kernels.to_layout(x)
+    state = kernels.to_layout(x)
     legs = _legs(steps, passed, at)
     row = kept_memory.empty(saved_shape(state, every, steps, passed, at), state)
     saved = _states_in(row, state)
@@ -77,6 +81,7 @@ def backward(
     passed: int,
     place: list[int],
     at: list[int],
+    weights: Any = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Computes the gradients in x, in params and in field, empty where there is none.
 
@@ -85,8 +90,9 @@ def backward(
         saved: Those in between, as `forward` has them.
         The others as there.
     """
+    weights = weights or weights_of(params, noise, field, rule, backend, precision)
     kernels, rule, place = _opened(backend, rule, place, drawn)
-    weights, legs = packed(kernels, params, rule, precision, noise, field), _legs(steps, passed, at)
+    legs = _legs(steps, passed, at)
     last = grad_y[-1] if at else grad_y
     grad = kernels.to_layout(last)
     grad = grad.clone() if grad.data_ptr() == last.data_ptr() else grad
@@ -106,6 +112,13 @@ def backward(
     grad_x = torch.zeros_like(x) if passed < steps else kernels.from_layout(grad, x.shape[1])
     grad_params, grad_field = kernels.reduce_gradients(buffer, weights)
     return grad_x, grad_params, params.new_empty(0) if grad_field is None else grad_field
+
+
+def weights_of(
+    params: Tensor, noise: Tensor | None, field: Tensor | None, rule: str, backend: str, precision: str
+) -> Any:
+    """Packs the weights of a rollout, which serve forward and back."""
+    return packed(backends.kernels(backend), params, _kernel_rule(rule), precision, noise, field)
 
 
 def packed(kernels, params: Tensor, rule, precision: str, noise: Tensor | None, field: Tensor | None):

@@ -139,7 +139,7 @@ inline void advance(const Rule& rule, const Canvas& canvas, int64_t first_step, 
             chain.finish(chain);
             continue;
           }
-          take(i, alive ? &alive->cells : nullptr, group, sample * s.H, (sample + 1) * s.H);
+          take(i, alive ? &alive->compute : nullptr, group, sample * s.H, (sample + 1) * s.H);
           if (!alive) continue;
           alive->after_step(group.to.back(), sample);
           for (int64_t row = 0; row < s.H; ++row) alive->apply_mask(group.to.back(), sample, row);
@@ -151,15 +151,28 @@ inline void advance(const Rule& rule, const Canvas& canvas, int64_t first_step, 
   Step own = s;
   std::optional<Alive> alive;
   if (has_mask) alive.emplace(own);
-  for (const Group& group : groups) {
-    own.step = group.first;
-    if (alive) for_all_samples(s, [&](int64_t sample) { alive->before_step(group.from, sample, false); });
-    for_shares(s, shares, [&](int64_t i, int64_t begin, int64_t end) { take(i, alive ? &alive->cells : nullptr, group, begin, end); });
+  const auto look = [&](const Group& group, int64_t sample) { alive->before_step(group.from, sample, false); };
+  own.step = groups.front().first;
+  if (alive) for_all_samples(s, [&](int64_t sample) { look(groups.front(), sample); });
+  for (size_t n = 0; n < groups.size(); ++n) {
+    const Group &group = groups[n], *const next = n + 1 < groups.size() ? &groups[n + 1] : nullptr;
+    for_shares(s, shares, [&](int64_t i, int64_t begin, int64_t end) { take(i, alive ? &alive->compute : nullptr, group, begin, end); });
     if (!alive) continue;
-    for_all_samples(s, [&](int64_t sample) { alive->after_step(group.to.back(), sample); });
-    for_rows(s, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) alive->apply_mask(group.to.back(), row / s.H, row % s.H);
-    });
+    float* const state = group.to.back();
+    const bool apart = s.B < shares;  // too few samples for all threads: then rows are masked by shares of their own
+    if (apart) {
+      for_all_samples(s, [&](int64_t sample) { alive->after_step(state, sample); });
+      for_rows(s, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) alive->apply_mask(state, row / s.H, row % s.H);
+      });
+    }
+    if (next) own.step = next->first;
+    // Whatever can be done of a sample by one thread is: to wait for all of them costs as much as some rows.
+    if (!apart || next) for_all_samples(s, [&](int64_t sample) {
+        if (!apart) alive->after_step(state, sample);
+        for (int64_t row = 0; !apart && row < s.H; ++row) alive->apply_mask(state, sample, row);
+        if (next) look(*next, sample);
+      });
   }
 }
 

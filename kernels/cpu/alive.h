@@ -14,18 +14,18 @@
 namespace nca_fast {
 
 struct Alive {
-  explicit Alive(const Step& s) : s(s), before(s.B, s.H, s.W), cells(s.B, s.H, s.W) {}
+  explicit Alive(const Step& s) : s(s), before(s.B, s.H, s.W), compute(s.B, s.H, s.W), mask(s.B, s.H, s.W) {}
 
-  // Before a step of a sample from x: who was alive, and in `cells` what to compute. With `deciding`, only what decides on
-  // the mask.
+  // Before a step of a sample from x: who was alive, and in `compute` what to compute. With `deciding`, only what decides on
+  // the mask. That of the step before stays.
   void before_step(const float* x, int64_t sample, bool deciding) {
-    uint64_t *const was = before.row(sample, 0), *const compute = cells.row(sample, 0);
+    uint64_t *const was = before.row(sample, 0), *const some = compute.row(sample, 0);
     const int64_t size = s.H * before.words;
-    if (s.alive_mask == AliveMask::after) return (void)std::fill_n(compute, size, ~uint64_t(0));  // all may live
+    if (s.alive_mask == AliveMask::after) return (void)std::fill_n(some, size, ~uint64_t(0));  // all may live
     std::vector<uint64_t> live(size), still(size), certain(size);
     above(x, sample, live.data());
     dilate(before, live.data(), was, s.alive_circular);
-    if (s.alive_mask != AliveMask::both) return (void)std::copy_n(was, size, compute);
+    if (s.alive_mask != AliveMask::both) return (void)std::copy_n(was, size, some);
     if (s.state_noise == 0) {  // or nothing stays as it is
       keep_still(sample, live.data(), still.data());
       dilate(before, still.data(), certain.data(), s.alive_circular);
@@ -33,19 +33,19 @@ struct Alive {
     std::vector<uint64_t> undecided(size);
     if (s.alive_channel >= s.frozen)
       for (int64_t i = 0; i < size; ++i) undecided[i] = was[i] & ~certain[i];
-    dilate(before, undecided.data(), compute, s.alive_circular);
-    for (int64_t i = 0; !deciding && i < size; ++i) compute[i] |= was[i];
+    dilate(before, undecided.data(), some, s.alive_circular);
+    for (int64_t i = 0; !deciding && i < size; ++i) some[i] |= was[i];
   }
 
-  // After `cells` of a sample were updated: `cells` becomes the mask.
+  // After what to compute of a sample was updated: the mask.
   void after_step(const float* updated, int64_t sample) {
-    if (!looks_after()) return;
-    uint64_t *const was = before.row(sample, 0), *const mask = cells.row(sample, 0);
+    uint64_t *const was = before.row(sample, 0), *const living = mask.row(sample, 0);
     const int64_t size = s.H * before.words;
+    if (!looks_after()) return (void)std::copy_n(was, size, living);
     std::vector<uint64_t> live(size);
     above(updated, sample, live.data());
-    dilate(before, live.data(), mask, s.alive_circular);
-    for (int64_t i = 0; s.alive_mask == AliveMask::both && i < size; ++i) mask[i] &= was[i];
+    dilate(before, live.data(), living, s.alive_circular);
+    for (int64_t i = 0; s.alive_mask == AliveMask::both && i < size; ++i) living[i] &= was[i];
   }
 
   // Whether the mask hangs on the updates.
@@ -57,12 +57,12 @@ struct Alive {
     float* at = state + (sample * s.C + s.frozen) * s.plane() + row * s.W;
     for (int64_t column = 0; column < s.W; column += VL) {
       const int64_t left = s.W - column;
-      const uint32_t all = (1u << std::min<int64_t>(left, VL)) - 1, alive = cells.block(sample, row, column) & all;
+      const uint32_t all = (1u << std::min<int64_t>(left, VL)) - 1, alive = mask.block(sample, row, column) & all;
       if (alive == all) continue;
-      const vf mask = ones(alive);
+      const vf factor = ones(alive);
       for (int64_t c = s.frozen; c < s.C; ++c) {
         float* to = at + (c - s.frozen) * s.plane() + column;
-        store_some(to, load_some(to, left) * mask, left);
+        store_some(to, load_some(to, left) * factor, left);
       }
     }
   }
@@ -90,7 +90,7 @@ struct Alive {
   }
 
   const Step& s;
-  Bits before, cells;
+  Bits before, compute, mask;
 };
 
 }  // namespace nca_fast

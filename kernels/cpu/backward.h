@@ -117,7 +117,7 @@ struct Backward {
         turned(s.frames ? 2 * packer.S : 0), units(unit_buffers(s, CHUNK)), inputs(s.shape().size()), grads(unit_buffers(s, packer.S)), kept(gates() ? s.written() * packer.S : 0), row_size(round_up(columns, VL) + 3 * MARGIN),
         dense_y(2 * (s.F + s.L + 1) * row_size), grad_y(round_up(s.inputs(), R) * packer.S), transposed(CHUNK * widest_input()),
         winner(s.window ? group_rows * s.C * row_size : 0) {
-    packer.cells = alive ? &alive->cells : nullptr;
+    packer.cells = alive ? &alive->mask : nullptr;
     for (size_t i = 0; i + 1 < inputs.size(); ++i)
       if (s.activations[i].slope_of_input()) inputs[i] = std::make_unique<Buffer>(round_up(round_up(s.shape()[i].out, VL), R) * CHUNK);
   }

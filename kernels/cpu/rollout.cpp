@@ -60,7 +60,7 @@ struct BackwardShare {
     if (!shared && s.alive_channel >= 0) own.emplace(s);
     alive = own ? &*own : shared;
     backward = std::make_unique<Backward>(s, partial, columns, std::clamp<int64_t>(group_cells(s.inputs()) / columns, 1, end - begin), alive, grad_frames);
-    if (alive && alive->looks_after()) chain = std::make_unique<Chain>(s, 1, columns, &alive->cells);
+    if (alive && alive->looks_after()) chain = std::make_unique<Chain>(s, 1, columns, &alive->compute);
   }
 
   void turn_to(int64_t step) { s.step = uint32_t(step); }
@@ -108,16 +108,26 @@ void backward(const Rule& rule, const Canvas& canvas, int64_t first_step, const 
       float *from = grad, *to = other;
       for (int64_t n = count - 1; n >= 0; --n, std::swap(from, to)) share(i, begin, end, first_step + n).back(states + n * size, from, to);
     });
+  const bool updates = alive && alive->looks_after();
+  const auto update = [&](int64_t i, int64_t begin, int64_t end, int64_t n, float* to) { share(i, begin, end, first_step + n).update(states + n * size, to); };
+  const auto look = [&](int64_t n, int64_t sample) { alive->before_step(states + n * size, sample, true); };
+  s.step = uint32_t(first_step + count - 1);
+  if (alive && count) for_all_samples(s, [&](int64_t sample) { look(count - 1, sample); });
+  if (updates && count) for_shares(s, shares, [&](int64_t i, int64_t begin, int64_t end) { update(i, begin, end, count - 1, other); });
   float *from = grad, *to = other;
   for (int64_t n = count - 1; !whole && n >= 0; --n, std::swap(from, to)) {
-    const float* const x = states + n * size;
-    s.step = uint32_t(first_step + n);
     if (alive) {
-      for_all_samples(s, [&](int64_t sample) { alive->before_step(x, sample, true); });
-      if (alive->looks_after()) for_shares(s, shares, [&](int64_t i, int64_t begin, int64_t end) { share(i, begin, end, s.step).update(x, to); });
-      for_all_samples(s, [&](int64_t sample) { alive->after_step(to, sample); });
+      s.step = uint32_t(first_step + n - 1);
+      for_all_samples(s, [&](int64_t sample) {
+        alive->after_step(to, sample);
+        if (n > 0) look(n - 1, sample);
+      });
     }
-    for_shares(s, shares, [&](int64_t i, int64_t begin, int64_t end) { share(i, begin, end, s.step).backward->rows(x, from, to, begin, end); });
+    // A share's rows of `from` are read by itself alone, and hold what it updates for the next step back once they are.
+    for_shares(s, shares, [&](int64_t i, int64_t begin, int64_t end) {
+      share(i, begin, end, first_step + n).backward->rows(states + n * size, from, to, begin, end);
+      if (updates && n > 0) update(i, begin, end, n - 1, from);
+    });
     for (const auto& one : work) one->partial.add_outside(to);
   }
   for (const auto& one : work) one->partial.add_totals();

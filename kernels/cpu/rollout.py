@@ -21,6 +21,7 @@ from .library import Activation, Canvas, Rule
 # Steps of one call into C++ are limited to about this many cell-steps, a second or two, so that Ctrl-C is heard.
 _CELL_STEPS_PER_CALL = 50_000_000
 
+READS_GRADIENT = True  # one of two buffers that take turns is read first, and the other written
 
 # As enumerations of C++ have them: activations.h, step.h.
 _FUNCTIONS = ("identity", "relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "hardtanh")
@@ -170,7 +171,7 @@ def advance(x: Tensor, weights: Weights, fire: Tensor, rule, place, states: Tens
 def backward(states: Tensor, grad: Tensor, weights: Weights, fire: Tensor, rule, place, buffer: Gradients) -> Tensor:
     """Goes back, in calls of limited length; two gradients, of float32, take turns."""
     library, rule, canvas = build.load(), _rule(rule), _canvas(grad, weights, fire, place)
-    given, grad = grad, grad.float()
+    given, grad = grad, grad.float()  # which is read alone where there is one step
     other = torch.empty_like(grad)
     cells = grad.numel() // grad.shape[1]
     # A step back takes some four times as long as one forward; converted states would take as much memory as all.
@@ -180,4 +181,4 @@ def backward(states: Tensor, grad: Tensor, weights: Weights, fire: Tensor, rule,
         library.backward(rule, canvas, place.first_step + begin, states[begin:end].float(), grad, other, *buffer)
         if (end - begin) % 2:
             grad, other = other, grad
-    return grad if given.dtype == torch.float32 else given.copy_(grad)
+    return grad.to(given.dtype)

@@ -33,6 +33,7 @@ __all__ = [
     "to_layout",
 ]
 
+READS_GRADIENT = False
 _KEY_ROWS = 1 << 20  # rows of the table of row keys: 8 MiB
 
 
