@@ -84,15 +84,12 @@ MUTANTS = [
     # The step at hand, which masks, noise, weights and rates by step depend on, is not advanced.
     ("cpu/rollout.cpp", "work[i]->turn_to(step);", ""),
     ("cpu/rollout.cpp", "void turn_to(int64_t step) { s.step = uint32_t(step); }", "void turn_to(int64_t) {}"),
-    ("cpu/rollout.cpp", "s.step = uint32_t(first_step + n);", "s.step = uint32_t(first_step);"),
+    ("cpu/rollout.cpp", "s.step = uint32_t(first_step + n - 1);", "s.step = uint32_t(first_step);"),
+    ("cpu/rollout.cpp", "s.step = uint32_t(first_step + count - 1);", "s.step = uint32_t(first_step);"),
     ("cpu/forward.h", "void turn_to(uint32_t step) { s.step = step; }", "void turn_to(uint32_t) {}"),
     ("cpu/chain.h", "++i) stages[i]->turn_to(first_step + uint32_t(i));", "++i) stages[i]->turn_to(first_step);"),
     ("cpu/advance.h", "          own.step = group.first;", "          own.step = groups[0].first;"),
-    (
-        "cpu/advance.h",
-        "  for (const Group& group : groups) {\n    own.step = group.first;",
-        "  for (const Group& group : groups) {\n    own.step = groups[0].first;",
-    ),
+    ("cpu/advance.h", "if (next) own.step = next->first;", ""),
     ("cpu/advance.h", "(parts - 1 - i) % 2", "i % 2"),
     ("cpu/forward.h", "u + (c - s.frozen) * capacity - first", "u + c * capacity - first"),
     ("cpu/advance.h", "if (from == state) parts += parts % 2;", ""),
