@@ -251,8 +251,7 @@ def test_weights_by_step_on_two_threads(poisoned):
 def test_an_alive_mask_knows_who_fires_in_its_own_step(batch, threads, poisoned):
     """Who does not fire lives on, and what decides on nobody is not computed: by the masks of each of six steps.
 
-    Sparse states whose cells live and die. Worst seen 3e-7 (values) and 5e-7 (gradients); by the masks of the first step
-    they are off by 1e-3 and more.
+    Sparse states whose cells live and die. Off by less than 1e-6; by the masks of the first step by 1e-3 and more.
     """
     torch.set_num_threads(threads)
     rule = Rule(4, (8,), alive_channel=3, padding="zero", output_bias=True)
