@@ -73,8 +73,8 @@ def measured(item: Item, result, config: dict, original: Path, folder: Path) -> 
         grown = regrowth(nca, target, wound(*target.shape[1:]))
         late = nca(nca.initial_state(1, *target.shape[1:]), LATE, seed=1)
         last = float(errors(late, target).nan_to_num(1e30).mean())
-        said = f"squared error {grown.before:.4f}, {grown.after:.4f} where a large circle was erased and grew again, "
-        said += f"{last:.4f} after {LATE:,} steps"
+        said = f"squared error {grown.before:.1g}, {grown.after:.1g} where a large circle was erased and grew again, "
+        said += f"{last:.1g} after {LATE:,} steps"
         wrong = None if last < 0.02 else f"an error of {last:.3g} after {LATE:,} steps"
         zoom = SIDE // max(target.shape[1:])
         pictures = [on_white(target), *(nca.to_rgb(state)[0] for state in grown.states[:1])]
