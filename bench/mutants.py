@@ -124,6 +124,8 @@ MUTANTS = [
     ("cpu/packer.h", "most + load(outside + VL + i)", "most"),
     ("cpu/packer.h", "int(std::max<int64_t>(-half, -here))", "-half"),
     ("cpu/backward.h", "owed[REACH - j][n] = even[j][n] - odd[j][n]", "owed[REACH - j][n] = even[j][n] + odd[j][n]"),
+    ("cpu/backward.h", "use.weight * load(from + n * VL)", "use.weight * load(from)"),
+    ("cpu/packer.h", "count -= done, done = 0;", "count -= done;"),
     ("cpu/backward.h", "const vi more = value > most;", "const vi more = value >= most;"),
     ("cpu/backward.h", "rows[i].row[c * rows[i].plane + s.source(column, s.W)] += owes[i][0][lane]", ""),
     ("cpu/backward.h", "if (s.rules > 1) partial.fold(sample);", ""),
