@@ -259,7 +259,7 @@ def test_an_alive_mask_knows_who_fires_in_its_own_step(batch, threads, poisoned)
         draw = torch.Generator().manual_seed(seed)
         first = 0.3 * torch.randn(8, 16, generator=draw), 0.3 * torch.randn(8, generator=draw)
         weights = [first, (0.3 * torch.randn(4, 8, generator=draw), torch.zeros(4))]
-        x = torch.randn(batch, 4, 24, 24, generator=draw) * (torch.rand(batch, 1, 24, 24, generator=draw) < 0.1)
+        x = torch.randn(batch, 4, 40, 56, generator=draw) * (torch.rand(batch, 1, 40, 56, generator=draw) < 0.1)
         x.requires_grad_()
         found, want = (rollout(x, weights, rule, 6, seed=seed, backend=backend) for backend in ("cpu", "reference"))
         assert relative_error(found, want) < 1e-5
