@@ -167,8 +167,8 @@ def test_a_picture_with_nothing_transparent_is_said(picture, tmp_path):
 @pytest.mark.parametrize(
     ("iterations", "said"),
     [
-        (2999, "3000 left a squared error of 0.00023, 0.0043 where it regrew: .*, fewer leave more$"),
-        (9000, "3000 left a squared error of 0.00023, 0.0043 where it regrew: .* sharp, .* or less.$"),
+        (2999, "3000 left a squared error of 0.00017, 0.0046 where it regrew: .*, fewer leave more$"),
+        (9000, "3000 left a squared error of 0.00017, 0.0046 where it regrew: .* sharp, .* or less.$"),
     ],
 )
 def test_what_a_number_of_iterations_gives(iterations, said, picture, tmp_path):
