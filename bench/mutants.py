@@ -130,7 +130,7 @@ MUTANTS = [
     ("cpu/backward.h", "rows[i].row[c * rows[i].plane + s.source(column, s.W)] += owes[i][0][lane]", ""),
     ("cpu/backward.h", "if (s.rules > 1) partial.fold(sample);", ""),
     ("cpu/alive.h", "undecided[i] = was[i] & ~certain[i];", ";"),
-    ("cpu/alive.h", "mask[i] &= was[i];", ";"),
+    ("cpu/alive.h", "living[i] &= was[i];", ";"),
     ("cpu/alive.h", "for (int64_t c = s.frozen; c < s.C; ++c) {", "for (int64_t c = 0; c < s.C; ++c) {"),
     ("cpu/backward.h", "row = r0; alive && row < r1", "row = r1; alive && row < r1"),
     ("cpu/bits.h", "out[0] |= in[end / 64] >> end % 64 & 1;", ""),
