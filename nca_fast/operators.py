@@ -192,7 +192,7 @@ class _EagerRollout(torch.autograd.Function):
         """Runs the kernels."""
         _, params, _, _, noise, field, rule, backend, precision, *_ = arguments
         ctx.weights = running.weights_of(params, noise, field, rule, backend, precision)
-        output = running.forward(*arguments, ctx.weights)
+        output = running.forward(*arguments, weights=ctx.weights)
         _save(ctx, arguments, output)
         return output
 

@@ -23,22 +23,17 @@ def forward(
     fire: Tensor,
     noise: Tensor | None,
     field: Tensor | None,
-    rule: str,
-    backend: str,
-    precision: str,
-    steps: int,
-    every: int,
-    passed: int,
-    place: list[int],
-    at: list[int],
+    *settings: Any,
     weights: Any = None,
 ) -> tuple[Tensor, Tensor]:
     """Computes the states that are asked for, and those at which segments begin, in a row in the kernels' layout.
 
     Args:
+        settings: rule, backend, precision, steps, every, passed, place and at.
         weights: What `weights_of` gave, or None.
-        The others as in `operators.rollout`. The spare numbers of the row, see `saved_shape`, are not written.
+        All but that as in `operators.rollout`. The spare numbers of the row, see `saved_shape`, are not written.
     """
+    rule, backend, precision, steps, every, passed, place, at = settings
     weights = weights or weights_of(params, noise, field, rule, backend, precision)
     kernels, rule, place = _opened(backend, rule, place, drawn)
     state = kernels.to_layout(x)
@@ -73,14 +68,7 @@ def backward(
     field: Tensor | None,
     returned: Tensor | None,
     saved: Tensor,
-    rule: str,
-    backend: str,
-    precision: str,
-    steps: int,
-    every: int,
-    passed: int,
-    place: list[int],
-    at: list[int],
+    *settings: Any,
     weights: Any = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Computes the gradients in x, in params and in field, empty where there is none.
@@ -90,6 +78,7 @@ def backward(
         saved: Those in between, as `forward` has them.
         The others as there.
     """
+    rule, backend, precision, steps, every, passed, place, at = settings
     weights = weights or weights_of(params, noise, field, rule, backend, precision)
     kernels, rule, place = _opened(backend, rule, place, drawn)
     legs = _legs(steps, passed, at)

@@ -30,8 +30,8 @@ from nca_fast.systems.drawing import draw_grown, grown
 from nca_fast.systems.surface import View, for_maps, judged_together, open_maps, views
 from nca_fast.systems.surface import tensor_name as map_tensor_name
 from nca_fast.systems.swatches import Swatch, for_textures, judged_each, open_swatches, tensor_name, turns
-from nca_fast.systems.target import SMALLEST_IMAGE, as_target, check_picture, chosen_crop
-from nca_fast.systems.texture_settings import FILMED, TEXTURE, TextureConfig, TextureSources
+from nca_fast.systems.target import as_target, check_picture, chosen_crop
+from nca_fast.systems.texture_settings import FILMED, SMALLEST_IMAGE, TEXTURE, TextureConfig, TextureSources
 from nca_fast.training.capture import Captured
 from nca_fast.training.pool import Objective
 from nca_fast.training.run_folder import SavedRun
